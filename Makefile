@@ -1,0 +1,52 @@
+# `make demo` and `make test` do everything on a fresh machine, the virtual environment included.
+# Another interpreter: make test PYTHON=python3.12        (the versions in constraints.txt need Python 3.11 or newer)
+# Another place for the environment: make test VENV=/some/folder
+
+PYTHON ?= python3
+VENV ?= .venv
+EXTRAS ?= dev,demo,onnx,plots
+WORKERS ?= 2
+DEMO_RECIPE ?= examples/recipes/demo.yaml
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+CODE := hf_structkd examples tests
+
+# Tests and the demo never reach for the Hub; one thread per process keeps two test workers from fighting over cores.
+OFFLINE := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false
+TEST_ENV := $(OFFLINE) OMP_NUM_THREADS=1
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-fast lint format
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-16s %s\n", $$1, $$2 }'
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# The stamp is written last, so an interrupted installation is taken up again.
+$(STAMP): setup.cfg pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[$(EXTRAS)]"
+	@touch $@
+
+install: $(STAMP) ## create the virtual environment with the tested versions
+
+demo: $(STAMP) ## teachers, annotation, baseline and student on the built-in corpus, about two minutes of CPU
+	$(OFFLINE) $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
+		examples/run_distill.py $(DEMO_RECIPE)
+
+lint: $(STAMP) ## formatting, lint and types
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/mypy
+
+test: lint ## everything that must pass: formatting, lint, types, all tests
+	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+test-fast: $(STAMP) ## the tests not marked slow, stopping at the first failure
+	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -x -m "not slow"
+
+format: $(STAMP) ## rewrite the code into the house style
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
