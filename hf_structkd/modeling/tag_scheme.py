@@ -1,0 +1,356 @@
+"""Tag schemes: what a sequence of BIO, BIOES or plain tags means, and which sequences are legal.
+
+BIO is IOB2 (every entity opens with ``B-``); BIOES closes entities with ``E-`` and marks one-word ones with ``S-``;
+plain tags (parts of speech, for instance) have no structure. Everything here is counted in words, never in subwords.
+"""
+
+import re
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import Literal, NamedTuple
+
+import torch
+
+SchemeName = Literal["BIO", "BIOES", "plain"]
+
+_PREFIXES = {"BIO": "BI", "BIOES": "BIES"}
+# A type may itself contain hyphens (`B-event-war`); a bare `B` or `I` (aspect and term extraction) has the type "".
+_PREFIXED = re.compile(r"([BIES])(?:-(.+))?", re.DOTALL)
+
+
+class Span(NamedTuple):
+    """An entity: words ``start`` to ``end`` (exclusive) of a sentence, and the entity's type."""
+
+    start: int
+    end: int
+    type: str
+
+
+def _split(tag: str) -> tuple[str, str]:
+    """``"B-PER"`` -> ``("B", "PER")``; whatever has no prefix -> ``("", tag)``, which includes ``"O"``."""
+    match = _PREFIXED.fullmatch(tag)
+    return (match[1], match[2] or "") if match else ("", tag)
+
+
+def _join(prefix: str, entity_type: str) -> str:
+    return f"{prefix}-{entity_type}" if entity_type else prefix
+
+
+def _infer(tags: Sequence[str]) -> SchemeName:
+    inside = [tag for tag in tags if tag != "O"]
+    parts = [_split(tag) for tag in inside]
+    if not all(prefix for prefix, _ in parts):
+        return "plain"
+    bare = {prefix for prefix, entity_type in parts if not entity_type}
+    # Part-of-speech sets have tags such as `I` and `E` too: bare letters are a scheme only as a complete set.
+    if bare and (len(bare) < len(parts) or bare not in ({"B", "I"}, {"B", "I", "E", "S"})):
+        return "plain"
+    return "BIOES" if any(prefix in "ES" for prefix, _ in parts) else "BIO"
+
+
+class TagScheme:
+    """A label set together with the scheme its labels follow.
+
+    A tag whose partners are not in the label set, such as ``I-X`` without ``B-X`` or, in BIOES, ``B-X`` without
+    ``E-X``, could stand in no legal sequence at all. Masking it would give sentences that carry it probability zero,
+    so such a *stray* tag is instead legal wherever ``O`` is; but it forms no entity, here as in strict seqeval, and
+    building the scheme warns about it. (``I-X`` without ``B-X`` is the mark of an IOB1 corpus: read it with
+    ``load_corpus(..., orphans="repair")``, which turns IOB1 into BIO exactly.) ``B-X`` without ``I-X`` is an
+    ordinary BIO label set whose entities of type X have one word.
+
+    Args:
+        tags: The label names, in the model's label order.
+        scheme: ``"BIO"``, ``"BIOES"`` or ``"plain"``. By default inferred: only ``O`` and ``B-``/``I-`` labels are
+            BIO; with ``E-`` or ``S-`` labels, BIOES; anything else is plain. The bare label sets ``O, B, I`` and
+            ``O, B, I, E, S`` are BIO and BIOES with one nameless type ``""``.
+
+    Attributes:
+        name: ``"BIO"``, ``"BIOES"`` or ``"plain"``.
+        tags: The label names.
+        entity_types: The types in order of first appearance; for plain tags, the tags other than ``O``.
+        allowed: Boolean tensor ``(C, C)``, ``[from, to]``: may tag ``to`` follow tag ``from``?
+        allowed_start: Boolean tensor ``(C,)``: may a sentence begin with the tag?
+        allowed_end: Boolean tensor ``(C,)``: may a sentence end with the tag?
+        continuation: For each tag, the index of the tag that a continuation subword of the same word carries:
+            ``I-X`` for any tag of type X, since the subword is inside the entity its word belongs to (and, were it
+            ``B-X``, ``S-X`` or ``E-X``, a reader of subwords would open or close the entity once more). ``O``, plain
+            tags, and tags of a type without ``I-X`` continue as themselves.
+
+    Raises:
+        ValueError: If ``tags`` is empty, has duplicates, or has labels that the given scheme cannot read; the
+            message names them.
+    """
+
+    def __init__(self, tags: Sequence[str], scheme: SchemeName | None = None):
+        self.tags: tuple[str, ...] = tuple(tags)
+        if not self.tags:
+            raise ValueError("A tag scheme needs at least one tag.")
+        if not_strings := [tag for tag in self.tags if not isinstance(tag, str)]:
+            raise ValueError(f"Tags are strings; got {not_strings}.")
+        if duplicates := sorted({tag for tag in self.tags if self.tags.count(tag) > 1}):
+            raise ValueError(f"Tags must differ; these occur more than once: {duplicates}.")
+        if scheme not in (None, "BIO", "BIOES", "plain"):
+            raise ValueError(f"Unknown tag scheme {scheme!r}: choose 'BIO', 'BIOES' or 'plain'.")
+        self.name: SchemeName = _infer(self.tags) if scheme is None else scheme
+        self._index = {tag: index for index, tag in enumerate(self.tags)}
+        self._parts = {tag: self._parse(tag) for tag in self.tags if self._is_readable(tag)}
+        if unreadable := [tag for tag in self.tags if tag not in self._parts]:
+            prefixes = ", ".join(f"{prefix}-" for prefix in _PREFIXES[self.name])
+            raise ValueError(f"Not {self.name} tags: {unreadable}. {self.name} tags are O or begin with {prefixes}.")
+
+        types = (entity_type for tag in self.tags if tag != "O" for _, entity_type in [self._parts[tag]])
+        self.entity_types: tuple[str, ...] = tuple(dict.fromkeys(types))
+        self._stray = {tag for tag in self.tags if self._is_stray(tag)}
+        if self._stray:
+            warnings.warn(
+                f"{sorted(self._stray)} can form no {self.name} entity with this label set (their B- or E- partners "
+                "are missing); they are legal anywhere and count as no entity. An IOB1 corpus becomes BIO with "
+                "load_corpus(..., orphans='repair').",
+                stacklevel=2,
+            )
+        self.allowed = torch.tensor([[self._may_follow(a, b) for b in self.tags] for a in self.tags])
+        self.allowed_start = torch.tensor([self._may_follow("O", tag) for tag in self.tags])
+        self.allowed_end = torch.tensor([self._may_follow(tag, "O") for tag in self.tags])
+        self.continuation: tuple[int, ...] = tuple(self._continuation(tag) for tag in self.tags)
+
+    @classmethod
+    def from_entity_types(cls, entity_types: Iterable[str], scheme: Literal["BIO", "BIOES"] = "BIO") -> "TagScheme":
+        """The complete label set over some types: ``O``, then per type every prefix of the scheme.
+
+        Args:
+            entity_types: The types, in order.
+            scheme: ``"BIO"`` or ``"BIOES"``.
+
+        Returns:
+            A scheme in which every sequence of entities of these types can be written.
+        """
+        return cls(["O", *(_join(prefix, t) for t in entity_types for prefix in _PREFIXES[scheme])], scheme)
+
+    def __repr__(self) -> str:
+        return f"TagScheme({list(self.tags)}, scheme={self.name!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TagScheme) and (self.name, self.tags) == (other.name, other.tags)
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.tags))
+
+    def _is_readable(self, tag: str) -> bool:
+        return self.name == "plain" or tag == "O" or _split(tag)[0] in tuple(_PREFIXES[self.name])
+
+    def _parse(self, tag: str) -> tuple[str, str]:
+        return ("", tag) if self.name == "plain" else _split(tag)
+
+    def _has(self, prefix: str, entity_type: str) -> bool:
+        return _join(prefix, entity_type) in self._index
+
+    def _is_stray(self, tag: str) -> bool:
+        prefix, entity_type = self._parts[tag]
+        if self.name == "plain" or prefix in ("", "S"):
+            return False
+        opens, closes = self._has("B", entity_type), self.name == "BIO" or self._has("E", entity_type)
+        return not (opens and closes)
+
+    def _may_follow(self, tag: str, following: str) -> bool:
+        """Whether `following` may come directly after `tag`; "O" stands for the sentence's edges too."""
+        if self.name == "plain":
+            return True
+        prefix, entity_type = _split(tag) if tag not in self._stray else ("", "O")
+        next_prefix, next_type = _split(following) if following not in self._stray else ("", "O")
+        is_open = prefix in ("B", "I")
+        if next_prefix in ("I", "E"):
+            return is_open and entity_type == next_type
+        return not is_open or self.name == "BIO"
+
+    def _continuation(self, tag: str) -> int:
+        prefix, entity_type = self._parts[tag]
+        return self._index.get(_join("I", entity_type), self._index[tag]) if prefix else self._index[tag]
+
+    def _check_known(self, tags: Sequence[str]) -> None:
+        if unknown := sorted({tag for tag in tags if tag not in self._index}):
+            raise ValueError(f"Tags outside the label set: {unknown}. The label set is {list(self.tags)}.")
+
+    def spans(self, tags: Sequence[str]) -> list[Span]:
+        """The entities of a sentence, read strictly: malformed entities do not count.
+
+        The reading of seqeval's ``mode="strict"`` with ``IOB2`` or ``IOBES``. Plain tags have no entities of several
+        words: every word whose tag is not ``O`` is a span of its own.
+
+        Args:
+            tags: One tag per word. Types outside the label set are read as well; other tags raise.
+
+        Returns:
+            The spans from left to right.
+
+        Raises:
+            ValueError: If a tag cannot be read in this scheme.
+        """
+        if unreadable := sorted({tag for tag in tags if not self._is_readable(tag)}):
+            raise ValueError(f"Not {self.name} tags: {unreadable}.")
+        if self.name == "plain":
+            return [Span(i, i + 1, tag) for i, tag in enumerate(tags) if tag != "O"]
+        spans: list[Span] = []
+        start: int | None = None  # of the entity that is open before the current word
+        open_type = ""
+        for i, tag in enumerate((*tags, "O")):
+            prefix, entity_type = _split(tag)
+            if start is not None and not (prefix in ("I", "E") and entity_type == open_type):
+                if self.name == "BIO":
+                    spans.append(Span(start, i, open_type))
+                start = None
+            if prefix == "B":
+                start, open_type = i, entity_type
+            elif prefix == "S":
+                spans.append(Span(i, i + 1, entity_type))
+            elif prefix == "E" and start is not None:
+                spans.append(Span(start, i + 1, open_type))
+                start = None
+        return spans
+
+    def tags_from_spans(self, spans: Iterable[Span | tuple[int, int, str]], length: int) -> list[str]:
+        """Write entities as tags; the inverse of :meth:`spans`.
+
+        Args:
+            spans: Entities in any order.
+            length: Number of words of the sentence.
+
+        Returns:
+            ``length`` tags.
+
+        Raises:
+            ValueError: If spans overlap, are empty or leave the sentence, or need a tag that the label set lacks.
+        """
+        tags = ["O"] * length
+        previous: Span | None = None
+        for span in sorted(Span(*span) for span in spans):
+            if not 0 <= span.start < span.end <= length:
+                raise ValueError(f"{span} is empty or outside a sentence of {length} words.")
+            if previous is not None and span.start < previous.end:
+                raise ValueError(f"Overlapping spans: {previous} and {span}. A word carries one tag.")
+            carried, _ = self.entity_path(span)
+            tags[span.start : span.end] = [self.tags[index] for index in carried]
+            previous = span
+        self._check_known(tags)
+        return tags
+
+    def entity_path(self, span: Span | tuple[int, int, str]) -> tuple[tuple[int, ...], frozenset[int]]:
+        """What must hold for a sentence to contain exactly this entity; the events of ``span_log_prob``.
+
+        Args:
+            span: The entity.
+
+        Returns:
+            The tag indices that the words ``start .. end - 1`` must carry, and the tag indices that the word at
+            ``end`` must *not* carry because they would prolong the entity (in BIO ``I-X``; in BIOES and for plain
+            tags nothing can).
+
+        Raises:
+            ValueError: If the span is empty or cannot be written with this label set; the message names the tag.
+        """
+        start, end, entity_type = span
+        size = end - start
+        if size < 1:
+            raise ValueError(f"{Span(*span)} is empty.")
+        if self.name == "plain":
+            if size > 1:
+                raise ValueError(f"{Span(*span)}: plain tags have no spans of several words.")
+            needed = [entity_type]
+        elif self.name == "BIO":
+            needed = [_join(prefix, entity_type) for prefix in "B" + "I" * (size - 1)]
+        else:
+            needed = [_join(prefix, entity_type) for prefix in ("S" if size == 1 else "B" + "I" * (size - 2) + "E")]
+        self._check_known(needed)
+        prolonging = {_join("I", entity_type)} & set(self.tags) if self.name == "BIO" else set()
+        return tuple(self._index[tag] for tag in needed), frozenset(self._index[tag] for tag in prolonging)
+
+    def violations(self, tags: Sequence[str]) -> list[int]:
+        """Where a tag sequence breaks the scheme.
+
+        Args:
+            tags: One tag of the label set per word.
+
+        Returns:
+            Ascending word positions: those whose tag may not follow the tag before it (an orphan ``I-X``, a BIOES
+            entity that the previous word left open), and the last one if the sentence may not end with its tag.
+            Empty if and only if :attr:`allowed` and its companions permit the sequence.
+
+        Raises:
+            ValueError: If a tag is not in the label set.
+        """
+        self._check_known(tags)
+        before = ("O", *tags)
+        found = [i for i, tag in enumerate(tags) if not self._may_follow(before[i], tag)]
+        last = len(tags) - 1
+        if tags and not self._may_follow(tags[-1], "O") and last not in found:
+            found.append(last)
+        return found
+
+    def repair(self, tags: Sequence[str]) -> list[str]:
+        """Make a tag sequence legal, moving no entity boundary that the tags mark.
+
+        BIO: an orphan ``I-X`` becomes ``B-X``. BIOES: neighbouring words that continue one another (``B`` or ``I``,
+        then ``I`` or ``E`` of the same type) are one entity, every other tag of a type starts its own, and each
+        entity is written properly (``S``, or ``B I.. E``). Legal sequences stay as they are, and repairing twice
+        is repairing once.
+
+        Args:
+            tags: One tag of the label set per word.
+
+        Returns:
+            A legal sequence of the same length.
+
+        Raises:
+            ValueError: If a tag is not in the label set, or the repaired sequence needs one that is not.
+        """
+        self._check_known(tags)
+        if self.name == "plain":
+            return list(tags)
+        repaired = list(tags)
+        start = 0
+        while start < len(tags):
+            prefix, entity_type = self._parts[tags[start]]
+            if not prefix or tags[start] in self._stray:
+                start += 1
+                continue
+            end = start + 1
+            while end < len(tags) and self._continues(tags[end - 1], tags[end]):
+                end += 1
+            carried, _ = self.entity_path(Span(start, end, entity_type))
+            repaired[start:end] = [self.tags[index] for index in carried]
+            start = end
+        return repaired
+
+    def _continues(self, tag: str, following: str) -> bool:
+        prefix, entity_type = self._parts[tag]
+        next_prefix, next_type = self._parts[following]
+        return (
+            prefix in ("B", "I") and next_prefix in ("I", "E") and entity_type == next_type
+        ) and following not in self._stray
+
+
+def convert_tags(
+    tags: Sequence[str], from_scheme: Literal["BIO", "BIOES"], to_scheme: Literal["BIO", "BIOES"]
+) -> list[str]:
+    """Rewrite legal BIO tags as BIOES or the reverse; the entities stay exactly the same.
+
+    Args:
+        tags: One tag per word.
+        from_scheme: The scheme ``tags`` follow.
+        to_scheme: The scheme wanted.
+
+    Returns:
+        As many tags, in the other scheme.
+
+    Raises:
+        ValueError: If ``tags`` are illegal in ``from_scheme`` (the message names the first position; see
+            :meth:`TagScheme.repair`), or a scheme is neither BIO nor BIOES.
+    """
+    if from_scheme not in _PREFIXES or to_scheme not in _PREFIXES:
+        raise ValueError(f"Only BIO and BIOES convert into each other, not {from_scheme!r} into {to_scheme!r}.")
+    types = dict.fromkeys(_split(tag)[1] for tag in tags if tag != "O")
+    source = TagScheme.from_entity_types(types, from_scheme)
+    if illegal := source.violations(tags):
+        raise ValueError(
+            f"Illegal {from_scheme} tag {tags[illegal[0]]!r} at word {illegal[0]}; repair the tags before converting."
+        )
+    return TagScheme.from_entity_types(types, to_scheme).tags_from_spans(source.spans(tags), len(tags))
