@@ -1,0 +1,326 @@
+"""The linear-chain conditional random field as a probability distribution over tag sequences.
+
+    score(y) = start[y_1] + Σ_t emissions[t, y_t] + Σ_t transitions[y_{t-1}, y_t] + end[y_n]
+    p(y)     = exp(score(y) - log Z),        log Z = log Σ_y exp(score(y))
+
+(Lafferty et al. 2001; section 2 of Wang et al. 2020, "Structure-Level Knowledge Distillation For Multilingual Sequence
+Labeling"). This file says what each quantity is; how sums and maxima over all paths are computed exactly and fast is
+told in `forward_backward.py` and `viterbi.py`.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .forward_backward import ForwardBackward
+from .log_space import NEG_INF, Scores
+from .sufficient_statistics import PADDING_TAG, SufficientStatistics
+from .viterbi import k_best
+
+
+class TopK(NamedTuple):
+    """The k best paths, best first: tags (B, K, T) padded with -100, log_prob (B, K), valid (B, K) bool.
+
+    Where a sentence has fewer than K allowed paths, the missing ones have ``valid`` False, log_prob ``-inf`` and tags
+    -100 throughout.
+    """
+
+    tags: Tensor
+    log_prob: Tensor
+    valid: Tensor
+
+
+def _log_ratio(part: Tensor, whole: Tensor) -> Tensor:
+    """``part - whole``, and ``-inf`` with zero gradient where part is ``-inf``."""
+    possible = part > NEG_INF
+    return torch.where(possible, part - torch.where(possible, whole, 0.0), NEG_INF)
+
+
+class LinearChainCRF:
+    """A batch of distributions over tag sequences.
+
+    All members are exact, batched and differentiable with respect to every score (log-marginals and KL twice); inside,
+    everything is float64 whatever the input's type, so that results are right for scores of any size. Results come
+    back in the type of the emissions, at least float32. Log Z and marginals asked of one object share one
+    forward-backward pass.
+
+    A score of ``-inf`` is a structural zero, and so are transitions, starts and ends that are not ``allowed``: paths
+    through it do not exist. A sentence without any path has log Z = ``-inf`` and zero gradients.
+
+    Args:
+        emissions: (B, T, C) score of tag c at word t, nats. Whatever stands in the padding, NaN included, is ignored.
+        transitions: (C, C) score of going [from, to], nats.
+        start_transitions: (C,) score of the first tag; default 0.
+        end_transitions: (C,) score of the last tag; default 0.
+        lengths: (B,) integers, number of words of each sentence, each 1..T; default all T. Best on the CPU: a tensor
+            on an accelerator costs a synchronisation.
+        allowed: (C, C) bool, which transitions exist; default all.
+        allowed_start, allowed_end: (C,) bool, which tags can be first, last; default all.
+
+    Raises:
+        ValueError: if shapes do not fit, lengths are outside 1..T, or scores of real words are NaN or +inf.
+    """
+
+    def __init__(
+        self,
+        emissions: Tensor,
+        transitions: Tensor,
+        start_transitions: Tensor | None = None,
+        end_transitions: Tensor | None = None,
+        *,
+        lengths: Tensor | None = None,
+        allowed: Tensor | None = None,
+        allowed_start: Tensor | None = None,
+        allowed_end: Tensor | None = None,
+    ):
+        if emissions.dim() != 3:
+            raise ValueError(f"emissions must have shape (batch, words, tags), got {tuple(emissions.shape)}")
+        B, T, C = emissions.shape
+        if transitions.shape != (C, C):
+            raise ValueError(f"transitions must have shape {(C, C)}, got {tuple(transitions.shape)}")
+        zeros = transitions.new_zeros(C)
+        start = zeros if start_transitions is None else start_transitions
+        end = zeros if end_transitions is None else end_transitions
+        if allowed is not None:
+            transitions = transitions.masked_fill(~allowed.to(transitions.device), NEG_INF)
+        if allowed_start is not None:
+            start = start.masked_fill(~allowed_start.to(start.device), NEG_INF)
+        if allowed_end is not None:
+            end = end.masked_fill(~allowed_end.to(end.device), NEG_INF)
+        self.scores = Scores(emissions, transitions, start, end)
+        self.lengths = torch.full((B,), T) if lengths is None else lengths.detach().cpu().long()
+        if self.lengths.shape != (B,) or int(self.lengths.min()) < 1 or int(self.lengths.max()) > T:
+            raise ValueError(f"lengths must be {B} integers in 1..{T}, got {self.lengths.tolist()}")
+        self._sums = ForwardBackward(self.scores, self.lengths)
+        self._dtype = emissions.dtype if emissions.dtype in (torch.float32, torch.float64) else torch.float32
+        self._cache: dict[str, Tensor] = {}
+
+    # -- sums over all paths ------------------------------------------------------------------------------------
+
+    def _quantity(self, name: str) -> Tensor:
+        known = self._cache.get(name)
+        wanted = torch.is_grad_enabled() and any(part.requires_grad for part in self.scores)
+        if (
+            known is None
+            or (wanted and not known.requires_grad)
+            or (known.is_inference() and not torch.is_inference_mode_enabled())
+        ):
+            known = self._cache[name] = self._sums.evaluate(name)
+        return known
+
+    @property
+    def log_partition(self) -> Tensor:
+        """log Z (B,), nats; ``-inf`` for a sentence without any allowed path."""
+        return self._quantity("log_partition").to(self._dtype)
+
+    @property
+    def log_marginals(self) -> Tensor:
+        """log p(y_t = c) (B, T, C): 0 on padding; ``-inf`` where no allowed path passes."""
+        return self._quantity("log_marginals").to(self._dtype)
+
+    @property
+    def marginals(self) -> Tensor:
+        """p(y_t = c) (B, T, C): 0 on padding."""
+        return self._quantity("marginals").to(self._dtype)
+
+    @property
+    def edge_counts(self) -> Tensor:
+        """Expected number of transitions [from, to] (B, C, C)."""
+        return self._quantity("edge_counts").to(self._dtype)
+
+    def edge_marginals(self) -> Tensor:
+        """p(y_t = i, y_{t+1} = j) (B, T - 1, C, C): 0 on padding. Large; `edge_counts` is what most uses need."""
+        return self._sums.evaluate("edge_marginals").to(self._dtype)
+
+    @property
+    def statistics(self) -> SufficientStatistics:
+        """This distribution's own exact expectations."""
+        return SufficientStatistics(*(part.to(self._dtype) for part in self._statistics()))
+
+    def _statistics(self) -> SufficientStatistics:
+        nodes = self._quantity("marginals")
+        mass = (self._quantity("log_partition") > NEG_INF).to(nodes.dtype)
+        return SufficientStatistics(nodes, self._quantity("edge_counts"), mass)
+
+    # -- probabilities of paths, sets of paths, spans -----------------------------------------------------------
+
+    @cached_property
+    def _alive(self) -> Tensor:
+        device = self.scores.emissions.device
+        T = self.scores.emissions.shape[1]
+        return torch.arange(T, device=device) < self.lengths.to(device)[:, None]
+
+    def _score(self, tags: Tensor) -> Tensor:
+        """Score (B, K) of paths (B, K, T), float64; ``-inf`` for a path that is -100 throughout."""
+        emissions, transitions, start, end = self.scores
+        C = emissions.shape[2]
+        alive = self._alive[:, None]
+        tags = tags.long()
+        exists = (tags != PADDING_TAG).any(-1)
+        wrong = alive & exists[..., None] & ((tags < 0) | (tags >= C))
+        if bool(wrong.any()):
+            b, k, t = wrong.nonzero()[0].tolist()
+            raise ValueError(
+                f"tags must be in [0, {C}) on the words of a sentence, got {int(tags[b, k, t])} in "
+                f"sentence {b}, path {k}, word {t}"
+            )
+        tags = torch.where(alive & exists[..., None], tags, 0)
+        words = emissions.gather(2, tags.transpose(1, 2)).transpose(1, 2).double()
+        total = torch.where(alive, words, 0.0).sum(-1)
+        edges = transitions.double().flatten()[tags[..., :-1] * C + tags[..., 1:]]
+        total = total + torch.where(alive[..., 1:], edges, 0.0).sum(-1)
+        last = (self.lengths.to(tags.device) - 1)[:, None, None].expand(-1, tags.shape[1], 1)
+        total = total + start.double()[tags[..., 0]] + end.double()[tags.gather(2, last).squeeze(2)]
+        return torch.where(exists, total, NEG_INF)
+
+    def log_prob(self, tags: Tensor) -> Tensor:
+        """log p(y).
+
+        Args:
+            tags: (B, T) one path, or (B, K, T) several paths per sentence; padding is ignored. A path that is -100
+                throughout does not exist: ``-inf``.
+
+        Returns:
+            (B,) or (B, K), nats. A path through a structural zero has ``-inf`` and zero gradient.
+
+        Raises:
+            ValueError: on wrong shapes, or a tag out of range on a real word.
+        """
+        B, T, _ = self.scores.emissions.shape
+        if tags.dim() not in (2, 3) or tags.shape[0] != B or tags.shape[-1] != T:
+            raise ValueError(f"tags must have shape {(B, T)} or ({B}, k, {T}), got {tuple(tags.shape)}")
+        single = tags.dim() == 2
+        score = self._score(tags[:, None] if single else tags)
+        log_z = self._quantity("log_partition")[:, None]
+        value = _log_ratio(score, log_z)
+        return (value.squeeze(1) if single else value).to(self._dtype)
+
+    def restrict(self, tags_allowed: Tensor) -> LinearChainCRF:
+        """The same scores on fewer paths: those that take only allowed tags at each word.
+
+        ``crf.restrict(mask).log_partition - crf.log_partition`` is the log probability of that set of paths.
+
+        Args:
+            tags_allowed: (B, T, C) bool.
+        """
+        emissions = self.scores.emissions.masked_fill(~tags_allowed.to(self.scores.emissions.device), NEG_INF)
+        return LinearChainCRF(emissions, *self.scores[1:], lengths=self.lengths)
+
+    def log_prob_of_set(self, tags_allowed: Tensor) -> Tensor:
+        """log Σ p(y) (B,) over the paths whose tag at every word is allowed by the bool (B, T, C) mask."""
+        inside, log_z = self.restrict(tags_allowed)._quantity("log_partition"), self._quantity("log_partition")
+        return torch.where(inside > NEG_INF, inside - torch.where(inside > NEG_INF, log_z, 0.0), NEG_INF).to(
+            self._dtype
+        )
+
+    def span_log_prob(
+        self, sentences: Tensor, starts: Tensor, ends: Tensor, tags: Tensor, continuing: Tensor | None = None
+    ) -> Tensor:
+        """Exact log probability that a span carries exactly these tags and ends there.
+
+        Args:
+            sentences: (S,) which sentence of the batch each span is in.
+            starts, ends: (S,) first word and one past the last word.
+            tags: (S, L) the tag of each word of the span, L at least the longest span; -100 behind shorter ones.
+            continuing: (S, C) bool, tags that would continue the entity at word ``ends`` and therefore must not stand
+                there (I-X for BIO); ignored where the sentence ends with the span. Default none.
+
+        Returns:
+            (S,) nats: log of the summed probability of all paths that agree.
+        """
+        emissions = self.scores.emissions
+        device, (_, T, C) = emissions.device, emissions.shape
+        sentences, starts, ends = (part.to(device).long() for part in (sentences, starts, ends))
+        lengths = self.lengths.to(device)[sentences]
+        if (
+            bool(((starts < 0) | (ends <= starts) | (ends > lengths)).any())
+            or int((ends - starts).max()) > tags.shape[1]
+        ):
+            raise ValueError(
+                "each span needs 0 <= start < end <= length of its sentence and a tag per word, got "
+                f"starts {starts.tolist()}, ends {ends.tolist()}, lengths {lengths.tolist()}, tags of "
+                f"shape {tuple(tags.shape)}"
+            )
+        position = torch.arange(T, device=device) - starts[:, None]
+        inside = (position >= 0) & (position < (ends - starts)[:, None])
+        wanted = tags.to(device).long().gather(1, position.clamp(0, tags.shape[1] - 1))
+        mask = ~inside[..., None] | (wanted[..., None] == torch.arange(C, device=device))
+        if continuing is not None:
+            mask &= ~((torch.arange(T, device=device) == ends[:, None])[..., None] & continuing.to(device)[:, None])
+        emissions = emissions[sentences].masked_fill(~mask, NEG_INF)
+        agreeing = LinearChainCRF(emissions, *self.scores[1:], lengths=lengths)._quantity("log_partition")
+        log_z = self._quantity("log_partition")[sentences]
+        return _log_ratio(agreeing, log_z).to(self._dtype)
+
+    # -- best paths, samples ------------------------------------------------------------------------------------
+
+    def argmax(self) -> tuple[Tensor, Tensor]:
+        """Best path (Viterbi): tags (B, T) padded with -100, and its unnormalised score (B,), nats.
+
+        Without any allowed path: tags -100, score ``-inf``.
+        """
+        tags, _ = k_best(self.scores, self.lengths, 1)
+        return tags[:, 0], self._score(tags)[:, 0].to(self._dtype)
+
+    def topk(self, k: int) -> TopK:
+        """The k best paths, exactly, best first; fewer where fewer exist (see `TopK`)."""
+        if k < 1:
+            raise ValueError(f"k must be at least 1, got {k}")
+        tags, valid = k_best(self.scores, self.lengths, k)
+        return TopK(tags, self.log_prob(tags).cummin(-1).values, valid)
+
+    def sample(self, n: int = 1, generator: torch.Generator | None = None) -> Tensor:
+        """n independent exact samples per sentence (B, n, T), -100 on padding."""
+        return self._sums.sample(n, generator)
+
+    # -- comparing distributions --------------------------------------------------------------------------------
+
+    def _expected_score(self, statistics: SufficientStatistics) -> Tensor:
+        """⟨counts, scores⟩ (B,), float64; ``-inf`` where counts fall on structural zeros."""
+        nodes, edges, _ = (part.to(self.scores.emissions.device).double() for part in statistics)
+        emissions, transitions, start, end = (part.double() for part in self.scores)
+        nodes = torch.where(self._alive[..., None], nodes, 0.0)
+        last = nodes[torch.arange(len(nodes), device=nodes.device), self.lengths.to(nodes.device) - 1]
+        total = torch.zeros_like(nodes[:, 0, 0])
+        for counts, scores in ((nodes, emissions), (edges, transitions), (nodes[:, 0], start), (last, end)):
+            # A count of zero takes no part, whatever the score: 0 * -inf or the padding's NaN must not become NaN.
+            total = total + torch.where(counts != 0, counts * torch.where(counts != 0, scores, 0.0), 0.0).flatten(
+                1
+            ).sum(1)
+        return total
+
+    def cross_entropy(self, target: LinearChainCRF | SufficientStatistics) -> Tensor:
+        """-E_target[log p_self(y)] (B,), nats: mass · log Z - ⟨expected counts of the target, own scores⟩.
+
+        With the counts of one gold path this is the negative log-likelihood; of k best paths, Top-K or Top-WK
+        distillation (Wang et al. 2020, section 3.2); of a teacher CRF, exact structural distillation (Wang et al.
+        2021, "Structural Knowledge Distillation"). A sentence of mass 0 has loss 0 and zero gradient; a target that
+        puts weight on a structural zero has loss ``inf`` and zero gradient.
+        """
+        if isinstance(target, LinearChainCRF):
+            target = target._statistics()
+        mass = target.mass.to(self.scores.emissions.device).double()
+        expected = self._expected_score(target)
+        log_z = self._quantity("log_partition")
+        value = mass * torch.where(mass != 0, log_z, 0.0) - expected
+        value = torch.where(expected > NEG_INF, value, -NEG_INF)
+        return torch.where(mass != 0, value, 0.0).to(self._dtype)
+
+    def entropy(self) -> Tensor:
+        """-Σ_y p(y) log p(y) (B,), nats."""
+        return self.cross_entropy(self)
+
+    def kl(self, other: LinearChainCRF) -> Tensor:
+        """KL(self || other) (B,), nats: ``inf`` where this distribution takes paths that the other excludes."""
+        own = self._statistics()
+        return other.cross_entropy(own) - self.cross_entropy(own)
+
+    def with_temperature(self, temperature: float) -> LinearChainCRF:
+        """The distribution with all scores divided by a temperature ("global" temperature): above 1 is flatter."""
+        if not temperature > 0:
+            raise ValueError(f"temperature must be positive, got {temperature}")
+        return LinearChainCRF(*(part / temperature for part in self.scores), lengths=self.lengths)
