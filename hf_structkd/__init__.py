@@ -1,0 +1,40 @@
+"""Structure-level knowledge distillation for multilingual sequence labelling, at home in Hugging Face.
+
+Several strong taggers for single languages in, one multilingual encoder + CRF out (arXiv 2004.03846 and followers).
+"""
+
+from transformers import AutoConfig, AutoModelForTokenClassification
+
+from .data.collator import DataCollatorForStructKD
+from .data.corpora import load_corpora, load_corpus
+from .data.words import encode_corpus
+from .distillation.annotate import AnnotationError, annotate
+from .distillation.teachers import Teacher
+from .evaluation.tagging_metrics import TaggingMetrics
+from .modeling.linear_chain import LinearChainCRF
+from .modeling.sufficient_statistics import SufficientStatistics
+from .modeling.tag_scheme import TagScheme
+from .modeling.xlm_roberta_crf import XLMRobertaCRFConfig, XLMRobertaForTokenClassificationCRF
+from .training.arguments import StructKDTrainingArguments
+from .training.trainer import StructKDTrainer
+
+__all__ = [
+    "AnnotationError",
+    "DataCollatorForStructKD",
+    "LinearChainCRF",
+    "StructKDTrainer",
+    "StructKDTrainingArguments",
+    "SufficientStatistics",
+    "TagScheme",
+    "TaggingMetrics",
+    "Teacher",
+    "XLMRobertaCRFConfig",
+    "XLMRobertaForTokenClassificationCRF",
+    "annotate",
+    "encode_corpus",
+    "load_corpora",
+    "load_corpus",
+]
+
+AutoConfig.register(XLMRobertaCRFConfig.model_type, XLMRobertaCRFConfig)
+AutoModelForTokenClassification.register(XLMRobertaCRFConfig, XLMRobertaForTokenClassificationCRF)

@@ -1,0 +1,45 @@
+"""The columns a corpus may have, by name, and how a batch pads them."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+TOKENS = "tokens"
+LANGUAGE = "language"
+TAG_COLUMNS = ("tags", "ner_tags", "upos", "pos_tags")  # the first that a dataset has is its gold tags
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class TargetColumn:
+    """How a teacher's answers of one kind are stored and batched.
+
+    Args:
+        axes: what each axis of one sentence's value counts: `"k"` (paths), `"words"` or `"tags"`.
+        padding: fills a batch where a sentence is shorter, has fewer paths, or has no answer at all.
+        stored: the Arrow type of the numbers.
+        dtype: the torch type in a batch.
+    """
+
+    axes: tuple[Literal["k", "words", "tags"], ...]
+    padding: float
+    stored: str
+    dtype: torch.dtype
+
+
+TOPK_TAGS = "teacher_topk_tags"
+TOPK_LOG_PROBS = "teacher_topk_log_probs"
+MARGINALS = "teacher_marginals"
+EDGE_COUNTS = "teacher_edge_counts"
+EMISSIONS = "teacher_emissions"
+ENTROPY = "teacher_entropy"
+
+TARGET_COLUMNS = {
+    TOPK_TAGS: TargetColumn(("k", "words"), IGNORED, "int16", torch.long),
+    TOPK_LOG_PROBS: TargetColumn(("k",), float("-inf"), "float32", torch.float32),
+    MARGINALS: TargetColumn(("words", "tags"), 0.0, "float16", torch.float32),
+    EDGE_COUNTS: TargetColumn(("tags", "tags"), 0.0, "float32", torch.float32),
+    EMISSIONS: TargetColumn(("words", "tags"), 0.0, "float32", torch.float32),
+    ENTROPY: TargetColumn((), 0.0, "float32", torch.float32),
+}

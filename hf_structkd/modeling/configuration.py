@@ -1,0 +1,68 @@
+"""The configuration fields that every encoder + CRF family shares."""
+
+from typing import Any
+
+CONSTRAINT_MODES = ("none", "decode", "train")
+POOLING_MODES = ("first", "mean")
+
+
+class CRFConfigMixin:
+    """CRF fields on top of an encoder's configuration; list it before the encoder's configuration class.
+
+    Args:
+        tag_scheme: `"BIO"`, `"BIOES"` or `"plain"`; `None` infers it from the label names.
+        crf_constraints: where transitions that the tag scheme forbids are structural zeros: `"none"` (nowhere),
+            `"decode"` (when tags and marginals are read off, the default) or `"train"` (there and in the loss).
+        crf_learning_rate: the learning rate the CRF's transition, start and end scores were, or should be, trained
+            with. They start from nothing and need a larger one than a pretrained encoder.
+        languages: the languages (ISO 639 codes) the model was trained on.
+        word_pooling: a word's vector is its `"first"` subword's or the `"mean"` over its subwords.
+        window_overlap: subwords that neighbouring encoder windows share when a text is longer than the encoder's
+            window; `None` is a quarter of the window.
+
+    Raises:
+        ValueError: if a field has a value outside its list.
+    """
+
+    encoder_model_type: str  # the model type of the plain encoder, whose checkpoints are read without a warning
+    keys_to_ignore_at_inference = (
+        "tags",
+        "emissions",
+        "lengths",
+        "transitions",
+        "start_transitions",
+        "end_transitions",
+        "hidden_states",
+        "attentions",
+    )  # a stock Trainer is left with `logits` alone, as `run_ner.py`-style metrics expect
+
+    def __init__(
+        self,
+        *,
+        tag_scheme: str | None = None,
+        crf_constraints: str = "decode",
+        crf_learning_rate: float | None = None,
+        languages: list[str] | None = None,
+        word_pooling: str = "first",
+        window_overlap: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if crf_constraints not in CONSTRAINT_MODES:
+            raise ValueError(f"crf_constraints must be one of {CONSTRAINT_MODES}, not {crf_constraints!r}")
+        if word_pooling not in POOLING_MODES:
+            raise ValueError(f"word_pooling must be one of {POOLING_MODES}, not {word_pooling!r}")
+        self.tag_scheme = tag_scheme
+        self.crf_constraints = crf_constraints
+        self.crf_learning_rate = crf_learning_rate
+        self.languages = languages
+        self.word_pooling = word_pooling
+        self.window_overlap = window_overlap
+        super().__init__(**kwargs)
+
+    @classmethod
+    def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Read a configuration; a plain encoder's is taken as this family's, which is how a student starts."""
+        config, unused = super().get_config_dict(*args, **kwargs)  # type: ignore[misc]
+        if config.get("model_type") == cls.encoder_model_type:
+            config["model_type"] = cls.model_type  # type: ignore[attr-defined]
+        return config, unused

@@ -1,0 +1,119 @@
+"""Encoding a text that is longer than the encoder's window: overlapping windows in, one sequence of vectors out.
+
+Nothing is cut. Each subword's vector is taken from the window in which it stands farthest from an edge, and the CRF
+then runs over all words as one chain, so no tag sequence is broken at a window's border.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+MAX_WINDOWS_AT_ONCE = 32  # bounds the memory that one very long document takes at inference
+
+
+def content_mask(attention_mask: Tensor) -> Tensor:
+    """Which subwords belong to the text itself.
+
+    Args:
+        attention_mask: (batch, subwords), rows padded on the right; the first and the last attended subword of a row
+            are its special tokens, as for XLM-R, BERT, DeBERTa and ModernBERT.
+
+    Returns:
+        (batch, subwords), boolean.
+    """
+    attended = attention_mask.bool()
+    count = attended.sum(dim=1, keepdim=True)
+    order = attended.cumsum(dim=1)
+    return attended & (order > 1) & (order < count)
+
+
+def encoder_window(model: Any) -> int | None:
+    """Subwords a `PreTrainedModel` takes at once, special tokens included; `None` if there is no bound."""
+    positions = getattr(model.config, "max_position_embeddings", None)
+    padding_index = getattr(getattr(model.base_model, "embeddings", None), "padding_idx", None)
+    # RoBERTa's kind counts positions from the padding index on, the others from 0.
+    return positions if positions is None or padding_index is None else positions - padding_index - 1
+
+
+def window_starts(content: int, size: int, overlap: int) -> list[int]:
+    """The first content position of each window over `content` subwords, `size` a window, sharing `overlap`."""
+    if content <= size:
+        return [0]
+    stride = size - overlap
+    starts = list(range(0, content - size, stride))
+    return [*starts, content - size]
+
+
+def encode_in_windows(
+    encode: Callable[[Tensor, Tensor], Tensor],
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    *,
+    window: int,
+    overlap: int | None = None,
+    pad_token_id: int = 0,
+    training: bool = False,
+) -> Tensor:
+    """Encode rows longer than `window` subwords.
+
+    Args:
+        encode: maps input ids and attention mask, both (windows, subwords), to vectors (windows, subwords, hidden).
+        input_ids: (batch, subwords), each row with its two special tokens, padded on the right.
+        attention_mask: (batch, subwords).
+        window: subwords the encoder takes at most, special tokens included.
+        overlap: subwords that neighbouring windows share; `None` is a quarter of the window.
+        pad_token_id: fills windows that are shorter than others.
+        training: encode all windows in one call, so that the graph is built once.
+
+    Returns:
+        (batch, subwords, hidden); zeros on the padding.
+
+    Raises:
+        ValueError: if a row is not padded on the right, or the overlap leaves no progress between windows.
+    """
+    attended = attention_mask.bool()
+    counts = attended.sum(dim=1)
+    if not bool((attended == (torch.arange(attended.shape[1], device=attended.device) < counts[:, None])).all()):
+        raise ValueError("texts longer than the encoder's window must be padded on the right, without holes")
+    size = window - 2
+    overlap = size // 4 if overlap is None else overlap
+    if not 0 <= overlap < size:
+        raise ValueError(f"window_overlap must be at least 0 and below {size} (window {window} less two), not {overlap}")
+
+    pieces, masks, rows, columns, margins = [], [], [], [], []
+    for row, count in enumerate(counts.tolist()):
+        ids = input_ids[row, :count]
+        for start in window_starts(count - 2, size, overlap):
+            stop = min(start + size, count - 2)
+            chunk = torch.cat((ids[:1], ids[1 + start : 1 + stop], ids[-1:]))
+            pieces.append(torch.nn.functional.pad(chunk, (0, window - len(chunk)), value=pad_token_id))
+            masks.append(torch.arange(window, device=ids.device) < len(chunk))
+            # Where each of the window's subwords stands in its row, and how far from the window's edge. A row's own
+            # first and last subword are its special tokens, wherever the window lies.
+            column = torch.arange(window, device=ids.device) + start
+            column[0], column[len(chunk) - 1] = 0, count - 1
+            columns.append(column)
+            place = torch.arange(window, device=ids.device)
+            margins.append(torch.minimum(place, len(chunk) - 1 - place))
+            rows.append(row)
+    window_ids, window_mask = torch.stack(pieces), torch.stack(masks)
+    step = len(window_ids) if training else MAX_WINDOWS_AT_ONCE
+    vectors = torch.cat(
+        [
+            encode(window_ids[i : i + step], window_mask[i : i + step].to(attention_mask.dtype))
+            for i in range(0, len(window_ids), step)
+        ]
+    )
+
+    # For every (row, column) the window position with the widest margin: sorted by margin, the last write wins.
+    source = torch.zeros(input_ids.shape, dtype=torch.long, device=input_ids.device)
+    flat_rows = torch.tensor(rows, device=input_ids.device)[:, None].expand(-1, window)
+    all_columns, all_margins = torch.stack(columns), torch.stack(margins)
+    positions = torch.arange(window_ids.numel(), device=input_ids.device).view_as(window_ids)
+    for margin in range(int(all_margins.max()) + 1):
+        here = window_mask & (all_margins == margin)
+        source[flat_rows[here], all_columns[here]] = positions[here]
+    gathered = vectors.flatten(0, 1)[source.flatten()].view(*input_ids.shape, -1)
+    return gathered * attended.unsqueeze(-1).to(gathered.dtype)

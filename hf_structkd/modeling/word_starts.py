@@ -1,0 +1,50 @@
+"""Which pieces of a tokenizer's vocabulary start a word.
+
+A model that knows them finds the words of a plain `(input_ids, attention_mask)` batch by itself, which is what lets
+the stock token-classification pipeline run it.
+"""
+
+import json
+from typing import Any
+
+import torch
+from torch import Tensor
+
+SPACE_MARKERS = ("▁", "Ġ")  # SentencePiece's and byte-level BPE's sign for 'a space stood here'
+
+
+def word_start_pieces(tokenizer: Any, vocab_size: int) -> Tensor:
+    """A mask over the vocabulary: True for the pieces that start a word.
+
+    Args:
+        tokenizer: a fast tokenizer (WordPiece, SentencePiece-like or byte-level BPE).
+        vocab_size: rows of the model's embedding matrix, at least the tokenizer's length.
+
+    Returns:
+        (vocab_size,), boolean. Special tokens are False.
+
+    Raises:
+        ValueError: if the tokenizer is not a fast one, has more pieces than the model, or marks words in no known way.
+    """
+    if not getattr(tokenizer, "is_fast", False):
+        raise ValueError(f"{type(tokenizer).__name__} is not a fast tokenizer; hf_structkd needs one to align words")
+    vocabulary = tokenizer.get_vocab()
+    if max(vocabulary.values()) >= vocab_size:
+        raise ValueError(
+            f"the tokenizer has {max(vocabulary.values()) + 1} pieces and the model {vocab_size} embeddings: "
+            "they do not belong together, or the model wants resize_token_embeddings"
+        )
+    prefix = json.loads(tokenizer.backend_tokenizer.to_str())["model"].get("continuing_subword_prefix")
+    special = set(tokenizer.all_special_tokens) - {tokenizer.unk_token}
+    mask = torch.zeros(vocab_size, dtype=torch.bool)
+    if prefix:
+        starts = [i for piece, i in vocabulary.items() if not piece.startswith(prefix) and piece not in special]
+    else:
+        starts = [i for piece, i in vocabulary.items() if piece.startswith(SPACE_MARKERS) and piece not in special]
+    if not starts:
+        raise ValueError(
+            f"no piece of {type(tokenizer).__name__} carries a word marker ({', '.join(SPACE_MARKERS)} or '##'): "
+            "words cannot be told from subwords; give the model a word_mask instead"
+        )
+    mask[torch.tensor(starts)] = True
+    return mask

@@ -1,0 +1,33 @@
+"""XLM-RoBERTa with a linear-chain CRF over words."""
+
+from transformers import XLMRobertaConfig, XLMRobertaModel
+from transformers.models.xlm_roberta.modeling_xlm_roberta import XLMRobertaPreTrainedModel
+
+from .configuration import CRFConfigMixin
+from .crf_head import CRFHeadMixin
+
+
+class XLMRobertaCRFConfig(CRFConfigMixin, XLMRobertaConfig):
+    """[`XLMRobertaConfig`] with the fields of [`CRFConfigMixin`]."""
+
+    model_type = "xlm-roberta-crf"
+    encoder_model_type = "xlm-roberta"
+
+    def __init__(self, **kwargs):  # transformers would otherwise generate one that skips the mixin's
+        super().__init__(**kwargs)
+
+
+class XLMRobertaForTokenClassificationCRF(CRFHeadMixin, XLMRobertaPreTrainedModel):
+    """XLM-RoBERTa encoder, linear emissions, linear-chain CRF over words; see [`CRFHeadMixin`]."""
+
+    config_class = XLMRobertaCRFConfig
+
+    def __init__(self, config: XLMRobertaCRFConfig) -> None:
+        super().__init__(config)
+        self.roberta = XLMRobertaModel(config, add_pooling_layer=False)
+        self.add_crf_head()
+        self.post_init()
+
+
+XLMRobertaCRFConfig.register_for_auto_class()
+XLMRobertaForTokenClassificationCRF.register_for_auto_class("AutoModelForTokenClassification")

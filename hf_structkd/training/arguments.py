@@ -1,0 +1,90 @@
+"""What a distillation run can be told, on top of `transformers.TrainingArguments`."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import TrainingArguments
+
+from ..distillation.objectives import parse_objective
+from ..distillation.schedules import make_schedule
+
+NORMALIZATIONS = ("word", "sentence")
+
+
+@dataclass
+class StructKDTrainingArguments(TrainingArguments):
+    """[`TrainingArguments`] and the fields of structure-level distillation.
+
+    The loss of a sentence is `lambda * KD + (1 - lambda) * NLL` (SLKD Algorithm 1), KD the weighted sum of the
+    objective's parts and NLL the gold tags' negative log-likelihood. A sentence without gold tags has KD alone, with
+    weight 1: there is nothing to interpolate with. All losses are sums over words, divided by one number.
+
+    Raises:
+        ValueError: for a value outside its range, or an unknown objective or schedule.
+    """
+
+    objective: str | dict[str, Any] = field(
+        default="posterior+top_wk",
+        metadata={
+            "help": "Distillation objectives: a name, names joined by '+', or a mapping name -> weight. 'none' trains "
+            "on gold tags alone; there are top_k, top_wk, posterior, structural and emission."
+        },
+    )
+    temperature: float = field(
+        default=1.0,
+        metadata={"help": "Softens teacher and student in the objectives that have a temperature (top_wk, posterior, emission)."},
+    )
+    top_k: int = field(default=5, metadata={"help": "Tag sequences a teacher is asked for a sentence."})
+    lambda_schedule: str = field(
+        default="linear",
+        metadata={
+            "help": "How lambda, the weight of distillation against gold, goes over training: linear (every update), "
+            "linear_per_epoch, cosine or constant."
+        },
+    )
+    lambda_start: float = field(default=1.0, metadata={"help": "lambda at the first update, in [0, 1]."})
+    lambda_end: float = field(default=0.0, metadata={"help": "lambda at the last update, in [0, 1]."})
+    lambda_rate: float | None = field(
+        default=None,
+        metadata={"help": "For linear_per_epoch: by how much lambda moves an epoch (the paper's 1 %% is 0.01)."},
+    )
+    normalization: str = field(
+        default="word",
+        metadata={
+            "help": "What summed losses are divided by, distillation and gold alike: the number of words or, as in "
+            "the paper, of sentences (word or sentence)."
+        },
+    )
+    crf_learning_rate: float | None = field(
+        default=None,
+        metadata={
+            "help": "Learning rate of the CRF's transition, start and end scores; they start from nothing and want a "
+            "larger one than the encoder. Default: the model's configuration's, else learning_rate."
+        },
+    )
+    language_sampling_temperature: float | None = field(
+        default=None,
+        metadata={
+            "help": "Draw languages in proportion to size ** (1 / temperature); 1 is proportional, larger values lift "
+            "small languages. Default: plain shuffling, which is proportional too."
+        },
+    )
+    annotation_dir: str | None = field(
+        default=None, metadata={"help": "Folder where the teachers' answers are kept and read from."}
+    )
+    annotation_batch_size: int = field(default=64, metadata={"help": "Sentences in a teacher's forward pass."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        parse_objective(self.objective, self.temperature)
+        make_schedule(self.lambda_schedule, self.lambda_start, self.lambda_end, self.lambda_rate)
+        if self.normalization not in NORMALIZATIONS:
+            raise ValueError(f"normalization must be one of {NORMALIZATIONS}, not {self.normalization!r}")
+        if self.top_k < 1:
+            raise ValueError(f"top_k must be at least 1, not {self.top_k}")
+        if self.annotation_batch_size < 1:
+            raise ValueError(f"annotation_batch_size must be at least 1, not {self.annotation_batch_size}")
+        for name in ("crf_learning_rate", "language_sampling_temperature"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be above 0, not {value}")

@@ -1,0 +1,51 @@
+"""The parts of the loss, summed between two log lines."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+
+class LossLog:
+    """Collects loss parts in `compute_loss` and hands out their means in `log()`.
+
+    `loss_<part>` are what each part added to the loss, so they add up to `loss`; `<part>` without the prefix are the
+    parts before lambda, in nats an item. Values stay on the device until they are logged.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._lambdas: list[float] = []
+        self._steps: set[int] = set()
+
+    def __bool__(self) -> bool:
+        return bool(self._sums)
+
+    def add(
+        self,
+        weighted: Mapping[str, Tensor],
+        unweighted: Mapping[str, Tensor],
+        scale: Tensor | float,
+        lam: float | None,
+        step: int,
+    ) -> None:
+        """Add a micro-batch of an update: losses of its sentences, (batch,) each, and what their sums are scaled by."""
+        named = {f"loss_{name}": part for name, part in weighted.items()} | dict(unweighted)
+        for name, part in named.items():
+            value = (part.detach().sum() * scale).double()
+            self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value
+        self._steps.add(step)
+        if lam is not None:
+            self._lambdas.append(lam)
+
+    def pop(self, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
+        """The means over the updates since the last call, which this ends.
+
+        Args:
+            reduce: mean over processes.
+        """
+        logs = {name: float(reduce(value)) / len(self._steps) for name, value in self._sums.items()}
+        if self._lambdas:
+            logs["kd_lambda"] = sum(self._lambdas) / len(self._lambdas)
+        self._sums, self._lambdas, self._steps = {}, [], set()
+        return logs

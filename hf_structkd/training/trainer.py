@@ -1,0 +1,283 @@
+"""A `transformers.Trainer` whose loss mixes gold tags with what teachers know about whole tag sequences."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor, nn
+from transformers import EvalPrediction, PreTrainedModel, Trainer
+from transformers.trainer_pt_utils import nested_gather
+
+from ..data.collator import DataCollatorForStructKD
+from ..data.columns import LANGUAGE, TARGET_COLUMNS, TOKENS
+from ..data.sampling import LanguageTemperatureSampler
+from ..data.words import encode_corpus
+from ..distillation.annotate import Teachers, annotate
+from ..distillation.objectives import needed_columns, parse_objective
+from ..distillation.schedules import LambdaSchedule, Progress, make_schedule
+from ..distillation.targets import Targets
+from ..evaluation.aggregate import macro_average
+from ..evaluation.tagging_metrics import TaggingMetrics
+from ..modeling.crf_head import gold_statistics
+from .arguments import StructKDTrainingArguments
+from .loss_log import LossLog
+
+
+class StructKDTrainer(Trainer):
+    """Train a multilingual tagger on gold tags and teachers' answers.
+
+    Everything a [`transformers.Trainer`] does still works. Beyond it:
+
+    - corpora with `tokens` (and `tags`) are tokenised with `processing_class`;
+    - where the objective needs teachers' answers and the training data has none, `teachers` are asked, once;
+    - every loss part and lambda are logged, and the parts add up to the loss;
+    - with `eval_dataset={language: corpus}` every language is evaluated, and their macro average (`eval_macro_f1`).
+
+    Args:
+        model: a model with a [`~hf_structkd.modeling.crf_head.CRFHeadMixin`].
+        args: [`StructKDTrainingArguments`].
+        train_dataset: a corpus, annotated or not, tokenised or not.
+        eval_dataset: a corpus, or language -> corpus.
+        processing_class: the student's fast tokenizer.
+        teachers: language -> [`Teacher`], or one for all.
+        lambda_schedule: a callable [`Progress`] -> lambda, instead of the one `args` name.
+        data_collator, compute_metrics, kwargs: as for `Trainer`.
+
+    Raises:
+        ValueError: if answers are needed and there are neither answers nor teachers, or more than one GPU is driven
+            by one process.
+    """
+
+    args: StructKDTrainingArguments
+
+    def __init__(
+        self,
+        model: PreTrainedModel | None = None,
+        args: StructKDTrainingArguments | None = None,
+        data_collator: Callable | None = None,
+        train_dataset: Dataset | None = None,
+        eval_dataset: Dataset | Mapping[str, Dataset] | None = None,
+        processing_class: Any = None,
+        *,
+        teachers: Teachers | None = None,
+        lambda_schedule: LambdaSchedule | None = None,
+        compute_metrics: Callable[[EvalPrediction], dict] | None = None,
+        preprocess_logits_for_metrics: Callable | None = None,
+        model_init: Callable[..., PreTrainedModel] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        args = args if args is not None else StructKDTrainingArguments()
+        if args.n_gpu > 1:
+            raise ValueError(
+                f"{args.n_gpu} GPUs in one process (DataParallel) would tear the CRF's scores apart: start one process "
+                "a GPU with `accelerate launch` or `torchrun`, or set CUDA_VISIBLE_DEVICES"
+            )
+        config = (model if model is not None else model_init()).config  # type: ignore[misc]
+        self.label_names_in_order = [config.id2label[i] for i in range(config.num_labels)]
+        self.objectives = parse_objective(args.objective, args.temperature)
+        self.lambda_schedule = lambda_schedule or make_schedule(
+            args.lambda_schedule, args.lambda_start, args.lambda_end, args.lambda_rate
+        )
+        if train_dataset is not None:
+            train_dataset = self._prepare_training_data(train_dataset, processing_class, teachers, args)
+        if isinstance(eval_dataset, Mapping):
+            eval_dataset = {name: self._encode(data, processing_class) for name, data in eval_dataset.items()}
+        elif eval_dataset is not None:
+            eval_dataset = self._encode(eval_dataset, processing_class)
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=data_collator or DataCollatorForStructKD(processing_class, config.num_labels),
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            compute_metrics=compute_metrics or TaggingMetrics(self.label_names_in_order, config.tag_scheme),
+            # Logits in eval mode agree with Viterbi, so their argmax is all that metrics need to keep.
+            preprocess_logits_for_metrics=preprocess_logits_for_metrics or _argmax,
+            model_init=model_init,
+            **kwargs,
+        )
+        # The loss is a sum divided by the items of the whole accumulated batch on all processes.
+        self.model_accepts_loss_kwargs = True
+        self.loss_is_scaled_for_ga = True
+        self.loss_log = LossLog()
+
+    # ---- data ----
+
+    def _encode(self, dataset: Dataset, tokenizer: Any) -> Dataset:
+        columns = getattr(dataset, "column_names", None) or []
+        if TOKENS not in columns or "input_ids" in columns:
+            return dataset
+        if tokenizer is None:
+            raise ValueError("the corpora are not tokenised: give StructKDTrainer the tokenizer as processing_class")
+        return encode_corpus(dataset, tokenizer, self.label_names_in_order)
+
+    def _prepare_training_data(
+        self, dataset: Dataset, tokenizer: Any, teachers: Teachers | None, args: StructKDTrainingArguments
+    ) -> Dataset:
+        needed = needed_columns(self.objectives)
+        columns = getattr(dataset, "column_names", None) or []
+        if missing := [name for name in needed if name not in columns]:
+            if teachers is None:
+                raise ValueError(
+                    f"objective {args.objective!r} needs the columns {missing}, and there are no teachers to ask: give "
+                    "StructKDTrainer teachers=..., or a dataset that hf_structkd.annotate has been through"
+                )
+            dataset = annotate(
+                dataset,
+                teachers,
+                label_names=self.label_names_in_order,
+                targets=needed,
+                top_k=args.top_k,
+                batch_size=args.annotation_batch_size,
+                output_dir=args.annotation_dir,
+                progress=not args.disable_tqdm,
+            )
+        return self._encode(dataset, tokenizer)
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        # Teachers' answers are read by the loss, not by the model's forward.
+        self._signature_columns = list(dict.fromkeys([*(self._signature_columns or []), "word_mask", *TARGET_COLUMNS]))
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> torch.utils.data.Sampler | None:
+        temperature = self.args.language_sampling_temperature
+        if temperature is None:
+            return super()._get_train_sampler(train_dataset)
+        # The columns the model does not take are gone by now, so the languages come from the dataset as given.
+        if self.train_dataset is None or LANGUAGE not in self.train_dataset.column_names:
+            raise ValueError(f"language_sampling_temperature needs a column {LANGUAGE!r} in the training data")
+        seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
+        return LanguageTemperatureSampler(self.train_dataset[LANGUAGE], temperature, seed)
+
+    # ---- loss ----
+
+    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor | int | None:
+        # Trainer counts labels, which unlabelled sentences have not: show it as many as there are items.
+        items = [
+            {"labels": torch.where(_items(batch, self.args.normalization), 0, -100)} for batch in batch_samples
+        ]
+        return super()._get_num_items_in_batch(items, device)
+
+    def current_lambda(self) -> float:
+        """The weight of distillation now; 0 where there is no distillation."""
+        if not self.objectives:
+            return 0.0
+        state = self.state
+        progress = Progress(state.global_step, state.max_steps, state.epoch or 0.0, float(state.num_train_epochs or 0))
+        return self.lambda_schedule(progress)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """`loss = lam * kd + (1 - lam) * nll` (SLKD Algorithm 1), summed over sentences, divided by the items."""
+        inputs = dict(inputs)
+        targets = Targets.pop_from(inputs)
+        labels = inputs.pop("labels", None)
+        word_mask = inputs.get("word_mask")
+        if word_mask is None:
+            if labels is None:
+                raise ValueError("a batch needs word_mask or labels to know its words")
+            word_mask = inputs["word_mask"] = labels != -100
+        outputs = model(**inputs)
+        student = self.accelerator.unwrap_model(model).distribution(outputs, "train")
+
+        unlabelled = torch.ones_like(outputs.lengths, dtype=torch.float32)
+        nll = torch.zeros_like(unlabelled)
+        if labels is not None:
+            gold, _ = gold_statistics(labels, word_mask, student.scores.emissions.shape[-1])
+            nll = student.cross_entropy(gold)
+            unlabelled = 1.0 - gold.mass.float()
+        parts = {}
+        if self.objectives and targets:
+            parts = {name: weight * objective(student, targets) for name, (objective, weight) in self.objectives.items()}
+
+        lam = self.current_lambda() if parts else 0.0
+        # Without gold tags there is nothing to interpolate with: distillation counts in full.
+        kd_weight = lam + (1.0 - lam) * unlabelled if parts else torch.zeros_like(unlabelled)
+        weighted = {"nll": (1.0 - lam) * nll, **{name: kd_weight * part for name, part in parts.items()}}
+
+        if num_items_in_batch is None:
+            num_items_in_batch = _items({"word_mask": word_mask}, self.args.normalization).sum()
+        scale = 1.0 / num_items_in_batch
+        if model.training and self.args.average_tokens_across_devices:
+            scale = scale * self.accelerator.num_processes  # gradients are averaged over processes afterwards
+        loss = scale * torch.stack([part.sum() for part in weighted.values()]).sum()
+        if model.training:
+            step = self.state.global_step
+            self.loss_log.add(weighted, {"nll": nll, **parts}, scale, lam if self.objectives else None, step)
+        loss = loss.to(outputs.emissions.dtype)
+        return (loss, {"loss": loss, "logits": outputs.logits}) if return_outputs else loss
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """As in `Trainer`, with the CRF's scores in a group of their own where they have their own learning rate."""
+        created = self.optimizer is None
+        optimizer = super().create_optimizer() if model is None else super().create_optimizer(model)
+        opt_model = self.model if model is None else model
+        rate = self.args.crf_learning_rate
+        if rate is None:
+            rate = getattr(self.accelerator.unwrap_model(opt_model).config, "crf_learning_rate", None)
+        if not created or rate is None:
+            return optimizer
+        crf = {id(p) for name, p in opt_model.named_parameters() if "crf" in name.split(".") and p.requires_grad}
+        moved = []
+        for group in optimizer.param_groups:
+            moved += [p for p in group["params"] if id(p) in crf]
+            group["params"] = [p for p in group["params"] if id(p) not in crf]
+        if moved:
+            # Scores are neither weights nor biases; decay would pull every transition towards 'as likely as any'.
+            optimizer.add_param_group({"params": moved, "lr": rate, "weight_decay": 0.0})
+        return optimizer
+
+    # ---- logging and evaluation ----
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        if "loss" in logs and self.loss_log:
+            logs = {**logs, **self.loss_log.pop(lambda t: nested_gather(t, self.args.parallel_mode).mean())}
+        super().log(logs, *args, **kwargs)
+
+    def evaluate(
+        self,
+        eval_dataset: Dataset | dict[str, Dataset] | str | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """As in `Trainer`; with several corpora also their macro average, `{prefix}_macro_{metric}`."""
+        data = eval_dataset if eval_dataset is not None else self.eval_dataset
+        if isinstance(data, dict) and eval_dataset is not None:
+            eval_dataset = {name: self._encode(d, self.processing_class) for name, d in data.items()}
+        elif isinstance(data, Dataset):
+            eval_dataset = self._encode(data, self.processing_class)
+        metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        if isinstance(data, dict):
+            by_language = {
+                name: {
+                    key.removeprefix(f"{metric_key_prefix}_{name}_"): value
+                    for key, value in metrics.items()
+                    if key.startswith(f"{metric_key_prefix}_{name}_")
+                }
+                for name in data
+            }
+            headline = getattr(self.compute_metrics, "metric_name", None)
+            macro = macro_average(by_language)
+            wanted = [key for key in (headline, "loss") if key in macro]
+            averages = {f"{metric_key_prefix}_macro_{key}": macro[key] for key in wanted}
+            self.log(averages)
+            metrics.update(averages)
+        return metrics
+
+
+def _argmax(logits: Any, labels: Any) -> Tensor:
+    logits = logits[0] if isinstance(logits, tuple | list) else logits
+    return logits.argmax(dim=-1)
+
+
+def _items(batch: Mapping[str, Tensor], normalization: str) -> Tensor:
+    """What a loss is divided by, one True each: (batch, subwords) words or (batch,) sentences."""
+    words = batch["word_mask"].bool() if "word_mask" in batch else batch["labels"] != -100
+    return words if normalization == "word" else words.any(dim=1)
