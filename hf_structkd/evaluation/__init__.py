@@ -1,0 +1,23 @@
+"""Scores: strict entities, word accuracy, averages over languages, the comparison table, ``results.json``."""
+
+from .accuracy import WordAccuracy, word_accuracy
+from .aggregate import macro_average, micro_average
+from .report import ComparisonReport
+from .results import RunResults, collect_versions, read_results, write_results
+from .seqeval_metric import StrictSeqeval, strict_seqeval
+from .tagging_metrics import TaggingMetrics
+
+__all__ = [
+    "ComparisonReport",
+    "RunResults",
+    "StrictSeqeval",
+    "TaggingMetrics",
+    "WordAccuracy",
+    "collect_versions",
+    "macro_average",
+    "micro_average",
+    "read_results",
+    "strict_seqeval",
+    "word_accuracy",
+    "write_results",
+]

@@ -1,0 +1,84 @@
+"""From one score per language to one score."""
+
+from collections.abc import Mapping
+from typing import Any
+
+_COUNTS = ("number", "predicted", "correct")
+
+
+def macro_average(per_language: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Unweighted mean over languages, score by score: every language counts the same, however large its corpus.
+
+    Args:
+        per_language: Language -> flat scores, as :class:`TaggingMetrics` returns them. Members that are not numbers
+            (the mappings per entity type of a full report) and counts are left out.
+
+    Returns:
+        The mean of every score. ``f1_<type>`` is averaged over the languages in which the type occurs.
+
+    Raises:
+        ValueError: If there is no language, or a score other than ``f1_<type>`` is missing for one: a mean over
+            fewer languages would look like one over all.
+    """
+    if not per_language:
+        raise ValueError("No languages to average over.")
+    values: dict[str, dict[str, float]] = {}
+    for language, scores in per_language.items():
+        for name, value in scores.items():
+            if isinstance(value, (Mapping, str)) or name in _COUNTS:
+                continue
+            values.setdefault(name, {})[language] = float(value)
+    for name, by_language in values.items():
+        missing = sorted(set(per_language) - set(by_language))
+        if missing and not name.startswith("f1_"):
+            raise ValueError(f"Score {name!r} is missing for {missing}; it cannot be averaged over all languages.")
+    return {name: sum(by_language.values()) / len(by_language) for name, by_language in values.items()}
+
+
+def micro_average(reports: Mapping[str, Mapping[str, Any]], zero_division: float = 0.0) -> dict[str, Any]:
+    """Scores of all languages' entities (plain tags: words) together: large corpora weigh more.
+
+    Args:
+        reports: Language -> full report, as :meth:`TaggingMetrics.report` returns them.
+        zero_division: The score where there is nothing to divide by.
+
+    Returns:
+        ``precision``, ``recall``, ``f1`` and the summed counts, and the same per entity type. For plain tags
+        ``accuracy``, and precision, recall, F1 per tag. Entity reports have no micro ``accuracy``, since they do not
+        count words.
+
+    Raises:
+        ValueError: If there is no language, or a report lacks its counts (a flat mapping was given).
+    """
+    if not reports:
+        raise ValueError("No languages to average over.")
+    totals: dict[str, dict[str, float]] = {}
+    overall: dict[str, float] = {}
+    for language, report in reports.items():
+        if "number" not in report:
+            raise ValueError(f"The report of {language!r} has no counts; micro averages need TaggingMetrics.report().")
+        for count in _COUNTS:
+            if count in report:
+                overall[count] = overall.get(count, 0.0) + report[count]
+        for name, scores in report.items():
+            if isinstance(scores, Mapping):
+                total = totals.setdefault(name, dict.fromkeys(_COUNTS, 0.0))
+                for count in _COUNTS:
+                    total[count] += scores[count]
+    result: dict[str, Any] = dict(overall)
+    if "predicted" in overall:
+        result |= _ratios(overall, zero_division)
+    else:
+        result["accuracy"] = overall["correct"] / overall["number"] if overall["number"] else float(zero_division)
+    for name in sorted(totals):
+        result[name] = totals[name] | _ratios(totals[name], zero_division)
+    return result
+
+
+def _ratios(counts: Mapping[str, float], zero_division: float) -> dict[str, float]:
+    correct, predicted, number = counts["correct"], counts["predicted"], counts["number"]
+    return {
+        "precision": correct / predicted if predicted else float(zero_division),
+        "recall": correct / number if number else float(zero_division),
+        "f1": 2 * correct / (predicted + number) if predicted + number else float(zero_division),
+    }

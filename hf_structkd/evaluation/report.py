@@ -1,0 +1,203 @@
+"""The one table: teachers, baseline and students, language by language, with the gap closed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+AVERAGE = "avg"
+GAP_CLOSED = "gap closed"
+MISSING = "n/a"
+
+
+@dataclass
+class ComparisonReport:
+    """Scores of one metric on one split, to be compared.
+
+    Averages are macro averages over the same languages for every row: those that all rows have. A language that some
+    row lacks (a zero-shot language has no teacher) is shown but not averaged, and the table says so.
+
+    Args:
+        metric: Name of the headline metric, for instance ``"f1"``.
+        students: Name of a student -> language -> score in [0, 1]; shown in this order.
+        teachers: Language -> score of its teacher.
+        baseline: Language -> score of the same student without teachers.
+        split: What was scored, for instance ``"test"``.
+        languages: The languages in the order to show them; by default in order of first appearance.
+
+    Raises:
+        ValueError: If there is no row, or a row's language is not among ``languages``.
+    """
+
+    metric: str
+    students: dict[str, dict[str, float]] = field(default_factory=dict)
+    teachers: dict[str, float] | None = None
+    baseline: dict[str, float] | None = None
+    split: str | None = None
+    languages: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        self.students = {name: _plain(scores) for name, scores in self.students.items()}
+        self.teachers = None if self.teachers is None else _plain(self.teachers)
+        self.baseline = None if self.baseline is None else _plain(self.baseline)
+        if reserved := {"teachers", "baseline"} & self.students.keys():
+            raise ValueError(f"{sorted(reserved)} cannot be the name of a student; give it as its own argument.")
+        if not self.rows():
+            raise ValueError("Nothing to compare: no teachers, no baseline, no students.")
+        found = list(dict.fromkeys(language for scores in self.rows().values() for language in scores))
+        if self.languages is None:
+            self.languages = found
+        elif unknown := [language for language in found if language not in self.languages]:
+            raise ValueError(f"Scores for languages {unknown}, which are not among {self.languages}.")
+
+    def rows(self) -> dict[str, dict[str, float]]:
+        """The rows of the table: ``teachers``, ``baseline`` (where given), then the students, each by language."""
+        rows = {} if self.teachers is None else {"teachers": self.teachers}
+        rows |= {} if self.baseline is None else {"baseline": self.baseline}
+        return rows | self.students
+
+    @property
+    def averaged_languages(self) -> list[str]:
+        """The languages that every row has, in the table's order; averages and the gap are over these."""
+        return [language for language in self.languages or [] if all(language in row for row in self.rows().values())]
+
+    def average(self, row: str) -> float | None:
+        """Macro average of a row over :attr:`averaged_languages`.
+
+        Args:
+            row: ``"teachers"``, ``"baseline"`` or the name of a student.
+
+        Returns:
+            The mean score in [0, 1], or ``None`` if the rows have no language in common.
+
+        Raises:
+            KeyError: If there is no such row.
+        """
+        scores = self.rows()[row]
+        shared = self.averaged_languages
+        return sum(scores[language] for language in shared) / len(shared) if shared else None
+
+    def gap_closed(self, student: str) -> float | None:
+        """Share of the distance from baseline to teachers that a student covers.
+
+        ``(student - baseline) / (teachers - baseline)`` on macro averages: 0 is the baseline, 1 the teachers; it may
+        be negative or exceed 1.
+
+        Args:
+            student: Name of a student.
+
+        Returns:
+            The share, or ``None`` without teachers or baseline, or where the teachers are not above the baseline and
+            there is no gap to close.
+
+        Raises:
+            KeyError: If there is no such student.
+
+        Source: the comparison of student, baseline and teachers in arXiv 2004.03846, tables 2 and 3, as one number.
+        """
+        own = self.average(student)
+        if self.teachers is None or self.baseline is None or own is None:
+            return None
+        teachers, baseline = self.average("teachers"), self.average("baseline")
+        if teachers is None or baseline is None or teachers <= baseline:
+            return None
+        return (own - baseline) / (teachers - baseline)
+
+    def to_markdown(self) -> str:
+        """The table in Markdown, scores times 100 with two decimals.
+
+        Returns:
+            The table and, where averages leave languages out, a line that says which they are over.
+        """
+        header, *rows = self._cells()
+        lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+        table = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+        return "\n\n".join([table, *self._notes()])
+
+    def to_text(self) -> str:
+        """The table for a terminal, scores times 100 with two decimals.
+
+        Returns:
+            A title line, the aligned table, and notes as in :meth:`to_markdown`.
+        """
+        cells = self._cells()
+        widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
+        lines = [
+            "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))])
+            for row in cells
+        ]
+        title = f"{self.metric} x 100" + (f" on {self.split}" if self.split else "")
+        rule = "-" * len(lines[0])
+        return "\n".join([title, rule, lines[0], rule, *(line.rstrip() for line in lines[1:]), rule, *self._notes()])
+
+    def __str__(self) -> str:
+        return self.to_text()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything the table shows as JSON types, unrounded.
+
+        Returns:
+            ``metric``, ``split``, ``languages``, ``averaged_languages``, ``teachers``, ``baseline``, ``students``
+            (language -> score in [0, 1]), ``average`` (row -> score or None), ``gap_closed`` (student -> share or
+            None).
+        """
+        return {
+            "metric": self.metric,
+            "split": self.split,
+            "languages": list(self.languages or []),
+            "averaged_languages": self.averaged_languages,
+            "teachers": self.teachers,
+            "baseline": self.baseline,
+            "students": self.students,
+            "average": {row: self.average(row) for row in self.rows()},
+            "gap_closed": {student: self.gap_closed(student) for student in self.students},
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "ComparisonReport":
+        """The inverse of :meth:`to_dict`; averages and gaps are computed anew.
+
+        Args:
+            data: What :meth:`to_dict` returned.
+
+        Returns:
+            An equal report.
+
+        Raises:
+            KeyError: If ``metric`` or ``students`` is missing.
+        """
+        return cls(
+            metric=data["metric"],
+            students=data["students"],
+            teachers=data.get("teachers"),
+            baseline=data.get("baseline"),
+            split=data.get("split"),
+            languages=data.get("languages"),
+        )
+
+    def _cells(self) -> list[list[str]]:
+        languages = self.languages or []
+        show_gap = bool(self.students) and (self.teachers is not None or self.baseline is not None)
+        cells = [["", *languages, AVERAGE, *([GAP_CLOSED] if show_gap else [])]]
+        for name, scores in self.rows().items():
+            row = [name, *(_percent(scores.get(language)) for language in languages), _percent(self.average(name))]
+            if show_gap:
+                gap = self.gap_closed(name) if name in self.students else None
+                row.append("" if name not in self.students else MISSING if gap is None else f"{100 * gap:.1f} %")
+            cells.append(row)
+        return cells
+
+    def _notes(self) -> list[str]:
+        shared = self.averaged_languages
+        if len(shared) == len(self.languages or []):
+            return []
+        over = ", ".join(shared) if shared else "no language: the rows have none in common"
+        return [f"{AVERAGE} is over {over}."]
+
+
+def _plain(scores: Mapping[str, float]) -> dict[str, float]:
+    # numpy floats would corrupt YAML and JSON further on
+    return {str(language): float(score) for language, score in scores.items()}
+
+
+def _percent(score: float | None) -> str:
+    return MISSING if score is None else f"{100 * score:.2f}"

@@ -1,0 +1,166 @@
+"""``results.json``: what a run was, what it scored, and what it ran on."""
+
+import json
+import math
+import os
+import platform
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+SCHEMA_VERSION = 1
+RESULTS_NAME = "results.json"
+
+_PACKAGES = ("torch", "transformers", "datasets", "accelerate", "evaluate", "huggingface_hub", "hf_structkd")
+
+
+@dataclass
+class RunResults:
+    """The contents of ``results.json``, schema 1.
+
+    Args:
+        settings: Every resolved setting of the run, as ``dump_settings`` gives them (no access tokens).
+        scores: Split (``"dev"``, ``"test"``) -> row (``"teachers"``, ``"baseline"``, a student's name) -> language ->
+            report of :meth:`TaggingMetrics.report`, scores in [0, 1]; the macro average under ``"avg"``.
+        comparison: Split -> ``ComparisonReport.to_dict()``.
+        seed: The run's seed.
+        train_sentences: Language -> number of sentences trained on.
+        seconds: Phase (``"teachers"``, ``"annotation"``, ``"student"``, ...) -> wall-clock seconds.
+        versions: Package -> version, ``"python"`` included; filled in when empty.
+        schema_version: Version of this layout.
+    """
+
+    settings: dict[str, Any] = field(default_factory=dict)
+    scores: dict[str, Any] = field(default_factory=dict)
+    comparison: dict[str, Any] = field(default_factory=dict)
+    seed: int | None = None
+    train_sentences: dict[str, int] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    schema_version: int = SCHEMA_VERSION
+
+    def __post_init__(self) -> None:
+        self.versions = self.versions or collect_versions()
+
+
+def collect_versions() -> dict[str, str]:
+    """Versions of Python and of the packages that a result depends on.
+
+    Returns:
+        Name -> version. A package that is not installed as a distribution (a bare checkout) is ``"unknown"``.
+    """
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "unknown"
+    return versions
+
+
+def write_results(results: RunResults, path: str | os.PathLike[str]) -> Path:
+    """Write a run's results; a reader sees the old file or the new one, never half of one.
+
+    Args:
+        results: The run's results. Numpy numbers become Python's; NaN and infinities, which JSON does not know,
+            become ``null``.
+        path: The file, or a folder in which ``results.json`` is written.
+
+    Returns:
+        The path of the file written.
+
+    Raises:
+        TypeError: If a member is of no JSON type; the message names where it is. Nothing is written.
+        OSError: If the folder cannot be written to.
+    """
+    target = Path(path)
+    if target.suffix != ".json":
+        target = target / RESULTS_NAME
+    text = json.dumps(to_json_types(asdict(results)), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(target, text)
+    return target
+
+
+def read_results(path: str | os.PathLike[str]) -> RunResults:
+    """Read what :func:`write_results` wrote.
+
+    Args:
+        path: The file, or the folder with ``results.json``.
+
+    Returns:
+        The run's results.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is not JSON, or of another schema; the message names the file.
+    """
+    source = Path(path)
+    if source.suffix != ".json":
+        source = source / RESULTS_NAME
+    try:
+        data = json.loads(source.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{source} is not JSON: {error}") from None
+    found = data.get("schema_version") if isinstance(data, dict) else None
+    if found != SCHEMA_VERSION:
+        raise ValueError(f"{source} has results of schema {found!r}; this version reads schema {SCHEMA_VERSION}.")
+    if unknown := sorted(data.keys() - {member.name for member in fields(RunResults)}):
+        raise ValueError(f"{source} has unknown members {unknown}.")
+    return RunResults(**data)
+
+
+def to_json_types(value: Any, where: str = "results") -> Any:
+    """Cast to JSON types, numpy and torch scalars included.
+
+    Args:
+        value: Nested mappings, sequences, numbers, strings, booleans, None.
+        where: Name of the value, for the message.
+
+    Returns:
+        The same with dicts, lists, Python numbers; non-finite numbers as ``None``.
+
+    Raises:
+        TypeError: If something is of no JSON type.
+    """
+    if value is None or isinstance(value, (bool, str)):
+        return str(value) if isinstance(value, str) else value
+    if isinstance(value, Mapping):
+        return {str(key): to_json_types(member, f"{where}.{key}") for key, member in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, bytes):
+        return [to_json_types(member, f"{where}[{index}]") for index, member in enumerate(value)]
+    if hasattr(value, "tolist"):  # numpy and torch, scalars and arrays
+        return to_json_types(value.tolist(), where)
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    raise TypeError(f"{where} is a {type(value).__name__}, which JSON cannot hold.")
+
+
+def write_atomically(target: Path, text: str) -> None:
+    """Replace a text file in one step, so that nothing half-written is left behind.
+
+    Args:
+        target: The file; its folder must exist.
+        text: The contents, written as UTF-8.
+
+    Raises:
+        OSError: If the folder cannot be written to; the old file, if any, is then untouched.
+    """
+    descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes files that only their owner can read
+        os.replace(temporary, target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
