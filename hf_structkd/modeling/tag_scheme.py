@@ -26,8 +26,8 @@ class Span(NamedTuple):
     type: str
 
 
-def _split(tag: str) -> tuple[str, str]:
-    """``"B-PER"`` -> ``("B", "PER")``; whatever has no prefix -> ``("", tag)``, which includes ``"O"``."""
+def split_tag(tag: str) -> tuple[str, str]:
+    """``"B-PER"`` -> ``("B", "PER")``; whatever has no prefix, ``"O"`` included, -> ``("", tag)``."""
     match = _PREFIXED.fullmatch(tag)
     return (match[1], match[2] or "") if match else ("", tag)
 
@@ -36,9 +36,10 @@ def _join(prefix: str, entity_type: str) -> str:
     return f"{prefix}-{entity_type}" if entity_type else prefix
 
 
-def _infer(tags: Sequence[str]) -> SchemeName:
+def infer_scheme(tags: Sequence[str]) -> SchemeName:
+    """The scheme a label set follows, by the rule that :class:`TagScheme` documents."""
     inside = [tag for tag in tags if tag != "O"]
-    parts = [_split(tag) for tag in inside]
+    parts = [split_tag(tag) for tag in inside]
     if not all(prefix for prefix, _ in parts):
         return "plain"
     bare = {prefix for prefix, entity_type in parts if not entity_type}
@@ -91,7 +92,7 @@ class TagScheme:
             raise ValueError(f"Tags must differ; these occur more than once: {duplicates}.")
         if scheme not in (None, "BIO", "BIOES", "plain"):
             raise ValueError(f"Unknown tag scheme {scheme!r}: choose 'BIO', 'BIOES' or 'plain'.")
-        self.name: SchemeName = _infer(self.tags) if scheme is None else scheme
+        self.name: SchemeName = infer_scheme(self.tags) if scheme is None else scheme
         self._index = {tag: index for index, tag in enumerate(self.tags)}
         self._parts = {tag: self._parse(tag) for tag in self.tags if self._is_readable(tag)}
         if unreadable := [tag for tag in self.tags if tag not in self._parts]:
@@ -136,10 +137,10 @@ class TagScheme:
         return hash((self.name, self.tags))
 
     def _is_readable(self, tag: str) -> bool:
-        return self.name == "plain" or tag == "O" or _split(tag)[0] in tuple(_PREFIXES[self.name])
+        return self.name == "plain" or tag == "O" or split_tag(tag)[0] in tuple(_PREFIXES[self.name])
 
     def _parse(self, tag: str) -> tuple[str, str]:
-        return ("", tag) if self.name == "plain" else _split(tag)
+        return ("", tag) if self.name == "plain" else split_tag(tag)
 
     def _has(self, prefix: str, entity_type: str) -> bool:
         return _join(prefix, entity_type) in self._index
@@ -155,8 +156,8 @@ class TagScheme:
         """Whether `following` may come directly after `tag`; "O" stands for the sentence's edges too."""
         if self.name == "plain":
             return True
-        prefix, entity_type = _split(tag) if tag not in self._stray else ("", "O")
-        next_prefix, next_type = _split(following) if following not in self._stray else ("", "O")
+        prefix, entity_type = split_tag(tag) if tag not in self._stray else ("", "O")
+        next_prefix, next_type = split_tag(following) if following not in self._stray else ("", "O")
         is_open = prefix in ("B", "I")
         if next_prefix in ("I", "E"):
             return is_open and entity_type == next_type
@@ -193,7 +194,7 @@ class TagScheme:
         start: int | None = None  # of the entity that is open before the current word
         open_type = ""
         for i, tag in enumerate((*tags, "O")):
-            prefix, entity_type = _split(tag)
+            prefix, entity_type = split_tag(tag)
             if start is not None and not (prefix in ("I", "E") and entity_type == open_type):
                 if self.name == "BIO":
                     spans.append(Span(start, i, open_type))
@@ -347,7 +348,7 @@ def convert_tags(
     """
     if from_scheme not in _PREFIXES or to_scheme not in _PREFIXES:
         raise ValueError(f"Only BIO and BIOES convert into each other, not {from_scheme!r} into {to_scheme!r}.")
-    types = dict.fromkeys(_split(tag)[1] for tag in tags if tag != "O")
+    types = dict.fromkeys(split_tag(tag)[1] for tag in tags if tag != "O")
     source = TagScheme.from_entity_types(types, from_scheme)
     if illegal := source.violations(tags):
         raise ValueError(

@@ -1,0 +1,56 @@
+"""A tokenizer for languages that no pretrained encoder covers, and for models trained from scratch."""
+
+from collections.abc import Iterable, Sequence
+
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+_SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
+
+
+def train_tokenizer(
+    sentences: Iterable[Sequence[str]], vocab_size: int, model_max_length: int = 512
+) -> PreTrainedTokenizerFast:
+    """Train a fast Unigram tokenizer shaped like XLM-R's.
+
+    ``<s>``, ``<pad>``, ``</s>``, ``<unk>`` have ids 0 to 3 as in XLM-R, ``<mask>`` the last one; ``▁`` marks word
+    starts; single sentences become ``<s> A </s>``, pairs ``<s> A </s> </s> B </s>``. Training is deterministic.
+
+    Args:
+        sentences: Lists of words.
+        vocab_size: Number of ids, special tokens included. Little text yields fewer.
+        model_max_length: The longest input in subwords that the model will take.
+
+    Returns:
+        A tokenizer for ``tokenizer(words, is_split_into_words=True)``, with ``word_ids()``.
+
+    Raises:
+        ValueError: If there are no sentences, or ``vocab_size`` does not even cover the characters.
+    """
+    # Sorted by the trainer itself from counts: the order of sentences has no influence, hash seeds neither.
+    texts = [" ".join(words) for words in sentences if words]
+    if not texts:
+        raise ValueError("No sentences to train a tokenizer on.")
+    tokenizer = Tokenizer(models.Unigram())
+    # Compatibility forms without the removal of joiners that NFKC alone keeps: Indic scripts need them.
+    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
+    tokenizer.decoder = decoders.Metaspace(replacement="▁", prepend_scheme="always")
+    characters = len(set("".join(texts))) + len(_SPECIAL) + 1
+    if vocab_size <= characters:
+        raise ValueError(f"vocab_size={vocab_size} is too small: the text needs more than {characters}.")
+    trainer = trainers.UnigramTrainer(
+        vocab_size=vocab_size - 1, special_tokens=list(_SPECIAL), unk_token="<unk>", show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_special_tokens(["<mask>"])
+    start, end = tokenizer.token_to_id("<s>"), tokenizer.token_to_id("</s>")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", start), ("</s>", end)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_max_length=model_max_length,
+        bos_token="<s>", cls_token="<s>", eos_token="</s>", sep_token="</s>",
+        pad_token="<pad>", unk_token="<unk>", mask_token="<mask>",
+    )  # fmt: skip
