@@ -1,0 +1,271 @@
+"""Recipes: a YAML file and command-line options, typed, into dataclasses; and the settings of a run back out.
+
+Built on ``transformers.HfArgumentParser``, which resolves the dataclasses and groups the help. What it does not do is
+done here: values of a YAML file are checked against the fields' types, typing errors in names are answered with the
+nearest name, and no value is silently ignored, overwritten or left a string.
+"""
+
+import argparse
+import dataclasses
+import difflib
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Any, NoReturn, get_type_hints
+
+import yaml
+from transformers import HfArgumentParser
+
+from .recipe_values import MismatchError, RecipeLoader, coerce, describe, from_text, is_kind, members_of, show
+
+_SECRET = re.compile(r"(^|_)(token|password|secret|api_key)$")
+_SECRET_VALUE = re.compile(r"hf_[A-Za-z0-9]{20,}")
+
+
+class RecipeError(ValueError):
+    """A recipe or an option that cannot be used; the message names the field, the value and what was expected."""
+
+
+def parse_recipe(
+    dataclass_types: Sequence[Any],
+    argv: Sequence[str] | None = None,
+    *,
+    description: str | None = None,
+    exit_on_error: bool = False,
+) -> tuple[Any, ...]:
+    """Read ``[RECIPE.yaml] [--field value ...]`` into one instance of each dataclass.
+
+    The keys of the recipe are the names of the dataclasses' fields. Options win over the recipe, the recipe over the
+    defaults; an option replaces a list or mapping of the recipe as a whole. YAML is read by the rules of YAML 1.2's
+    core schema: ``5e-5`` is a number and ``no`` (Norwegian) a string. On the command line a list is several values or
+    one JSON list, a mapping is JSON, ``null`` is no value, and a boolean field takes ``--flag``, ``--no_flag`` or
+    ``--flag false``. Fields typed ``Any``, or as a union of text and numbers, read their option as YAML would.
+
+    Args:
+        dataclass_types: Dataclasses without common field names; one may derive from ``TrainingArguments``.
+        argv: The arguments, ``sys.argv[1:]`` by default. The recipe, if any, comes first.
+        description: What ``--help`` says the script does.
+        exit_on_error: Print an error without a traceback and leave with status 2, as scripts should.
+
+    Returns:
+        The instances, in the order of ``dataclass_types``.
+
+    Raises:
+        RecipeError: If the recipe cannot be read, a field is unknown, given twice, missing or of a wrong type, or a
+            dataclass refuses its values.
+        SystemExit: After ``--help`` (status 0); instead of RecipeError with ``exit_on_error`` (status 2).
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = _RecipeParser(
+        list(dataclass_types),
+        description=description,
+        usage="%(prog)s [RECIPE.yaml] [--field value ...]",
+        allow_abbrev=False,  # else --learn is taken for --learning_rate, and a typing error for a prefix
+    )
+    try:
+        return _parse(parser, list(dataclass_types), argv)
+    except RecipeError as error:
+        if not exit_on_error:
+            raise
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def dump_settings(*instances: Any) -> dict[str, Any]:
+    """The resolved settings of a run, safe for JSON and YAML, as one flat mapping that is a recipe again.
+
+    Args:
+        instances: Dataclass instances, as :func:`parse_recipe` returns them.
+
+    Returns:
+        Field name -> value. Access tokens are never in it: fields (and mapping keys) named ``token``, ``..._token``,
+        ``password``, ``secret`` or ``api_key`` are left out, strings that look like a Hub token are blanked.
+
+    Raises:
+        TypeError: If something is not a dataclass instance.
+    """
+    settings: dict[str, Any] = {}
+    for instance in instances:
+        if not dataclasses.is_dataclass(instance) or isinstance(instance, type):
+            raise TypeError(f"Settings are dataclass instances, not {type(instance).__name__}.")
+        settings |= {f.name: getattr(instance, f.name) for f in dataclasses.fields(instance) if f.init}
+    return _json_safe(settings)
+
+
+def compare_settings(
+    old: Mapping[str, Any], new: Mapping[str, Any], ignore: Sequence[str] = ()
+) -> dict[str, tuple[Any, Any]]:
+    """Which settings of two runs differ.
+
+    Args:
+        old: What :func:`dump_settings` returned for one run.
+        new: The same for the other.
+        ignore: Names of fields that may differ, for instance ``output_dir``.
+
+    Returns:
+        Name -> (old value, new value) of every difference, members of mappings as ``field.key``; a setting that one
+        side lacks is ``"<absent>"`` there. Empty if the runs agree.
+    """
+    differences: dict[str, tuple[Any, Any]] = {}
+    for name in dict.fromkeys((*old, *new)):
+        a, b = old.get(name, "<absent>"), new.get(name, "<absent>")
+        if name in ignore or a == b:
+            continue
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            differences |= {f"{name}.{key}": pair for key, pair in compare_settings(a, b).items()}
+        else:
+            differences[name] = (a, b)
+    return differences
+
+
+class _RecipeParser(HfArgumentParser):
+    """An option for every field, whatever its type; values stay text until they are coerced as the recipe's are."""
+
+    def _add_dataclass_arguments(self, dtype: Any) -> None:
+        group = self.add_argument_group(getattr(dtype, "_argument_group_name", dtype.__name__))
+        hints = get_type_hints(dtype)
+        for field in dataclasses.fields(dtype):
+            if field.init:
+                self._add_field(group, field, hints[field.name])
+
+    @staticmethod
+    def _add_field(group: Any, field: Any, hint: Any) -> None:
+        spellings = dict.fromkeys([field.name, field.name.replace("_", "-")])
+        aliases = field.metadata.get("aliases", [])
+        names = [f"--{name}" for name in spellings] + ([aliases] if isinstance(aliases, str) else list(aliases))
+        choices = field.metadata.get("choices")
+        text = field.metadata.get("help") or ""
+        if field.default_factory is not dataclasses.MISSING:
+            text += f" (default: {field.default_factory()})"
+        else:
+            text += " (required)" if field.default is dataclasses.MISSING else f" (default: {field.default})"
+        nargs: str | None = "+" if any(is_kind(member, list) for member in members_of(hint)) else None
+        if bool in members_of(hint):
+            nargs = "?"
+            names += [f"--no_{field.name}", f"--no-{field.name.replace('_', '-')}"]
+        group.add_argument(
+            *names,
+            dest=field.name,
+            action=_Once,
+            nargs=nargs,
+            metavar="{" + ",".join(map(str, choices)) + "}" if choices else describe(hint),
+            # argparse fills help in with %; a lone one ("10 % of the words") would break --help as a whole
+            help=re.sub(r"%%|%", "%%", text),
+            default=argparse.SUPPRESS,  # what was not given must not hide what the recipe says
+        )
+
+    def error(self, message: str) -> NoReturn:
+        raise RecipeError(f"On the command line: {message}.")
+
+
+class _Once(argparse.Action):
+    """Store an option's text; a second value for the same field would silently replace the first, so it is refused."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        if hasattr(namespace, self.dest):
+            parser.error(f"field {self.dest!r} is given twice")
+        if self.nargs == "?":
+            negated = (option_string or "")[2:].replace("-", "_") == f"no_{self.dest}"
+            if negated and values is not None:
+                parser.error(f"{option_string} takes no value, got {values!r}")
+            values = ("false" if negated else "true") if values is None else values
+        setattr(namespace, self.dest, values)
+
+
+def _parse(parser: _RecipeParser, dtypes: list[type], argv: list[str]) -> tuple[Any, ...]:
+    recipe = argv.pop(0) if argv and not argv[0].startswith("-") else None
+    hints = {dtype: get_type_hints(dtype) for dtype in dtypes}
+    known = {f.name: (f, hints[dtype][f.name]) for dtype in dtypes for f in dataclasses.fields(dtype) if f.init}
+    options, unknown = parser.parse_known_args(argv)
+    for argument in unknown:
+        if not argument.startswith("-"):
+            raise RecipeError(f"Unexpected argument {argument!r}: the recipe comes first, then --field value.")
+        name = argument.lstrip("-").partition("=")[0].replace("-", "_")
+        raise RecipeError(f"Unknown option {argument!r}{_suggest(name, known, '--')}")
+
+    values: dict[str, Any] = {}
+    for name, value in (_read_recipe(recipe) if recipe is not None else {}).items():
+        if name not in known:
+            raise RecipeError(f"Unknown field {name!r} in recipe {recipe}{_suggest(str(name), known)}")
+        values[name] = _checked(value, *known[name], f"Field {name!r} in recipe {recipe}")
+    for name, text in vars(options).items():
+        field, hint = known[name]
+        if recipe is None and isinstance(text, list) and text[-1].endswith((".yaml", ".yml")):
+            raise RecipeError(f"--{name} would take {text[-1]!r} as a value: put the recipe first.")
+        try:
+            value = from_text(text, hint)
+        except ValueError as error:
+            raise RecipeError(f"Option --{name}: not JSON ({error}): {text}") from None
+        values[name] = _checked(value, field, hint, f"Option --{name}")
+
+    instances = []
+    for dtype in dtypes:
+        own = {f.name for f in dataclasses.fields(dtype) if f.init}
+        required = [name for name in own if _is_required(known[name][0]) and name not in values]
+        if required:
+            raise RecipeError(f"No value for {sorted(required)}: set it in the recipe, or with --{min(required)}.")
+        try:
+            instances.append(dtype(**{name: value for name, value in values.items() if name in own}))
+        except (ValueError, TypeError, ImportError, OSError) as error:
+            raise RecipeError(f"{recipe or 'The command line'}: {error}") from error
+    return tuple(instances)
+
+
+def _is_required(field: Any) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _suggest(name: str, known: Mapping[str, Any], prefix: str = "") -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {prefix + near[0]!r}?" if near else f"; --help lists all {len(known)} fields."
+
+
+def _read_recipe(path: str) -> dict[Any, Any]:
+    try:
+        # A SafeLoader: a recipe builds numbers, strings, lists and mappings, never objects.
+        content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=RecipeLoader)
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"Recipe {path} cannot be read: {error}.") from None
+    except yaml.YAMLError as error:
+        raise RecipeError(f"Recipe {path} is not valid YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise RecipeError(f"Recipe {path} must be a mapping of fields to values, not {show(content)}.")
+    return content
+
+
+def _checked(value: Any, field: Any, hint: Any, what: str) -> Any:
+    expected = describe(hint)
+    try:
+        value = coerce(value, hint, "")
+        choices = field.metadata.get("choices")
+        if choices and value is not None and value not in choices:
+            expected = "one of " + ", ".join(map(str, choices))
+            raise MismatchError("", value)
+    except MismatchError as mismatch:
+        where, found = mismatch.where, mismatch.value
+        advice = ""
+        if str in members_of(hint) or where:
+            advice = " (text that looks like something else needs quotes)" if not isinstance(found, str) else ""
+        got = f"{where} is {show(found)}" if where else f"got {show(found)}"
+        raise RecipeError(f"{what}: expected {expected}, {got}{advice}.") from None
+    return value
+
+
+def _json_safe(value: Any) -> Any:
+    if isinstance(value, Enum):
+        return _json_safe(value.value)
+    if isinstance(value, str):
+        return _SECRET_VALUE.sub("<token>", value)
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _json_safe({f.name: getattr(value, f.name) for f in dataclasses.fields(value)})
+    if isinstance(value, Mapping):
+        return {str(k): _json_safe(member) for k, member in value.items() if not _SECRET.search(str(k).lower())}
+    if isinstance(value, (list, tuple)):
+        return [_json_safe(member) for member in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted(_json_safe(member) for member in value)
+    return str(value)  # paths, torch.dtype and the like

@@ -1,0 +1,233 @@
+"""Values of a recipe: read from YAML or from an option's text, and made what a field's type says, without loss."""
+
+import dataclasses
+import json
+import re
+import types
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+_UNIONS = (Union, types.UnionType)
+_YES_NO = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+
+
+class MismatchError(Exception):
+    """A value that its type does not allow.
+
+    Args:
+        where: Place inside the field, for instance ``[1]`` or ``.key``; empty for the field itself.
+        value: The value.
+    """
+
+    def __init__(self, where: str, value: Any):
+        super().__init__(where, value)
+        self.where, self.value = where, value
+
+
+class RecipeLoader(yaml.SafeLoader):
+    """SafeLoader with YAML 1.2's scalars (5e-5 a number; no, 1:30 and 012 strings), refusing duplicate keys."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 (PyYAML's own protocol)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    problem = f"{key.value!r} is given twice"
+                    raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+for _tag, _pattern, _first in (
+    ("bool", r"true|True|TRUE|false|False|FALSE", [*"tTfF"]),
+    ("null", r"~|null|Null|NULL|", [*"~nN", ""]),
+    ("int", r"[-+]?(0|[1-9][0-9]*)|0x[0-9a-fA-F]+", [*"-+0123456789"]),
+    ("float", r"[-+]?(\.[0-9]+|(0|[1-9][0-9]*)(\.[0-9]*)?([eE][-+]?[0-9]+)?|\.(inf|Inf|INF))", [*"-+.0123456789"]),
+    ("merge", r"<<", ["<"]),
+):
+    RecipeLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), _first)
+
+
+def coerce(value: Any, hint: Any, where: str) -> Any:
+    """Make a value what a field's type says, without loss.
+
+    Args:
+        value: What YAML, or :func:`from_text`, gave.
+        hint: The field's type, resolved (no string annotations).
+        where: Place inside the field, for the message; empty for the field itself.
+
+    Returns:
+        The value as ``hint`` wants it: a whole ``1e3`` as an int, a quoted number as a number, a name as the Enum.
+
+    Raises:
+        MismatchError: If the type does not allow the value.
+    """
+    origin = get_origin(hint) or hint
+    if hint is Any:
+        return value
+    if origin in _UNIONS:
+        return _coerce_union(value, get_args(hint), where)
+    if origin is Literal:
+        for choice in get_args(hint):
+            if value == choice and isinstance(value, bool) == isinstance(choice, bool):
+                return choice
+    elif dataclasses.is_dataclass(hint) and isinstance(value, dict):
+        hints = get_type_hints(hint)
+        names = {f.name for f in dataclasses.fields(hint) if f.init}
+        if unknown := [key for key in value if key not in names]:
+            raise MismatchError(f"{where}.{unknown[0]}", "a member it does not have")
+        return origin(**{key: coerce(member, hints[key], f"{where}.{key}") for key, member in value.items()})
+    elif is_kind(origin, Enum):
+        for choice in hint:
+            if value == choice.value or value is choice:
+                return choice
+    elif origin is bool:
+        if isinstance(value, bool):
+            return value
+        if isinstance(value, str) and value.lower() in _YES_NO:
+            return _YES_NO[value.lower()]
+    elif origin in (int, float):
+        number = _number(value)
+        if number is not None and (origin is float or number == number // 1):
+            return origin(number)
+    elif is_kind(origin, Path) and isinstance(value, str):
+        return origin(value)
+    elif is_kind(origin, list) or is_kind(origin, tuple) or origin is Sequence:
+        if isinstance(value, list):
+            kinds = [kind for kind in get_args(hint) if kind is not ...] or [Any]
+            kinds = kinds if len(kinds) == len(value) and is_kind(origin, tuple) else kinds[:1] * len(value)
+            members = [coerce(member, kind, f"{where}[{i}]") for i, (member, kind) in enumerate(zip(value, kinds))]
+            return tuple(members) if is_kind(origin, tuple) else members
+    elif is_kind(origin, dict) or origin is Mapping:
+        if isinstance(value, dict):
+            key_hint, value_hint = get_args(hint) or (str, Any)
+            return {
+                coerce(key, key_hint, f"{where} key"): coerce(member, value_hint, f"{where}.{key}")
+                for key, member in value.items()
+            }
+    elif isinstance(hint, type) and isinstance(value, hint):
+        return value
+    raise MismatchError(where, value)
+
+
+def _coerce_union(value: Any, members: tuple[Any, ...], where: str) -> Any:
+    if any(is_kind(member, Enum) for member in members):
+        members = tuple(member for member in members if member is not str)  # the names are the choices
+    # First the member whose type it is already: 1 stays a whole number in float | int, quoted "1" text in str | int.
+    exact = [member for member in members if (get_origin(member) or member) is type(value)]
+    deepest = MismatchError(where, value)
+    for member in (*exact, *(m for m in members if m not in exact)):
+        try:
+            return coerce(value, member, where)
+        except MismatchError as mismatch:
+            if len(mismatch.where) > len(deepest.where):
+                deepest = mismatch
+    raise deepest
+
+
+def _number(value: Any) -> int | float | None:
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return value
+    if not isinstance(value, str):
+        return None
+    for kind in (int, float):
+        try:
+            number = kind(value)
+        except ValueError:
+            continue
+        return None if number != number else number  # nan is nobody's setting
+    return None
+
+
+def from_text(text: str | list[str], hint: Any) -> Any:
+    """A value of the command line as YAML would have given it; the type decides where text is ambiguous.
+
+    Args:
+        text: An option's value, or values.
+        hint: The field's type, resolved.
+
+    Returns:
+        Text, or what JSON or ``null`` stand for; :func:`coerce` does the rest.
+
+    Raises:
+        ValueError: If a mapping or list is not JSON, or a key of it is given twice.
+    """
+    members = members_of(hint)
+    lists = [member for member in members if is_kind(member, list)]
+    if isinstance(text, list):
+        if len(text) == 1 and text[0].startswith("["):
+            return _json(text[0])
+        if text == ["null"] and type(None) in members:
+            return None
+        if len(text) == 1 and str in members:
+            return text[0]  # str | list[str]: one value is the string, as in the recipe
+        kind = (*get_args(lists[0]), str)[0]
+        return [from_text(member, kind) for member in text]
+    if text == "null" and (type(None) in members or Any in members):
+        return None
+    if text.startswith("{") and (
+        Any in members or any(is_kind(m, dict) or dataclasses.is_dataclass(m) for m in members)
+    ):
+        return _json(text)
+    if text.startswith("[") and Any in members:
+        return _json(text)
+    if Any in members or (str in members and {int, float, bool} & set(members)):
+        value = yaml.load(text, Loader=RecipeLoader)
+        return text if isinstance(value, (dict, list)) else value
+    return text
+
+
+def _json(text: str) -> Any:
+    def refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        keys = [key for key, _ in pairs]
+        if duplicates := sorted({key for key in keys if keys.count(key) > 1}):
+            raise ValueError(f"{duplicates} given twice")
+        return dict(pairs)
+
+    return json.loads(text, object_pairs_hook=refuse_duplicates)
+
+
+def members_of(hint: Any) -> tuple[Any, ...]:
+    """The types a union allows, however nested; of any other type, itself."""
+    if get_origin(hint) in _UNIONS:
+        return tuple(member for argument in get_args(hint) for member in members_of(argument))
+    return (hint,)
+
+
+def is_kind(hint: Any, kind: type) -> bool:
+    """Whether a type, its parameters apart, is ``kind`` or derived from it."""
+    origin = get_origin(hint) or hint
+    return isinstance(origin, type) and issubclass(origin, kind)
+
+
+def describe(hint: Any) -> str:
+    """A type in the words of an error message: ``float or null``, ``list of str``, ``one of linear, cosine``."""
+    if get_origin(hint) in _UNIONS:
+        members = get_args(hint)
+        if any(is_kind(member, Enum) for member in members):
+            members = tuple(member for member in members if member is not str)
+        return " or ".join(describe(member) for member in members)
+    if get_origin(hint) is Literal:
+        return " or ".join(map(repr, get_args(hint)))
+    if is_kind(hint, Enum):
+        return "one of " + ", ".join(str(choice.value) for choice in hint)
+    if is_kind(hint, list) or is_kind(hint, tuple):
+        return f"list of {describe((*get_args(hint), Any)[0])}"
+    if is_kind(hint, dict):
+        return "mapping"
+    if hint is bool:
+        return "true or false"
+    if hint is type(None):
+        return "null"
+    return "anything" if hint is Any else getattr(hint, "__name__", str(hint))
+
+
+def show(value: Any) -> str:
+    """A value and its type in the words of an error message."""
+    return f"{value!r} ({type(value).__name__})" if value is not None else "nothing"
