@@ -1,0 +1,109 @@
+"""The fields of a recipe, besides those of `StructKDTrainingArguments`. The three scripts share them."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+@dataclass
+class DataArguments:
+    """Corpora, one for each language."""
+
+    corpus: str | dict[str, Any] = field(
+        default="demo",
+        metadata={
+            "help": "Where the corpora are: a path or Hub id with {language} and {split} to be filled in, a mapping "
+            "language -> such a template or language -> {train, dev, test}, or 'demo' for the built-in corpus."
+        },
+    )
+    languages: list[str] | None = field(
+        default=None, metadata={"help": "Languages to load; may be left out for 'demo' and for a mapping."}
+    )
+    tags_column: str | None = field(default=None, metadata={"help": "Tag column of tables, or field of CoNLL-U."})
+    tokens_column: str | None = field(default=None, metadata={"help": "Word column of tables and column files."})
+    column: int = field(default=-1, metadata={"help": "Tag column of column files, from 0, or from the end if negative."})
+    tag_scheme: Literal["BIO", "BIOES", "plain"] | None = field(
+        default=None, metadata={"help": "BIO, BIOES or plain; found from the tags by default."}
+    )
+    orphans: Literal["accept", "repair", "refuse"] = field(
+        default="accept", metadata={"help": "What becomes of tag sequences the scheme forbids, an I- after O say."}
+    )
+    max_train_sentences: int | None = field(default=None, metadata={"help": "Training sentences of each language, the first ones."})
+    max_dev_sentences: int | None = field(default=None, metadata={"help": "Dev sentences of each language."})
+    max_test_sentences: int | None = field(default=None, metadata={"help": "Test sentences of each language."})
+
+
+@dataclass
+class ModelArguments:
+    """The tagger to train: the student of run_distill.py, the teacher of run_teacher.py."""
+
+    model: str = field(
+        default="FacebookAI/xlm-roberta-base",
+        metadata={
+            "help": "Encoder (a Hub id or a folder), or 'scratch' for an encoder and a tokenizer made from the "
+            "training sentences."
+        },
+    )
+    model_config: dict[str, Any] | None = field(
+        default=None, metadata={"help": "Fields of the model's configuration to change, {num_hidden_layers: 1} say."}
+    )
+    head: Literal["crf", "softmax"] = field(
+        default="crf", metadata={"help": "crf or, for teachers and comparisons, softmax."}
+    )
+    vocab_size: int = field(default=8000, metadata={"help": "Pieces of a tokenizer trained from scratch."})
+    revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the model on the Hub."})
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with models from the Hub."})
+
+
+@dataclass
+class TeacherArguments:
+    """Where the teachers come from, and how those that are missing are trained."""
+
+    teachers: dict[str, str] | None = field(
+        default=None,
+        metadata={"help": "Language -> checkpoint of its teacher (a Hub id or a folder). Others are trained."},
+    )
+    teacher_label_map: dict[str, str] | None = field(
+        default=None, metadata={"help": "Label of the given teachers -> label of the corpora, where names differ."}
+    )
+    teacher_model: str | None = field(
+        default=None, metadata={"help": "Encoder of the teachers to train (or 'scratch'); none are trained without."}
+    )
+    teacher_model_config: dict[str, Any] | None = field(
+        default=None, metadata={"help": "As model_config, for the teachers."}
+    )
+    teacher_head: Literal["crf", "softmax"] = field(default="crf", metadata={"help": "crf or softmax."})
+    teacher_max_train_sentences: int | None = field(
+        default=None, metadata={"help": "Training sentences of each teacher, the first ones of its language."}
+    )
+    teacher_num_train_epochs: float | None = field(default=None, metadata={"help": "As num_train_epochs."})
+    teacher_learning_rate: float | None = field(default=None, metadata={"help": "As learning_rate."})
+    teacher_crf_learning_rate: float | None = field(default=None, metadata={"help": "As crf_learning_rate."})
+    teacher_per_device_train_batch_size: int | None = field(
+        default=None, metadata={"help": "As per_device_train_batch_size."}
+    )
+    teachers_dir: str | None = field(
+        default=None,
+        metadata={"help": "Where trained teachers are kept and found again; a folder of the output by default."},
+    )
+    baseline: bool = field(
+        default=True, metadata={"help": "Also train the student on gold tags alone, to compare with."}
+    )
+    baseline_dir: str | None = field(
+        default=None,
+        metadata={"help": "Where the baseline is kept and found again; a folder of the output by default."},
+    )
+
+
+@dataclass
+class EvaluationArguments:
+    """What run_evaluate.py scores."""
+
+    checkpoint: str = field(metadata={"help": "A token-classification checkpoint: a Hub id or a folder."})
+    splits: list[str] = field(default_factory=lambda: ["test"], metadata={"help": "Splits to score."})
+    label_map: dict[str, str] | None = field(
+        default=None, metadata={"help": "Label of the checkpoint -> label of the corpora, where names differ."}
+    )
+    batch_size: int = field(default=64, metadata={"help": "Sentences a forward pass."})
+    revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the checkpoint on the Hub."})
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with the checkpoint."})
+    output_file: str | None = field(default=None, metadata={"help": "Where the scores are written, as results.json."})

@@ -1,0 +1,247 @@
+"""The steps the scripts are made of: corpora, taggers, training, scoring."""
+
+import copy
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset, DatasetDict
+from recipe_arguments import DataArguments, ModelArguments
+from transformers import (
+    AutoConfig,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    Trainer,
+    XLMRobertaConfig,
+    XLMRobertaForTokenClassification,
+    set_seed,
+)
+
+from hf_structkd import (
+    StructKDTrainer,
+    StructKDTrainingArguments,
+    Teacher,
+    XLMRobertaCRFConfig,
+    XLMRobertaForTokenClassificationCRF,
+    load_corpora,
+)
+from hf_structkd.data.collator import DataCollatorForStructKD
+from hf_structkd.data.corpora import label_inventory
+from hf_structkd.data.tokenizer import train_tokenizer
+from hf_structkd.data.words import encode_corpus
+from hf_structkd.evaluation.results import write_atomically
+from hf_structkd.evaluation.tagging_metrics import TaggingMetrics
+from hf_structkd.training.recipe import RecipeError, compare_settings, dump_settings
+
+logger = logging.getLogger(__name__)
+SCRATCH = "scratch"
+SETTINGS_FILE = "settings.json"
+# What may differ between two runs that count as the same: where it lies, and how it is watched and paced.
+FREE_SETTINGS = (
+    *("output_dir", "teachers_dir", "baseline_dir", "annotation_dir", "run_name", "report_to", "disable_tqdm"),
+    *("logging_steps", "logging_strategy", "logging_first_step", "log_level", "dataloader_num_workers"),
+    *("per_device_eval_batch_size", "annotation_batch_size", "push_to_hub", "hub_model_id", "hub_private_repo"),
+)
+
+
+def load_data(
+    args: DataArguments, splits: Sequence[str] = ("train", "dev", "test"), whole_train: bool = False
+) -> dict[str, DatasetDict]:
+    """language -> its splits; with `whole_train` all training sentences, whatever `max_train_sentences` says."""
+    limits = {"train": args.max_train_sentences, "dev": args.max_dev_sentences, "test": args.max_test_sentences}
+    if whole_train:
+        limits["train"] = None
+    return load_corpora(
+        args.corpus,
+        args.languages,
+        splits=splits,
+        max_sentences={split: limit for split, limit in limits.items() if limit is not None},
+        scheme=args.tag_scheme,
+        orphans=args.orphans,
+        tags_column=args.tags_column,
+        tokens_column=args.tokens_column,
+        column=args.column,
+    )
+
+
+def make_tagger(
+    args: ModelArguments, labels: Sequence[str], scheme: str | None, sentences: Callable[[], list[list[str]]]
+) -> tuple[PreTrainedModel, Any]:
+    """A model to train and its tokenizer; `sentences` are what a tokenizer from scratch is trained on."""
+    fields = {
+        "id2label": dict(enumerate(labels)),
+        "label2id": {label: i for i, label in enumerate(labels)},
+        **(args.model_config or {}),
+    }
+    if args.head == "crf":
+        fields.setdefault("tag_scheme", scheme)
+    if args.model == SCRATCH:
+        tokenizer = train_tokenizer(sentences(), vocab_size=args.vocab_size)
+        fields |= {"vocab_size": len(tokenizer), "type_vocab_size": 1, "pad_token_id": tokenizer.pad_token_id}
+        fields.setdefault("max_position_embeddings", 258)
+        model = (
+            XLMRobertaForTokenClassificationCRF(XLMRobertaCRFConfig(**fields))
+            if args.head == "crf"
+            else XLMRobertaForTokenClassification(XLMRobertaConfig(**fields))
+        )
+    else:
+        common = {"revision": args.revision or "main", "trust_remote_code": args.trust_remote_code}
+        tokenizer = AutoTokenizer.from_pretrained(args.model, **common)
+        cls: Any = AutoModelForTokenClassification
+        if args.head == "crf":
+            cls = XLMRobertaForTokenClassificationCRF
+            kind = AutoConfig.from_pretrained(args.model, **common).model_type
+            if kind not in (XLMRobertaCRFConfig.model_type, XLMRobertaCRFConfig.encoder_model_type):
+                raise RecipeError(f"model {args.model!r} is of type {kind!r}; a CRF head needs an xlm-roberta encoder")
+        # float32 whatever the checkpoint holds: training in half precision without autocast diverges.
+        model = cls.from_pretrained(args.model, dtype=torch.float32, **common, **fields)
+    if args.head == "crf":
+        model.set_word_starts(tokenizer)
+    return model, tokenizer
+
+
+def train_tagger(
+    model: PreTrainedModel,
+    tokenizer: Any,
+    train: Dataset,
+    dev: Mapping[str, Dataset],
+    args: StructKDTrainingArguments,
+    teachers: Mapping[str, Teacher] | None = None,
+    resume: bool = True,
+) -> Trainer:
+    """Train with either head; picks up the last checkpoint in `args.output_dir` if there is one."""
+    if isinstance(model, XLMRobertaForTokenClassificationCRF):
+        trainer: Trainer = StructKDTrainer(model, args, None, train, dict(dev), tokenizer, teachers=teachers)
+    else:
+        trainer = _softmax_trainer(model, tokenizer, train, dev, args)
+    checkpoints = list(Path(args.output_dir).glob("checkpoint-*")) if resume else []
+    trainer.train(resume_from_checkpoint=bool(checkpoints) or None)
+    return trainer
+
+
+def _softmax_trainer(
+    model: PreTrainedModel,
+    tokenizer: Any,
+    train: Dataset,
+    dev: Mapping[str, Dataset],
+    args: StructKDTrainingArguments,
+) -> Trainer:
+    labels = [model.config.id2label[i] for i in range(model.config.num_labels)]
+    metrics = TaggingMetrics(labels)
+    if args.metric_for_best_model == "macro":
+        # The stock trainer knows no macro average; a teacher has one language, whose score it is.
+        args.metric_for_best_model = f"{next(iter(dev))}_{metrics.metric_name}"
+    return Trainer(
+        model,
+        args,
+        data_collator=DataCollatorForStructKD(tokenizer),
+        train_dataset=encode_corpus(train, tokenizer, labels),
+        eval_dataset={language: encode_corpus(data, tokenizer, labels) for language, data in dev.items()},
+        processing_class=tokenizer,
+        compute_metrics=metrics,
+        preprocess_logits_for_metrics=lambda logits, labels: logits.argmax(dim=-1),
+    )
+
+
+def train_into(
+    folder: Path,
+    settings: Mapping[str, Any],
+    args: StructKDTrainingArguments,
+    train: Callable[[StructKDTrainingArguments], Trainer],
+) -> float:
+    """Train a model and leave it in `folder`, whole or not at all; nothing is done if it is there already.
+
+    Args:
+        folder: where the finished model goes.
+        settings: what makes it this model; kept beside it.
+        args: the training arguments; `output_dir` becomes a work folder, removed at the end.
+        train: does the training.
+
+    Returns:
+        Seconds of training; those of the first time, if the model was there.
+
+    Raises:
+        RecipeError: if the folder holds a model made with other settings; it says which.
+    """
+    if (folder / SETTINGS_FILE).exists():
+        stored = json.loads((folder / SETTINGS_FILE).read_text())
+        refuse_other_settings(folder, stored["settings"], settings)
+        logger.info("%s is finished already", folder)
+        return stored["seconds"]
+    if folder.exists() and any(folder.iterdir()):
+        raise RecipeError(f"{folder} is not empty and holds no finished model ({SETTINGS_FILE}); choose another folder")
+    work = folder.with_name(folder.name + ".training")
+    if (work / SETTINGS_FILE).exists():
+        refuse_other_settings(work, json.loads((work / SETTINGS_FILE).read_text())["settings"], settings)
+    args = replace_output(args, work)
+    if args.should_save:
+        work.mkdir(parents=True, exist_ok=True)
+        write_atomically(work / SETTINGS_FILE, json.dumps({"settings": settings}, indent=2))
+    set_seed(args.seed)
+    started = time.perf_counter()
+    trainer = train(args)
+    seconds = time.perf_counter() - started
+    finished = folder.with_name(folder.name + ".finished")
+    trainer.save_model(str(finished))
+    if args.should_save:
+        trainer.state.save_to_json(str(finished / "trainer_state.json"))
+        write_atomically(
+            finished / SETTINGS_FILE, json.dumps({"settings": settings, "seconds": seconds}, indent=2)
+        )
+        if folder.exists():
+            folder.rmdir()
+        os.replace(finished, folder)
+        shutil.rmtree(work)
+    trainer.accelerator.wait_for_everyone()
+    return seconds
+
+
+def replace_output(args: StructKDTrainingArguments, folder: Path, **changes: Any) -> StructKDTrainingArguments:
+    """A copy of training arguments for another model of the same run; only the final student is pushed."""
+    copied = copy.deepcopy(args)
+    for name, value in {"output_dir": str(folder), "push_to_hub": False, **changes}.items():
+        setattr(copied, name, value)
+    return copied
+
+
+def refuse_other_settings(folder: Path, stored: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    """Raise RecipeError, naming the settings that differ, if a folder was made with others than those asked."""
+    if differ := compare_settings(stored, asked, ignore=FREE_SETTINGS):
+        listed = "; ".join(f"{name}: there {old!r}, asked {new!r}" for name, (old, new) in differ.items())
+        raise RecipeError(f"{folder} already holds another run ({listed}); choose another folder, or remove it")
+
+
+def settings_of(*instances: Any) -> dict[str, Any]:
+    """The settings that make a run what it is."""
+    return {name: value for name, value in dump_settings(*instances).items() if name not in FREE_SETTINGS}
+
+
+def score(tagger: Teacher, corpora: Mapping[str, Dataset], labels: Sequence[str], batch_size: int = 64) -> dict[str, Any]:
+    """Full report of a tagger for each language: strict spans for BIO and BIOES, accuracy for plain tags."""
+    metrics = TaggingMetrics(labels)
+    reports = {}
+    for language, corpus in corpora.items():
+        predictions = tagger.tag(list(corpus["tokens"]), labels, batch_size=batch_size)
+        reports[language] = metrics.report(predictions, list(corpus["tags"]))
+    return reports
+
+
+def model_arguments_of_teacher(args: Any, model_args: ModelArguments) -> ModelArguments:
+    """The teacher fields of a recipe as those of a tagger."""
+    return replace(
+        model_args,
+        model=args.teacher_model,
+        model_config=args.teacher_model_config,
+        head=args.teacher_head,
+        revision=None,
+    )
+
+

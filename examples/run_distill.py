@@ -1,0 +1,252 @@
+"""Corpora and teachers in, one multilingual tagger out.
+
+    accelerate launch examples/run_distill.py RECIPE.yaml [--field value ...]
+
+Loads the corpora, trains the teachers that are not given, asks every teacher once, trains a baseline on gold tags
+alone and the student on gold tags and the teachers' answers, scores all of them on dev and test, and leaves the
+student with its card, a table and results.json in output_dir. Started again, it goes on where it stopped.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from datasets import Dataset, DatasetDict, concatenate_datasets
+from recipe_arguments import DataArguments, ModelArguments, TeacherArguments
+from recipe_steps import (
+    SETTINGS_FILE,
+    label_inventory,
+    load_data,
+    make_tagger,
+    model_arguments_of_teacher,
+    refuse_other_settings,
+    replace_output,
+    score,
+    settings_of,
+    train_into,
+    train_tagger,
+)
+
+from hf_structkd import StructKDTrainingArguments, Teacher, annotate
+from hf_structkd.data.readers import CorpusError
+from hf_structkd.distillation.annotate import AnnotationError
+from hf_structkd.distillation.objectives import needed_columns, parse_objective
+from hf_structkd.evaluation.aggregate import macro_average
+from hf_structkd.evaluation.report import ComparisonReport
+from hf_structkd.evaluation.results import RunResults, write_atomically, write_results
+from hf_structkd.evaluation.tagging_metrics import TaggingMetrics
+from hf_structkd.training.recipe import RecipeError, dump_settings, parse_recipe
+
+Corpora = dict[str, DatasetDict]
+
+
+def announce(text: str) -> None:
+    if PartialState().is_main_process:
+        print(f"\n== {text}", flush=True)
+
+
+def first(dataset: Dataset, count: int | None) -> Dataset:
+    return dataset if count is None else dataset.select(range(min(count, len(dataset))))
+
+
+def prepare_teachers(
+    corpora: Corpora, labels: list[str], data_args: Any, model_args: Any, teacher_args: Any, args: Any
+) -> tuple[dict[str, Teacher], float]:
+    """Load the teachers that are given and train the others; the seconds that training took, now or before."""
+    given = teacher_args.teachers or {}
+    missing = [language for language in corpora if language not in given]
+    if missing and not teacher_args.teacher_model:
+        raise RecipeError(
+            f"no teacher for language {', '.join(missing)}: name a checkpoint under `teachers`, or a `teacher_model` "
+            "to train one from"
+        )
+    if unused := [language for language in given if language not in corpora]:
+        raise RecipeError(f"there are teachers for {', '.join(unused)}, but no such language in the corpora")
+    changes = {
+        name.removeprefix("teacher_"): getattr(teacher_args, name)
+        for name in (
+            "teacher_num_train_epochs",
+            "teacher_learning_rate",
+            "teacher_crf_learning_rate",
+            "teacher_per_device_train_batch_size",
+        )
+        if getattr(teacher_args, name) is not None
+    }
+    folder = Path(teacher_args.teachers_dir or Path(args.output_dir) / "teachers")
+    teachers, seconds = {}, 0.0
+    for language, splits in corpora.items():
+        if language in given:
+            teachers[language] = Teacher.from_pretrained(
+                given[language],
+                label_map=teacher_args.teacher_label_map,
+                trust_remote_code=model_args.trust_remote_code,
+                device=args.device,
+            )
+            teachers[language].label_order(labels)  # an error now, not after the other teachers are trained
+            continue
+        announce(f"Teacher for {language}")
+        own = model_arguments_of_teacher(teacher_args, model_args)
+        own_args = replace_output(args, folder / language, objective="none", **changes)
+        train = first(splits["train"], teacher_args.teacher_max_train_sentences)
+        settings = settings_of(data_args, own, own_args) | {
+            "languages": [language],
+            "max_train_sentences": len(train),
+            "labels": labels,
+        }
+        seconds += train_into(
+            folder / language,
+            settings,
+            own_args,
+            lambda ready, own=own, train=train, language=language, dev=splits["dev"]: train_tagger(
+                *make_tagger(own, labels, data_args.tag_scheme, lambda: list(train["tokens"])),
+                train,
+                {language: dev},
+                ready,
+            ),
+        )
+        teachers[language] = Teacher.from_pretrained(str(folder / language), device=args.device)
+    return teachers, seconds
+
+
+def compare(
+    corpora: Corpora, labels: list[str], rows: dict[str, Teacher | dict[str, Teacher]], name: str
+) -> tuple[dict[str, Any], dict[str, ComparisonReport]]:
+    """All reports by split, row and language, and the table of each split."""
+    metric = TaggingMetrics(labels).metric_name
+    scores: dict[str, Any] = {}
+    tables = {}
+    for split in ("dev", "test"):
+        headline: dict[str, dict[str, float]] = {}
+        scores[split] = {}
+        for row, tagger in rows.items():
+            reports = {}
+            for language, splits in corpora.items():
+                own = tagger[language] if isinstance(tagger, dict) else tagger
+                reports |= score(own, {language: splits[split]}, labels)
+            headline[row] = {language: report[metric] for language, report in reports.items()}
+            scores[split][row] = {**reports, "avg": macro_average(reports)}
+        tables[split] = ComparisonReport(
+            metric,
+            students={name: headline[name]},
+            teachers=headline["teachers"],
+            baseline=headline.get("baseline"),
+            split=split,
+            languages=list(corpora),
+        )
+    return scores, tables
+
+
+def show_examples(student: Teacher, corpora: Corpora, count: int = 1) -> None:
+    """Tag a few test sentences and print them, entities in brackets."""
+    announce("The student at work")
+    for language, splits in corpora.items():
+        sentences = list(splits["test"].select(range(min(count, len(splits["test"]))))["tokens"])
+        for words, tags in zip(sentences, student.tag(sentences)):
+            print(f"[{language}] " + " ".join(w if tag == "O" else f"{w}/{tag}" for w, tag in zip(words, tags)))
+
+
+def main() -> None:
+    data_args, model_args, teacher_args, args = parse_recipe(
+        (DataArguments, ModelArguments, TeacherArguments, StructKDTrainingArguments),
+        description=__doc__,
+        exit_on_error=True,
+    )
+    output = Path(args.output_dir)
+    settings = settings_of(data_args, model_args, teacher_args, args)
+    if (output / SETTINGS_FILE).exists():
+        refuse_other_settings(output, json.loads((output / SETTINGS_FILE).read_text()), settings)
+    elif output.exists() and any(output.iterdir()):
+        raise RecipeError(f"{output} is not empty and was not written by this script; choose another output_dir")
+    objectives = parse_objective(args.objective, args.temperature)
+
+    announce("Corpora")
+    # Teachers may learn from more sentences than the student: its own are the first of theirs.
+    whole = load_data(data_args, whole_train=True)
+    corpora = {
+        language: DatasetDict({**splits, "train": first(splits["train"], data_args.max_train_sentences)})
+        for language, splits in whole.items()
+    }
+    labels = label_inventory(whole)
+    for language, splits in corpora.items():
+        if PartialState().is_main_process:
+            print(f"{language}: " + ", ".join(f"{len(data):,} {split}" for split, data in splits.items()))
+    if args.should_save:
+        output.mkdir(parents=True, exist_ok=True)
+        write_atomically(output / SETTINGS_FILE, json.dumps(settings, indent=2))
+    teachers, teacher_seconds = prepare_teachers(whole, labels, data_args, model_args, teacher_args, args)
+
+    train = concatenate_datasets([splits["train"] for splits in corpora.values()])
+    dev = {language: splits["dev"] for language, splits in corpora.items()}
+    seconds = {"teachers": teacher_seconds}
+
+    def student_settings(own_args: StructKDTrainingArguments) -> dict[str, Any]:
+        return settings_of(data_args, model_args, own_args) | {"labels": labels}
+
+    def train_student(own_args: StructKDTrainingArguments, data: Dataset) -> Any:
+        sentences = lambda: list(train["tokens"])  # noqa: E731
+        return train_tagger(*make_tagger(model_args, labels, data_args.tag_scheme, sentences), data, dev, own_args)
+
+    folders = {}
+    if teacher_args.baseline:
+        announce("Baseline: the student on gold tags alone")
+        folders["baseline"] = Path(teacher_args.baseline_dir or output / "baseline")
+        own_args = replace_output(args, folders["baseline"], objective="none")
+        seconds["baseline"] = train_into(
+            folders["baseline"], student_settings(own_args), own_args, lambda ready: train_student(ready, train)
+        )
+
+    name = str(args.objective) if isinstance(args.objective, str) else "+".join(args.objective)
+    announce(f"Student: {name}")
+    annotated = train
+    if objectives:
+        started = time.perf_counter()
+        annotated = annotate(
+            train,
+            teachers,
+            label_names=labels,
+            targets=needed_columns(objectives),
+            top_k=args.top_k,
+            batch_size=args.annotation_batch_size,
+            output_dir=args.annotation_dir or output / "annotations",
+            progress=not args.disable_tqdm,
+        )
+        seconds["annotation"] = time.perf_counter() - started
+    folders[name] = output / "student"
+    own_args = replace_output(args, folders[name], push_to_hub=args.push_to_hub)
+    settings_with_teachers = student_settings(own_args) | {"teachers": {k: t.revision for k, t in teachers.items()}}
+    seconds[name] = train_into(
+        folders[name], settings_with_teachers, own_args, lambda ready: train_student(ready, annotated)
+    )
+
+    if not args.should_save:
+        return
+    announce("Scores")
+    taggers: dict[str, Any] = {"teachers": teachers}
+    taggers |= {row: Teacher.from_pretrained(str(folder), device=args.device) for row, folder in folders.items()}
+    scores, tables = compare(corpora, labels, taggers, name)
+    results = RunResults(
+        settings=dump_settings(data_args, model_args, teacher_args, args),
+        scores=scores,
+        comparison={split: table.to_dict() for split, table in tables.items()},
+        seed=args.seed,
+        train_sentences={language: len(splits["train"]) for language, splits in corpora.items()},
+        seconds=seconds,
+    )
+    results_file = write_results(results, output)
+    write_atomically(output / "table.md", tables["test"].to_markdown() + "\n")
+    print(tables['test'].to_text())
+    show_examples(taggers[name], corpora)
+    announce("Where everything is")
+    print(f"student   {folders[name]}  (README.md is its card)")
+    print(f"teachers  {teacher_args.teachers_dir or output / 'teachers'}")
+    print(f"scores    {results_file}\ntable     {output / 'table.md'}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (RecipeError, CorpusError, AnnotationError) as error:
+        sys.exit(f"error: {error}")

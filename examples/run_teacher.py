@@ -1,0 +1,66 @@
+"""Train one tagger for one language (or several together), with a CRF or a softmax head.
+
+    accelerate launch examples/run_teacher.py RECIPE.yaml --languages en --output_dir runs/teacher-en
+"""
+
+import sys
+from pathlib import Path
+
+from datasets import concatenate_datasets
+from recipe_arguments import DataArguments, ModelArguments
+from recipe_steps import label_inventory, load_data, make_tagger, score, settings_of, train_into, train_tagger
+
+from hf_structkd import StructKDTrainingArguments, Teacher
+from hf_structkd.data.readers import CorpusError
+from hf_structkd.evaluation.aggregate import macro_average
+from hf_structkd.evaluation.report import ComparisonReport
+from hf_structkd.evaluation.results import RunResults, write_results
+from hf_structkd.evaluation.tagging_metrics import TaggingMetrics
+from hf_structkd.training.recipe import RecipeError, dump_settings, parse_recipe
+
+
+def main() -> None:
+    data_args, model_args, args = parse_recipe(
+        (DataArguments, ModelArguments, StructKDTrainingArguments), description=__doc__, exit_on_error=True
+    )
+    args.objective = "none"
+    corpora = load_data(data_args)
+    labels = label_inventory(corpora)
+    train = concatenate_datasets([splits["train"] for splits in corpora.values()])
+    dev = {language: splits["dev"] for language, splits in corpora.items()}
+    folder = Path(args.output_dir)
+    seconds = train_into(
+        folder,
+        settings_of(data_args, model_args, args),
+        args,
+        lambda own: train_tagger(
+            *make_tagger(model_args, labels, data_args.tag_scheme, lambda: list(train["tokens"])), train, dev, own
+        ),
+    )
+    if not args.should_save:
+        return
+    tagger = Teacher.from_pretrained(str(folder))
+    metric = TaggingMetrics(labels).metric_name
+    scores, comparison = {}, {}
+    for split in ("dev", "test"):
+        reports = score(tagger, {language: splits[split] for language, splits in corpora.items()}, labels)
+        row = {language: report[metric] for language, report in reports.items()}
+        comparison[split] = ComparisonReport(metric, students={folder.name: row}, split=split)
+        scores[split] = {folder.name: {**reports, "avg": macro_average(reports)}}
+    print(comparison["test"].to_text())
+    results = RunResults(
+        settings=dump_settings(data_args, model_args, args),
+        scores=scores,
+        comparison={split: table.to_dict() for split, table in comparison.items()},
+        seed=args.seed,
+        train_sentences={language: len(splits["train"]) for language, splits in corpora.items()},
+        seconds={"training": seconds},
+    )
+    print(f"\nModel and scores: {folder}, {write_results(results, folder)}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (RecipeError, CorpusError) as error:
+        sys.exit(f"error: {error}")
