@@ -1,55 +1,244 @@
-"""Sums over all paths of a batch of chains."""
+"""Sums over all paths: log Z, marginals, expected transitions, and their exact gradients.
+
+Probability space, float64, both directions in one loop
+-------------------------------------------------------
+Let X_t = exp(emissions_t - max) and E = exp(transitions - max). On packed rows (see `packing.py`)
+
+    P_t = A_{t-1} E,    A_t = P_t * X_t
+
+computes the forward messages; the same two operations on the sentences read from their ends, with E transposed, give
+the backward messages. The two directions lie side by side in rows of 2 C numbers, so one product with the block
+diagonal matrix [E, E^T] serves both: two operations per word and no mask. With b the backward message including its
+own word's emission, P_t * b_t is proportional to the marginals of word t. Each word is normalised by its own sum Z_t,
+so no scale has to be remembered and marginals sum to one.
+
+Every few steps A_t is divided by its maximum, and *so is X_t*: the recursion A_t = (A_{t-1} E) * X_t then holds as it
+stands for every later use, and only log Z has to know the scales.
+
+Why this is exact, and when it is not used
+------------------------------------------
+Sums of non-negative float64 numbers lose nothing as long as no term that matters underflows. That is *checked after
+the fact*, not assumed: by induction over time, if every entry that is reachable (some predecessor is non-zero, its
+transition exists, its emission is not -inf) is above 1e-250, then all non-zero entries are right to rounding and all
+zeros are structural. The test of all steps is one product of boolean matrices, made only if some entry is tiny at all.
+If it fails, the pass is repeated with scaling at every step, and if that fails too (scores hundreds of nats apart that
+all matter) the batch goes to `log_space.py`. Nothing is clamped.
+
+Gradients
+---------
+d log Z is the marginals and expected transitions. For L = Σ u_t(j) log marginal_t(j) the gradient is a covariance,
+∂L/∂θ_f = E[s f] - E[s] E[f] with s(y) = Σ_t u_t(y_t) / marginal_t(y_t). E[s f] takes the same paired recursion with a
+source, G_t = (G_{t-1} E) * X_t + S_t, where S_t is u / marginal times the message, written without division by the
+marginal, which may underflow: u Z_t X_t / b_t forward, u Z_t / P_t backward. Second derivatives, and first derivatives
+of expected transitions, are rarely asked for; `path_sums.py` gets them from `log_space.py` by automatic
+differentiation.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from .log_space import Scores, edge_counts, edge_marginals, log_marginals, log_partition, marginals
+from .log_space import NEG_INF, Scores
+from .native import native
+from .packing import Packing
 
-_REFERENCE = {
-    "log_partition": log_partition,
-    "log_marginals": log_marginals,
-    "marginals": marginals,
-    "edge_counts": edge_counts,
-    "edge_marginals": edge_marginals,
-}
+TINY = 1e-250  # far enough above 1e-308 that a product of an entry with one transition and one emission is normal
+RESCALE_EVERY = 16
+WIDEST_BLOCK = 32  # up to here one product with a half-empty matrix is cheaper than two products
 
 
-class ForwardBackward:
-    """Sums over the paths of one batch."""
+def paired_transitions(matrix: Tensor) -> Tensor:
+    """[[E, 0], [0, E^T]]: one step of both directions."""
+    C = len(matrix)
+    paired = matrix.new_zeros(2 * C, 2 * C)
+    paired[:C, :C] = matrix
+    paired[C:, C:] = matrix.T
+    return paired
 
-    def __init__(self, scores: Scores, lengths: Tensor):
-        self.scores, self.lengths = scores, lengths
 
-    def evaluate(self, quantity: str) -> Tensor:
-        """One of log_partition, log_marginals, marginals, edge_counts, edge_marginals; float64, differentiable."""
-        emissions = self.scores.emissions.double()
-        lengths = self.lengths.to(emissions.device)
-        alive: Tensor = torch.arange(emissions.shape[1], device=emissions.device) < lengths[:, None]
-        emissions = torch.where(alive[..., None], emissions, 0.0)
-        rest = (part.double() for part in self.scores[1:])
-        return _REFERENCE[quantity](Scores(emissions, *rest), lengths)
+def _products(paired: Tensor, source: Tensor, target: Tensor, sizes: list[int]):
+    """Yield t = 1, 2, ... after writing source_{t-1} @ paired into target_t, for rows of 2 C numbers."""
+    C = len(paired) // 2
+    blocks = [slice(0, 2 * C)] if C <= WIDEST_BLOCK else [slice(0, C), slice(C, 2 * C)]
+    work = [(paired[s, s], source[:, s].split(sizes), target[:, s].split(sizes)) for s in blocks]
+    mm = torch.mm
+    for t in range(1, len(sizes)):
+        for matrix, before, after in work:
+            left = before[t - 1]
+            mm(left if sizes[t] == sizes[t - 1] else left[: sizes[t]], matrix, out=after[t])
+        yield t
 
-    @torch.no_grad()
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Independent exact samples (B, n, T), -100 on padding."""
-        from .log_space import forward_backward as fb
 
-        emissions = self.scores.emissions.detach().double()
-        lengths = self.lengths.to(emissions.device)
-        B, T, _ = emissions.shape
-        alive: Tensor = torch.arange(T, device=emissions.device) < lengths[:, None]
-        emissions = torch.where(alive[..., None], emissions, 0.0)
-        scores = Scores(emissions, *(part.detach().double() for part in self.scores[1:]))
-        alphas, _, _ = fb(scores, lengths)
-        tags = torch.full((B, n, T), -100, dtype=torch.long, device=emissions.device)
-        state = torch.zeros(B, n, dtype=torch.long, device=emissions.device)
-        into = scores.transitions.T
-        for t in range(T - 1, -1, -1):
-            follow = torch.where((t == lengths - 1)[:, None, None], scores.end, into[state])
-            p = (alphas[:, t, None, :] + follow).softmax(-1)
-            draw = torch.multinomial(p.flatten(0, 1), 1, generator=generator).view(B, n)
-            state = torch.where((t < lengths)[:, None], draw, state)
-            tags[:, :, t] = torch.where((t < lengths)[:, None], draw, -100)
-        return tags
+def sum_product(
+    X: Tensor, paired: Tensor, first: Tensor, sizes: list[int], every: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """P, A (N, 2 C) of both directions, and the logarithm (B,) of the forward scale; rescales X in place."""
+    P, A = torch.empty_like(X), torch.empty_like(X)
+    B, C = sizes[0], X.shape[1] // 2
+    scale = X.new_zeros(B)
+    P[:B] = first
+    torch.mul(P[:B], X[:B], out=A[:B])
+    Ps, As, Xs, mul = P.split(sizes), A.split(sizes), X.split(sizes), torch.mul
+    for t in _products(paired, A, P, sizes):
+        mul(Ps[t], Xs[t], out=As[t])
+        if t % every == 0:
+            halves = As[t].view(-1, 2, C)
+            peak = halves.amax(2, keepdim=True)
+            peak.masked_fill_(peak == 0, 1.0)
+            halves.div_(peak)
+            Xs[t].view(-1, 2, C).div_(peak)
+            scale[: sizes[t]] += peak[:, 0, 0].log()
+    return P, A, scale
+
+
+def sum_product_with_source(X: Tensor, paired: Tensor, source: Tensor, sizes: list[int]) -> tuple[Tensor, Tensor]:
+    """M, G (N, 2 C) with M_t = G_{t-1} E and G_t = M_t * X_t + S_t, G_0 = S_0."""
+    M, G = torch.empty_like(X), torch.empty_like(X)
+    B = sizes[0]
+    M[:B] = 0.0
+    G[:B] = source[:B]
+    Ms, Gs, Xs, Ss, addcmul = M.split(sizes), G.split(sizes), X.split(sizes), source.split(sizes), torch.addcmul
+    for t in _products(paired, G, M, sizes):
+        addcmul(Ss[t], Ms[t], Xs[t], out=Gs[t])
+    return M, G
+
+
+class PackedPass:
+    """One forward-backward pass over a batch, and everything that follows from it. No autograd in here."""
+
+    def __init__(self, scores: Scores, packing: Packing):
+        self.packing, self.T = packing, scores.emissions.shape[1]
+        self.sizes = packing.batch_sizes
+        emissions = packing.pack(scores.emissions)
+        transitions, start, end = (part.double() for part in scores[1:])
+        peaks = [_peak(emissions, 1), _peak(transitions.flatten(), 0), _peak(start, 0), _peak(end, 0)]
+        self.E = (transitions - peaks[1]).exp()
+        self.first = torch.cat([(start - peaks[2]).exp(), (end - peaks[3]).exp()])
+        x = (emissions - peaks[0]).exp()
+        steps = packing.per_sentence(torch.ones_like(peaks[0][:, 0])) - 1
+        self.offset = packing.per_sentence(peaks[0][:, 0]) + steps * peaks[1] + peaks[2] + peaks[3]
+        lost = [_underflow(x, emissions), _underflow(self.E, transitions)]
+        lost.append(_underflow(self.first, torch.cat([start, end])))
+        self.ok = not any(lost) and (self._run(x, RESCALE_EVERY) or self._run(x, 1))
+
+    def _run(self, x: Tensor, every: int) -> bool:
+        packing, C = self.packing, x.shape[1]
+        self.X = torch.cat([x, x.index_select(0, packing.mirror)], 1)
+        self.paired = paired_transitions(self.E)
+        run = native("sum_product", x) or sum_product
+        self.P: Tensor
+        self.A: Tensor
+        self.P, self.A, scale = run(self.X, self.paired, self.first, self.sizes, every)
+        self.left = self.P[:, :C]
+        self.right = self.A[:, C:].index_select(0, packing.mirror)
+        self.weight = self.left * self.right
+        self.Z = self.weight.sum(1)
+        if not self._nothing_lost():
+            return False
+        final = (self.A[:, :C].index_select(0, packing.last) * self.first[C:]).sum(1)
+        self.log_z = self.offset.index_add(0, packing.order, scale + final.log())
+        # A sentence without a path has Z = 0 everywhere; dividing by one instead makes its marginals zero.
+        self.Z.masked_fill_(self.Z == 0, 1.0)
+        return True
+
+    def _nothing_lost(self) -> bool:
+        """Whether all entries that are not structural zeros are well above the underflow threshold."""
+        if bool((self.A.amin() >= TINY) & (self.Z.amin() >= TINY)):
+            return True
+        B, C = self.sizes[0], self.E.shape[0]
+        before = torch.cat(
+            [self.first.expand(B, -1), self._before((self.A > 0).double() @ (self.paired > 0).double())]
+        )
+        reachable = (before > 0) & (self.X > 0)
+        passable = (self.left > 0) & (self.right > 0)
+        final = self.A[:, :C].index_select(0, self.packing.last)
+        final_lost = ((final > 0) & (self.first[C:] > 0)).any(1) & ((final * self.first[C:]).sum(1) < TINY)
+        lost = (reachable & (self.A < TINY)).any() | (passable.any(1) & (self.Z < TINY)).any() | final_lost.any()
+        return not bool(lost)
+
+    def _before(self, rows: Tensor) -> Tensor:
+        return rows.index_select(0, self.packing.previous)
+
+    # -- values --------------------------------------------------------------------------------------------------
+
+    def log_partition(self) -> Tensor:
+        return self.log_z
+
+    def _marginals(self) -> Tensor:
+        return self.weight / self.Z[:, None]
+
+    def marginals(self) -> Tensor:
+        return self.packing.unpack(self._marginals(), self.T)
+
+    def log_marginals(self) -> Tensor:
+        value = self._marginals().log_()
+        if bool(self.weight.amin() < TINY):  # a product that underflowed still has a logarithm
+            apart = self.left.log() + self.right.log() - self.Z[:, None].log()
+            value = torch.where(self.weight < TINY, apart, value)
+        return self.packing.unpack(value, self.T)
+
+    def _edge_sides(self) -> tuple[Tensor, Tensor]:
+        """Rows l, r (N - B, C) such that a word's transition marginals are l ⊗ r * E; the row is the later word."""
+        B, C = self.sizes[0], self.E.shape[0]
+        return self._before(self.A[:, :C]) / self.Z[B:, None], self.right[B:]
+
+    def _edge_sides_padded(self) -> tuple[Tensor, Tensor]:
+        zeros = self.right.new_zeros(self.sizes[0], self.right.shape[1])
+        sides = (self.packing.unpack(torch.cat([zeros, side]), self.T)[:, 1:] for side in self._edge_sides())
+        left, right = sides
+        return left, right
+
+    def edge_counts(self) -> Tensor:
+        left, right = self._edge_sides_padded()
+        return left.transpose(1, 2) @ right * self.E
+
+    def edge_marginals(self) -> Tensor:
+        left, right = self._edge_sides_padded()
+        return left[..., :, None] * self.E * right[..., None, :]
+
+    def completions(self) -> Tensor:
+        """log of the backward message with the word's own emission, up to a constant per word."""
+        return self.packing.unpack(self.right.log(), self.T)
+
+    # -- gradients: of nodes (N, C) and transitions (C, C) --------------------------------------------------------
+
+    def log_partition_gradient(self, upstream: Tensor) -> tuple[Tensor, Tensor]:
+        each = upstream.index_select(0, self.packing.sentence)[:, None]
+        left, right = self._edge_sides()
+        return self._marginals() * each, (left * each[self.sizes[0] :]).T @ right * self.E
+
+    def log_marginals_gradient(self, upstream: Tensor) -> tuple[Tensor, Tensor]:
+        """For upstream (N, C): the covariance product of the module's docstring."""
+        B, C = self.sizes[0], self.E.shape[0]
+        packing, Z = self.packing, self.Z[:, None]
+        passable = (self.left > 0) & (self.right > 0)
+        u = torch.where(passable, upstream, 0.0) * Z
+        forward = u * self.X[:, :C] / self.right.masked_fill(~passable, 1.0)
+        backward = u / self.left.masked_fill(~passable, 1.0)
+        source = torch.cat([forward, backward.index_select(0, packing.mirror)], 1)
+        run = native("sum_product_with_source", source) or sum_product_with_source
+        M, G = run(self.X, self.paired, source, self.sizes)
+        G_right = G[:, C:].index_select(0, packing.mirror)
+        mean = packing.per_sentence((u / Z).sum(1)).index_select(0, packing.sentence)[:, None]
+        nodes = (M[:, :C] * self.right + self.left * G_right) / Z - mean * self._marginals()
+        alpha = self._before(self.A[:, :C])
+        left = (self._before(G[:, :C]) - mean[B:] * alpha) / Z[B:]
+        edges = left.T @ self.right[B:] + (alpha / Z[B:]).T @ G_right[B:]
+        return nodes, edges * self.E
+
+    def marginals_gradient(self, upstream: Tensor) -> tuple[Tensor, Tensor]:
+        return self.log_marginals_gradient(upstream * self._marginals())
+
+
+def _peak(values: Tensor, dim: int) -> Tensor:
+    """The maximum, and 0 where everything is -inf."""
+    peak = values.amax(dim, keepdim=values.dim() > 1)
+    return torch.where(peak > NEG_INF, peak, 0.0)
+
+
+def _underflow(probability: Tensor, score: Tensor) -> bool:
+    """Whether a finite score became (nearly) zero. True for NaN."""
+    if bool(probability.amin() >= TINY):
+        return False
+    return bool((~(probability >= TINY) & (score != NEG_INF)).any())

@@ -16,10 +16,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .forward_backward import ForwardBackward
+from .chain_checks import check_emissions, check_scores, check_shape, check_spans, check_tags, checked_lengths
 from .log_space import NEG_INF, Scores
+from .path_sums import PathSums
 from .sufficient_statistics import PADDING_TAG, SufficientStatistics
-from .viterbi import k_best
+from .viterbi import best_path, k_best
 
 
 class TopK(NamedTuple):
@@ -32,6 +33,13 @@ class TopK(NamedTuple):
     tags: Tensor
     log_prob: Tensor
     valid: Tensor
+
+
+def _structural(name: str, scores: Tensor, allowed: Tensor | None) -> Tensor:
+    if allowed is None:
+        return scores
+    check_shape(name, allowed, tuple(scores.shape), boolean=True)
+    return scores.masked_fill(~allowed.to(scores.device), NEG_INF)
 
 
 def _log_ratio(part: Tensor, whole: Tensor) -> Tensor:
@@ -77,25 +85,25 @@ class LinearChainCRF:
         allowed_start: Tensor | None = None,
         allowed_end: Tensor | None = None,
     ):
-        if emissions.dim() != 3:
-            raise ValueError(f"emissions must have shape (batch, words, tags), got {tuple(emissions.shape)}")
+        check_emissions(emissions)
         B, T, C = emissions.shape
-        if transitions.shape != (C, C):
-            raise ValueError(f"transitions must have shape {(C, C)}, got {tuple(transitions.shape)}")
-        zeros = transitions.new_zeros(C)
-        start = zeros if start_transitions is None else start_transitions
-        end = zeros if end_transitions is None else end_transitions
-        if allowed is not None:
-            transitions = transitions.masked_fill(~allowed.to(transitions.device), NEG_INF)
-        if allowed_start is not None:
-            start = start.masked_fill(~allowed_start.to(start.device), NEG_INF)
-        if allowed_end is not None:
-            end = end.masked_fill(~allowed_end.to(end.device), NEG_INF)
-        self.scores = Scores(emissions, transitions, start, end)
-        self.lengths = torch.full((B,), T) if lengths is None else lengths.detach().cpu().long()
-        if self.lengths.shape != (B,) or int(self.lengths.min()) < 1 or int(self.lengths.max()) > T:
-            raise ValueError(f"lengths must be {B} integers in 1..{T}, got {self.lengths.tolist()}")
-        self._sums = ForwardBackward(self.scores, self.lengths)
+        check_shape("transitions", transitions, (C, C))
+        start = transitions.new_zeros(C) if start_transitions is None else start_transitions
+        end = transitions.new_zeros(C) if end_transitions is None else end_transitions
+        check_shape("start_transitions", start, (C,))
+        check_shape("end_transitions", end, (C,))
+        self.lengths = checked_lengths(lengths, B, T)
+        if emissions.device.type == "cpu":  # elsewhere it would wait for the device; there NaN is found with the sums
+            check_scores(
+                emissions, self.lengths, transitions=transitions, start_transitions=start, end_transitions=end
+            )
+        self.scores = Scores(
+            emissions,
+            _structural("allowed", transitions, allowed),
+            _structural("allowed_start", start, allowed_start),
+            _structural("allowed_end", end, allowed_end),
+        )
+        self._sums = PathSums(self.scores, self.lengths)
         self._dtype = emissions.dtype if emissions.dtype in (torch.float32, torch.float64) else torch.float32
         self._cache: dict[str, Tensor] = {}
 
@@ -161,13 +169,7 @@ class LinearChainCRF:
         alive = self._alive[:, None]
         tags = tags.long()
         exists = (tags != PADDING_TAG).any(-1)
-        wrong = alive & exists[..., None] & ((tags < 0) | (tags >= C))
-        if bool(wrong.any()):
-            b, k, t = wrong.nonzero()[0].tolist()
-            raise ValueError(
-                f"tags must be in [0, {C}) on the words of a sentence, got {int(tags[b, k, t])} in "
-                f"sentence {b}, path {k}, word {t}"
-            )
+        check_tags(tags, alive & exists[..., None], C)
         tags = torch.where(alive & exists[..., None], tags, 0)
         words = emissions.gather(2, tags.transpose(1, 2)).transpose(1, 2).double()
         total = torch.where(alive, words, 0.0).sum(-1)
@@ -177,24 +179,28 @@ class LinearChainCRF:
         total = total + start.double()[tags[..., 0]] + end.double()[tags.gather(2, last).squeeze(2)]
         return torch.where(exists, total, NEG_INF)
 
-    def log_prob(self, tags: Tensor) -> Tensor:
+    def log_prob(self, tags: Tensor, *, check_legal: bool = False) -> Tensor:
         """log p(y).
 
         Args:
             tags: (B, T) one path, or (B, K, T) several paths per sentence; padding is ignored. A path that is -100
                 throughout does not exist: ``-inf``.
+            check_legal: raise instead of returning ``-inf`` for a path through a structural zero.
 
         Returns:
             (B,) or (B, K), nats. A path through a structural zero has ``-inf`` and zero gradient.
 
         Raises:
-            ValueError: on wrong shapes, or a tag out of range on a real word.
+            ValueError: on wrong shapes, a tag out of range on a real word, or (on request) an illegal path.
         """
         B, T, _ = self.scores.emissions.shape
         if tags.dim() not in (2, 3) or tags.shape[0] != B or tags.shape[-1] != T:
             raise ValueError(f"tags must have shape {(B, T)} or ({B}, k, {T}), got {tuple(tags.shape)}")
         single = tags.dim() == 2
         score = self._score(tags[:, None] if single else tags)
+        if check_legal and bool((score == NEG_INF).any()):
+            b, k = (score == NEG_INF).nonzero()[0].tolist()
+            raise ValueError(f"tags must be an allowed path, got an illegal one for sentence {b}, path {k}")
         log_z = self._quantity("log_partition")[:, None]
         value = _log_ratio(score, log_z)
         return (value.squeeze(1) if single else value).to(self._dtype)
@@ -207,6 +213,7 @@ class LinearChainCRF:
         Args:
             tags_allowed: (B, T, C) bool.
         """
+        check_shape("tags_allowed", tags_allowed, tuple(self.scores.emissions.shape), boolean=True)
         emissions = self.scores.emissions.masked_fill(~tags_allowed.to(self.scores.emissions.device), NEG_INF)
         return LinearChainCRF(emissions, *self.scores[1:], lengths=self.lengths)
 
@@ -234,27 +241,20 @@ class LinearChainCRF:
         """
         emissions = self.scores.emissions
         device, (_, T, C) = emissions.device, emissions.shape
-        sentences, starts, ends = (part.to(device).long() for part in (sentences, starts, ends))
-        lengths = self.lengths.to(device)[sentences]
-        if (
-            bool(((starts < 0) | (ends <= starts) | (ends > lengths)).any())
-            or int((ends - starts).max()) > tags.shape[1]
-        ):
-            raise ValueError(
-                "each span needs 0 <= start < end <= length of its sentence and a tag per word, got "
-                f"starts {starts.tolist()}, ends {ends.tolist()}, lengths {lengths.tolist()}, tags of "
-                f"shape {tuple(tags.shape)}"
-            )
+        sentences, starts, ends, tags = (part.to(device).long() for part in (sentences, starts, ends, tags))
+        check_spans(sentences, starts, ends, tags, self.lengths.to(device), C)
         position = torch.arange(T, device=device) - starts[:, None]
-        inside = (position >= 0) & (position < (ends - starts)[:, None])
-        wanted = tags.to(device).long().gather(1, position.clamp(0, tags.shape[1] - 1))
-        mask = ~inside[..., None] | (wanted[..., None] == torch.arange(C, device=device))
+        covered = (position >= 0) & (position < (ends - starts)[:, None])
+        wanted = tags.gather(1, position.clamp(0, tags.shape[1] - 1))
+        mask = ~covered[..., None] | (wanted[..., None] == torch.arange(C, device=device))
         if continuing is not None:
+            check_shape("continuing", continuing, (len(sentences), C), boolean=True)
             mask &= ~((torch.arange(T, device=device) == ends[:, None])[..., None] & continuing.to(device)[:, None])
         emissions = emissions[sentences].masked_fill(~mask, NEG_INF)
-        agreeing = LinearChainCRF(emissions, *self.scores[1:], lengths=lengths)._quantity("log_partition")
+        agreeing = LinearChainCRF(emissions, *self.scores[1:], lengths=self.lengths[sentences.cpu()])
+        inside = agreeing._quantity("log_partition")
         log_z = self._quantity("log_partition")[sentences]
-        return _log_ratio(agreeing, log_z).to(self._dtype)
+        return _log_ratio(inside, log_z).to(self._dtype)
 
     # -- best paths, samples ------------------------------------------------------------------------------------
 
@@ -263,8 +263,8 @@ class LinearChainCRF:
 
         Without any allowed path: tags -100, score ``-inf``.
         """
-        tags, _ = k_best(self.scores, self.lengths, 1)
-        return tags[:, 0], self._score(tags)[:, 0].to(self._dtype)
+        tags = best_path(self.scores, self.lengths)
+        return tags, self._score(tags[:, None])[:, 0].to(self._dtype)
 
     def topk(self, k: int) -> TopK:
         """The k best paths, exactly, best first; fewer where fewer exist (see `TopK`)."""
@@ -275,6 +275,8 @@ class LinearChainCRF:
 
     def sample(self, n: int = 1, generator: torch.Generator | None = None) -> Tensor:
         """n independent exact samples per sentence (B, n, T), -100 on padding."""
+        if n < 1:
+            raise ValueError(f"n must be at least 1, got {n}")
         return self._sums.sample(n, generator)
 
     # -- comparing distributions --------------------------------------------------------------------------------
@@ -301,14 +303,28 @@ class LinearChainCRF:
         2021, "Structural Knowledge Distillation"). A sentence of mass 0 has loss 0 and zero gradient; a target that
         puts weight on a structural zero has loss ``inf`` and zero gradient.
         """
-        if isinstance(target, LinearChainCRF):
-            target = target._statistics()
-        mass = target.mass.to(self.scores.emissions.device).double()
-        expected = self._expected_score(target)
+        statistics = self._expectations_of(target) if isinstance(target, LinearChainCRF) else target
+        return self._cross_entropy(statistics).to(self._dtype)
+
+    def _expectations_of(self, target: LinearChainCRF) -> SufficientStatistics:
+        if not torch.equal(self.lengths, target.lengths):
+            raise ValueError(
+                f"the lengths of the two distributions differ: {self.lengths.tolist()} here and "
+                f"{target.lengths.tolist()} in the other"
+            )
+        return target._statistics()
+
+    def _cross_entropy(self, statistics: SufficientStatistics) -> Tensor:
+        B, _, C = self.scores.emissions.shape
+        check_shape("nodes", statistics.nodes, tuple(self.scores.emissions.shape))
+        check_shape("edges", statistics.edges, (B, C, C))
+        check_shape("mass", statistics.mass, (B,))
+        mass = statistics.mass.to(self.scores.emissions.device).double()
+        expected = self._expected_score(statistics)
         log_z = self._quantity("log_partition")
         value = mass * torch.where(mass != 0, log_z, 0.0) - expected
         value = torch.where(expected > NEG_INF, value, -NEG_INF)
-        return torch.where(mass != 0, value, 0.0).to(self._dtype)
+        return torch.where(mass != 0, value, 0.0)
 
     def entropy(self) -> Tensor:
         """-Σ_y p(y) log p(y) (B,), nats."""
@@ -316,8 +332,8 @@ class LinearChainCRF:
 
     def kl(self, other: LinearChainCRF) -> Tensor:
         """KL(self || other) (B,), nats: ``inf`` where this distribution takes paths that the other excludes."""
-        own = self._statistics()
-        return other.cross_entropy(own) - self.cross_entropy(own)
+        own = other._expectations_of(self)
+        return (other._cross_entropy(own) - self._cross_entropy(own)).to(self._dtype)
 
     def with_temperature(self, temperature: float) -> LinearChainCRF:
         """The distribution with all scores divided by a temperature ("global" temperature): above 1 is flatter."""

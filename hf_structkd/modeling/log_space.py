@@ -108,3 +108,17 @@ def edge_counts(scores: Scores, lengths: Tensor) -> Tensor:
     for pair in _edge_steps(scores, lengths):
         total = total + pair
     return total
+
+
+def completions(scores: Scores, lengths: Tensor) -> Tensor:
+    """Log-sum (B, T, C) over the rest of the sentence from a word's tag on, its own emission included."""
+    return scores.emissions + forward_backward(scores, lengths)[1]
+
+
+REFERENCE = {
+    "log_partition": log_partition,
+    "log_marginals": log_marginals,
+    "marginals": marginals,
+    "edge_counts": edge_counts,
+    "edge_marginals": edge_marginals,
+}

@@ -59,7 +59,7 @@ class SufficientStatistics(NamedTuple):
             )
         exists = present.any(-1)
         if weights is None:
-            weights = exists / exists.sum(-1, keepdim=True).clamp(min=1)
+            weights = exists.double() / exists.sum(-1, keepdim=True).clamp(min=1)
         elif weights.shape != (B, K):
             raise ValueError(
                 f"weights must have shape {(B, K)} for tags of shape {(B, K, T)}, got {tuple(weights.shape)}"

@@ -1,12 +1,11 @@
 """The oracle: a linear-chain CRF by listing every path.
 
 `EnumeratedCRF` has the API of `LinearChainCRF` and no algorithm that could be wrong: it writes down every tag sequence
-of every sentence, scores it term by term, and sums, sorts or picks. Only for a few words and a few tags.
+of every sentence, scores each term by term, and sums, sorts or picks. Only for a few words and a few tags.
 """
 
 from __future__ import annotations
 
-import itertools
 from typing import NamedTuple
 
 import torch
@@ -27,6 +26,11 @@ class TopK(NamedTuple):
     valid: Tensor
 
 
+def log_sum(scores):
+    """log of the sum of exponentials, -inf of nothing."""
+    return scores.logsumexp(0) if len(scores) else torch.tensor(NEG_INF, dtype=torch.float64)
+
+
 class EnumeratedCRF:
     """`LinearChainCRF` by enumeration; float64, one sentence after the other."""
 
@@ -42,85 +46,75 @@ class EnumeratedCRF:
         allowed_start=None,
         allowed_end=None,
     ):
-        B, T, C = emissions.shape
-        self.shape = (B, T, C)
+        self.shape = B, T, C = tuple(emissions.shape)
         self.lengths = [T] * B if lengths is None else lengths.tolist()
-        self.emissions = emissions.double()
-        self.transitions = transitions.double()
-        self.start = torch.zeros(C).double() if start_transitions is None else start_transitions.double()
-        self.end = torch.zeros(C).double() if end_transitions is None else end_transitions.double()
+        zeros, every = torch.zeros(C, dtype=torch.float64), torch.ones(C, C, dtype=torch.bool)
+        start = zeros if start_transitions is None else start_transitions.double()
+        end = zeros if end_transitions is None else end_transitions.double()
+        allowed = every if allowed is None else allowed
+        allowed_start = every[0] if allowed_start is None else allowed_start
+        allowed_end = every[0] if allowed_end is None else allowed_end
         self.paths, self.path_scores = [], []
         for b, length in enumerate(self.lengths):
-            paths, scores = [], []
-            for path in itertools.product(range(C), repeat=length):
-                pairs = list(itertools.pairwise(path))
-                legal = (
-                    (allowed_start is None or bool(allowed_start[path[0]]))
-                    and (allowed_end is None or bool(allowed_end[path[-1]]))
-                    and (allowed is None or all(bool(allowed[pair]) for pair in pairs))
-                )
-                if not legal:
-                    continue
-                score = self.start[path[0]] + self.end[path[-1]]
-                for t, tag in enumerate(path):
-                    score = score + self.emissions[b, t, tag]
-                for pair in pairs:
-                    score = score + self.transitions[pair]
-                if score > NEG_INF:
-                    paths.append(path)
-                    scores.append(score)
-            self.paths.append(paths)
-            self.path_scores.append(torch.stack(scores) if scores else torch.empty(0).double())
+            paths = torch.cartesian_prod(*[torch.arange(C)] * length).view(-1, length)
+            before, after = paths[:, :-1], paths[:, 1:]
+            words = emissions[b, :length].double()
+            scores = start[paths[:, 0]] + end[paths[:, -1]] + words[torch.arange(length), paths].sum(1)
+            scores = scores + transitions.double()[before, after].sum(1)
+            legal = allowed_start[paths[:, 0]] & allowed_end[paths[:, -1]] & allowed[before, after].all(1)
+            legal = legal & (scores > NEG_INF)
+            self.paths.append(paths[legal])
+            self.path_scores.append(scores[legal])
+
+    def _per_sentence(self, function):
+        return torch.stack([function(b) for b in range(self.shape[0])])
 
     @property
     def log_partition(self):
-        return torch.stack(
-            [scores.logsumexp(0) if len(scores) else torch.tensor(NEG_INF).double() for scores in self.path_scores]
-        )
+        return self._per_sentence(lambda b: log_sum(self.path_scores[b]))
 
     def probabilities(self, b):
         return self.path_scores[b].softmax(0)
 
-    def _lookup(self, b, path):
-        path = tuple(int(tag) for tag in path[: self.lengths[b]])
-        return self.paths[b].index(path) if path in self.paths[b] else None
+    def _agreeing(self, b, keep):
+        """log probability of the paths for which ``keep`` is true."""
+        return log_sum(self.path_scores[b][keep]) - (self.log_partition[b] if bool(keep.any()) else 0.0)
+
+    def _log_prob_of(self, b, path):
+        length = self.lengths[b]
+        return self._agreeing(b, (self.paths[b] == path[:length]).all(1))
 
     def log_prob(self, tags):
-        many = tags if tags.dim() == 3 else tags[:, None]
-        value = torch.full(many.shape[:2], NEG_INF).double()
-        for b, k in itertools.product(*map(range, many.shape[:2])):
-            index = self._lookup(b, many[b, k])
-            if index is not None:
-                value[b, k] = self.path_scores[b].log_softmax(0)[index]
-        return value if tags.dim() == 3 else value[:, 0]
+        if tags.dim() == 3:
+            return torch.stack([self.log_prob(tags[:, k]) for k in range(tags.shape[1])], 1)
+        return self._per_sentence(lambda b: self._log_prob_of(b, tags[b]))
 
     @property
     def marginals(self):
-        value = torch.zeros(self.shape).double()
-        for b, paths in enumerate(self.paths):
-            for path, p in zip(paths, self.probabilities(b)):
-                for t, tag in enumerate(path):
-                    value[b, t, tag] += p
+        value = torch.zeros(self.shape, dtype=torch.float64)
+        for b, t, c in self._words():
+            value[b, t, c] = self.probabilities(b)[self.paths[b][:, t] == c].sum()
         return value
+
+    def _words(self):
+        return [
+            (b, t, c) for b, length in enumerate(self.lengths) for t in range(length) for c in range(self.shape[2])
+        ]
 
     @property
     def log_marginals(self):
         """Summed in log space, so that it is right where probabilities underflow; 0 on padding."""
-        B, T, C = self.shape
-        value = torch.zeros(B, T, C).double()
-        for b, t, c in itertools.product(range(B), range(T), range(C)):
-            if t < self.lengths[b]:
-                through = [s for path, s in zip(self.paths[b], self.path_scores[b]) if path[t] == c]
-                value[b, t, c] = torch.stack(through).logsumexp(0) - self.log_partition[b] if through else NEG_INF
+        value = torch.zeros(self.shape, dtype=torch.float64)
+        for b, t, c in self._words():
+            value[b, t, c] = self._agreeing(b, self.paths[b][:, t] == c)
         return value
 
     def edge_marginals(self):
         B, T, C = self.shape
-        value = torch.zeros(B, T - 1, C, C).double()
+        value = torch.zeros(B, T - 1, C, C, dtype=torch.float64)
         for b, paths in enumerate(self.paths):
-            for path, p in zip(paths, self.probabilities(b)):
-                for t, pair in enumerate(itertools.pairwise(path)):
-                    value[b, t][pair] += p
+            for t in range(1, self.lengths[b]):
+                value[b, t - 1].index_put_((paths[:, t - 1], paths[:, t]), self.probabilities(b), accumulate=True)
         return value
 
     @property
@@ -129,75 +123,52 @@ class EnumeratedCRF:
 
     @property
     def statistics(self):
-        mass = torch.tensor([float(len(paths) > 0) for paths in self.paths]).double()
-        return Statistics(self.marginals, self.edge_counts, mass)
-
-    def _pad(self, path):
-        return torch.tensor(list(path) + [-100] * (self.shape[1] - len(path)))
+        return Statistics(self.marginals, self.edge_counts, (self.log_partition > NEG_INF).double())
 
     def argmax(self):
-        best = self.topk(1)
-        score = [scores.max() if len(scores) else torch.tensor(NEG_INF).double() for scores in self.path_scores]
-        return best.tags[:, 0], torch.stack(score)
+        score = self._per_sentence(lambda b: torch.cat([self.path_scores[b], torch.tensor([NEG_INF]).double()]).max())
+        return self.topk(1).tags[:, 0], score
 
     def topk(self, k):
         B, T, _ = self.shape
         tags = torch.full((B, k, T), -100)
-        log_prob = torch.full((B, k), NEG_INF).double()
+        log_prob = torch.full((B, k), NEG_INF, dtype=torch.float64)
         for b in range(B):
-            if len(self.paths[b]):
-                value, order = self.path_scores[b].log_softmax(0).sort(descending=True, stable=True)
-                for i, index in enumerate(order[:k].tolist()):
-                    tags[b, i], log_prob[b, i] = self._pad(self.paths[b][index]), value[i]
+            value, order = self.path_scores[b].log_softmax(0).sort(descending=True, stable=True)
+            n = min(k, len(order))
+            tags[b, :n, : self.lengths[b]] = self.paths[b][order[:n]]
+            log_prob[b, :n] = value[:n]
         return TopK(tags, log_prob, log_prob > NEG_INF)
 
     def entropy(self):
-        p = [self.probabilities(b) for b in range(self.shape[0])]
-        return torch.stack([-(q * q.clamp(min=1e-320).log()).sum() for q in p])
+        return self._per_sentence(lambda b: torch.special.entr(self.probabilities(b)).sum())
 
     def cross_entropy(self, target):
         """-Σ_y p_target(y) log p_self(y), path by path."""
-        total = []
-        for b in range(self.shape[0]):
-            value = torch.tensor(0.0).double()
-            for path, p in zip(target.paths[b], target.probabilities(b)):
-                if p > 0:
-                    index = self._lookup(b, path)
-                    own = self.path_scores[b].log_softmax(0)[index] if index is not None else NEG_INF
-                    value = value - p * own
-            total.append(value)
-        return torch.stack(total)
+
+        def one(b):
+            p = target.probabilities(b)
+            own = torch.stack([self._log_prob_of(b, path) for path in target.paths[b]]) if len(p) else p
+            return -(p * own)[p > 0].sum()
+
+        return self._per_sentence(one)
 
     def kl(self, other):
         """Σ_y p(y) (log p(y) - log p_other(y)), path by path."""
         return other.cross_entropy(self) - self.cross_entropy(self)
 
     def log_prob_of_set(self, mask):
-        total = []
-        for b, paths in enumerate(self.paths):
-            inside = [
-                s for path, s in zip(paths, self.path_scores[b]) if all(mask[b, t, c] for t, c in enumerate(path))
-            ]
-            total.append(
-                torch.stack(inside).logsumexp(0) - self.log_partition[b] if inside else torch.tensor(NEG_INF).double()
-            )
-        return torch.stack(total)
+        return self._per_sentence(
+            lambda b: self._agreeing(b, mask[b][torch.arange(self.lengths[b]), self.paths[b]].all(1))
+        )
 
     def span_log_prob(self, sentences, starts, ends, tags, continuing=None):
         total = []
         for s, (b, start, end) in enumerate(zip(sentences.tolist(), starts.tolist(), ends.tolist())):
-            agreeing = []
-            for path, score in zip(self.paths[b], self.path_scores[b]):
-                if path[start:end] != tuple(tags[s, : end - start].tolist()):
-                    continue
-                if continuing is not None and end < len(path) and bool(continuing[s, path[end]]):
-                    continue
-                agreeing.append(score)
-            total.append(
-                torch.stack(agreeing).logsumexp(0) - self.log_partition[b]
-                if agreeing
-                else torch.tensor(NEG_INF).double()
-            )
+            keep = (self.paths[b][:, start:end] == tags[s, : end - start]).all(1)
+            if continuing is not None and end < self.lengths[b]:
+                keep = keep & ~continuing[s][self.paths[b][:, end]]
+            total.append(self._agreeing(b, keep))
         return torch.stack(total)
 
     def with_temperature(self, temperature):

@@ -1,0 +1,84 @@
+"""Clear errors for wrong input to a `LinearChainCRF`: each names the argument, what was expected and what was seen."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def check_shape(name: str, value: Tensor, shape: tuple[int, ...], boolean: bool = False) -> None:
+    if tuple(value.shape) != tuple(shape):
+        raise ValueError(f"{name} must have shape {tuple(shape)} to fit the emissions, got {tuple(value.shape)}")
+    if boolean and value.dtype != torch.bool:
+        raise ValueError(f"{name} must be bool (True where allowed), got {value.dtype}")
+
+
+def check_emissions(emissions: Tensor) -> None:
+    if emissions.dim() != 3 or 0 in emissions.shape:
+        raise ValueError(
+            f"emissions must have shape (batch, words, tags), none of them 0, got {tuple(emissions.shape)}"
+        )
+    if not emissions.is_floating_point():
+        raise ValueError(f"emissions must be floating point scores, got {emissions.dtype}")
+
+
+def checked_lengths(lengths: Tensor | None, B: int, T: int) -> Tensor:
+    """(B,) CPU integers."""
+    if lengths is None:
+        return torch.full((B,), T)
+    check_shape("lengths", lengths, (B,))
+    if lengths.is_floating_point() or lengths.dtype == torch.bool:
+        raise ValueError(f"lengths must be integers, got {lengths.dtype}")
+    lengths = lengths.detach().cpu().long()
+    if int(lengths.min()) < 1 or int(lengths.max()) > T:
+        raise ValueError(f"lengths must be in 1..{T} (the words of the emissions), got {lengths.tolist()}")
+    return lengths
+
+
+def check_scores(emissions: Tensor, lengths: Tensor, **others: Tensor) -> None:
+    """No NaN and no +inf among the scores of real words; -inf is a structural zero. One pass in the usual case."""
+    for name, value in others.items():
+        if bool((value.isnan() | (value == float("inf"))).any()):
+            raise ValueError(f"{name} must not contain NaN or +inf, got {value.tolist()}")
+    if bool(torch.isfinite(emissions.detach().sum(dtype=torch.float64))):
+        return
+    alive = torch.arange(emissions.shape[1], device=emissions.device) < lengths.to(emissions.device)[:, None]
+    wrong = (emissions.isnan() | (emissions == float("inf"))) & alive[..., None]
+    if bool(wrong.any()):
+        b, t, c = wrong.nonzero()[0].tolist()
+        raise ValueError(
+            f"emissions must not contain NaN or +inf on real words, got {float(emissions[b, t, c])} at sentence {b}, "
+            f"word {t}, tag {c} ({int(wrong.sum())} such scores in all)"
+        )
+
+
+def check_tags(tags: Tensor, real: Tensor, C: int) -> None:
+    """tags (B, K, T) must be tags wherever ``real``."""
+    wrong = real & ((tags < 0) | (tags >= C))
+    if bool(wrong.any()):
+        b, k, t = wrong.nonzero()[0].tolist()
+        raise ValueError(
+            f"tags must be in [0, {C}) on real words, got {int(tags[b, k, t])} at sentence {b}, path {k}, word {t}"
+        )
+
+
+def check_spans(sentences: Tensor, starts: Tensor, ends: Tensor, tags: Tensor, lengths: Tensor, C: int) -> None:
+    """sentences, starts, ends (S,), tags (S, L), all on the device of lengths (B,)."""
+    S = len(sentences)
+    if not starts.shape == ends.shape == (S,) or tags.dim() != 2 or len(tags) != S:
+        raise ValueError(
+            f"spans need sentences, starts, ends of shape (spans,) and tags of shape (spans, words), got "
+            f"{[tuple(part.shape) for part in (sentences, starts, ends, tags)]}"
+        )
+    known = (sentences >= 0) & (sentences < len(lengths))
+    length = lengths[sentences.clamp(0, len(lengths) - 1)]
+    wrong = ~known | (starts < 0) | (ends <= starts) | (ends > length) | (ends - starts > tags.shape[1])
+    inside = torch.arange(tags.shape[1], device=tags.device) < (ends - starts)[:, None]
+    wrong |= (inside & ((tags < 0) | (tags >= C))).any(1)
+    if bool(wrong.any()):
+        s = int(wrong.nonzero()[0])
+        raise ValueError(
+            f"span {s} must lie in a sentence of the batch (of {len(lengths)}), with 0 <= start < end <= its length, "
+            f"and carry a tag in [0, {C}) per word, got sentence {int(sentences[s])} of length {int(length[s])}, "
+            f"start {int(starts[s])}, end {int(ends[s])}, tags {tags[s].tolist()}"
+        )
