@@ -90,8 +90,8 @@ def _edge_steps(scores: Scores, lengths: Tensor):
     alphas, betas, log_z = forward_backward(scores, lengths)
     right = scores.emissions + betas - _finite(log_z)[:, None, None]
     for t in range(1, alphas.shape[1]):
-        pair = (alphas[:, t - 1, :, None] + scores.transitions + right[:, t, None, :]).exp()
-        yield torch.where((t < lengths)[:, None, None], pair, 0.0)
+        pair = alphas[:, t - 1, :, None] + scores.transitions + right[:, t, None, :]
+        yield torch.where((t < lengths)[:, None, None], pair, NEG_INF).exp()
 
 
 def edge_marginals(scores: Scores, lengths: Tensor) -> Tensor:

@@ -162,7 +162,7 @@ def test_one_formula_for_gold_and_k_best(chain, k, weighted):
     weights = best.log_prob.softmax(1).nan_to_num(0.0) if weighted else None
     statistics = SufficientStatistics.from_tags(best.tags, C, weights)
     if weights is None:
-        weights = best.valid / best.valid.sum(1, keepdim=True).clamp(min=1)
+        weights = best.valid.double() / best.valid.sum(1, keepdim=True).clamp(min=1)
     expected = -(weights * truth.log_prob(best.tags).masked_fill(~best.valid, 0.0)).sum(1)
     same_log(ours.cross_entropy(statistics), expected)
     same_log(ours.log_prob(best.tags), best.log_prob)

@@ -1,0 +1,222 @@
+"""The fast path is exact where it is used, hands over where it would not be, and its gradients are the true ones."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hf_structkd.modeling import log_space
+from hf_structkd.modeling.linear_chain import LinearChainCRF
+from hf_structkd.modeling.log_space import Scores
+from hf_structkd.modeling.packing import Packing
+from hf_structkd.modeling.path_sums import PathSums
+
+close = torch.testing.assert_close
+
+
+def chain(B, T, C, scale=1.0, seed=0, dtype=torch.float64, density=1.0):
+    """Scores (with -inf for forbidden transitions) and ragged lengths."""
+    generator = torch.Generator().manual_seed(seed)
+    parts = [
+        torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in ((B, T, C), (C, C), (C,), (C,))
+    ]
+    parts[0] = parts[0].clamp(-1, 1) * scale
+    parts[1][torch.rand(C, C, generator=generator) > density] = -math.inf
+    lengths = torch.randint(1, T + 1, (B,), generator=generator)
+    lengths[0] = T
+    return Scores(*(part.to(dtype) for part in parts)), lengths
+
+
+def reference(quantity, scores, lengths):
+    return log_space.REFERENCE[quantity](Scores(*(part.double() for part in scores)), lengths)
+
+
+@given(st.integers(0, 2**31), st.sampled_from([0.4, 1.0]), st.sampled_from([1.0, 50.0, 1000.0]))
+@settings(max_examples=15, deadline=None, derandomize=True)
+def test_first_gradients_are_those_of_automatic_differentiation(seed, density, scale):
+    """Danger: an analytic gradient that is wrong under constraints, raggedness or rescaling."""
+    scores, lengths = chain(3, 20, 4, scale, seed, density=density)
+    weights = torch.randn(3, 20, 4, generator=torch.Generator().manual_seed(seed + 1), dtype=torch.float64)
+    for quantity in ("log_partition", "log_marginals", "marginals", "edge_counts"):
+        results = []
+        for fast in (True, False):
+            leaves = Scores(*(part.clone().requires_grad_() for part in scores))
+            value = PathSums(leaves, lengths).evaluate(quantity) if fast else reference(quantity, leaves, lengths)
+            weight = {"log_partition": weights[:, 0, 0], "edge_counts": weights[:, :4]}.get(quantity, weights)
+            torch.where(value > -math.inf, weight * value, 0.0).sum().backward()
+            results.append([value.detach(), *(part.grad for part in leaves)])
+        real = torch.arange(20) < lengths[:, None]
+        results[0][1], results[1][1] = results[0][1] * real[..., None], results[1][1] * real[..., None]
+        for name, ours, truth in zip(("value", *Scores._fields), *results):
+            close(ours, truth, rtol=1e-7, atol=1e-7, msg=lambda text, n=name, q=quantity: f"{q}, {n}: {text}")
+
+
+@pytest.mark.parametrize("quantity", ["log_partition", "log_marginals", "marginals", "edge_counts"])
+def test_gradcheck(quantity):
+    """Danger: first or second derivatives that differ from finite differences."""
+    scores, lengths = chain(2, 3, 2, seed=3)
+    allowed = torch.tensor([[True, True], [False, True]])
+
+    def function(*parts):
+        crf = LinearChainCRF(*parts, lengths=lengths, allowed=allowed)
+        return getattr(crf, quantity).clamp(min=-100.0)
+
+    leaves = tuple(part.clone().requires_grad_() for part in scores)
+    assert torch.autograd.gradcheck(function, leaves)
+    assert torch.autograd.gradgradcheck(function, leaves)
+
+
+def test_gradcheck_of_comparisons():
+    """Danger: KL or entropy that are right as values and wrong as losses, on either side."""
+    own, lengths = chain(2, 3, 2, seed=4)
+    other, _ = chain(2, 3, 2, seed=5)
+
+    def function(*parts):
+        ours = LinearChainCRF(*parts[:4], lengths=lengths)
+        return ours.kl(LinearChainCRF(*parts[4:], lengths=lengths)), ours.entropy()
+
+    leaves = tuple(part.clone().requires_grad_() for part in (*own, *other))
+    assert torch.autograd.gradcheck(function, leaves)
+    assert torch.autograd.gradgradcheck(function, leaves)
+
+
+def test_gradients_of_paths_and_spans():
+    """Danger: log_prob or span_log_prob cut off from the scores."""
+    scores, lengths = chain(2, 3, 2, seed=6)
+    tags = torch.tensor([[[0, 1, 1], [1, 0, 0]], [[1, 0, 0], [0, 1, 1]]])
+    spans = [torch.tensor(part) for part in ([0, 1, 0], [0, 0, 1], [1, 1, 3])]
+
+    def function(*parts):
+        crf = LinearChainCRF(*parts, lengths=lengths)
+        return crf.log_prob(tags), crf.span_log_prob(*spans, torch.tensor([[1, -100], [0, -100], [1, 0]]))
+
+    assert torch.autograd.gradcheck(function, tuple(part.clone().requires_grad_() for part in scores))
+
+
+@pytest.mark.parametrize(("scale", "T"), [(50.0, 512), (1000.0, 64)])
+@pytest.mark.parametrize("density", [1.0, 0.5])
+def test_long_and_steep_chains_in_float32(scale, T, density):
+    """Danger: underflow that accumulates over many words; gradients that lose precision with length."""
+    scores, lengths = chain(3, T, 5, scale, seed=7, dtype=torch.float32, density=density)
+    leaves = Scores(*(part.clone().requires_grad_() for part in scores))
+    exact = Scores(*(part.double().requires_grad_() for part in scores))
+    crf = LinearChainCRF(*leaves, lengths=lengths)
+    close(crf.log_partition.double(), reference("log_partition", exact, lengths), rtol=1e-6, atol=1e-6)
+    log_marginals = reference("log_marginals", exact, lengths)
+    close(crf.log_marginals.double(), log_marginals, rtol=1e-6, atol=1e-6)
+    close(crf.marginals.double(), reference("marginals", exact, lengths), rtol=0, atol=1e-6)
+    target = torch.rand(3, T, 5, generator=torch.Generator().manual_seed(8))
+    target = torch.where(log_marginals > -math.inf, target, 0.0)
+    for value in (crf.log_marginals, log_marginals):
+        torch.where(value > -math.inf, target * value, 0.0).sum().backward()
+    for ours, truth in zip(leaves, exact):
+        scale = truth.grad.abs().max()
+        close(ours.grad.double() / scale, truth.grad / scale, rtol=1e-5, atol=1e-6)
+
+
+def test_the_fast_path_serves_ordinary_scores_and_only_those():
+    """Danger: a check that always falls back (slow), or one that accepts lost paths (wrong)."""
+    for scale, density in ((10.0, 1.0), (50.0, 1.0), (10.0, 0.5), (100.0, 1.0)):
+        scores, lengths = chain(4, 100, 6, scale, seed=9, density=density)
+        assert PathSums(scores, lengths).packed.ok, (scale, density)
+    scores, lengths = chain(4, 100, 6, 2000.0, seed=9)
+    assert not PathSums(scores, lengths).packed.ok
+
+
+def test_two_islands_of_very_different_score():
+    """Danger: the weaker of two disconnected groups of paths vanishes by underflow and passes for impossible."""
+    islands = torch.tensor([[True, False], [False, True]])
+    emissions = torch.zeros(1, 200, 2)
+    emissions[..., 1] = -10.0
+    crf = LinearChainCRF(emissions, torch.zeros(2, 2), allowed=islands)
+    close(crf.log_marginals[0, :, 1], torch.full((200,), -2000.0))
+    assert crf.topk(3).valid[0].tolist() == [True, True, False]
+    close(crf.topk(2).log_prob[0], torch.tensor([0.0, -2000.0]))
+
+
+def test_constrained_score_that_an_unconstrained_bound_would_miss():
+    """Danger: rescaling by a maximum that belongs to dead ends, while the living paths underflow."""
+    T = 100
+    emissions = torch.zeros(1, T, 3)
+    emissions[..., 1] = 20.0  # tag 1 is a trap: it can be entered and kept, but a sentence may not end in it
+    allowed = torch.tensor([[True, True, True], [False, True, False], [False, False, True]])
+    ends = torch.tensor([True, False, True])
+    crf = LinearChainCRF(emissions, torch.zeros(3, 3), allowed=allowed, allowed_end=ends)
+    # Paths that can end: 0...0 2...2 with the change anywhere, or none of it, or only 2: T + 1 of them.
+    close(crf.log_partition, torch.tensor([math.log(T + 1)]))
+    assert bool((crf.marginals[..., 1] == 0).all())
+    assert crf.topk(200).valid.sum() == T + 1
+
+
+@pytest.mark.parametrize("C", [40, 7])
+def test_wide_and_narrow_tag_sets_agree_with_log_space(C):
+    """Danger: the two ways of multiplying (one block matrix, two matrices) differ."""
+    scores, lengths = chain(4, 30, C, 5.0, seed=10)
+    for quantity in log_space.REFERENCE:
+        ours = PathSums(scores, lengths).evaluate(quantity)
+        close(ours, reference(quantity, scores, lengths), rtol=1e-9, atol=1e-9)
+
+
+def test_one_pass_serves_everything():
+    """Danger: posterior distillation and gold loss of the same sentence paying twice."""
+    scores, lengths = chain(3, 6, 4, seed=11)
+    leaves = Scores(*(part.clone().requires_grad_() for part in scores))
+    crf = LinearChainCRF(*leaves, lengths=lengths)
+    first = crf._sums.packed
+    (crf.log_marginals.sum() + crf.log_partition.sum() + crf.log_prob(torch.zeros(3, 6).long()).sum()).backward()
+    assert crf._sums.packed is first
+    assert crf.log_partition.grad_fn is not None
+
+
+def test_shared_parameters_are_counted_once():
+    """Danger: second derivatives that follow a dependence between two scores twice."""
+    scores, lengths = chain(2, 3, 2, seed=12)
+
+    def function(transitions):
+        start = transitions.sum(0)
+        return LinearChainCRF(scores[0], transitions, start, transitions[0] * start, lengths=lengths).log_partition
+
+    leaf = scores[1].clone().requires_grad_()
+    assert torch.autograd.gradcheck(function, (leaf,))
+    assert torch.autograd.gradgradcheck(function, (leaf,))
+
+
+def test_inside_a_compiled_module():
+    """Danger: torch.compile that traces into the loop, or fails on it."""
+
+    def loss(emissions, transitions):
+        crf = LinearChainCRF(emissions * 2, transitions)
+        return (crf.log_marginals.exp() ** 2).sum() + crf.log_partition.sum()
+
+    scores, _ = chain(2, 5, 3, seed=13, dtype=torch.float32)
+    gradients = []
+    for function in (loss, torch.compile(loss, backend="eager")):
+        leaves = [part.clone().requires_grad_() for part in scores[:2]]
+        function(*leaves).backward()
+        gradients.append([part.grad for part in leaves])
+    torch._dynamo.reset()
+    for eager, compiled in zip(*gradients):
+        close(eager, compiled)
+
+
+def test_packing_is_a_relabelling_of_the_words():
+    """Danger: an index plan that mixes sentences or reads padding."""
+    lengths = torch.tensor([3, 1, 4, 4])
+    packing = Packing(lengths, 5, torch.device("cpu"))
+    assert packing.batch_sizes == [4, 3, 3, 2]
+    padded = torch.arange(20.0).view(4, 5)
+    real = torch.arange(5) < lengths[:, None]
+    rows = packing.pack(padded)
+    assert sorted(rows.tolist()) == sorted(padded[real].tolist())
+    close(packing.unpack(rows, 5), torch.where(real, padded, 0.0).double())
+    close(packing.mirror[packing.mirror], torch.arange(12))
+    for b, length in enumerate(lengths.tolist()):
+        own = packing.sentence == b
+        close(rows[own], padded[b, :length].double())
+        close(rows[packing.mirror][own], padded[b, :length].flip(0).double())
+    close(rows[packing.previous], rows[4:] - 1)
+    close(rows[packing.last], padded[packing.order, lengths[packing.order] - 1].double())
