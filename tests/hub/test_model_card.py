@@ -1,0 +1,162 @@
+"""Model cards: true, runnable, without machine paths, and never the end of a training run."""
+
+import re
+import socket
+
+import numpy as np
+import pytest
+from huggingface_hub import ModelCard
+
+from hf_structkd.evaluation.report import ComparisonReport
+from hf_structkd.hub import model_card
+from hf_structkd.hub.model_card import StudentCardData, TeacherCard, build_model_card, public_name, write_model_card
+
+
+@pytest.fixture
+def data(tmp_path) -> StudentCardData:
+    return StudentCardData(
+        model_name=str(tmp_path / "runs" / "student"),
+        label_names=["O", "B-PER", "I-PER"],
+        languages=["en", "de"],
+        base_model="FacebookAI/xlm-roberta-base",
+        base_model_revision="abc123",
+        teachers=[
+            TeacherCard(str(tmp_path / "teachers" / "en-crf"), "en", "f00d", 0.91234),
+            TeacherCard("org/de-tagger", "de"),
+        ],
+        objective="posterior+top_wk",
+        lambda_schedule="linear 1 -> 0",
+        temperature=1.0,
+        top_k=8,
+        comparison=ComparisonReport(
+            "f1",
+            students={"student": {"en": np.float64(0.8), "de": np.float32(0.7)}},
+            teachers={"en": 0.91234, "de": 0.8},
+            baseline={"en": 0.7, "de": 0.65},
+            split="test",
+        ),
+        dataset_name="unimelb-nlp/wikiann",
+        train_sentences={"en": 20000, "de": 5000},
+        hyperparameters={
+            "learning_rate": 5e-5,
+            "output_dir": str(tmp_path / "runs"),
+            "nested": {"x": [str(tmp_path)]},
+        },
+        versions={"torch": "2.13.0"},
+        seconds=45.6,
+    )
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("the card reached for the network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+def test_the_card_says_what_it_must(data, no_network):
+    text = str(build_model_card(data))
+    for part in (
+        "# student\n",
+        "FacebookAI/xlm-roberta-base",
+        "abc123",
+        "name = 'student'",
+        "| 1 | `B-PER` |",
+        "| en | `en-crf` | f00d | 91.23 |",
+        "| de | `org/de-tagger` | n/a | n/a |",
+        "| objective | `posterior+top_wk` |",
+        "linear 1 -> 0",
+        "| k best sequences | 8 |",
+        "| student | 80.00 | 70.00 | 75.00 |",
+        "en 20,000, de 5,000",
+        "| `learning_rate` | `5e-05` |",
+        "| torch | 2.13.0 |",
+        "eprint = {2004.03846}",
+        "## Limitations",
+    ):
+        assert part in text, f"{part!r} is missing"
+    assert "None" not in text
+    assert "\n\n\n" not in text.split("---", 2)[2]  # holes where a part was left out
+
+
+def test_metadata_can_be_read_back_with_plain_numbers(data, tmp_path):
+    # np.float64 in the YAML header makes a card that nobody can load
+    path = write_model_card(tmp_path, data)
+    card = ModelCard.load(path)
+    assert card.data.language == ["en", "de"]
+    assert card.data.base_model == "FacebookAI/xlm-roberta-base"
+    assert card.data.license is None
+    results = {result.dataset_config: result for result in card.data.eval_results}
+    assert (results["en"].metric_value, results["de"].metric_type) == (0.8, "f1")
+    assert results["de"].metric_value == pytest.approx(0.7)
+    assert type(results["de"].metric_value) is float
+
+
+def test_no_machine_path_reaches_the_card(data, tmp_path):
+    data.base_model = data.model_id = str(tmp_path / "encoder")
+    data.dataset_name = str(tmp_path / "corpora" / "ner")
+    text = str(build_model_card(data))
+    assert str(tmp_path.parent) not in text
+    assert not re.search(r"(?<![\w/:.])/(?!\s)\w+/", text)
+    assert build_model_card(data).data.base_model is None  # a bare folder name would link to somebody else's model
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("FacebookAI/xlm-roberta-base", "FacebookAI/xlm-roberta-base"),
+        ("gpt2", "gpt2"),
+        ("/home/someone/models/teacher/", "teacher"),
+        ("../runs/teacher", "teacher"),
+        ("~/teacher", "teacher"),
+        ("C:\\models\\teacher", "teacher"),
+        ("a/b/c", "c"),
+    ],
+)
+def test_public_names(name, shown):
+    assert public_name(name) == shown
+
+
+def test_a_relative_folder_is_not_taken_for_a_hub_id(tmp_path, monkeypatch):
+    (tmp_path / "runs" / "teacher").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert public_name("runs/teacher") == "teacher"
+
+
+def test_a_card_with_only_a_name_has_no_empty_parts():
+    text = str(build_model_card(StudentCardData("tagger")))
+    assert "## Scores" not in text
+    assert "Teachers" not in text
+    assert "without teachers" in text
+    assert "None" not in text
+
+
+def test_the_snippet_is_python(data):
+    text = str(build_model_card(data))
+    snippet = re.search(r"```python\n(.*?)```", text, re.DOTALL)[1]
+    compile(snippet, "card", "exec")
+
+
+def test_a_failing_card_leaves_a_minimal_one(data, tmp_path, monkeypatch, caplog):
+    def fail(*args, **kwargs):
+        raise RuntimeError("template broken")
+
+    monkeypatch.setattr(model_card, "build_model_card", fail)
+    path = write_model_card(tmp_path / "new", data)
+    assert "# student" in path.read_text()
+    assert "template broken" in caplog.text
+    assert ModelCard.load(path).data.pipeline_tag == "token-classification"
+
+
+def test_a_folder_that_cannot_be_written_does_not_raise(data, tmp_path, caplog):
+    (tmp_path / "file").write_text("in the way")
+    assert write_model_card(tmp_path / "file", data) is None
+    assert "could not be written" in caplog.text
+
+
+def test_a_wrong_row_is_named(data):
+    data.student_row = "studnet"
+    with pytest.raises(ValueError, match=r"'studnet'.*'student'"):
+        build_model_card(data)
