@@ -1,0 +1,54 @@
+"""Tiny real components, shared: a corpus, a tokenizer and a student made from it."""
+
+import pytest
+import torch
+from datasets import Dataset, concatenate_datasets
+
+from hf_structkd import XLMRobertaCRFConfig, XLMRobertaForTokenClassificationCRF
+from hf_structkd.data.corpora import label_inventory
+from hf_structkd.data.demo_corpus import load_demo_corpus
+from hf_structkd.data.tokenizer import train_tokenizer
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def corpus() -> Dataset:
+    """60 sentences of English and Russian with gold tags."""
+    return concatenate_datasets([load_demo_corpus(language, "train", num_sentences=30) for language in ("en", "ru")])
+
+
+@pytest.fixture(scope="session")
+def labels(corpus) -> list[str]:
+    return label_inventory(corpus)
+
+
+@pytest.fixture(scope="session")
+def tokenizer(corpus):
+    return train_tokenizer(corpus["tokens"], vocab_size=300)
+
+
+@pytest.fixture
+def make_student(tokenizer, labels):
+    """Makes tiny students: one layer of 16, every parameter drawn at random, the CRF's too."""
+
+    def make(seed: int = 0, **fields) -> XLMRobertaForTokenClassificationCRF:
+        torch.manual_seed(seed)
+        shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+        config = XLMRobertaCRFConfig(
+            vocab_size=len(tokenizer),
+            max_position_embeddings=40,
+            type_vocab_size=1,
+            pad_token_id=tokenizer.pad_token_id,
+            id2label=dict(enumerate(labels)),
+            label2id={label: i for i, label in enumerate(labels)},
+            **{**shape, **fields},
+        )
+        model = XLMRobertaForTokenClassificationCRF(config)
+        for parameter in model.crf.parameters():
+            torch.nn.init.normal_(parameter)
+        torch.nn.init.normal_(model.classifier.weight)
+        model.set_word_starts(tokenizer)
+        return model.eval()
+
+    return make
