@@ -26,9 +26,9 @@ _SLOT = re.compile(r"\{(\w+)(?:\.(\w+))?\}")
 _FORMS = {None: 0, "m": 0, "gen": 1, "f": 1, "loc": 2}  # which of an entry's slash-separated forms a slot takes
 # Buckets of a hash of the sentence: with any sizes and seeds, no sentence can be in two splits.
 _BUCKETS = {"train": range(0, 14), "dev": range(14, 16), "test": range(16, 20)}
-_HELD_OUT_NAMES = 0.25  # share of each name list kept out of train
-_UNSEEN_IN_TEST = 0.4  # share of dev and test names drawn from that part
-_LOWER_CASED = 0.15
+_HELD_OUT_NAMES = 0.2  # share of each name list kept out of train
+_UNSEEN_IN_TEST = 0.12  # share of dev and test names drawn from that part
+_LOWER_CASED = 0.12
 _LOWER_CASED_NAME = 0.04
 _PLAIN = 0.12
 _LONG = 0.04

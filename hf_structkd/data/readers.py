@@ -2,12 +2,15 @@
 
 import gzip
 import json
+import logging
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+logger = logging.getLogger(__name__)
 
 CONLLU_FIELDS = ("id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "misc")
 TOKENS_COLUMNS = ("tokens", "words")
@@ -112,17 +115,20 @@ def read_conll(path: Path, column: int = -1, tokens_column: int = 0) -> Iterator
         tokens, tags = [row[tokens_column] for _, row in rows], [row[column] for _, row in rows]
         return RawSentence(tokens, tags, str(path), [number for number, _ in rows])
 
+    comments = documents = 0
     for block in _blocks(text):
         rows: list[tuple[int, list[str]]] = []
         for number, line in block:
             columns = _columns(line, separator)
             if line.startswith(DOCUMENT_START):
+                documents += 1
                 if rows:
                     yield sentence(rows)
                     rows = []
                 continue
             reads_as_comment = len(columns) != expected or (separator and line.startswith("# "))
             if not rows and line.startswith("#") and reads_as_comment:
+                comments += 1
                 continue
             needed = expected if column < 0 else max(column, tokens_column) + 1
             if len(columns) < needed or (column < 0 and len(columns) > expected):
@@ -136,6 +142,8 @@ def read_conll(path: Path, column: int = -1, tokens_column: int = 0) -> Iterator
             rows.append((number, columns))
         if rows:
             yield sentence(rows)
+    if comments or documents:
+        logger.info("%s: skipped %d comment(s) and %d -DOCSTART- line(s).", path, comments, documents)
 
 
 def _columns(line: str, separator: str | None) -> list[str]:
@@ -159,6 +167,7 @@ def read_conllu(path: Path, field: str = "upos") -> Iterator[RawSentence]:
             f"{path}: no CoNLL-U field {field!r}. Choose one of {', '.join(CONLLU_FIELDS)}, misc:KEY or feats:KEY."
         )
     index = CONLLU_FIELDS.index(name.lower())
+    skipped = 0
     for block in _blocks(read_text(path)):
         tokens, tags, lines = [], [], []
         for number, line in block:
@@ -168,6 +177,7 @@ def read_conllu(path: Path, field: str = "upos") -> Iterator[RawSentence]:
             if len(columns) != len(CONLLU_FIELDS):
                 raise CorpusError(f"{path}:{number}: {len(columns)} tab-separated columns instead of 10: {line!r}.")
             if "-" in columns[0] or "." in columns[0]:
+                skipped += 1
                 continue
             tag = columns[index]
             if key:
@@ -180,6 +190,8 @@ def read_conllu(path: Path, field: str = "upos") -> Iterator[RawSentence]:
             lines.append(number)
         if tokens:
             yield RawSentence(tokens, tags, str(path), lines)
+    if skipped:
+        logger.info("%s: skipped %d multiword range(s) and empty node(s).", path, skipped)
 
 
 def read_json(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:

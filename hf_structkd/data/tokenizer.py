@@ -1,5 +1,6 @@
 """A tokenizer for languages that no pretrained encoder covers, and for models trained from scratch."""
 
+import json
 from collections.abc import Iterable, Sequence
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -27,12 +28,11 @@ def train_tokenizer(
     Raises:
         ValueError: If there are no sentences, or ``vocab_size`` does not even cover the characters.
     """
-    # Sorted by the trainer itself from counts: the order of sentences has no influence, hash seeds neither.
     texts = [" ".join(words) for words in sentences if words]
     if not texts:
         raise ValueError("No sentences to train a tokenizer on.")
     tokenizer = Tokenizer(models.Unigram())
-    # Compatibility forms without the removal of joiners that NFKC alone keeps: Indic scripts need them.
+    # Compatibility forms only: XLM-R's own character map also removes joiners, which Indic scripts need.
     tokenizer.normalizer = normalizers.NFKC()
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
     tokenizer.decoder = decoders.Metaspace(replacement="▁", prepend_scheme="always")
@@ -43,6 +43,7 @@ def train_tokenizer(
         vocab_size=vocab_size - 1, special_tokens=list(_SPECIAL), unk_token="<unk>", show_progress=False
     )
     tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.model = _settled(tokenizer, characters)
     tokenizer.add_special_tokens(["<mask>"])
     start, end = tokenizer.token_to_id("<s>"), tokenizer.token_to_id("</s>")
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -54,3 +55,18 @@ def train_tokenizer(
         bos_token="<s>", cls_token="<s>", eos_token="</s>", sep_token="</s>",
         pad_token="<pad>", unk_token="<unk>", mask_token="<mask>",
     )  # fmt: skip
+
+
+def _settled(tokenizer: Tokenizer, characters: int) -> models.Unigram:
+    """The trained model without the accidents of one run.
+
+    The trainer gives characters too rare for a score of their own the lowest score plus 0.0001 times their place in a
+    hash table, which differs from run to run; so do its sums in their last digits, and with both the order of pieces.
+    Here rare characters all get the lowest score, scores are rounded, and equal ones are ordered by their text.
+    """
+    vocabulary = [(piece, score) for piece, score in json.loads(tokenizer.to_str())["model"]["vocab"]]
+    special, pieces = vocabulary[: len(_SPECIAL)], vocabulary[len(_SPECIAL) :]
+    lowest = round(min(score for _, score in pieces), 4)
+    rare = lowest + 0.0001 * characters
+    settled = [(piece, lowest if len(piece) == 1 and score < rare else round(score, 4)) for piece, score in pieces]
+    return models.Unigram(special + sorted(settled, key=lambda entry: (-entry[1], entry[0])), _SPECIAL.index("<unk>"))

@@ -1,0 +1,381 @@
+"""Reading corpora: every format gives the same rows, and every broken file says where it is broken."""
+
+import gzip
+import json
+import logging
+import re
+from pathlib import Path
+
+import datasets
+import pytest
+
+from hf_structkd.data import corpora
+from hf_structkd.data.corpora import label_inventory, load_corpora, load_corpus
+from hf_structkd.data.readers import CorpusError
+
+SHARED = Path(__file__).parents[2].parent / "shared" / "data"
+TOKENS = [["Ada", "Lovelace", "lives", "in", "London"], ["#", "is", "a", "sign"]]
+TAGS = [["B-PER", "I-PER", "O", "O", "B-LOC"], ["O", "O", "O", "O"]]
+NAMES = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
+CONLL = "\n".join("".join(f"{w}\t{t}\n" for w, t in zip(ws, ts)) for ws, ts in zip(TOKENS, TAGS))
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(content, name="corpus.conll"):
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return write
+
+
+def load(path, **kwargs):
+    return load_corpus(path, language="en", **kwargs)
+
+
+def assert_is_the_corpus(dataset):
+    assert dataset.column_names == ["tokens", "tags", "language"]
+    assert dataset[:] == {"tokens": TOKENS, "tags": TAGS, "language": ["en", "en"]}
+
+
+class TestConll:
+    @pytest.mark.parametrize(
+        "content",
+        [
+            CONLL,
+            CONLL.replace("\t", " "),
+            CONLL.replace("\t", "  "),
+            CONLL.replace("\n", "\r\n"),
+            "\ufeff" + CONLL,
+            CONLL.rstrip("\n"),
+            "\n\n" + CONLL.replace("\n\n", "\n \t\n\n"),
+            "# sent_id = 1\n# text = Ada\n" + CONLL,
+            "# id 7\tdomain=en\n" + CONLL,
+            "-DOCSTART-\tO\n\n" + CONLL,
+            CONLL.replace("\n\n", "\n-DOCSTART- -X- O\n"),
+            gzip.compress(CONLL.encode()),
+        ],
+        ids=[
+            "tab",
+            "space",
+            "spaces",
+            "crlf",
+            "bom",
+            "no-end",
+            "blank",
+            "comments",
+            "id-line",
+            "doc",
+            "doc-end",
+            "gz",
+        ],
+    )
+    def test_variants_read_alike(self, write, content):
+        assert_is_the_corpus(load(write(content)))
+
+    def test_any_column(self, write):
+        path = write("0 Ada NNP B-PER x\n1 . . O x\n")
+        assert load(path, column=3, tokens_column=1)[0]["tags"] == ["B-PER", "O"]
+        assert load(path, column=-2, tokens_column=1)[0]["tokens"] == ["Ada", "."]
+
+    def test_unicode_blanks_stay_inside_words(self, write):
+        """str.split() and str.splitlines() would tear these words, and with them the columns, apart."""
+        words = ["10\u00a0000", "a\u2028b", "c\u0085d", "e\u3000f"]
+        assert load(write("".join(f"{w} O\n" for w in words)))[0]["tokens"] == words
+
+    def test_hash_words_are_no_comments(self, write):
+        assert load(write("#nowplaying\tO\n#\tO\na\tO\n"))[0]["tokens"] == ["#nowplaying", "#", "a"]
+        assert load(write("a O\n\n# O\nb O\n"))[1]["tokens"] == ["#", "b"]
+
+    def test_skipped_lines_are_counted(self, write, caplog):
+        with caplog.at_level(logging.INFO):
+            load(write("# 1\n# 2\n-DOCSTART-\tO\n\n" + CONLL))
+        assert "corpus.conll: skipped 2 comment(s) and 1 -DOCSTART- line(s)" in caplog.text
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            ("a\tO\nb\nc\tO\n", r"corpus.conll:2: 1 column\(s\)"),
+            ("a X O\nb O\n", r"corpus.conll:2: 2 column\(s\)"),  # the last column would be another one
+            ("New York B-LOC\nin O\n", r"corpus.conll:2: 2 column\(s\)"),
+            ("in O\nNew York B-LOC\n", r"corpus.conll:2: 3 column\(s\)"),
+            ("a\tO\n# late comment\n", r"corpus.conll:2: 1 column\(s\)"),
+            ("a\tO\n\tO\n", "corpus.conll:2: an empty word"),
+            ("", "no sentences"),
+            ("\n\n# only a comment\n-DOCSTART- O\n", "no sentences"),
+            (b"a\tO\nM\xfcller\tO\n", r"corpus.conll:2: byte 5 \(0xfc\) is not UTF-8"),
+            ("a\tO\n".encode("utf-16"), "corpus.conll:1: byte 0"),
+            (b"a\tO\nb\0\tO\n", "corpus.conll:2: a NUL"),
+            (gzip.compress(CONLL.encode())[:-9], "corpus.conll: cannot be read.*complete"),
+        ],
+    )
+    def test_broken_files_say_where(self, write, content, message):
+        with pytest.raises(CorpusError, match=message):
+            load(write(content))
+
+    def test_columns_that_do_not_exist(self, write):
+        with pytest.raises(CorpusError, match="no column 5"):
+            load(write(CONLL), column=5)
+        with pytest.raises(CorpusError, match="column="):
+            load(write(CONLL), tags_column="ner")
+
+    def test_missing_file(self, tmp_path):
+        with pytest.raises(CorpusError, match=r"none.conll: no such file"):
+            load(tmp_path / "none.conll")
+        with pytest.raises(CorpusError, match="no such file or folder, nor a Hub id"):
+            load("nothing")
+
+
+CONLLU = """# text = Vámonos al mar
+1-2\tVámonos\t_\t_\t_\t_\t_\t_\t_\t_
+1\tVamos\tir\tVERB\tV\tMood=Imp\t0\troot\t_\tNER=O
+2\tnos\tnosotros\tPRON\tP\t_\t1\tobj\t_\t_
+2.1\tgo\t_\tVERB\t_\t_\t_\t_\t_\t_
+3\t#\t#\tSYM\tS\t_\t1\tdep\t_\tSpaceAfter=No|NER=B-LOC
+"""
+
+
+class TestConllu:
+    def test_words_not_ranges_nor_empty_nodes(self, write):
+        row = load(write(CONLLU, "a.conllu"))[0]
+        assert row["tokens"] == ["Vamos", "nos", "#"]
+        assert row["tags"] == ["VERB", "PRON", "SYM"]
+
+    def test_other_fields(self, write):
+        path = write(gzip.compress(CONLLU.encode()), "a.conllu.gz")
+        assert load(path, tags_column="deprel")[0]["tags"] == ["root", "obj", "dep"]
+        assert load(path, tags_column="misc:NER")[0]["tags"] == ["O", "O", "B-LOC"]
+        assert load(path, tags_column="feats:Mood")[0]["tags"] == ["Imp", "_", "_"]
+
+    def test_broken(self, write):
+        with pytest.raises(CorpusError, match=r"a.conllu:3: 2 tab-separated"):
+            load(write(CONLLU.replace("\tir\tVERB\tV\tMood=Imp\t0\troot\t_\tNER=O", ""), "a.conllu"))
+        with pytest.raises(CorpusError, match=r"a.conllu:4: word 'nos' has no UPOS"):
+            load(write(CONLLU.replace("PRON", "_"), "a.conllu"))
+        with pytest.raises(CorpusError, match=r"no CoNLL-U field 'ner'.*misc:KEY"):
+            load(write(CONLLU, "a.conllu"), tags_column="ner")
+
+
+class TestTables:
+    rows = tuple({"tokens": tokens, "ner_tags": tags} for tokens, tags in zip(TOKENS, TAGS))
+
+    def jsonl(self, rows):
+        return "".join(json.dumps(row) + "\n" for row in rows)
+
+    def test_json(self, write):
+        assert_is_the_corpus(load(write(self.jsonl(self.rows), "a.jsonl")))
+        assert_is_the_corpus(load(write(gzip.compress(self.jsonl(self.rows).encode()), "a.json.gz")))
+        assert_is_the_corpus(load(write(json.dumps(self.rows), "a.json")))
+        assert_is_the_corpus(load(write(json.dumps({"data": self.rows}), "a.json")))
+
+    def classes(self):
+        features = datasets.Features(
+            {
+                "tokens": datasets.List(datasets.Value("string")),
+                "ner_tags": datasets.List(datasets.ClassLabel(names=NAMES)),
+            }
+        )
+        return datasets.Dataset.from_list(list(self.rows), features=features)
+
+    def test_parquet_keeps_class_names(self, tmp_path):
+        self.classes().to_parquet(tmp_path / "a.parquet")
+        assert_is_the_corpus(load(tmp_path / "a.parquet"))
+
+    def test_saved(self, tmp_path):
+        self.classes().save_to_disk(tmp_path / "one")
+        assert_is_the_corpus(load(tmp_path / "one"))
+        both = datasets.DatasetDict(train=self.classes().select([0]), validation=self.classes())
+        both.save_to_disk(tmp_path / "more")
+        assert_is_the_corpus(load(tmp_path / "more", split="dev"))
+        with pytest.raises(CorpusError, match=r"choose a split.*train, validation"):
+            load(tmp_path / "more")
+        with pytest.raises(CorpusError, match="save_to_disk"):
+            load(tmp_path)
+
+    def test_hub(self, monkeypatch):
+        asked = []
+
+        def load_dataset(name, config):
+            asked.append((name, config))
+            return datasets.DatasetDict(validation=self.classes())
+
+        monkeypatch.setattr(corpora.datasets, "load_dataset", load_dataset)
+        assert_is_the_corpus(load("someone/wikiann:en", split="dev"))
+        assert_is_the_corpus(load("someone/set", split="validation"))
+        assert asked == [("someone/wikiann", "en"), ("someone/set", None)]
+
+    def test_hub_failure_is_explained(self, monkeypatch):
+        def load_dataset(name, config):
+            raise ConnectionError("offline")
+
+        monkeypatch.setattr(corpora.datasets, "load_dataset", load_dataset)
+        with pytest.raises(CorpusError, match=r"someone/set: neither a file.*offline"):
+            load("someone/set", split="train")
+
+    def test_empty_sentences_are_counted(self, write, caplog):
+        path = write(self.jsonl([self.rows[0], {"tokens": [], "ner_tags": []}, self.rows[1]]), "a.jsonl")
+        with caplog.at_level(logging.WARNING):
+            assert_is_the_corpus(load(path))
+        assert "1 sentence(s) without words left out" in caplog.text
+
+    def test_class_indices(self, write):
+        rows = [{"words": TOKENS[0], "labels": [1, 2, 0, 0, 3]}]
+        path = write(self.jsonl(rows), "a.jsonl")
+        assert load(path, label_names=NAMES)[0]["tags"] == TAGS[0]
+        with pytest.raises(CorpusError, match=r"a.jsonl:1, word 1: tag 1 is a number.*label_names="):
+            load(path)
+        with pytest.raises(CorpusError, match=r"a.jsonl:1, word 2: tag 2, but there are only 2"):
+            load(path, label_names=["O", "B-PER"])
+
+    @pytest.mark.parametrize(
+        ("row", "message"),
+        [
+            ({"tokens": ["a", "b"], "tags": ["O"]}, "a.jsonl:2: 2 tokens but 1 tags"),
+            ({"tokens": ["a"]}, "a.jsonl:2: no column 'tags'; there are tokens.*tags_column="),
+            ({"tokens": ["a"], "tags": ["O"], "upos": ["X"]}, r"several tags columns \(tags, upos\)"),
+            ({"tokens": "a b", "tags": ["O"]}, "'tokens' must be a list"),
+            ({"tokens": ["a", None], "tags": ["O", "O"]}, "a.jsonl:2, word 2: None is not a word"),
+            ({"tokens": ["a"], "tags": [None]}, "a.jsonl:2, word 1: None is not a tag"),
+            ({"tokens": ["a\0"], "tags": ["O"]}, "not a word"),
+            ([1], "an object"),
+        ],
+    )
+    def test_broken_rows_are_named(self, write, row, message):
+        with pytest.raises(CorpusError, match=message):
+            load(write(self.jsonl([{"tokens": ["a"], "tags": ["O"]}, row]), "a.jsonl"))
+
+    def test_broken_json(self, write):
+        with pytest.raises(CorpusError, match=r"a.jsonl:2: not JSON"):
+            load(write('{"tokens": ["a"], "tags": ["O"]}\n{"tokens": \n', "a.jsonl"))
+        with pytest.raises(CorpusError, match=r"a.parquet: not a Parquet file"):
+            load(write("nonsense", "a.parquet"))
+
+
+class TestTags:
+    IOB1 = "Ada I-PER\nin O\nNew I-LOC\nYork I-LOC\nRome B-LOC\n"
+
+    def test_orphans(self, write, caplog):
+        path = write(self.IOB1)
+        with caplog.at_level(logging.WARNING):
+            assert load(path)[0]["tags"] == ["I-PER", "O", "I-LOC", "I-LOC", "B-LOC"]
+        assert "2 illegal BIO tag(s) in 1 of 1 sentences accepted" in caplog.text
+        repaired = load(path, orphans="repair")
+        assert repaired[0]["tags"] == ["B-PER", "O", "B-LOC", "I-LOC", "B-LOC"]
+        with pytest.raises(CorpusError, match=r"corpus.conll:1: 'I-PER' after 'O'.*orphans='repair'"):
+            load(path, orphans="refuse")
+        assert load(path, orphans="refuse", scheme="plain").num_rows == 1
+
+    def test_label_set(self, write):
+        path = write(CONLL)
+        assert_is_the_corpus(load(path, label_names=NAMES))
+        with pytest.raises(CorpusError, match=r"corpus.conll:5: tag 'B-LOC' of 'London'.*mean 'B-LOCATION'"):
+            load(path, label_names=["O", "B-PER", "I-PER", "B-LOCATION"])
+        with pytest.raises(CorpusError, match=r"corpus.conll:1: the repair needs \['B-PER'\]"):
+            load(write(self.IOB1), label_names=["O", "I-PER", "B-LOC", "I-LOC"], orphans="repair")
+
+    def test_a_tag_that_the_scheme_cannot_read(self, write):
+        with pytest.raises(CorpusError, match=r"corpus.conll:2: 'PER' is not a BIO tag"):
+            load(write("a B-PER\nb PER\n"), scheme="BIO")
+
+    def test_languages_with_other_labels_concatenate(self, write):
+        one = load_corpus(write("a B-PER\n"), language="en")
+        other = load_corpus(write("b B-TIME\nc O\n", "b.conll"), language="de")
+        both = datasets.concatenate_datasets([one, other])
+        assert both["tags"][:] == [["B-PER"], ["B-TIME", "O"]]
+        assert label_inventory(both) == ["O", "B-PER", "B-TIME"]
+
+    def test_inventory_does_not_depend_on_order(self):
+        def corpus(*tags):
+            return datasets.Dataset.from_dict({"tags": [list(tags)]})
+
+        bioes = {"en": {"train": corpus("S-a-b", "I-a-b", "O")}, "de": {"train": corpus("E-a-b", "B-a-b", "S-Z")}}
+        expected = ["O", "S-Z", "B-a-b", "I-a-b", "E-a-b", "S-a-b"]
+        assert label_inventory(bioes) == label_inventory(dict(reversed(bioes.items()))) == expected
+        assert label_inventory([corpus("X", "ADJ", "NOUN")]) == ["ADJ", "NOUN", "X"]
+
+    def test_first_sentences(self, write):
+        path = write(CONLL)
+        assert load(path, max_sentences=1)["tokens"][:] == TOKENS[:1]
+        with pytest.raises(ValueError, match="max_sentences"):
+            load(path, max_sentences=0)
+        with pytest.raises(ValueError, match="orphans"):
+            load(path, orphans="ignore")
+
+
+class TestManyLanguages:
+    @pytest.fixture
+    def folder(self, tmp_path):
+        for language in ("en", "de"):
+            for split in ("train", "dev"):
+                path = tmp_path / language / f"{split}.conll"
+                path.parent.mkdir(exist_ok=True)
+                path.write_text(f"{language}\tO\n{split}\tO\n\nmore\tO\n")
+        return tmp_path
+
+    def test_template(self, folder):
+        loaded = load_corpora(f"{folder}/{{language}}/{{split}}.conll", ["en", "de"], ("train", "dev"))
+        assert list(loaded) == ["en", "de"]
+        assert loaded["de"]["dev"][0] == {"tokens": ["de", "dev"], "tags": ["O", "O"], "language": "de"}
+        fewer = load_corpora(
+            f"{folder}/{{language}}/{{split}}.conll", ["en"], ("train", "dev"), max_sentences={"train": 1}
+        )
+        assert (fewer["en"]["train"].num_rows, fewer["en"]["dev"].num_rows) == (1, 2)
+
+    def test_mappings(self, folder):
+        corpus = {"xx": f"{folder}/en/{{split}}.conll", "yy": {"train": folder / "de" / "dev.conll", "dev": "demo"}}
+        with pytest.raises(CorpusError, match=r"language 'yy', split 'dev': The demo corpus has no language 'yy'"):
+            load_corpora(corpus, splits=("train", "dev"))
+        loaded = load_corpora(corpus, splits=("train",))
+        assert loaded["yy"]["train"][0]["tokens"] == ["de", "dev"]
+        with pytest.raises(CorpusError, match=r"language 'yy': no 'test' split; there are train, dev"):
+            load_corpora(corpus, splits=("test",))
+        with pytest.raises(CorpusError, match="No corpus for language 'zz'; there are xx, yy"):
+            load_corpora(corpus, ["zz"])
+
+    def test_missing_file_names_language_split_and_path(self, folder):
+        expected = re.escape(f"language 'en', split 'test': no such file: {folder}/en/test.conll")
+        with pytest.raises(CorpusError, match=expected):
+            load_corpora(f"{folder}/{{language}}/{{split}}.conll", ["en"])
+
+    def test_errors_inside_name_language_and_split(self, folder):
+        (folder / "de" / "dev.conll").write_text("a\tO\nbroken\n")
+        with pytest.raises(CorpusError, match=r"language 'de', split 'dev': .*dev.conll:2"):
+            load_corpora(f"{folder}/{{language}}/{{split}}.conll", ["en", "de"], ("train", "dev"))
+
+    @pytest.mark.parametrize(
+        ("template", "message"),
+        [
+            ("{folder}/en/{split}.conll", "every language would read the same"),
+            ("{folder}/{language}/train.conll", "would be the same sentences"),
+            ("{folder}/{lang}/{split}.conll", "unknown placeholder"),
+        ],
+    )
+    def test_templates_that_would_read_a_file_twice(self, folder, template, message):
+        """Testing on the training file, or five languages out of one file, must not happen silently."""
+        with pytest.raises(CorpusError, match=message):
+            load_corpora(template.replace("{folder}", str(folder)), ["en", "de"], ("train", "dev"))
+
+    def test_demo(self):
+        loaded = load_corpora("demo", splits=("test",), max_sentences=5)
+        assert {language: corpus["test"].num_rows for language, corpus in loaded.items()} == dict.fromkeys(
+            corpora.DEMO_LANGUAGES, 5
+        )
+
+
+@pytest.mark.parametrize(
+    ("folder", "language", "sentences", "labels"),
+    [
+        ("ner/uner", "hr", 1136, 7),
+        ("ner/conll2002", "nl", 5195, 9),
+        ("absa/semeval2016", "ru", 1209, 3),
+        ("pos/ud", "fr", 456, 15),
+    ],
+)
+def test_real_corpora(folder, language, sentences, labels):
+    path = SHARED / folder / language / "test.conll.gz"
+    if not path.exists():
+        pytest.skip(f"{path} is not here")
+    dataset = load_corpus(path, language=language, orphans="refuse")
+    assert dataset.num_rows == sentences
+    assert len(label_inventory(dataset)) == labels
