@@ -278,6 +278,10 @@ class TestTags:
         with pytest.raises(CorpusError, match=r"corpus.conll:2: 'PER' is not a BIO tag"):
             load(write("a B-PER\nb PER\n"), scheme="BIO")
 
+    def test_one_mistyped_tag_does_not_silently_undo_the_scheme(self, write, caplog):
+        load(write("a B-PER\nb PER\nc O\n"))
+        assert "read as plain tags because of ['PER']" in caplog.text
+
     def test_languages_with_other_labels_concatenate(self, write):
         one = load_corpus(write("a B-PER\n"), language="en")
         other = load_corpus(write("b B-TIME\nc O\n", "b.conll"), language="de")

@@ -1,0 +1,1 @@
+"""Templates and name lists of the demo corpus, one file per language."""

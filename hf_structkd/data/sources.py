@@ -1,0 +1,134 @@
+"""What a corpus's name stands for: a file of some format, a saved dataset, a dataset on the Hub, the demo."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import datasets
+
+from .demo_corpus import load_demo_corpus
+from .readers import (
+    TAGS_COLUMNS,
+    CorpusError,
+    RawSentence,
+    pick_column,
+    read_conll,
+    read_conllu,
+    read_json,
+    sentences_from_rows,
+)
+
+# Names with these endings are files: that one is missing must not send us looking on the Hub.
+FILE_NAME = re.compile(r".*\.(conllu?|conll\d+|txt|tsv|iob\d?|bio|bioes|jsonl?|parquet|gz)", re.IGNORECASE)
+_HUB_ID = re.compile(r"(?P<name>\w[\w.-]*/[\w.-]+)(?::(?P<config>[\w.+-]+))?")
+_SAME_SPLIT = {"dev": "validation", "validation": "dev"}
+
+
+def open_source(
+    source: str | Path,
+    language: str,
+    split: str | None,
+    tags_column: str | None,
+    tokens_column: str | int | None,
+    column: int,
+    label_names: Sequence[str] | None,
+) -> Iterator[RawSentence]:
+    """Find out what ``source`` is and start reading it.
+
+    Args:
+        source: As for :func:`load_corpus`, like the other arguments.
+
+    Returns:
+        The sentences as found.
+
+    Raises:
+        CorpusError: If there is no such source, or, at once or while iterating, if it is broken.
+    """
+    path = Path(source)
+    suffix = "".join(path.suffixes[-2:]).lower().removesuffix(".gz")
+    name = str(source)
+    if name == "demo":
+        demo = load_demo_corpus(language, split or "train")
+        return _from_dataset(f"demo:{language}", demo, None, None, None)
+    if path.is_dir():
+        return _from_dataset(name, _saved(path, split), tokens_column, tags_column, label_names)
+    if not path.exists() and not FILE_NAME.fullmatch(name):
+        if match := _HUB_ID.fullmatch(name):
+            hub = _from_hub(match["name"], match["config"], split)
+            return _from_dataset(name, hub, tokens_column, tags_column, label_names)
+        raise CorpusError(f"{name}: no such file or folder, nor a Hub id (owner/name or owner/name:config).")
+    if not path.exists():
+        raise CorpusError(f"{name}: no such file.")
+    if suffix.endswith(".parquet"):
+        return _from_dataset(name, _parquet(path), tokens_column, tags_column, label_names)
+    if suffix.endswith((".json", ".jsonl")):
+        return sentences_from_rows(name, read_json(path), _as_name(tokens_column), tags_column, label_names)
+    if suffix.endswith(".conllu"):
+        return read_conllu(path, tags_column or "upos")
+    if tags_column is not None or isinstance(tokens_column, str):
+        raise CorpusError(f"{name}: a column file has numbered columns; choose with column= and tokens_column=.")
+    return read_conll(path, column, tokens_column or 0)
+
+
+def _as_name(column: str | int | None) -> str | None:
+    return column if column is None else str(column)
+
+
+def _choose_split(source: str, splits: Mapping[Any, datasets.Dataset], split: str | None) -> datasets.Dataset:
+    for name in (split, _SAME_SPLIT.get(split or "")):
+        if name is not None and name in splits:
+            return splits[name]
+    if split is None and len(splits) == 1:
+        return next(iter(splits.values()))
+    raise CorpusError(f"{source}: choose a split (got {split!r}); there are {', '.join(map(str, splits))}.")
+
+
+def _saved(path: Path, split: str | None) -> datasets.Dataset:
+    try:
+        loaded = datasets.load_from_disk(str(path))
+    except Exception as error:
+        raise CorpusError(f"{path}: a folder, but not one written by save_to_disk ({error}).") from error
+    return _choose_split(str(path), loaded, split) if isinstance(loaded, datasets.DatasetDict) else loaded
+
+
+def _parquet(path: Path) -> datasets.Dataset:
+    from pyarrow import ArrowInvalid, parquet
+
+    try:
+        # Straight from Arrow: the dataset builder would leave a second copy of the file in the cache.
+        return datasets.Dataset(datasets.table.InMemoryTable(parquet.read_table(path)))
+    except (ArrowInvalid, OSError) as error:
+        raise CorpusError(f"{path}: not a Parquet file ({error}).") from error
+
+
+def _from_hub(name: str, config: str | None, split: str | None) -> datasets.Dataset:
+    try:
+        loaded = datasets.load_dataset(name, config)
+    except Exception as error:  # network, permissions, missing configurations: the Hub's own words are the best
+        reason = f"{type(error).__name__}: {error}"
+        raise CorpusError(
+            f"{name}: neither a file nor to be had from the Hub ({reason}). Give a path that exists, or the id of a "
+            "dataset without loading script, with its configuration as owner/name:config."
+        ) from error
+    return _choose_split(name, cast("datasets.DatasetDict", loaded), split)
+
+
+def _from_dataset(
+    source: str,
+    dataset: datasets.Dataset,
+    tokens_column: str | int | None,
+    tags_column: str | None,
+    label_names: Sequence[str] | None,
+) -> Iterator[RawSentence]:
+    rows = ((f", row {i}", cast("Mapping[str, Any]", row)) for i, row in enumerate(dataset, 1))
+    by_column = {
+        name: inner.names
+        for name, feature in dataset.features.items()
+        if isinstance(inner := getattr(feature, "feature", None), datasets.ClassLabel)
+    }
+    if dataset.num_rows == 0:
+        return iter(())
+    tags_name = pick_column(source, dataset.column_names, tags_column, TAGS_COLUMNS, "tags")
+    names = by_column.get(tags_name, label_names)
+    return sentences_from_rows(source, rows, _as_name(tokens_column), tags_name, names)
