@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from ..data.columns import LANGUAGE, TARGET_COLUMNS, TOKENS, TOPK_LOG_PROBS, TOPK_TAGS
 from .targets import ask
-from .teachers import Teacher
+from .teachers import Teacher, batches_of_like_length
 
 logger = logging.getLogger(__name__)
 RECORD_FILE = "annotation.json"
@@ -152,9 +152,8 @@ def _ask_all(
     bar = tqdm(total=len(sentences), desc="Asking the teachers", unit=" sentences", disable=not progress)
     for language, teacher in teachers.items():
         rows = [row for row, of in enumerate(languages) if of == language]
-        rows.sort(key=lambda row: len(sentences[row]), reverse=True)  # less padding, and memory's peak comes first
-        for start in range(0, len(rows), batch_size):
-            batch = rows[start : start + batch_size]
+        for picked in batches_of_like_length([sentences[row] for row in rows], batch_size):
+            batch = [rows[i] for i in picked]
             distribution = teacher.distribution([sentences[row] for row in batch], record["labels"])
             if record["temperature"] != 1.0:
                 distribution = distribution.with_temperature(record["temperature"])

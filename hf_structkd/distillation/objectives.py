@@ -126,7 +126,9 @@ class Emission(Objective):
         inside = torch.arange(student.scores.emissions.shape[1], device=student.scores.emissions.device)
         words = (inside < student.lengths.to(inside.device)[:, None]).float() * targets.answered()[:, None]
         teacher = targets.teacher_emissions.softmax(dim=-1) * words.unsqueeze(-1)
-        return local_cross_entropy(teacher, student.scores.emissions.float().log_softmax(dim=-1), self.temperature)
+        emissions = student.scores.emissions
+        emissions = emissions.to(torch.promote_types(emissions.dtype, torch.float32))
+        return local_cross_entropy(teacher, emissions.log_softmax(dim=-1), self.temperature)
 
 
 def _softened(student: LinearChainCRF, temperature: float) -> LinearChainCRF:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -14,6 +14,13 @@ from ..data.words import tokenize_words
 from ..modeling.crf_head import CRFHeadMixin, compact
 from ..modeling.linear_chain import LinearChainCRF
 from ..modeling.windows import encode_in_windows, encoder_window
+
+
+def batches_of_like_length(sentences: Sequence[Sequence[str]], batch_size: int) -> Iterator[list[int]]:
+    """Row numbers in batches, longest sentences first: less padding, and the peak of memory comes first."""
+    rows = sorted(range(len(sentences)), key=lambda row: len(sentences[row]), reverse=True)
+    for start in range(0, len(rows), batch_size):
+        yield rows[start : start + batch_size]
 
 
 class Teacher:
@@ -121,6 +128,27 @@ class Teacher:
         transitions = torch.zeros(len(order), len(order), device=emissions.device)
         lengths = batch["word_mask"].sum(dim=1)
         return LinearChainCRF(emissions.float().log_softmax(dim=-1)[..., order], transitions, lengths=lengths)
+
+    def tag(
+        self, sentences: Sequence[Sequence[str]], label_names: Sequence[str] | None = None, *, batch_size: int = 64
+    ) -> list[list[str]]:
+        """The best tag sequence of each sentence, as names.
+
+        Args:
+            sentences: lists of words, of any length.
+            label_names: the labels wanted; the teacher's own by default.
+            batch_size: sentences a forward pass; sentences of like length go together.
+
+        Raises:
+            ValueError: if the label sets differ.
+        """
+        labels = list(label_names) if label_names is not None else self.labels
+        tagged: list[list[str]] = [[] for _ in sentences]
+        for rows in batches_of_like_length(sentences, batch_size):
+            tags, _ = self.distribution([sentences[row] for row in rows], labels).argmax()
+            for row, path in zip(rows, tags.tolist()):
+                tagged[row] = [labels[tag] for tag in path[: len(sentences[row])]]
+        return tagged
 
     def _pad(self, encoded: Mapping[str, list[list[int]]]) -> dict[str, Tensor]:
         width = max(len(row) for row in encoded["input_ids"])

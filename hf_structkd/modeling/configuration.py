@@ -1,6 +1,6 @@
 """The configuration fields that every encoder + CRF family shares."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 CONSTRAINT_MODES = ("none", "decode", "train")
 POOLING_MODES = ("first", "mean")
@@ -25,7 +25,7 @@ class CRFConfigMixin:
     """
 
     encoder_model_type: str  # the model type of the plain encoder, whose checkpoints are read without a warning
-    keys_to_ignore_at_inference = (
+    keys_to_ignore_at_inference: ClassVar[list[str]] = [
         "tags",
         "emissions",
         "lengths",
@@ -34,7 +34,7 @@ class CRFConfigMixin:
         "end_transitions",
         "hidden_states",
         "attentions",
-    )  # a stock Trainer is left with `logits` alone, as `run_ner.py`-style metrics expect
+    ]  # a stock Trainer is left with `logits` alone, as `run_ner.py`-style metrics expect
 
     def __init__(
         self,

@@ -6,13 +6,13 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
-from transformers import EvalPrediction, PreTrainedModel, Trainer
+from transformers import EvalPrediction, PreTrainedConfig, PreTrainedModel, Trainer
 from transformers.trainer_pt_utils import nested_gather
 
 from ..data.collator import DataCollatorForStructKD
 from ..data.columns import LANGUAGE, TARGET_COLUMNS, TOKENS
 from ..data.sampling import LanguageTemperatureSampler
-from ..data.words import encode_corpus
+from ..data.words import encode_corpus, tag_column, tag_names
 from ..distillation.annotate import Teachers, annotate
 from ..distillation.objectives import needed_columns, parse_objective
 from ..distillation.schedules import LambdaSchedule, Progress, make_schedule
@@ -20,8 +20,12 @@ from ..distillation.targets import Targets
 from ..evaluation.aggregate import macro_average
 from ..evaluation.tagging_metrics import TaggingMetrics
 from ..modeling.crf_head import gold_statistics
+from ..modeling.tag_scheme import TagScheme
 from .arguments import StructKDTrainingArguments
 from .loss_log import LossLog
+
+
+MACRO = "macro"  # as metric_for_best_model: the headline metric's average over languages
 
 
 class StructKDTrainer(Trainer):
@@ -32,7 +36,8 @@ class StructKDTrainer(Trainer):
     - corpora with `tokens` (and `tags`) are tokenised with `processing_class`;
     - where the objective needs teachers' answers and the training data has none, `teachers` are asked, once;
     - every loss part and lambda are logged, and the parts add up to the loss;
-    - with `eval_dataset={language: corpus}` every language is evaluated, and their macro average (`eval_macro_f1`).
+    - with `eval_dataset={language: corpus}` every language is evaluated, and their macro average (`eval_macro_f1`, or
+      `eval_macro_accuracy` for plain tags; `metric_for_best_model="macro"` names whichever it is).
 
     Args:
         model: a model with a [`~hf_structkd.modeling.crf_head.CRFHeadMixin`].
@@ -80,11 +85,14 @@ class StructKDTrainer(Trainer):
             args.lambda_schedule, args.lambda_start, args.lambda_end, args.lambda_rate
         )
         if train_dataset is not None:
-            train_dataset = self._prepare_training_data(train_dataset, processing_class, teachers, args)
+            train_dataset = self._prepare_training_data(train_dataset, processing_class, teachers, args, config)
         if isinstance(eval_dataset, Mapping):
             eval_dataset = {name: self._encode(data, processing_class) for name, data in eval_dataset.items()}
         elif eval_dataset is not None:
             eval_dataset = self._encode(eval_dataset, processing_class)
+        compute_metrics = compute_metrics or TaggingMetrics(self.label_names_in_order, config.tag_scheme)
+        if args.metric_for_best_model == MACRO:
+            args.metric_for_best_model = f"macro_{getattr(compute_metrics, 'metric_name', 'loss')}"
         super().__init__(
             model=model,
             args=args,
@@ -92,7 +100,7 @@ class StructKDTrainer(Trainer):
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
-            compute_metrics=compute_metrics or TaggingMetrics(self.label_names_in_order, config.tag_scheme),
+            compute_metrics=compute_metrics,
             # Logits in eval mode agree with Viterbi, so their argmax is all that metrics need to keep.
             preprocess_logits_for_metrics=preprocess_logits_for_metrics or _argmax,
             model_init=model_init,
@@ -114,8 +122,14 @@ class StructKDTrainer(Trainer):
         return encode_corpus(dataset, tokenizer, self.label_names_in_order)
 
     def _prepare_training_data(
-        self, dataset: Dataset, tokenizer: Any, teachers: Teachers | None, args: StructKDTrainingArguments
+        self,
+        dataset: Dataset,
+        tokenizer: Any,
+        teachers: Teachers | None,
+        args: StructKDTrainingArguments,
+        config: PreTrainedConfig,
     ) -> Dataset:
+        self._refuse_illegal_gold(dataset, config)
         needed = needed_columns(self.objectives)
         columns = getattr(dataset, "column_names", None) or []
         if missing := [name for name in needed if name not in columns]:
@@ -135,6 +149,21 @@ class StructKDTrainer(Trainer):
                 progress=not args.disable_tqdm,
             )
         return self._encode(dataset, tokenizer)
+
+    def _refuse_illegal_gold(self, dataset: Dataset, config: PreTrainedConfig) -> None:
+        """With constraints in training an illegal gold sequence has probability 0, and its loss is infinite."""
+        column = tag_column(dataset) if isinstance(dataset, Dataset) else None
+        if getattr(config, "crf_constraints", "none") != "train" or column is None:
+            return
+        scheme, names = TagScheme(self.label_names_in_order, config.tag_scheme), tag_names(dataset)
+        for row, tags in enumerate(dataset[column]):
+            known = [names[tag] if names else tag for tag in tags or [] if tag not in (None, -100)]
+            if wrong := scheme.violations(known):
+                raise ValueError(
+                    f"row {row} of the training data has tags that {scheme.name} does not allow, first at word "
+                    f"{wrong[0]}: {known}. With crf_constraints='train' they have probability 0: repair the corpus "
+                    "(orphans='repair'), or use crf_constraints='decode'"
+                )
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()

@@ -1,0 +1,186 @@
+"""Dangers: a loss that is not its equation, a gradient that is not its loss's, padding or missing answers that count."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hf_structkd import LinearChainCRF
+from hf_structkd.data.columns import TARGET_COLUMNS
+from hf_structkd.distillation.objectives import OBJECTIVES, needed_columns, parse_objective
+from hf_structkd.distillation.targets import Targets, ask
+
+B, T, C = 3, 4, 3
+LENGTHS = torch.tensor([4, 1, 3])
+
+
+def random_scores(seed: int) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    shapes = [(B, T, C), (C, C), (C,), (C,)]
+    return [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
+
+
+def targets_of(scores: list[torch.Tensor], names, top_k: int = 3) -> Targets:
+    """A teacher's answers through the columns that a dataset would store, collated."""
+    answers = ask(LinearChainCRF(*scores, lengths=LENGTHS), LENGTHS.tolist(), names, top_k)
+    batch = {}
+    for name, rows in answers.items():
+        column = TARGET_COLUMNS[name]
+        shape = [max(sizes) for sizes in zip(*(row.shape for row in rows))]
+        values = torch.full((B, *shape), column.padding, dtype=column.dtype)
+        for i, row in enumerate(rows):
+            values[(i, *(slice(size) for size in row.shape))] = torch.as_tensor(row).to(column.dtype)
+        batch[name] = values
+    return Targets.pop_from(batch)
+
+
+def brute_force(name: str, student: list[torch.Tensor], teacher: list[torch.Tensor], k: int = 3) -> torch.Tensor:
+    """Each objective from all C^n sequences, sentence by sentence."""
+    emissions, transitions, start, end = student
+    losses = []
+    for b, n in enumerate(LENGTHS.tolist()):
+        paths = list(itertools.product(range(C), repeat=n))
+
+        def log_probs(scores, paths=paths, b=b):
+            e, trans, s, f = scores
+            total = [
+                s[y[0]] + f[y[-1]] + sum(e[b, i, tag] for i, tag in enumerate(y)) + sum(trans[p] for p in zip(y, y[1:]))
+                for y in paths
+            ]
+            return torch.stack(total).log_softmax(dim=0)
+
+        log_s, log_t = log_probs((emissions, transitions, start, end)), log_probs(teacher)
+        best = log_t.argsort(descending=True)[:k]
+        if name == "structural":
+            losses.append(-(log_t.exp() * log_s).sum())
+        elif name == "top_k":
+            losses.append(-log_s[best].mean())
+        elif name == "top_wk":
+            losses.append(-(log_t[best].softmax(dim=0) * log_s[best]).sum())
+        elif name == "posterior":
+            member = torch.tensor([[[float(y[i] == c) for c in range(C)] for i in range(n)] for y in paths]).double()
+            q_t = torch.einsum("p,pic->ic", log_t.exp(), member)
+            q_s = torch.einsum("p,pic->ic", log_s.exp(), member)
+            losses.append(-(q_t * q_s.log()).sum())
+        else:
+            e_t, e_s = teacher[0][b, :n], emissions[b, :n]
+            losses.append(-(e_t.softmax(dim=-1) * e_s.log_softmax(dim=-1)).sum())
+    return torch.stack(losses)
+
+
+@pytest.mark.parametrize("name", sorted(OBJECTIVES))
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_loss_and_gradient_are_the_equations(name, seed):
+    student, teacher = random_scores(seed), random_scores(seed + 1)
+    objective = OBJECTIVES[name]()
+    targets = targets_of(teacher, objective.needs)
+    mine = [part.clone().requires_grad_() for part in student]
+    theirs = [part.clone().requires_grad_() for part in student]
+    loss = objective(LinearChainCRF(*mine, lengths=LENGTHS), targets)
+    expected = brute_force(name, theirs, teacher)
+    # Stored marginals are float16 and the rest float32: what is tested is the equation, not their rounding.
+    torch.testing.assert_close(loss, expected, atol=2e-3, rtol=2e-3)
+    loss.sum().backward()
+    expected.sum().backward()
+    for a, b in zip(mine, theirs):
+        own, brute = (torch.zeros_like(part) if part.grad is None else part.grad for part in (a, b))
+        torch.testing.assert_close(own, brute, atol=3e-3, rtol=3e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "temperature"),
+    [("structural", 1.0), ("posterior", 1.0), ("posterior", 2.25), ("emission", 1.0), ("emission", 2.25)],
+)
+def test_the_minimum_is_at_the_teacher(name, temperature):
+    teacher = random_scores(3)
+    objective = OBJECTIVES[name](temperature=temperature)
+    targets = targets_of(teacher, objective.needs)
+    student = [part.clone().requires_grad_() for part in teacher]
+    objective(LinearChainCRF(*student, lengths=LENGTHS), targets).sum().backward()
+    for part in student:
+        if part.grad is not None:
+            assert part.grad.abs().max() < 2e-2  # zero up to the rounding of float16 targets
+    other = random_scores(4)
+    at_teacher = objective(LinearChainCRF(*teacher, lengths=LENGTHS), targets)
+    assert (objective(LinearChainCRF(*other, lengths=LENGTHS), targets) > at_teacher).all()
+
+
+@pytest.mark.parametrize("name", sorted(OBJECTIVES))
+def test_padding_and_unanswered_sentences_add_nothing(name):
+    objective = OBJECTIVES[name]()
+    teacher = targets_of(random_scores(1), objective.needs)
+    student = random_scores(2)
+    whole = objective(LinearChainCRF(*student, lengths=LENGTHS), teacher)
+    student[0][1, 1:] = float("nan")
+    torch.testing.assert_close(objective(LinearChainCRF(*student, lengths=LENGTHS), teacher), whole)
+    padding = {"teacher_topk_tags": -100, "teacher_topk_log_probs": float("-inf")}
+    for column in objective.needs:
+        getattr(teacher, column)[0] = padding.get(column, 0)
+    emissions = random_scores(2)
+    emissions[0].requires_grad_()
+    loss = objective(LinearChainCRF(*emissions, lengths=LENGTHS), teacher)
+    assert loss[0] == 0
+    torch.testing.assert_close(loss[1:], whole[1:])
+    loss.sum().backward()
+    assert (emissions[0].grad[0] == 0).all()
+
+
+def test_one_path_makes_top_k_and_top_wk_the_likelihood_of_the_best_sequence():
+    teacher, student = LinearChainCRF(*random_scores(5), lengths=LENGTHS), random_scores(6)
+    targets = targets_of(random_scores(5), ("teacher_topk_tags", "teacher_topk_log_probs"), top_k=1)
+    expected = -LinearChainCRF(*student, lengths=LENGTHS).log_prob(teacher.argmax()[0])
+    for name in ("top_k", "top_wk"):
+        loss = OBJECTIVES[name]()(LinearChainCRF(*student, lengths=LENGTHS), targets)
+        torch.testing.assert_close(loss, expected, atol=1e-6, rtol=1e-6)
+
+
+def test_the_golden_example_of_the_paper():
+    """SLKD table 1: Top-2 weights .57 and .43. Positions are written into the tags, as its edge scores differ."""
+    psi = {(0, "FF"): 2, (0, "FT"): 0.5, (0, "TF"): 0.5, (0, "TT"): 2}
+    psi |= {(1, "FF"): 1 / 3, (1, "FT"): 3, (1, "TF"): 4, (1, "TT"): 1 / 4}
+    transitions = torch.zeros(6, 6, dtype=torch.float64)
+    allowed = torch.zeros(6, 6, dtype=torch.bool)
+    for (position, (a, b)), value in psi.items():
+        i, j = 2 * position + "FT".index(a), 2 * position + 2 + "FT".index(b)
+        transitions[i, j], allowed[i, j] = math.log(value), True
+    crf = LinearChainCRF(
+        torch.zeros(1, 3, 6, dtype=torch.float64),
+        transitions,
+        allowed=allowed,
+        allowed_start=torch.tensor([True, True, False, False, False, False]),
+        allowed_end=torch.tensor([False, False, False, False, True, True]),
+    )
+    answers = ask(crf, [3], ("teacher_topk_tags", "teacher_topk_log_probs"), 2)
+    batch = {name: torch.as_tensor(rows[0])[None] for name, rows in answers.items()}
+    batch["teacher_topk_tags"] = batch["teacher_topk_tags"].long()
+    statistics = Targets.pop_from(batch).path_statistics(6, weighted=True)
+    weight_of_ttf = statistics.nodes[0, 0, 1]
+    assert weight_of_ttf.item() == pytest.approx(0.57, abs=5e-3)
+    assert statistics.nodes[0, 0, 0].item() == pytest.approx(0.43, abs=5e-3)
+
+
+def test_names_are_combined_and_weighted():
+    chosen = parse_objective("posterior+top_wk", temperature=2.0)
+    assert {name: weight for name, (_, weight) in chosen.items()} == {"posterior": 1.0, "top_wk": 1.0}
+    assert chosen["posterior"][0].temperature == 2.0
+    assert needed_columns(chosen) == ("teacher_marginals", "teacher_topk_tags", "teacher_topk_log_probs")
+    assert parse_objective("none") == {}
+    assert parse_objective({"top_k": 0.5})["top_k"][1] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("posteriro", "unknown objective 'posteriro'; there are none, "),
+        ("posterior+posterior", "twice"),
+        ({"posterior": 0}, "must be above 0"),
+        ("none+posterior", "unknown objective 'none'"),
+    ],
+)
+def test_bad_choices_are_named(spec, message):
+    with pytest.raises(ValueError, match=message):
+        parse_objective(spec)
