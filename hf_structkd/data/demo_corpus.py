@@ -167,7 +167,7 @@ def load_demo_corpus(
     Args:
         language: One of :data:`DEMO_LANGUAGES`.
         split: ``"train"``, ``"dev"`` (also ``"validation"``) or ``"test"``. No sentence is in two of them, and a
-            quarter of the names occur (as names of that kind) only in dev and test.
+            fifth of the names occur (as names of that kind) only in dev and test.
         num_sentences: How many; by default 1,500, 200 or 400. Fewer are a prefix of more.
         seed: Another seed gives other sentences from the same templates and names.
 
