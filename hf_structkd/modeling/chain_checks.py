@@ -37,11 +37,14 @@ def checked_lengths(lengths: Tensor | None, B: int, T: int) -> Tensor:
 
 def check_scores(emissions: Tensor, lengths: Tensor, **others: Tensor) -> None:
     """No NaN and no +inf among the scores of real words; -inf is a structural zero. One pass in the usual case."""
+    total = emissions.detach().sum(dtype=torch.float64)
+    for value in others.values():
+        total = total + value.detach().sum()
+    if bool(torch.isfinite(total)):
+        return
     for name, value in others.items():
         if bool((value.isnan() | (value == float("inf"))).any()):
             raise ValueError(f"{name} must not contain NaN or +inf, got {value.tolist()}")
-    if bool(torch.isfinite(emissions.detach().sum(dtype=torch.float64))):
-        return
     alive = torch.arange(emissions.shape[1], device=emissions.device) < lengths.to(emissions.device)[:, None]
     wrong = (emissions.isnan() | (emissions == float("inf"))) & alive[..., None]
     if bool(wrong.any()):

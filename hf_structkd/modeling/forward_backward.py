@@ -44,7 +44,7 @@ from .native import native
 from .packing import Packing
 
 TINY = 1e-250  # far enough above 1e-308 that a product of an entry with one transition and one emission is normal
-RESCALE_EVERY = 16
+RESCALE_EVERY = 32
 WIDEST_BLOCK = 32  # up to here one product with a half-empty matrix is cheaper than two products
 
 
@@ -57,16 +57,23 @@ def paired_transitions(matrix: Tensor) -> Tensor:
     return paired
 
 
-def _products(paired: Tensor, source: Tensor, target: Tensor, sizes: list[int]):
-    """Yield t = 1, 2, ... after writing source_{t-1} @ paired into target_t, for rows of 2 C numbers."""
+def _products(paired: Tensor, source: Tensor, sources: list[Tensor], target: Tensor, targets: list[Tensor]):
+    """Yield t = 1, 2, ... after writing source_{t-1} @ paired into target_t, for rows of 2 C numbers.
+
+    The lists are the steps of the arrays: views are made once, they cost as much as the arithmetic.
+    """
     C = len(paired) // 2
-    blocks = [slice(0, 2 * C)] if C <= WIDEST_BLOCK else [slice(0, C), slice(C, 2 * C)]
-    work = [(paired[s, s], source[:, s].split(sizes), target[:, s].split(sizes)) for s in blocks]
-    mm = torch.mm
+    sizes = [len(step) for step in sources]
+    if C <= WIDEST_BLOCK:
+        work = [(paired, sources, targets)]
+    else:
+        halves = [slice(0, C), slice(C, 2 * C)]
+        work = [(paired[s, s], source[:, s].split(sizes), target[:, s].split(sizes)) for s in halves]
+    mm, size = torch.mm, sizes[0]
     for t in range(1, len(sizes)):
+        same, size = sizes[t] == size, sizes[t]
         for matrix, before, after in work:
-            left = before[t - 1]
-            mm(left if sizes[t] == sizes[t - 1] else left[: sizes[t]], matrix, out=after[t])
+            mm(before[t - 1] if same else before[t - 1][:size], matrix, out=after[t])
         yield t
 
 
@@ -80,7 +87,7 @@ def sum_product(
     P[:B] = first
     torch.mul(P[:B], X[:B], out=A[:B])
     Ps, As, Xs, mul = P.split(sizes), A.split(sizes), X.split(sizes), torch.mul
-    for t in _products(paired, A, P, sizes):
+    for t in _products(paired, A, As, P, Ps):
         mul(Ps[t], Xs[t], out=As[t])
         if t % every == 0:
             halves = As[t].view(-1, 2, C)
@@ -99,7 +106,7 @@ def sum_product_with_source(X: Tensor, paired: Tensor, source: Tensor, sizes: li
     M[:B] = 0.0
     G[:B] = source[:B]
     Ms, Gs, Xs, Ss, addcmul = M.split(sizes), G.split(sizes), X.split(sizes), source.split(sizes), torch.addcmul
-    for t in _products(paired, G, M, sizes):
+    for t in _products(paired, G, Gs, M, Ms):
         addcmul(Ss[t], Ms[t], Xs[t], out=Gs[t])
     return M, G
 
@@ -111,8 +118,10 @@ class PackedPass:
         self.packing, self.T = packing, scores.emissions.shape[1]
         self.sizes = packing.batch_sizes
         emissions = packing.pack(scores.emissions)
+        word_peaks = _peak(emissions, 1).double()  # before the conversion: half the memory to go through
+        emissions = emissions.double()
         transitions, start, end = (part.double() for part in scores[1:])
-        peaks = [_peak(emissions, 1), _peak(transitions.flatten(), 0), _peak(start, 0), _peak(end, 0)]
+        peaks = [word_peaks, _peak(transitions.flatten(), 0), _peak(start, 0), _peak(end, 0)]
         self.E = (transitions - peaks[1]).exp()
         self.first = torch.cat([(start - peaks[2]).exp(), (end - peaks[3]).exp()])
         x = (emissions - peaks[0]).exp()
@@ -213,7 +222,7 @@ class PackedPass:
         B, C = self.sizes[0], self.E.shape[0]
         packing, Z = self.packing, self.Z[:, None]
         passable = (self.left > 0) & (self.right > 0)
-        u = torch.where(passable, upstream, 0.0) * Z
+        u = torch.where(passable, upstream.double(), 0.0) * Z
         forward = u * self.X[:, :C] / self.right.masked_fill(~passable, 1.0)
         backward = u / self.left.masked_fill(~passable, 1.0)
         source = torch.cat([forward, backward.index_select(0, packing.mirror)], 1)

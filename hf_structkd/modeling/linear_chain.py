@@ -10,16 +10,16 @@ told in `forward_backward.py` and `viterbi.py`.
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .chain_checks import check_emissions, check_scores, check_shape, check_spans, check_tags, checked_lengths
+from .chain_checks import check_emissions, check_scores, check_shape, check_spans, checked_lengths
 from .log_space import NEG_INF, Scores
+from .path_score import expected_score, path_score
 from .path_sums import PathSums
-from .sufficient_statistics import PADDING_TAG, SufficientStatistics
+from .sufficient_statistics import SufficientStatistics
 from .viterbi import best_path, k_best
 
 
@@ -156,29 +156,6 @@ class LinearChainCRF:
 
     # -- probabilities of paths, sets of paths, spans -----------------------------------------------------------
 
-    @cached_property
-    def _alive(self) -> Tensor:
-        device = self.scores.emissions.device
-        T = self.scores.emissions.shape[1]
-        return torch.arange(T, device=device) < self.lengths.to(device)[:, None]
-
-    def _score(self, tags: Tensor) -> Tensor:
-        """Score (B, K) of paths (B, K, T), float64; ``-inf`` for a path that is -100 throughout."""
-        emissions, transitions, start, end = self.scores
-        C = emissions.shape[2]
-        alive = self._alive[:, None]
-        tags = tags.long()
-        exists = (tags != PADDING_TAG).any(-1)
-        check_tags(tags, alive & exists[..., None], C)
-        tags = torch.where(alive & exists[..., None], tags, 0)
-        words = emissions.gather(2, tags.transpose(1, 2)).transpose(1, 2).double()
-        total = torch.where(alive, words, 0.0).sum(-1)
-        edges = transitions.double().flatten()[tags[..., :-1] * C + tags[..., 1:]]
-        total = total + torch.where(alive[..., 1:], edges, 0.0).sum(-1)
-        last = (self.lengths.to(tags.device) - 1)[:, None, None].expand(-1, tags.shape[1], 1)
-        total = total + start.double()[tags[..., 0]] + end.double()[tags.gather(2, last).squeeze(2)]
-        return torch.where(exists, total, NEG_INF)
-
     def log_prob(self, tags: Tensor, *, check_legal: bool = False) -> Tensor:
         """log p(y).
 
@@ -194,10 +171,13 @@ class LinearChainCRF:
             ValueError: on wrong shapes, a tag out of range on a real word, or (on request) an illegal path.
         """
         B, T, _ = self.scores.emissions.shape
-        if tags.dim() not in (2, 3) or tags.shape[0] != B or tags.shape[-1] != T:
-            raise ValueError(f"tags must have shape {(B, T)} or ({B}, k, {T}), got {tuple(tags.shape)}")
+        shaped = tags.dim() in (2, 3) and tags.shape[0] == B and tags.shape[-1] == T
+        if tags.is_floating_point() or not shaped:
+            raise ValueError(
+                f"tags must be integers of shape {(B, T)} or ({B}, k, {T}), got {tags.dtype} of shape {tuple(tags.shape)}"
+            )
         single = tags.dim() == 2
-        score = self._score(tags[:, None] if single else tags)
+        score = path_score(self.scores, self._sums.packing, tags[:, None] if single else tags)
         if check_legal and bool((score == NEG_INF).any()):
             b, k = (score == NEG_INF).nonzero()[0].tolist()
             raise ValueError(f"tags must be an allowed path, got an illegal one for sentence {b}, path {k}")
@@ -263,14 +243,14 @@ class LinearChainCRF:
 
         Without any allowed path: tags -100, score ``-inf``.
         """
-        tags = best_path(self.scores, self.lengths)
-        return tags, self._score(tags[:, None])[:, 0].to(self._dtype)
+        tags = best_path(self.scores, self._sums.packing)
+        return tags, path_score(self.scores, self._sums.packing, tags[:, None])[:, 0].to(self._dtype)
 
     def topk(self, k: int) -> TopK:
         """The k best paths, exactly, best first; fewer where fewer exist (see `TopK`)."""
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
-        tags, valid = k_best(self.scores, self.lengths, k)
+        tags, valid = k_best(self.scores, self._sums.packing, k)
         return TopK(tags, self.log_prob(tags).cummin(-1).values, valid)
 
     def sample(self, n: int = 1, generator: torch.Generator | None = None) -> Tensor:
@@ -280,20 +260,6 @@ class LinearChainCRF:
         return self._sums.sample(n, generator)
 
     # -- comparing distributions --------------------------------------------------------------------------------
-
-    def _expected_score(self, statistics: SufficientStatistics) -> Tensor:
-        """⟨counts, scores⟩ (B,), float64; ``-inf`` where counts fall on structural zeros."""
-        nodes, edges, _ = (part.to(self.scores.emissions.device).double() for part in statistics)
-        emissions, transitions, start, end = (part.double() for part in self.scores)
-        nodes = torch.where(self._alive[..., None], nodes, 0.0)
-        last = nodes[torch.arange(len(nodes), device=nodes.device), self.lengths.to(nodes.device) - 1]
-        total = torch.zeros_like(nodes[:, 0, 0])
-        for counts, scores in ((nodes, emissions), (edges, transitions), (nodes[:, 0], start), (last, end)):
-            # A count of zero takes no part, whatever the score: 0 * -inf or the padding's NaN must not become NaN.
-            total = total + torch.where(counts != 0, counts * torch.where(counts != 0, scores, 0.0), 0.0).flatten(
-                1
-            ).sum(1)
-        return total
 
     def cross_entropy(self, target: LinearChainCRF | SufficientStatistics) -> Tensor:
         """-E_target[log p_self(y)] (B,), nats: mass · log Z - ⟨expected counts of the target, own scores⟩.
@@ -320,7 +286,8 @@ class LinearChainCRF:
         check_shape("edges", statistics.edges, (B, C, C))
         check_shape("mass", statistics.mass, (B,))
         mass = statistics.mass.to(self.scores.emissions.device).double()
-        expected = self._expected_score(statistics)
+        nodes, edges = (part.to(mass.device).double() for part in statistics[:2])
+        expected = expected_score(self.scores, self.lengths.to(mass.device), nodes, edges)
         log_z = self._quantity("log_partition")
         value = mass * torch.where(mass != 0, log_z, 0.0) - expected
         value = torch.where(expected > NEG_INF, value, -NEG_INF)

@@ -56,8 +56,8 @@ class Packing:
         return len(self.word)
 
     def pack(self, padded: Tensor) -> Tensor:
-        """(B, T, ...) to (N, ...), float64. Padding is never read."""
-        return padded.flatten(0, 1).index_select(0, self.word).double()
+        """(B, T, ...) to (N, ...). Padding is never read."""
+        return padded.flatten(0, 1).index_select(0, self.word)
 
     def unpack(self, rows: Tensor, T: int, dtype: torch.dtype = torch.float64) -> Tensor:
         """(N, ...) to (B, T, ...), zero on padding."""

@@ -6,6 +6,8 @@ slowly. Here each request goes to the one that can answer it.
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 from torch import Tensor
 
@@ -40,18 +42,21 @@ class PathSums:
 
     def __init__(self, scores: Scores, lengths: Tensor):
         self.scores, self.lengths = scores, lengths
-        self._pass: PackedPass | None = None
 
-    @property
+    @cached_property
+    def packing(self) -> Packing:
+        emissions = self.scores.emissions
+        return Packing(self.lengths, emissions.shape[1], emissions.device)
+
+    @cached_property
     def packed(self) -> PackedPass:
-        if self._pass is None:
-            with torch.inference_mode():
-                packing = Packing(self.lengths, self.scores.emissions.shape[1], self.scores.emissions.device)
-                self._pass = PackedPass(Scores(*(part.detach() for part in self.scores)), packing)
-            if not self._pass.ok:
-                names = ("transitions", "start_transitions", "end_transitions")
-                check_scores(self.scores.emissions, self.lengths, **dict(zip(names, self.scores[1:])))
-        return self._pass
+        packing = self.packing
+        with torch.inference_mode():
+            packed = PackedPass(Scores(*(part.detach() for part in self.scores)), packing)
+        if not packed.ok:
+            names = ("transitions", "start_transitions", "end_transitions")
+            check_scores(self.scores.emissions, self.lengths, **dict(zip(names, self.scores[1:])))
+        return packed
 
     @torch.compiler.disable
     def evaluate(self, quantity: str) -> Tensor:
@@ -81,7 +86,7 @@ class PathSums:
         rule = getattr(self.packed, quantity + "_gradient", None)
         if rule is None or not self.packed.ok:
             return self.reference_gradient(quantity, scores, upstream, False)
-        packing, emissions = self.packed.packing, scores.emissions
+        packing, emissions = self.packing, scores.emissions
         if quantity != "log_partition":
             upstream = packing.pack(upstream)
         nodes, edges = rule(upstream)

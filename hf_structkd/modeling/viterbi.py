@@ -132,11 +132,10 @@ def beam(
 class _Problem:
     """The float64 scores of a batch on packed rows."""
 
-    def __init__(self, scores: Scores, lengths: Tensor):
+    def __init__(self, scores: Scores, packing: Packing):
         self.T = scores.emissions.shape[1]
-        self.packing = Packing(lengths, self.T, scores.emissions.device)
-        self.sizes = self.packing.batch_sizes
-        self.emissions = self.packing.pack(scores.emissions.detach()).clamp_(min=IMPOSSIBLE)
+        self.packing, self.sizes = packing, packing.batch_sizes
+        self.emissions = self.packing.pack(scores.emissions.detach()).double().clamp_(min=IMPOSSIBLE)
         self.transitions, self.start, self.end = (part.detach().double().clamp(min=IMPOSSIBLE) for part in scores[1:])
 
     def completions(self) -> tuple[Tensor, Tensor]:
@@ -173,10 +172,10 @@ class _Problem:
 
 
 @torch.compiler.disable
-def best_path(scores: Scores, lengths: Tensor) -> Tensor:
+def best_path(scores: Scores, packing: Packing) -> Tensor:
     """Tags (B, T) of the best path; -100 on padding and where no path exists."""
     with torch.inference_mode():
-        problem = _Problem(scores, lengths)
+        problem = _Problem(scores, packing)
         if scores.emissions.shape[2] <= WIDEST_PAIR and native("walk", problem.emissions) is None:
             tags, best = problem.through()
         else:
@@ -186,10 +185,10 @@ def best_path(scores: Scores, lengths: Tensor) -> Tensor:
 
 
 @torch.compiler.disable
-def k_best(scores: Scores, lengths: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def k_best(scores: Scores, packing: Packing, k: int) -> tuple[Tensor, Tensor]:
     """The k best paths (B, K, T), -100 on padding and for paths that do not exist; whether they exist (B, K)."""
     with torch.inference_mode():
-        problem = _Problem(scores, lengths)
+        problem = _Problem(scores, packing)
         rest, completion = problem.completions()
         run = native("beam", completion) or beam
         tags, regret = run(completion, rest, problem.transitions, problem.start, problem.sizes, k)

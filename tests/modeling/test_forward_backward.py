@@ -216,10 +216,10 @@ def test_packing_is_a_relabelling_of_the_words():
     close(packing.mirror[packing.mirror], torch.arange(12))
     for b, length in enumerate(lengths.tolist()):
         own = packing.sentence == b
-        close(rows[own], padded[b, :length].double())
-        close(rows[packing.mirror][own], padded[b, :length].flip(0).double())
+        close(rows[own], padded[b, :length])
+        close(rows[packing.mirror][own], padded[b, :length].flip(0))
     close(rows[packing.previous], rows[4:] - 1)
-    close(rows[packing.last], padded[packing.order, lengths[packing.order] - 1].double())
+    close(rows[packing.last], padded[packing.order, lengths[packing.order] - 1])
 
 
 @pytest.fixture
