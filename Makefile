@@ -4,7 +4,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-EXTRAS ?= dev,demo,onnx,plots
+EXTRAS ?= dev,demo,fast,onnx,plots
 WORKERS ?= 2
 DEMO_RECIPE ?= examples/recipes/demo.yaml
 

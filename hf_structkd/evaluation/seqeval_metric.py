@@ -15,9 +15,7 @@ from seqeval.scheme import IOB2, IOBES, Tokens
 
 _SCHEMES = {"BIO": IOB2, "BIOES": IOBES}
 
-_DESCRIPTION = (
-    "Strict entity-level precision, recall and F1 (seqeval, mode='strict') and word accuracy, offline."
-)
+_DESCRIPTION = "Strict entity-level precision, recall and F1 (seqeval, mode='strict') and word accuracy, offline."
 _CITATION = """\
 @misc{seqeval,
   title = {{seqeval}: A {Python} framework for sequence labeling evaluation},
