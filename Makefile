@@ -26,7 +26,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 # The stamp is written last, so an interrupted installation is taken up again.
-$(STAMP): setup.cfg pyproject.toml constraints.txt | $(BIN)/python
+$(STAMP): Makefile setup.cfg pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[$(EXTRAS)]"
 	@touch $@
 
