@@ -20,14 +20,18 @@ class DataArguments:
     )
     tags_column: str | None = field(default=None, metadata={"help": "Tag column of tables, or field of CoNLL-U."})
     tokens_column: str | None = field(default=None, metadata={"help": "Word column of tables and column files."})
-    column: int = field(default=-1, metadata={"help": "Tag column of column files, from 0, or from the end if negative."})
+    column: int = field(
+        default=-1, metadata={"help": "Tag column of column files, from 0, or from the end if negative."}
+    )
     tag_scheme: Literal["BIO", "BIOES", "plain"] | None = field(
         default=None, metadata={"help": "BIO, BIOES or plain; found from the tags by default."}
     )
     orphans: Literal["accept", "repair", "refuse"] = field(
         default="accept", metadata={"help": "What becomes of tag sequences the scheme forbids, an I- after O say."}
     )
-    max_train_sentences: int | None = field(default=None, metadata={"help": "Training sentences of each language, the first ones."})
+    max_train_sentences: int | None = field(
+        default=None, metadata={"help": "Training sentences of each language, the first ones."}
+    )
     max_dev_sentences: int | None = field(default=None, metadata={"help": "Dev sentences of each language."})
     max_test_sentences: int | None = field(default=None, metadata={"help": "Test sentences of each language."})
 
@@ -104,6 +108,8 @@ class EvaluationArguments:
         default=None, metadata={"help": "Label of the checkpoint -> label of the corpora, where names differ."}
     )
     batch_size: int = field(default=64, metadata={"help": "Sentences a forward pass."})
-    revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the checkpoint on the Hub."})
+    revision: str | None = field(
+        default=None, metadata={"help": "Branch, tag or commit of the checkpoint on the Hub."}
+    )
     trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with the checkpoint."})
     output_file: str | None = field(default=None, metadata={"help": "Where the scores are written, as results.json."})

@@ -34,7 +34,6 @@ from hf_structkd import (
     load_corpora,
 )
 from hf_structkd.data.collator import DataCollatorForStructKD
-from hf_structkd.data.corpora import label_inventory
 from hf_structkd.data.tokenizer import train_tokenizer
 from hf_structkd.data.words import encode_corpus
 from hf_structkd.evaluation.results import write_atomically
@@ -177,7 +176,9 @@ def train_into(
         logger.info("%s is finished already", folder)
         return stored["seconds"]
     if folder.exists() and any(folder.iterdir()):
-        raise RecipeError(f"{folder} is not empty and holds no finished model ({SETTINGS_FILE}); choose another folder")
+        raise RecipeError(
+            f"{folder} is not empty and holds no finished model ({SETTINGS_FILE}); choose another folder"
+        )
     work = folder.with_name(folder.name + ".training")
     if (work / SETTINGS_FILE).exists():
         refuse_other_settings(work, json.loads((work / SETTINGS_FILE).read_text())["settings"], settings)
@@ -193,9 +194,7 @@ def train_into(
     trainer.save_model(str(finished))
     if args.should_save:
         trainer.state.save_to_json(str(finished / "trainer_state.json"))
-        write_atomically(
-            finished / SETTINGS_FILE, json.dumps({"settings": settings, "seconds": seconds}, indent=2)
-        )
+        write_atomically(finished / SETTINGS_FILE, json.dumps({"settings": settings, "seconds": seconds}, indent=2))
         if folder.exists():
             folder.rmdir()
         os.replace(finished, folder)
@@ -224,7 +223,9 @@ def settings_of(*instances: Any) -> dict[str, Any]:
     return {name: value for name, value in dump_settings(*instances).items() if name not in FREE_SETTINGS}
 
 
-def score(tagger: Teacher, corpora: Mapping[str, Dataset], labels: Sequence[str], batch_size: int = 64) -> dict[str, Any]:
+def score(
+    tagger: Teacher, corpora: Mapping[str, Dataset], labels: Sequence[str], batch_size: int = 64
+) -> dict[str, Any]:
     """Full report of a tagger for each language: strict spans for BIO and BIOES, accuracy for plain tags."""
     metrics = TaggingMetrics(labels)
     reports = {}
@@ -243,5 +244,3 @@ def model_arguments_of_teacher(args: Any, model_args: ModelArguments) -> ModelAr
         head=args.teacher_head,
         revision=None,
     )
-
-

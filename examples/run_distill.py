@@ -237,7 +237,7 @@ def main() -> None:
     )
     results_file = write_results(results, output)
     write_atomically(output / "table.md", tables["test"].to_markdown() + "\n")
-    print(tables['test'].to_text())
+    print(tables["test"].to_text())
     show_examples(taggers[name], corpora)
     announce("Where everything is")
     print(f"student   {folders[name]}  (README.md is its card)")

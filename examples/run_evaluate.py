@@ -1,6 +1,6 @@
 """Score a token-classification checkpoint on any corpora, languages it was never trained on included.
 
-    python examples/run_evaluate.py --checkpoint runs/demo/student --corpus demo --splits test
+python examples/run_evaluate.py --checkpoint runs/demo/student --corpus demo --splits test
 """
 
 import sys

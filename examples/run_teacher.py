@@ -1,6 +1,6 @@
 """Train one tagger for one language (or several together), with a CRF or a softmax head.
 
-    accelerate launch examples/run_teacher.py RECIPE.yaml --languages en --output_dir runs/teacher-en
+accelerate launch examples/run_teacher.py RECIPE.yaml --languages en --output_dir runs/teacher-en
 """
 
 import sys

@@ -14,8 +14,8 @@ ALLOWED = {
     "data": {"modeling"},
     "distillation": {"modeling", "data"},
     "evaluation": {"modeling", "data"},
-    "training": {"modeling", "data", "distillation", "evaluation"},
-    "hub": {"modeling", "data", "distillation", "evaluation", "training"},
+    "hub": {"modeling", "evaluation"},
+    "training": {"modeling", "data", "distillation", "evaluation", "hub"},
 }
 
 

@@ -68,5 +68,6 @@ class DataCollatorForStructKD:
         values = np.full((len(features), *shape), column.padding)
         for row, answer in enumerate(answers):
             if answer is not None:
-                values[(row, *(slice(size) for size in answer.shape))] = answer
+                inside = tuple(slice(size) for size in answer.shape)
+                values[row][inside] = answer
         return torch.from_numpy(values).to(column.dtype)

@@ -73,7 +73,12 @@ def tag_names(dataset: Dataset) -> list[str] | None:
 
 
 def encode_corpus(
-    dataset: Dataset, tokenizer: Any, label_names: Sequence[str], *, batch_size: int = 1000, num_proc: int | None = None
+    dataset: Dataset,
+    tokenizer: Any,
+    label_names: Sequence[str],
+    *,
+    batch_size: int = 1000,
+    num_proc: int | None = None,
 ) -> Dataset:
     """Add `input_ids`, `attention_mask`, `word_mask` and `labels` to a corpus; other columns stay.
 
@@ -92,7 +97,9 @@ def encode_corpus(
             the row is named.
     """
     if TOKENS not in dataset.column_names:
-        raise ValueError(f"a corpus needs a column {TOKENS!r} with lists of words; this one has {dataset.column_names}")
+        raise ValueError(
+            f"a corpus needs a column {TOKENS!r} with lists of words; this one has {dataset.column_names}"
+        )
     column, names = tag_column(dataset), tag_names(dataset)
     label_ids = {name: i for i, name in enumerate(label_names)}
 

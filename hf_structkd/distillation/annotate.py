@@ -66,7 +66,9 @@ def annotate(
     if unknown := [name for name in targets if name not in TARGET_COLUMNS]:
         raise ValueError(f"unknown targets {unknown}; there are {list(TARGET_COLUMNS)}")
     if TOKENS not in dataset.column_names:
-        raise ValueError(f"a corpus needs a column {TOKENS!r} with lists of words; this one has {dataset.column_names}")
+        raise ValueError(
+            f"a corpus needs a column {TOKENS!r} with lists of words; this one has {dataset.column_names}"
+        )
     by_language = _by_language(dataset, teachers)
     for teacher in by_language.values():
         teacher.label_order(label_names)
@@ -121,9 +123,15 @@ def _kept_or_asked(
 ) -> Dataset:
     if (folder / RECORD_FILE).exists():
         stored = json.loads((folder / RECORD_FILE).read_text())
-        differ = [f"{key}: stored {stored.get(key)!r}, asked {record[key]!r}" for key in record if stored.get(key) != record[key]]
+        differ = [
+            f"{key}: stored {stored.get(key)!r}, asked {record[key]!r}"
+            for key in record
+            if stored.get(key) != record[key]
+        ]
         if differ:
-            raise AnnotationError(f"{folder} holds answers to another question ({'; '.join(differ)}); use another folder")
+            raise AnnotationError(
+                f"{folder} holds answers to another question ({'; '.join(differ)}); use another folder"
+            )
         return load_from_disk(str(folder))
     if folder.exists() and any(folder.iterdir()):
         raise AnnotationError(f"{folder} is not empty and holds no {RECORD_FILE}; use another folder for the answers")

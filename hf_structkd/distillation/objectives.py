@@ -97,7 +97,7 @@ class Posterior(Objective):
     name, needs, arxiv = "posterior", (MARGINALS,), SLKD
 
     def __call__(self, student: LinearChainCRF, targets: Targets) -> Tensor:
-        return local_cross_entropy(targets.teacher_marginals, student.log_marginals, self.temperature)
+        return local_cross_entropy(targets[MARGINALS], student.log_marginals, self.temperature)
 
 
 class Structural(Objective):
@@ -125,7 +125,7 @@ class Emission(Objective):
     def __call__(self, student: LinearChainCRF, targets: Targets) -> Tensor:
         inside = torch.arange(student.scores.emissions.shape[1], device=student.scores.emissions.device)
         words = (inside < student.lengths.to(inside.device)[:, None]).float() * targets.answered()[:, None]
-        teacher = targets.teacher_emissions.softmax(dim=-1) * words.unsqueeze(-1)
+        teacher = targets[EMISSIONS].softmax(dim=-1) * words.unsqueeze(-1)
         emissions = student.scores.emissions
         emissions = emissions.to(torch.promote_types(emissions.dtype, torch.float32))
         return local_cross_entropy(teacher, emissions.log_softmax(dim=-1), self.temperature)

@@ -45,16 +45,19 @@ class Targets:
         """Take the teacher columns out of a collated batch."""
         return cls(**{field.name: batch.pop(field.name, None) for field in fields(cls)})
 
+    def __getitem__(self, column: str) -> Tensor:
+        """What was asked under this name. Raises ValueError where it was not."""
+        value = getattr(self, column)
+        if value is None:
+            raise ValueError(f"the batch has no column {column!r}: annotate the data with what the objective needs")
+        return value
+
     def __bool__(self) -> bool:
         return any(getattr(self, field.name) is not None for field in fields(self))
 
     def statistics(self) -> SufficientStatistics:
         """The teacher's exact expectations (marginals and edge counts)."""
-        assert self.teacher_marginals is not None
-        assert self.teacher_edge_counts is not None
-        return SufficientStatistics(
-            nodes=self.teacher_marginals, edges=self.teacher_edge_counts, mass=self.answered()
-        )
+        return SufficientStatistics(nodes=self[MARGINALS], edges=self[EDGE_COUNTS], mass=self.answered())
 
     def path_statistics(self, num_tags: int, weighted: bool, temperature: float = 1.0) -> SufficientStatistics:
         """The expectations under the k best paths.
@@ -64,13 +67,12 @@ class Targets:
             weighted: weigh a path by its probability renormalised over the k (Top-WK), else alike (Top-K).
             temperature: divides the log-probabilities before they are renormalised.
         """
-        assert self.teacher_topk_tags is not None
-        assert self.teacher_topk_log_probs is not None
-        valid = self.teacher_topk_log_probs > float("-inf")
-        scores = self.teacher_topk_log_probs / temperature if weighted else torch.zeros_like(self.teacher_topk_log_probs)
+        log_probs = self[TOPK_LOG_PROBS]
+        valid = log_probs > float("-inf")
+        scores = log_probs / temperature if weighted else torch.zeros_like(log_probs)
         # nan_to_num: a sentence without an answer has no valid path, and a softmax over nothing is NaN.
         weights = scores.masked_fill(~valid, float("-inf")).softmax(dim=1).nan_to_num(0.0)
-        return SufficientStatistics.from_tags(self.teacher_topk_tags, num_tags, weights)
+        return SufficientStatistics.from_tags(self[TOPK_TAGS], num_tags, weights)
 
     def answered(self) -> Tensor:
         """1 where a teacher answered, 0 where the sentence has no targets: (batch,)."""
@@ -78,8 +80,7 @@ class Targets:
             return (self.teacher_marginals[:, 0].sum(dim=-1) > 0).float()
         if self.teacher_topk_log_probs is not None:
             return (self.teacher_topk_log_probs[:, 0] > float("-inf")).float()
-        assert self.teacher_emissions is not None
-        return (self.teacher_emissions.abs().sum(dim=(1, 2)) > 0).float()
+        return (self[EMISSIONS].abs().sum(dim=(1, 2)) > 0).float()
 
 
 def ask(distribution: LinearChainCRF, lengths: Sequence[int], wanted: Sequence[str], top_k: int) -> dict[str, list]:
@@ -120,5 +121,3 @@ def ask(distribution: LinearChainCRF, lengths: Sequence[int], wanted: Sequence[s
             rows.append(value.astype(stored))
         answers[name] = rows
     return answers
-
-

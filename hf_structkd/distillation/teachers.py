@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import AutoModelForTokenClassification, AutoTokenizer, PreTrainedModel
 
 from ..data.words import tokenize_words
+from ..modeling.configuration import label_names as labels_of
 from ..modeling.crf_head import CRFHeadMixin, compact
 from ..modeling.linear_chain import LinearChainCRF
 from ..modeling.windows import encode_in_windows, encoder_window
@@ -47,7 +48,7 @@ class Teacher:
         name: str | None = None,
         revision: str | None = None,
     ) -> None:
-        own = [model.config.id2label[i] for i in range(model.config.num_labels)]
+        own = labels_of(model.config)
         label_map = dict(label_map or {})
         self.name = name or getattr(model, "name_or_path", "") or type(model).__name__
         if unknown := sorted(set(label_map) - set(own)):
@@ -93,7 +94,9 @@ class Teacher:
         digest = hashlib.sha256(json.dumps([self.labels, self.tokenizer.backend_tokenizer.to_str()]).encode())
         for name, tensor in sorted(self.model.state_dict().items()):
             digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if tensor.dim() else b"")
+            digest.update(
+                tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if tensor.dim() else b""
+            )
         return digest.hexdigest()[:40]
 
     def label_order(self, label_names: Sequence[str]) -> list[int]:

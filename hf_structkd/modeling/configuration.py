@@ -6,6 +6,11 @@ CONSTRAINT_MODES = ("none", "decode", "train")
 POOLING_MODES = ("first", "mean")
 
 
+def label_names(config: Any) -> list[str]:
+    """A model's labels in the order of their ids."""
+    return [config.id2label[i] for i in range(config.num_labels)]
+
+
 class CRFConfigMixin:
     """CRF fields on top of an encoder's configuration; list it before the encoder's configuration class.
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
+from .configuration import label_names
 from .linear_chain import LinearChainCRF, SufficientStatistics
 from .tag_scheme import TagScheme
 from .windows import content_mask, encode_in_windows, encoder_window
@@ -74,11 +75,11 @@ class CRFTokenClassifierOutput(ModelOutput):
     loss: Tensor | None = None
     logits: Tensor | None = None
     tags: Tensor | None = None
-    emissions: Tensor | None = None
-    lengths: Tensor | None = None
-    transitions: Tensor | None = None
-    start_transitions: Tensor | None = None
-    end_transitions: Tensor | None = None
+    emissions: Tensor = None  # type: ignore[assignment]
+    lengths: Tensor = None  # type: ignore[assignment]
+    transitions: Tensor = None  # type: ignore[assignment]
+    start_transitions: Tensor = None  # type: ignore[assignment]
+    end_transitions: Tensor = None  # type: ignore[assignment]
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
 
@@ -133,7 +134,10 @@ class CRFHeadMixin:
     tokenizer's word-starting pieces stored with the model (`set_word_starts`).
     """
 
-    _keep_in_fp32_modules_strict = ("crf",)
+    config: Any
+    base_model: Any
+    training: bool
+    _keep_in_fp32_modules_strict: Any = ("crf",)
 
     def add_crf_head(self) -> None:
         config = self.config
@@ -158,15 +162,14 @@ class CRFHeadMixin:
     @property
     def tag_scheme(self) -> TagScheme:
         """The tags, in the order of the label ids, and what the scheme allows."""
-        labels = [self.config.id2label[i] for i in range(self.config.num_labels)]
-        return TagScheme(labels, self.config.tag_scheme)
+        return TagScheme(label_names(self.config), self.config.tag_scheme)
 
     def set_word_starts(self, tokenizer: Any) -> None:
         """Remember which of the tokenizer's pieces start a word; saved with the weights."""
         pieces = word_start_pieces(tokenizer, self.config.vocab_size)
         self.word_starts.pieces.copy_(pieces)
 
-    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Module:
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> Any:
         """As in transformers; pieces that are added do not start words until `set_word_starts` says otherwise."""
         embeddings = super().resize_token_embeddings(*args, **kwargs)  # type: ignore[misc]
         old = self.word_starts.pieces
@@ -189,7 +192,11 @@ class CRFHeadMixin:
         # Not a buffer: the masks follow from the labels, and a buffer missing in a checkpoint would be garbage.
         if self._constraints is None or next(iter(self._constraints.values())).device != device:
             scheme = self.tag_scheme
-            masks = {"allowed": scheme.allowed, "allowed_start": scheme.allowed_start, "allowed_end": scheme.allowed_end}
+            masks = {
+                "allowed": scheme.allowed,
+                "allowed_start": scheme.allowed_start,
+                "allowed_end": scheme.allowed_end,
+            }
             self._constraints = {name: mask.to(device) for name, mask in masks.items()}
         return self._constraints
 
@@ -226,7 +233,7 @@ class CRFHeadMixin:
         return (self.word_starts.pieces[input_ids] & inside) | first
 
     def encode(self, input_ids, attention_mask, **kwargs: Any) -> tuple[Tensor, Any]:
-        """Vectors of all subwords (batch, subwords, hidden), through overlapping windows where the rows are too long."""
+        """Vectors of all subwords (batch, subwords, hidden), through windows where the rows are too long."""
         window = encoder_window(self)
         if input_ids is None or window is None or input_ids.shape[1] <= window:
             outputs = self.base_model(input_ids, attention_mask=attention_mask, return_dict=True, **kwargs)
@@ -282,8 +289,10 @@ class CRFHeadMixin:
             ValueError: if nothing tells where words start, or a row is labelled in part.
         """
         if attention_mask is None:
-            shape = (input_ids if input_ids is not None else inputs_embeds).shape[:2]
-            attention_mask = torch.ones(shape, dtype=torch.long, device=self.classifier.weight.device)
+            given_input = input_ids if input_ids is not None else inputs_embeds
+            if given_input is None:
+                raise ValueError("give input_ids or inputs_embeds")
+            attention_mask = torch.ones(given_input.shape[:2], dtype=torch.long, device=given_input.device)
         given = {"token_type_ids": token_type_ids, "position_ids": position_ids, "inputs_embeds": inputs_embeds}
         kwargs.update({name: value for name, value in given.items() if value is not None})
         word_mask = self.find_words(input_ids, attention_mask, labels, word_mask)
@@ -313,10 +322,8 @@ class CRFHeadMixin:
             attentions=getattr(encoded, "attentions", None),
         )
 
-    def gold_nll(
-        self, output: CRFTokenClassifierOutput, labels: Tensor, word_mask: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Each row's -log p(gold tags) in nats (0 where unlabelled), (batch,), and the number of labelled words, ()."""
+    def gold_nll(self, output: CRFTokenClassifierOutput, labels: Tensor, word_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Each row's -log p(gold tags) in nats (0 where unlabelled), (batch,), and the labelled words, ()."""
         statistics, counted = gold_statistics(labels, word_mask, self.config.num_labels)
         return self.distribution(output, "train").cross_entropy(statistics), counted
 
@@ -338,9 +345,7 @@ class CRFHeadMixin:
         tags[word_mask] = best[torch.arange(best.shape[1], device=best.device) < output.lengths[:, None]]
         return logits, tags
 
-    def spread(
-        self, values: Tensor, attention_mask: Tensor, word_mask: Tensor, continuation: bool = False
-    ) -> Tensor:
+    def spread(self, values: Tensor, attention_mask: Tensor, word_mask: Tensor, continuation: bool = False) -> Tensor:
         """Word values (batch, words, tags) onto the words' subwords (batch, subwords, tags); zero off the words.
 
         Args:

@@ -80,7 +80,9 @@ def encode_in_windows(
     size = window - 2
     overlap = size // 4 if overlap is None else overlap
     if not 0 <= overlap < size:
-        raise ValueError(f"window_overlap must be at least 0 and below {size} (window {window} less two), not {overlap}")
+        raise ValueError(
+            f"window_overlap must be at least 0 and below {size} (window {window} less two), not {overlap}"
+        )
 
     pieces, masks, rows, columns, margins = [], [], [], [], []
     for row, count in enumerate(counts.tolist()):

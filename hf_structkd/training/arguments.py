@@ -32,7 +32,10 @@ class StructKDTrainingArguments(TrainingArguments):
     )
     temperature: float = field(
         default=1.0,
-        metadata={"help": "Softens teacher and student in the objectives that have a temperature (top_wk, posterior, emission)."},
+        metadata={
+            "help": "Softens teacher and student in the objectives that have a temperature: top_wk, posterior, "
+            "emission."
+        },
     )
     top_k: int = field(default=5, metadata={"help": "Tag sequences a teacher is asked for a sentence."})
     lambda_schedule: str = field(

@@ -29,7 +29,7 @@ class LossLog:
         lam: float | None,
         step: int,
     ) -> None:
-        """Add a micro-batch of an update: losses of its sentences, (batch,) each, and what their sums are scaled by."""
+        """Add a micro-batch of update `step`: its sentences' losses, (batch,) each; `scale` multiplies their sums."""
         named = {f"loss_{name}": part for name, part in weighted.items()} | dict(unweighted)
         for name, part in named.items():
             value = (part.detach().sum() * scale).double()

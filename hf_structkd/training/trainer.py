@@ -1,6 +1,7 @@
 """A `transformers.Trainer` whose loss mixes gold tags with what teachers know about whole tag sequences."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,11 +20,13 @@ from ..distillation.schedules import LambdaSchedule, Progress, make_schedule
 from ..distillation.targets import Targets
 from ..evaluation.aggregate import macro_average
 from ..evaluation.tagging_metrics import TaggingMetrics
+from ..hub.model_card import CARD_NAME, write_model_card
+from ..modeling.configuration import label_names
 from ..modeling.crf_head import gold_statistics
 from ..modeling.tag_scheme import TagScheme
 from .arguments import StructKDTrainingArguments
+from .card import student_card_data
 from .loss_log import LossLog
-
 
 MACRO = "macro"  # as metric_for_best_model: the headline metric's average over languages
 
@@ -75,15 +78,16 @@ class StructKDTrainer(Trainer):
         args = args if args is not None else StructKDTrainingArguments()
         if args.n_gpu > 1:
             raise ValueError(
-                f"{args.n_gpu} GPUs in one process (DataParallel) would tear the CRF's scores apart: start one process "
-                "a GPU with `accelerate launch` or `torchrun`, or set CUDA_VISIBLE_DEVICES"
+                f"{args.n_gpu} GPUs in one process (DataParallel) would tear the CRF's scores apart: start one "
+                "process a GPU with `accelerate launch` or `torchrun`, or set CUDA_VISIBLE_DEVICES"
             )
         config = (model if model is not None else model_init()).config  # type: ignore[misc]
-        self.label_names_in_order = [config.id2label[i] for i in range(config.num_labels)]
+        self.label_names_in_order = label_names(config)
         self.objectives = parse_objective(args.objective, args.temperature)
         self.lambda_schedule = lambda_schedule or make_schedule(
             args.lambda_schedule, args.lambda_start, args.lambda_end, args.lambda_rate
         )
+        self.teachers = teachers
         if train_dataset is not None:
             train_dataset = self._prepare_training_data(train_dataset, processing_class, teachers, args, config)
         if isinstance(eval_dataset, Mapping):
@@ -135,8 +139,8 @@ class StructKDTrainer(Trainer):
         if missing := [name for name in needed if name not in columns]:
             if teachers is None:
                 raise ValueError(
-                    f"objective {args.objective!r} needs the columns {missing}, and there are no teachers to ask: give "
-                    "StructKDTrainer teachers=..., or a dataset that hf_structkd.annotate has been through"
+                    f"objective {args.objective!r} needs the columns {missing}, and there are no teachers to ask: "
+                    "give StructKDTrainer teachers=..., or a dataset that hf_structkd.annotate has been through"
                 )
             dataset = annotate(
                 dataset,
@@ -168,25 +172,25 @@ class StructKDTrainer(Trainer):
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
         # Teachers' answers are read by the loss, not by the model's forward.
-        self._signature_columns = list(dict.fromkeys([*(self._signature_columns or []), "word_mask", *TARGET_COLUMNS]))
+        columns = [*(self._signature_columns or []), "word_mask", *TARGET_COLUMNS]
+        self._signature_columns = list(dict.fromkeys(columns))  # type: ignore[assignment]
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> torch.utils.data.Sampler | None:
         temperature = self.args.language_sampling_temperature
         if temperature is None:
             return super()._get_train_sampler(train_dataset)
         # The columns the model does not take are gone by now, so the languages come from the dataset as given.
-        if self.train_dataset is None or LANGUAGE not in self.train_dataset.column_names:
+        if LANGUAGE not in getattr(self.train_dataset, "column_names", []):
             raise ValueError(f"language_sampling_temperature needs a column {LANGUAGE!r} in the training data")
         seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
-        return LanguageTemperatureSampler(self.train_dataset[LANGUAGE], temperature, seed)
+        languages = self.train_dataset[LANGUAGE]  # type: ignore[index]
+        return LanguageTemperatureSampler(languages, temperature, seed)
 
     # ---- loss ----
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor | int | None:
         # Trainer counts labels, which unlabelled sentences have not: show it as many as there are items.
-        items = [
-            {"labels": torch.where(_items(batch, self.args.normalization), 0, -100)} for batch in batch_samples
-        ]
+        items = [{"labels": torch.where(_items(batch, self.args.normalization), 0, -100)} for batch in batch_samples]
         return super()._get_num_items_in_batch(items, device)
 
     def current_lambda(self) -> float:
@@ -224,7 +228,9 @@ class StructKDTrainer(Trainer):
             unlabelled = 1.0 - gold.mass.float()
         parts = {}
         if self.objectives and targets:
-            parts = {name: weight * objective(student, targets) for name, (objective, weight) in self.objectives.items()}
+            parts = {
+                name: weight * objective(student, targets) for name, (objective, weight) in self.objectives.items()
+            }
 
         lam = self.current_lambda() if parts else 0.0
         # Without gold tags there is nothing to interpolate with: distillation counts in full.
@@ -247,7 +253,7 @@ class StructKDTrainer(Trainer):
         """As in `Trainer`, with the CRF's scores in a group of their own where they have their own learning rate."""
         created = self.optimizer is None
         optimizer = super().create_optimizer() if model is None else super().create_optimizer(model)
-        opt_model = self.model if model is None else model
+        opt_model: Any = self.model if model is None else model
         rate = self.args.crf_learning_rate
         if rate is None:
             rate = getattr(self.accelerator.unwrap_model(opt_model).config, "crf_learning_rate", None)
@@ -272,7 +278,7 @@ class StructKDTrainer(Trainer):
 
     def evaluate(
         self,
-        eval_dataset: Dataset | dict[str, Dataset] | str | None = None,
+        eval_dataset: Any = None,
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
@@ -299,6 +305,24 @@ class StructKDTrainer(Trainer):
             self.log(averages)
             metrics.update(averages)
         return metrics
+
+    # ---- card ----
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Write the student's card into `output_dir`; `push_to_hub` comes through here. A card that was made with
+        more than the trainer knows (scores on test, the teachers' own) and saved with the model is kept."""
+        if not self.is_world_process_zero() or self._card_is_ours():
+            return
+        name = (
+            kwargs.get("model_name")
+            or (self.args.hub_model_id or str(self.args.output_dir)).rstrip("/").split("/")[-1]
+        )
+        config = self.accelerator.unwrap_model(self.model).config
+        write_model_card(str(self.args.output_dir), student_card_data(config, self.args, name, self.teachers))
+
+    def _card_is_ours(self) -> bool:
+        card = Path(str(self.args.output_dir)) / CARD_NAME
+        return card.exists() and "hf_structkd" in card.read_text(encoding="utf-8")
 
 
 def _argmax(logits: Any, labels: Any) -> Tensor:

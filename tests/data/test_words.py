@@ -66,7 +66,10 @@ def test_missing_tags_make_an_unlabelled_sentence(tokenizer):
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"tokens": [["a", "b"]], "tags": [["O", "B-X"]]}, r"row 0: tag 'B-X' is not among the model's labels \['O'\]"),
+        (
+            {"tokens": [["a", "b"]], "tags": [["O", "B-X"]]},
+            r"row 0: tag 'B-X' is not among the model's labels \['O'\]",
+        ),
         ({"tokens": [["a", "b"]], "tags": [["O"]]}, "row 0 has 2 tokens and 1 tags"),
         ({"text": ["a b"]}, "needs a column 'tokens'"),
     ],

@@ -1,4 +1,4 @@
-"""Dangers: a loss that is not its equation, a gradient that is not its loss's, padding or missing answers that count."""
+"""Dangers: a loss that is not its equation, a gradient that is not its loss's, padding that counts."""
 
 import itertools
 import math
@@ -47,7 +47,10 @@ def brute_force(name: str, student: list[torch.Tensor], teacher: list[torch.Tens
         def log_probs(scores, paths=paths, b=b):
             e, trans, s, f = scores
             total = [
-                s[y[0]] + f[y[-1]] + sum(e[b, i, tag] for i, tag in enumerate(y)) + sum(trans[p] for p in zip(y, y[1:]))
+                s[y[0]]
+                + f[y[-1]]
+                + sum(e[b, i, tag] for i, tag in enumerate(y))
+                + sum(trans[p] for p in itertools.pairwise(y))
                 for y in paths
             ]
             return torch.stack(total).log_softmax(dim=0)

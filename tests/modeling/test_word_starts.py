@@ -35,5 +35,5 @@ def test_a_tokenizer_of_another_model_is_refused(tokenizer):
 
 def test_a_tokenizer_without_word_marks_is_refused():
     backend = Tokenizer(models.WordLevel({"a": 0, "<unk>": 1}, unk_token="<unk>"))
-    with pytest.raises(ValueError, match="no piece of .* carries a word marker"):
+    with pytest.raises(ValueError, match=r"no piece of .* carries a word marker"):
         word_start_pieces(PreTrainedTokenizerFast(tokenizer_object=backend), 2)

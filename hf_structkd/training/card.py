@@ -1,0 +1,56 @@
+"""What a training run knows about the card of its student."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from ..distillation.teachers import Teacher
+from ..hub.model_card import StudentCardData, TeacherCard
+from ..modeling.configuration import label_names
+from .arguments import StructKDTrainingArguments
+
+_HYPERPARAMETERS = (
+    *("learning_rate", "crf_learning_rate", "num_train_epochs", "per_device_train_batch_size"),
+    *("gradient_accumulation_steps", "lr_scheduler_type", "warmup_steps", "weight_decay", "normalization"),
+    *("language_sampling_temperature", "bf16", "fp16", "seed"),
+)
+
+
+def student_card_data(
+    config: PreTrainedConfig,
+    args: StructKDTrainingArguments,
+    model_name: str,
+    teachers: Mapping[str, Teacher] | Teacher | None = None,
+    **more: Any,
+) -> StudentCardData:
+    """The card data of a student.
+
+    Args:
+        config: the student's.
+        args: of its training.
+        model_name: how the card calls it.
+        teachers: language -> teacher, or one for all.
+        more: further fields of [`StudentCardData`], such as `comparison`; they win.
+    """
+    by_language = {None: teachers} if isinstance(teachers, Teacher) else (teachers or {})
+    objective = args.objective if isinstance(args.objective, str) else "+".join(args.objective)
+    data: dict[str, Any] = {
+        "label_names": label_names(config),
+        "scheme": getattr(config, "tag_scheme", None) or "BIO",
+        "languages": getattr(config, "languages", None) or [],
+        "model_id": args.hub_model_id or model_name,
+        "class_name": (getattr(config, "architectures", None) or ["XLMRobertaForTokenClassificationCRF"])[0],
+        "teachers": [
+            TeacherCard(name=teacher.name, language=language, revision=teacher.revision)
+            for language, teacher in by_language.items()
+        ],
+        "objective": objective,
+        "lambda_schedule": f"{args.lambda_schedule}, {args.lambda_start:g} to {args.lambda_end:g}",
+        "temperature": args.temperature,
+        "top_k": args.top_k,
+        "hyperparameters": {
+            name: getattr(args, name) for name in _HYPERPARAMETERS if getattr(args, name, None) is not None
+        },
+    }
+    return StudentCardData(model_name, **{**data, **more})

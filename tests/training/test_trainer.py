@@ -1,0 +1,258 @@
+"""Dangers: losses on different scales, a lambda that does nothing, gradients that depend on how a batch is cut."""
+
+import math
+
+import pytest
+import torch
+from datasets import concatenate_datasets
+from transformers import TrainerCallback
+
+from hf_structkd import StructKDTrainer, StructKDTrainingArguments, Teacher, annotate, encode_corpus
+from hf_structkd.distillation.objectives import OBJECTIVES, needed_columns, parse_objective
+
+
+@pytest.fixture
+def teachers(make_student, tokenizer):
+    return {"en": Teacher(make_student(seed=1), tokenizer), "ru": Teacher(make_student(seed=2), tokenizer)}
+
+
+@pytest.fixture
+def make_trainer(make_student, tokenizer, corpus, teachers, tmp_path):
+    def make(model=None, train=corpus, eval_dataset=None, trainer_options=None, **options):
+        defaults = {
+            "output_dir": str(tmp_path / "out"), "report_to": "none", "disable_tqdm": True, "use_cpu": True,
+            "save_strategy": "no", "logging_steps": 1, "per_device_train_batch_size": 16, "learning_rate": 1e-2,
+        }  # fmt: skip
+        args = StructKDTrainingArguments(**{**defaults, **options})
+        return StructKDTrainer(
+            model or make_student(), args, None, train, eval_dataset, tokenizer, teachers=teachers,
+            **(trainer_options or {}),
+        )  # fmt: skip
+
+    return make
+
+
+@pytest.fixture
+def half_labelled(corpus):
+    """Every third sentence without gold tags."""
+    return corpus.map(lambda row, i: {"tags": None if i % 3 == 0 else row["tags"]}, with_indices=True)
+
+
+def steps(trainer):
+    return [log for log in trainer.state.log_history if "loss" in log]
+
+
+class Gradients(TrainerCallback):
+    def __init__(self):
+        self.taken = []
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        self.taken.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+
+
+@pytest.mark.parametrize("normalization", ["word", "sentence"])
+def test_four_times_four_equals_sixteen(make_trainer, make_student, half_labelled, normalization):
+    # Danger: Trainer's item count misses unlabelled rows, and a mean of means weighs micro-batches alike.
+    taken = []
+    for batch_size, accumulation in ((16, 1), (4, 4), (1, 16)):
+        gradients = Gradients()
+        trainer = make_trainer(
+            make_student(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0),
+            half_labelled.select(range(16)),
+            objective="posterior+top_wk+structural+emission",
+            lambda_schedule="constant",
+            lambda_start=0.6,
+            normalization=normalization,
+            per_device_train_batch_size=batch_size,
+            gradient_accumulation_steps=accumulation,
+            max_steps=1,
+            max_grad_norm=1e9,
+            trainer_options={"callbacks": [gradients]},
+        )
+        trainer.train()
+        taken.append((steps(trainer)[0]["loss"], gradients.taken[0]))
+    for loss, gradient in taken[1:]:
+        assert loss == pytest.approx(taken[0][0], rel=1e-5)
+        for name, value in gradient.items():
+            torch.testing.assert_close(value, taken[0][1][name], atol=1e-5, rtol=1e-4)
+
+
+def test_logged_parts_add_up_to_the_loss_and_lambda_mixes_them(make_trainer):
+    trainer = make_trainer(objective={"posterior": 1.0, "top_wk": 0.5}, num_train_epochs=3)
+    trainer.train()
+    logs = steps(trainer)
+    for log in logs:
+        assert log["loss"] == pytest.approx(log["loss_nll"] + log["loss_posterior"] + log["loss_top_wk"], rel=1e-4)
+        lam = log["kd_lambda"]
+        assert log["loss_nll"] == pytest.approx((1 - lam) * log["nll"], rel=1e-4, abs=1e-6)
+        assert log["loss_top_wk"] == pytest.approx(lam * log["top_wk"], rel=1e-4, abs=1e-6)
+    assert logs[0]["kd_lambda"] == 1.0
+    assert logs[-1]["kd_lambda"] == 0.0
+
+
+def test_accumulated_logs_are_means_over_updates(make_trainer):
+    one = make_trainer(objective="posterior", num_train_epochs=2, seed=5)
+    one.train()
+    many = make_trainer(objective="posterior", num_train_epochs=2, seed=5, logging_steps=4)
+    many.train()
+    for name in ("loss", "loss_nll", "loss_posterior", "nll", "kd_lambda"):
+        mean = sum(log[name] for log in steps(one)[:4]) / 4
+        assert steps(many)[0][name] == pytest.approx(mean, rel=1e-4)
+
+
+def test_an_unlabelled_sentence_is_distilled_in_full_whatever_lambda(make_trainer, corpus):
+    unlabelled = corpus.map(lambda row: {"tags": None}, features=corpus.features)
+    trainer = make_trainer(
+        train=unlabelled, objective="posterior", lambda_schedule="constant", lambda_start=0.0, max_steps=1
+    )
+    trainer.train()
+    log = steps(trainer)[0]
+    assert log["nll"] == 0
+    assert log["loss"] == pytest.approx(log["posterior"], rel=1e-5)
+    assert log["loss"] > 0
+
+
+def test_none_is_plain_crf_training_without_teachers(make_student, tokenizer, corpus, tmp_path):
+    model = make_student(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, crf_constraints="none")
+    args = StructKDTrainingArguments(
+        output_dir=str(tmp_path), objective="none", report_to="none", use_cpu=True, max_steps=1, logging_steps=1,
+        per_device_train_batch_size=60, disable_tqdm=True, save_strategy="no",
+    )  # fmt: skip
+    trainer = StructKDTrainer(model, args, train_dataset=corpus, processing_class=tokenizer)
+    batch = trainer.data_collator(list(trainer.train_dataset))
+    expected = model(**batch).loss.item()
+    trainer.train()
+    assert steps(trainer)[0]["loss"] == pytest.approx(expected, rel=1e-4)
+    assert "kd_lambda" not in steps(trainer)[0]
+
+
+@pytest.mark.parametrize("objective", sorted(OBJECTIVES))
+def test_distillation_alone_brings_the_student_to_its_teacher(make_trainer, make_student, corpus, teachers, objective):
+    student = make_student(seed=1)  # the English teacher's encoder; only the head has to be learnt
+    torch.nn.init.zeros_(student.classifier.weight)
+    for parameter in [*student.roberta.parameters()]:
+        parameter.requires_grad_(False)
+    english = corpus.filter(lambda row: row["language"] == "en")
+    trainer = make_trainer(
+        student, english, objective=objective, lambda_schedule="constant", num_train_epochs=15, learning_rate=0.1
+    )
+    trainer.train()
+    logs = steps(trainer)
+    assert logs[-1]["loss"] < 0.8 * logs[0]["loss"]
+
+
+def test_every_language_and_the_macro_average_are_evaluated(make_trainer, corpus):
+    dev = {language: corpus.filter(lambda row, of=language: row["language"] == of) for language in ("en", "ru")}
+    trainer = make_trainer(
+        eval_dataset=dev, eval_strategy="epoch", save_strategy="epoch", load_best_model_at_end=True,
+        metric_for_best_model="macro", num_train_epochs=2, save_total_limit=1,
+    )  # fmt: skip
+    trainer.train()
+    metrics = trainer.evaluate()
+    assert metrics["eval_macro_f1"] == pytest.approx((metrics["eval_en_f1"] + metrics["eval_ru_f1"]) / 2)
+    assert metrics["eval_macro_f1"] == pytest.approx(trainer.state.best_metric)
+    test = trainer.evaluate({"ru": dev["ru"]}, metric_key_prefix="test")  # not tokenised before
+    assert test["test_macro_f1"] == pytest.approx(metrics["eval_ru_f1"])
+
+
+def test_crf_parameters_have_their_own_learning_rate_and_no_decay(make_trainer, make_student):
+    trainer = make_trainer(crf_learning_rate=0.5, learning_rate=1e-3, weight_decay=0.1)
+    optimizer = trainer.create_optimizer()
+    own = {id(p) for p in trainer.model.crf.parameters()}
+    groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    assert len(groups) == len(list(trainer.model.parameters()))
+    for p in trainer.model.parameters():
+        assert groups[id(p)]["lr"] == (0.5 if id(p) in own else 1e-3)
+        assert id(p) not in own or groups[id(p)]["weight_decay"] == 0.0
+    hinted = make_trainer(make_student(crf_learning_rate=0.25)).create_optimizer()
+    assert hinted.param_groups[-1]["lr"] == 0.25
+
+
+def test_resuming_goes_on_with_the_same_losses(make_trainer, make_student, corpus):
+    options = {"objective": "posterior", "num_train_epochs": 2, "save_strategy": "steps", "save_steps": 3}
+    whole = make_trainer(make_student(), **options)
+    whole.train()
+    checkpoint = f"{whole.args.output_dir}/checkpoint-3"
+    resumed = make_trainer(make_student(seed=7), **options)
+    resumed.train(resume_from_checkpoint=checkpoint)
+    for a, b in zip(steps(whole)[3:], steps(resumed)[3:]):
+        for name in ("loss", "loss_nll", "loss_posterior", "kd_lambda"):
+            assert a[name] == pytest.approx(b[name], rel=1e-5), name
+
+
+def test_a_tokenised_annotated_dataset_is_taken_as_it_is(make_trainer, corpus, teachers, tokenizer, labels):
+    targets = needed_columns(parse_objective("posterior"))
+    ready = encode_corpus(annotate(corpus, teachers, label_names=labels, targets=targets), tokenizer, labels)
+    trainer = make_trainer(train=ready, objective="posterior", max_steps=1)
+    assert trainer.train_dataset is ready
+    trainer.train()
+
+
+def test_bf16_training_stays_near_float32(make_trainer, make_student):
+    losses = []
+    for bf16 in (False, True):
+        model = make_student(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+        trainer = make_trainer(model, objective="posterior+top_wk", max_steps=4, bf16=bf16)
+        trainer.train()
+        losses.append([log["loss"] for log in steps(trainer)])
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+
+
+def test_languages_are_drawn_by_temperature(make_trainer, corpus):
+    english = corpus.filter(lambda row: row["language"] == "en")
+    russian = corpus.filter(lambda row: row["language"] == "ru").select(range(6))
+    trainer = make_trainer(
+        train=concatenate_datasets([english, russian]),
+        objective="none",
+        language_sampling_temperature=math.inf,
+    )
+    drawn = [trainer.train_dataset[row]["language"] for row in trainer._get_train_sampler()]
+    assert (drawn.count("en"), drawn.count("ru")) == (18, 18)
+    trainer.train()
+
+
+def test_constraints_in_training_refuse_illegal_gold_by_row(make_trainer, make_student, corpus):
+    broken = corpus.map(
+        lambda row, i: {"tags": ["I-PER", *row["tags"][1:]] if i == 4 else row["tags"]}, with_indices=True
+    )
+    with pytest.raises(ValueError, match=r"row 4 of the training data .* first at word 0"):
+        make_trainer(make_student(crf_constraints="train"), broken, objective="none")
+
+
+def test_a_card_is_written_when_pushing_and_a_fuller_one_kept(make_trainer, tmp_path):
+    trainer = make_trainer(max_steps=1)
+    trainer.train()
+    trainer.create_model_card()
+    card = tmp_path / "out" / "README.md"
+    assert "posterior+top_wk" in card.read_text()
+    card.write_text(card.read_text() + "\nmeasured by hf_structkd")
+    trainer.create_model_card()
+    assert card.read_text().endswith("measured by hf_structkd")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"top_k": 0}, "top_k must be at least 1"),
+        ({"objective": "posteriro"}, "unknown objective"),
+        ({"lambda_schedule": "steep"}, "unknown lambda schedule"),
+        ({"normalization": "batch"}, "normalization must be one of"),
+        ({"crf_learning_rate": 0.0}, "crf_learning_rate must be above 0"),
+        ({"temperature": -1.0}, "temperature must be above 0"),
+    ],
+)
+def test_bad_arguments_are_named(make_trainer, options, message):
+    with pytest.raises(ValueError, match=message):
+        make_trainer(**options)
+
+
+def test_an_objective_without_answers_or_teachers_is_an_error(make_student, tokenizer, corpus, tmp_path):
+    args = StructKDTrainingArguments(output_dir=str(tmp_path), report_to="none", use_cpu=True)
+    with pytest.raises(ValueError, match=r"needs the columns .* no teachers to ask"):
+        StructKDTrainer(make_student(), args, train_dataset=corpus, processing_class=tokenizer)
+    with pytest.raises(ValueError, match="tokenizer as processing_class"):
+        StructKDTrainer(
+            make_student(),
+            StructKDTrainingArguments(output_dir=str(tmp_path), objective="none", use_cpu=True),
+            train_dataset=corpus,
+        )
