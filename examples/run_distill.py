@@ -18,7 +18,6 @@ from datasets import Dataset, DatasetDict, concatenate_datasets
 from recipe_arguments import DataArguments, ModelArguments, TeacherArguments
 from recipe_steps import (
     SETTINGS_FILE,
-    label_inventory,
     load_data,
     make_tagger,
     model_arguments_of_teacher,
@@ -31,6 +30,7 @@ from recipe_steps import (
 )
 
 from hf_structkd import StructKDTrainingArguments, Teacher, annotate
+from hf_structkd.data.corpora import label_inventory
 from hf_structkd.data.readers import CorpusError
 from hf_structkd.distillation.annotate import AnnotationError
 from hf_structkd.distillation.objectives import needed_columns, parse_objective

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from datasets import concatenate_datasets
 from recipe_arguments import DataArguments, ModelArguments
-from recipe_steps import label_inventory, load_data, make_tagger, score, settings_of, train_into, train_tagger
+from recipe_steps import load_data, make_tagger, score, settings_of, train_into, train_tagger
 
 from hf_structkd import StructKDTrainingArguments, Teacher
+from hf_structkd.data.corpora import label_inventory
 from hf_structkd.data.readers import CorpusError
 from hf_structkd.evaluation.aggregate import macro_average
 from hf_structkd.evaluation.report import ComparisonReport
