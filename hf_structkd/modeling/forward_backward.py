@@ -57,13 +57,14 @@ def paired_transitions(matrix: Tensor) -> Tensor:
     return paired
 
 
-def _products(paired: Tensor, source: Tensor, sources: list[Tensor], target: Tensor, targets: list[Tensor]):
+def _products(
+    paired: Tensor, sizes: list[int], source: Tensor, sources: list[Tensor], target: Tensor, targets: list[Tensor]
+):
     """Yield t = 1, 2, ... after writing source_{t-1} @ paired into target_t, for rows of 2 C numbers.
 
     The lists are the steps of the arrays: views are made once, they cost as much as the arithmetic.
     """
     C = len(paired) // 2
-    sizes = [len(step) for step in sources]
     if C <= WIDEST_BLOCK:
         work = [(paired, sources, targets)]
     else:
@@ -87,7 +88,7 @@ def sum_product(
     P[:B] = first
     torch.mul(P[:B], X[:B], out=A[:B])
     Ps, As, Xs, mul = P.split(sizes), A.split(sizes), X.split(sizes), torch.mul
-    for t in _products(paired, A, As, P, Ps):
+    for t in _products(paired, sizes, A, As, P, Ps):
         mul(Ps[t], Xs[t], out=As[t])
         if t % every == 0:
             halves = As[t].view(-1, 2, C)
@@ -106,7 +107,7 @@ def sum_product_with_source(X: Tensor, paired: Tensor, source: Tensor, sizes: li
     M[:B] = 0.0
     G[:B] = source[:B]
     Ms, Gs, Xs, Ss, addcmul = M.split(sizes), G.split(sizes), X.split(sizes), source.split(sizes), torch.addcmul
-    for t in _products(paired, G, Gs, M, Ms):
+    for t in _products(paired, sizes, G, Gs, M, Ms):
         addcmul(Ss[t], Ms[t], Xs[t], out=Gs[t])
     return M, G
 

@@ -174,7 +174,7 @@ class LinearChainCRF:
         shaped = tags.dim() in (2, 3) and tags.shape[0] == B and tags.shape[-1] == T
         if tags.is_floating_point() or not shaped:
             raise ValueError(
-                f"tags must be integers of shape {(B, T)} or ({B}, k, {T}), got {tags.dtype} of shape {tuple(tags.shape)}"
+                f"tags must be integers of shape {(B, T)} or ({B}, k, {T}), got {tags.dtype} of {tuple(tags.shape)}"
             )
         single = tags.dim() == 2
         score = path_score(self.scores, self._sums.packing, tags[:, None] if single else tags)

@@ -74,12 +74,12 @@ def walk(completion: Tensor, transitions: Tensor, start: Tensor, sizes: list[int
     return tags
 
 
-def _smallest(regret: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def _smallest(regret: Tensor, k: int, numbers: Tensor) -> tuple[Tensor, Tensor]:
     """The k smallest of each row of non-negative float64 numbers, in order, the first of equals first; and where."""
     n = regret.shape[1]
     mask = (1 << (n - 1).bit_length()) - 1
     # Non-negative floats are ordered like their bits; the sign bit goes too, for -0.0.
-    key = regret.view(torch.int64).bitwise_and(~mask & (2**63 - 1)).bitwise_or_(torch.arange(n, device=regret.device))
+    key = regret.view(torch.int64).bitwise_and(~mask & (2**63 - 1)).bitwise_or_(numbers[:n])
     index = key.topk(min(k, n), 1, largest=False, sorted=True).values.bitwise_and_(mask)
     return regret.gather(1, index), index
 
@@ -99,7 +99,8 @@ def beam(
     B, C = sizes[0], completion.shape[1]
     heres, rests = completion.split(sizes), rest.split(sizes)
     total = start + heres[0]
-    regret, choice = _smallest(total.amax(1, keepdim=True) - total, k)
+    numbers = torch.arange(k * C, device=total.device)
+    regret, choice = _smallest(total.amax(1, keepdim=True) - total, k, numbers)
     final = total.new_full((B, k), float("inf"))
     choices, states = [choice], [choice]
     for t in range(1, len(sizes)):
@@ -110,7 +111,7 @@ def beam(
         step = transitions.index_select(0, state.flatten()).view(size, -1, C).add_(heres[t].unsqueeze(1))
         reachable = rests[t - 1][:size].gather(1, state).unsqueeze(2)
         step = torch.sub(reachable, step, out=step).add_(regret.unsqueeze(2))
-        regret, choice = _smallest(step.flatten(1), k)
+        regret, choice = _smallest(step.flatten(1), k, numbers)
         choices.append(choice)
         states.append(choice.remainder(C))
     final[: len(regret), : regret.shape[1]] = regret

@@ -1,0 +1,244 @@
+"""How long the CRF's operations take beside other libraries, in one interleaved run.
+
+    python examples/benchmarks/crf_benchmark.py                       # the gates: B=32, T=128, C=9 and 20
+    python examples/benchmarks/crf_benchmark.py --grid full --output results/crf   # every T, C, B; JSON and plot
+    python examples/benchmarks/crf_benchmark.py --memory              # peak memory of each operation
+    python examples/benchmarks/crf_benchmark.py --step                # share of an XLM-R-base training step
+
+One thread and CPU time. Before timing, every library's answer is compared with ours; those that differ by more than
+1e-3 of the largest number are reported. Rounds visit all libraries in turn, so that a slower or busier machine slows
+all alike; the ratio reported is the median of the rounds' ratios. Needs ``pip install
+'hf_structkd[benchmarks,fast,plots]'``; supar is installed by hand: ``pip install --no-deps supar==1.1.4 stanza`` and
+``pip install nltk dill``. A library that is missing is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import torch
+from crf_competitors import COMPETITORS, OPERATIONS, OURS, Problem, answer, run
+
+GATES = {  # operation: (peer, gate, goal), ours / peer
+    "nll": ("pytorch-crf", 0.20, 0.08),
+    "marginals": ("supar", 0.15, 0.10),
+    "posterior": ("supar", 0.25, 0.12),
+    "viterbi": ("pytorch-crf", 0.45, 0.30),
+    "k_best_5": ("supar", 0.05, 0.01),
+    "k_best_10": ("supar", 0.03, 0.01),
+    "structural": ("supar", 0.10, 0.05),
+    "top_wk_5": ("pytorch-crf", 0.10, 0.05),
+}
+GRIDS = {
+    "gates": [(32, 128, 9), (32, 128, 20)],
+    "full": [
+        (32, 128, 9), (32, 128, 20), (32, 128, 33), (32, 128, 128),
+        (32, 32, 9), (32, 32, 20), (32, 512, 9), (32, 512, 20),
+        (16, 128, 9), (64, 128, 9), (16, 128, 20), (64, 128, 20),
+    ],
+    "every": [(B, T, C) for B in (16, 32, 64) for T in (32, 128, 512) for C in (9, 20, 33, 128)],
+}  # fmt: skip
+
+
+def seconds(competitor: str, operation: str, problem: Problem) -> float:
+    start = time.process_time()
+    run(competitor, operation, problem)
+    return time.process_time() - start
+
+
+def contenders(operation: str, problem: Problem, patience: float) -> tuple[dict[str, float], dict[str, str]]:
+    """Who offers the operation, with a first time; and who fails, differs from us or is slow, and how."""
+    ours = answer(operation, problem, run(OURS, operation, problem))
+    able, notes = {OURS: seconds(OURS, operation, problem)}, {}
+    for name in COMPETITORS:
+        if name == OURS or not hasattr(COMPETITORS[name], operation):
+            continue
+        try:
+            run(name, operation, Problem(2, 8, problem.C))  # imports and compilation
+            start = time.process_time()
+            result = run(name, operation, problem)
+            able[name] = time.process_time() - start
+            far = float((answer(operation, problem, result) - ours).abs().max() / ours.abs().max())
+            if not far <= 1e-3:
+                notes[name] = f"computes other numbers: furthest {far:.1e} of the largest"
+            if able[name] > patience:
+                notes[name] = f"{able[name]:.1f} s, more than {patience} s: timed once. {notes.get(name, '')}"
+        except (ImportError, RuntimeError, ValueError, IndexError) as error:
+            notes[name] = f"{type(error).__name__}: {error}"[:160]
+    return able, notes
+
+
+def measure(operation: str, problem: Problem, budget: float, patience: float) -> dict:
+    able, notes = contenders(operation, problem, patience)
+    slow = {name: first for name, first in able.items() if first > patience}
+    names = [name for name in able if name not in slow]
+    once = sum(seconds(name, operation, problem) * (2 if able[name] < 1.0 else 1) for name in names)
+    rounds = max(3, min(60, int(budget / once)))
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for _ in range(rounds):
+        for name in names:
+            if able[name] < 1.0:
+                run(name, operation, problem)  # the library before may have emptied the caches and the allocator
+            times[name].append(seconds(name, operation, problem))
+    result = {
+        "operation": operation,
+        "B": problem.B,
+        "T": problem.T,
+        "C": problem.C,
+        "rounds": rounds,
+        "libraries": {},
+        "notes": notes,
+    }
+    for name, values in {**times, **{name: [first] for name, first in slow.items()}}.items():
+        quartiles = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
+        ratios = [own / value for own, value in zip(times[OURS], values)]
+        result["libraries"][name] = {
+            "milliseconds": round(1e3 * statistics.median(values), 3),
+            "quartiles": [round(1e3 * quartiles[0], 3), round(1e3 * quartiles[2], 3)],
+            "ours_over_it": round(statistics.median(ratios), 4),
+        }
+    return result
+
+
+def show(result: dict) -> None:
+    operation, cell = result["operation"], f"B={result['B']} T={result['T']} C={result['C']}"
+    for name, figures in result["libraries"].items():
+        low, high = figures["quartiles"]
+        verdict = ""
+        if operation in GATES and name == GATES[operation][0] and (result["B"], result["T"]) == (32, 128):
+            _, gate, goal = GATES[operation]
+            ratio = figures["ours_over_it"]
+            verdict = "goal reached" if ratio <= goal else "gate held" if ratio <= gate else "GATE MISSED"
+            verdict = f"gate {gate}, goal {goal}: {verdict}"
+        print(
+            f"{operation:<11}{cell:<19}{name:<13}{figures['milliseconds']:>10.2f} ms [{low:.2f}, {high:.2f}]"
+            f"  ours/it {figures['ours_over_it']:<8}{verdict}"
+        )
+    for name, why in result["notes"].items():
+        print(f"{operation:<11}{cell:<19}{name:<13}{why}")
+    sys.stdout.flush()
+
+
+def plot(results: list[dict], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    shown = ("nll", "posterior", "viterbi", "k_best_10")
+    figure, axes = plt.subplots(2, len(shown), figsize=(16, 7), squeeze=False)
+    for column, operation in enumerate(shown):
+        for row, (axis, fixed, label) in enumerate((("T", "C", "words"), ("C", "T", "tags"))):
+            panel, at = axes[row][column], {"C": 20, "T": 128}[fixed]
+            for name in COMPETITORS:
+                cells = [r for r in results if (r["operation"], r["B"], r[fixed]) == (operation, 32, at)]
+                points = sorted(
+                    (r[axis], r["libraries"][name]["milliseconds"]) for r in cells if name in r["libraries"]
+                )
+                if points:
+                    panel.plot(*zip(*points), marker="o", label=name)
+            panel.set(xscale="log", yscale="log", xlabel=f"{label} ({fixed} = {at}, 32 sentences)", title=operation)
+            panel.grid(alpha=0.3)
+        axes[0][0].set_ylabel("CPU time, ms")
+        axes[1][0].set_ylabel("CPU time, ms")
+    axes[0][0].legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+
+
+def training_step(B: int, T: int, C: int) -> None:
+    """CPU time of one XLM-R-base training step (random weights) beside each CRF operation's."""
+    from transformers import XLMRobertaConfig, XLMRobertaModel
+
+    config = XLMRobertaConfig(
+        vocab_size=250_002, max_position_embeddings=514, type_vocab_size=1, hidden_size=768, num_hidden_layers=12
+    )
+    encoder = XLMRobertaModel(config, add_pooling_layer=False).train()
+    problem = Problem(B, T, C)
+    ids = torch.randint(5, 1000, (B, T))
+    for _ in range(2):
+        start = time.process_time()
+        encoder(ids, problem.mask.long()).last_hidden_state.square().mean().backward()
+        step = time.process_time() - start
+    print(f"XLM-R-base forward and backward, B={B}, T={T} subwords, one thread: {step:.2f} s")
+    for name in (OURS, "ours, numba", "pytorch-crf", "supar"):
+        for operation in OPERATIONS:
+            if hasattr(COMPETITORS[name], operation):
+                run(name, operation, problem)
+                cost = statistics.median(seconds(name, operation, problem) for _ in range(3))
+                print(f"{operation:<11}{name:<13}{1e3 * cost:>9.1f} ms  {100 * cost / step:.3f} % of the step")
+
+
+def peak_memory(B: int, T: int, C: int) -> None:
+    """Peak resident memory above what was resident before, each operation in a process of its own."""
+    for operation in OPERATIONS:
+        for name in COMPETITORS:
+            if hasattr(COMPETITORS[name], operation):
+                command = [sys.executable, __file__, "--one", name, operation, str(B), str(T), str(C)]
+                out = subprocess.run(command, capture_output=True, text=True, check=False)
+                said = out.stdout.strip() or "failed: " + out.stderr.strip().splitlines()[-1][:120]
+                print(f"{operation:<11}B={B} T={T} C={C}  {name:<13}{said}", flush=True)
+
+
+def one(name: str, operation: str, B: str, T: str, C: str) -> None:
+    run(name, operation, Problem(2, 16, int(C)))  # load and compile
+    problem = Problem(int(B), int(T), int(C))
+    # The kernel's own high-water mark counts from here on.
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _status("VmRSS")
+    run(name, operation, problem)
+    print(f"{(_status('VmHWM') - before) / 1024:.1f} MiB")
+
+
+def _status(field: str) -> int:
+    path = Path("/proc/self/status")
+    if not path.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return next(int(line.split()[1]) for line in path.read_text().splitlines() if line.startswith(field))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--grid", choices=GRIDS, default="gates")
+    parser.add_argument("--operations", nargs="+", choices=OPERATIONS, default=OPERATIONS)
+    parser.add_argument("--budget", type=float, default=6.0, help="CPU seconds of rounds per operation and cell")
+    parser.add_argument("--patience", type=float, default=5.0, help="a library slower than this is timed once")
+    parser.add_argument("--output", type=Path, help="folder for crf_benchmark.json and crf_benchmark.png")
+    parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--step", action="store_true")
+    parser.add_argument("--shape", type=int, nargs=3, default=(32, 128, 20), help="B T C of --memory and --step")
+    parser.add_argument("--one", nargs=5, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore", module="torch_struct")
+    if options.one:
+        return one(*options.one)
+    if options.memory:
+        return peak_memory(*options.shape)
+    if options.step:
+        return training_step(*options.shape)
+    print(f"torch {torch.__version__}, {platform.processor() or platform.machine()}, 1 thread, CPU time")
+    results = []
+    for B, T, C in GRIDS[options.grid]:
+        problem = Problem(B, T, C)
+        for operation in options.operations:
+            results.append(measure(operation, problem, options.budget, options.patience))
+            show(results[-1])
+            if options.output:
+                options.output.mkdir(parents=True, exist_ok=True)
+                (options.output / "crf_benchmark.json").write_text(json.dumps(results, indent=1))
+    if options.output:
+        plot(results, options.output / "crf_benchmark.png")
+
+
+if __name__ == "__main__":
+    main()
