@@ -199,10 +199,8 @@ class LinearChainCRF:
 
     def log_prob_of_set(self, tags_allowed: Tensor) -> Tensor:
         """log Σ p(y) (B,) over the paths whose tag at every word is allowed by the bool (B, T, C) mask."""
-        inside, log_z = self.restrict(tags_allowed)._quantity("log_partition"), self._quantity("log_partition")
-        return torch.where(inside > NEG_INF, inside - torch.where(inside > NEG_INF, log_z, 0.0), NEG_INF).to(
-            self._dtype
-        )
+        inside = self.restrict(tags_allowed)._quantity("log_partition")
+        return _log_ratio(inside, self._quantity("log_partition")).to(self._dtype)
 
     def span_log_prob(
         self, sentences: Tensor, starts: Tensor, ends: Tensor, tags: Tensor, continuing: Tensor | None = None
@@ -221,6 +219,8 @@ class LinearChainCRF:
         """
         emissions = self.scores.emissions
         device, (_, T, C) = emissions.device, emissions.shape
+        if len(sentences) == 0:
+            return emissions.new_zeros(0, dtype=self._dtype)
         sentences, starts, ends, tags = (part.to(device).long() for part in (sentences, starts, ends, tags))
         check_spans(sentences, starts, ends, tags, self.lengths.to(device), C)
         position = torch.arange(T, device=device) - starts[:, None]
@@ -266,8 +266,8 @@ class LinearChainCRF:
 
         With the counts of one gold path this is the negative log-likelihood; of k best paths, Top-K or Top-WK
         distillation (Wang et al. 2020, section 3.2); of a teacher CRF, exact structural distillation (Wang et al.
-        2021, "Structural Knowledge Distillation"). A sentence of mass 0 has loss 0 and zero gradient; a target that
-        puts weight on a structural zero has loss ``inf`` and zero gradient.
+        2021, "Structural Knowledge Distillation"). Counts on padding are ignored. A sentence of mass 0 has loss 0 and
+        zero gradient; a target that puts weight on a structural zero has loss ``inf`` and zero gradient.
         """
         statistics = self._expectations_of(target) if isinstance(target, LinearChainCRF) else target
         return self._cross_entropy(statistics).to(self._dtype)

@@ -32,6 +32,7 @@ class _Linear(torch.autograd.Function):
         return (None, None, *(part.to(dtype) for part, dtype in zip(ctx.gradient(upstream), ctx.dtypes)))
 
 
+@torch.compiler.disable
 def path_score(scores: Scores, packing: Packing, tags: Tensor) -> Tensor:
     """Score (B, K), float64, of paths (B, K, T); ``-inf`` for a path that is -100 throughout.
 
@@ -71,6 +72,7 @@ def path_score(scores: Scores, packing: Packing, tags: Tensor) -> Tensor:
     return total if missing is None else total.masked_fill(missing, NEG_INF)
 
 
+@torch.compiler.disable
 def expected_score(scores: Scores, lengths: Tensor, nodes: Tensor, edges: Tensor) -> Tensor:
     """⟨expected counts, scores⟩ (B,), float64; ``-inf`` where counts fall on structural zeros.
 

@@ -46,7 +46,8 @@ class PathSums:
     @cached_property
     def packing(self) -> Packing:
         emissions = self.scores.emissions
-        return Packing(self.lengths, emissions.shape[1], emissions.device)
+        with torch.inference_mode(False):  # its indices may be kept for a backward pass later
+            return Packing(self.lengths, emissions.shape[1], emissions.device)
 
     @cached_property
     def packed(self) -> PackedPass:

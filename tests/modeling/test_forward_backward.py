@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_structkd.modeling import log_space, native
-from hf_structkd.modeling.linear_chain import LinearChainCRF
+from hf_structkd.modeling.linear_chain import LinearChainCRF, SufficientStatistics
 from hf_structkd.modeling.log_space import Scores
 from hf_structkd.modeling.packing import Packing
 from hf_structkd.modeling.path_sums import PathSums
@@ -190,7 +190,9 @@ def test_inside_a_compiled_module():
 
     def loss(emissions, transitions):
         crf = LinearChainCRF(emissions * 2, transitions)
-        return (crf.log_marginals.exp() ** 2).sum() + crf.log_partition.sum()
+        gold = torch.zeros(2, 5, dtype=torch.long)
+        supervised = crf.log_prob(gold) - crf.cross_entropy(SufficientStatistics.from_tags(gold, 3))
+        return (crf.log_marginals.exp() ** 2).sum() + crf.log_partition.sum() + supervised.sum()
 
     scores, _ = chain(2, 5, 3, seed=13, dtype=torch.float32)
     gradients = []

@@ -148,6 +148,8 @@ def test_spans_and_sets_agree_with_enumeration(chain, seed):
             ours.span_log_prob(sentences, starts, ends, tags, *extra),
             truth.span_log_prob(sentences, starts, ends, tags, *extra),
         )
+    none = torch.zeros(0, dtype=torch.long)
+    assert ours.span_log_prob(none, none, none, none.view(0, 0)).shape == (0,)
     mask = torch.rand(B, T, C, generator=generator) < 0.7
     same_log(ours.log_prob_of_set(mask), truth.log_prob_of_set(mask))
 
@@ -333,8 +335,12 @@ def test_a_value_seen_without_gradients_does_not_hide_them():
         with context:
             before = crf.log_partition
             crf.log_marginals  # noqa: B018
+            crf.topk(2), crf.log_prob(torch.zeros(3, 7, dtype=torch.long))
         crf.log_partition.sum().backward(retain_graph=True)
         crf.log_marginals.sum().backward()
+        score = crf.log_prob(torch.zeros(3, 7, dtype=torch.long)).sum()
+        (slope,) = torch.autograd.grad(score, args[0], create_graph=True)
+        slope.square().sum().backward()
         close(before.clone(), crf.log_partition.detach())
         assert all(part.grad is not None for part in args)
 
