@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset, DatasetDict
+from progress import make_brief
 from recipe_arguments import DataArguments, ModelArguments
 from transformers import (
     AutoConfig,
@@ -121,6 +122,7 @@ def train_tagger(
         trainer: Trainer = StructKDTrainer(model, args, None, train, dict(dev), tokenizer, teachers=teachers)
     else:
         trainer = _softmax_trainer(model, tokenizer, train, dev, args)
+    make_brief(trainer)
     checkpoints = list(Path(args.output_dir).glob("checkpoint-*")) if resume else []
     trainer.train(resume_from_checkpoint=bool(checkpoints) or None)
     return trainer

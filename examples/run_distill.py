@@ -15,6 +15,7 @@ from typing import Any
 
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict, concatenate_datasets
+from progress import quiet_libraries
 from recipe_arguments import DataArguments, ModelArguments, TeacherArguments
 from recipe_steps import (
     SETTINGS_FILE,
@@ -38,6 +39,8 @@ from hf_structkd.evaluation.aggregate import macro_average
 from hf_structkd.evaluation.report import ComparisonReport
 from hf_structkd.evaluation.results import RunResults, write_atomically, write_results
 from hf_structkd.evaluation.tagging_metrics import TaggingMetrics
+from hf_structkd.hub.model_card import write_model_card
+from hf_structkd.training.card import student_card_data
 from hf_structkd.training.recipe import RecipeError, dump_settings, parse_recipe
 
 Corpora = dict[str, DatasetDict]
@@ -137,6 +140,38 @@ def compare(
             languages=list(corpora),
         )
     return scores, tables
+
+
+def describe(
+    folder: Path,
+    student: Teacher,
+    results: RunResults,
+    table: ComparisonReport,
+    data_args: DataArguments,
+    model_args: ModelArguments,
+    args: StructKDTrainingArguments,
+    name: str,
+    teachers: dict[str, Teacher],
+) -> None:
+    """Write the student's card."""
+    data = student_card_data(
+        student.model.config,
+        args,
+        args.hub_model_id or Path(args.output_dir).name,
+        teachers,
+        scheme=TaggingMetrics(student.labels).scheme,
+        languages=list(results.train_sentences),
+        base_model=None if model_args.model == "scratch" else model_args.model,
+        dataset_name=data_args.corpus if isinstance(data_args.corpus, str) else None,
+        train_sentences=results.train_sentences,
+        comparison=table,
+        student_row=name,
+        seconds=results.seconds[name],
+        versions=results.versions,
+    )
+    for teacher in data.teachers:
+        teacher.score = (table.teachers or {}).get(teacher.language)
+    write_model_card(folder, data)
 
 
 def show_examples(student: Teacher, corpora: Corpora, count: int = 1) -> None:
@@ -239,6 +274,7 @@ def main() -> None:
     write_atomically(output / "table.md", tables["test"].to_markdown() + "\n")
     print(tables["test"].to_text())
     show_examples(taggers[name], corpora)
+    describe(folders[name], taggers[name], results, tables["test"], data_args, model_args, args, name, teachers)
     announce("Where everything is")
     print(f"student   {folders[name]}  (README.md is its card)")
     print(f"teachers  {teacher_args.teachers_dir or output / 'teachers'}")
@@ -246,6 +282,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    quiet_libraries()
     try:
         main()
     except (RecipeError, CorpusError, AnnotationError) as error:

@@ -6,6 +6,7 @@ python examples/run_evaluate.py --checkpoint runs/demo/student --corpus demo --s
 import sys
 import time
 
+from progress import quiet_libraries
 from recipe_arguments import DataArguments, EvaluationArguments
 from recipe_steps import load_data, score
 
@@ -52,6 +53,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    quiet_libraries()
     try:
         main()
     except (RecipeError, CorpusError) as error:

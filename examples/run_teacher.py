@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from datasets import concatenate_datasets
+from progress import quiet_libraries
 from recipe_arguments import DataArguments, ModelArguments
 from recipe_steps import load_data, make_tagger, score, settings_of, train_into, train_tagger
 
@@ -61,6 +62,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    quiet_libraries()
     try:
         main()
     except (RecipeError, CorpusError) as error:
