@@ -16,13 +16,14 @@ class TargetColumn:
     """How a teacher's answers of one kind are stored and batched.
 
     Args:
-        axes: what each axis of one sentence's value counts: `"k"` (paths), `"words"` or `"tags"`.
+        axes: what each axis of one sentence's value counts: `"k"` (paths), `"words"`, `"tags"`, or `"ends"` (the
+            sentence's start and its end).
         padding: fills a batch where a sentence is shorter, has fewer paths, or has no answer at all.
         stored: the Arrow type of the numbers.
         dtype: the torch type in a batch.
     """
 
-    axes: tuple[Literal["k", "words", "tags"], ...]
+    axes: tuple[Literal["k", "words", "tags", "ends"], ...]
     padding: float
     stored: str
     dtype: torch.dtype
@@ -33,7 +34,11 @@ TOPK_LOG_PROBS = "teacher_topk_log_probs"
 MARGINALS = "teacher_marginals"
 EDGE_COUNTS = "teacher_edge_counts"
 EMISSIONS = "teacher_emissions"
+TRANSITIONS = "teacher_transitions"
+START_END = "teacher_start_end"
 ENTROPY = "teacher_entropy"
+GROUPS = "teacher_groups"
+TEMPERATURE = "teacher_temperature"
 
 TARGET_COLUMNS = {
     TOPK_TAGS: TargetColumn(("k", "words"), IGNORED, "int16", torch.long),
@@ -41,5 +46,11 @@ TARGET_COLUMNS = {
     MARGINALS: TargetColumn(("words", "tags"), 0.0, "float16", torch.float32),
     EDGE_COUNTS: TargetColumn(("tags", "tags"), 0.0, "float32", torch.float32),
     EMISSIONS: TargetColumn(("words", "tags"), 0.0, "float32", torch.float32),
+    TRANSITIONS: TargetColumn(("tags", "tags"), 0.0, "float32", torch.float32),
+    START_END: TargetColumn(("ends", "tags"), 0.0, "float32", torch.float32),
     ENTROPY: TargetColumn((), 0.0, "float32", torch.float32),
+    GROUPS: TargetColumn(("tags",), 0, "int16", torch.long),
+    TEMPERATURE: TargetColumn((), 1.0, "float32", torch.float32),
 }
+# What annotation adds by itself where it matters: nobody asks for them.
+AUTOMATIC_COLUMNS = (GROUPS, TEMPERATURE)

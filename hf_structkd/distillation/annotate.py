@@ -166,9 +166,16 @@ def _ask_all(
             if record["temperature"] != 1.0:
                 distribution = distribution.with_temperature(record["temperature"])
             lengths = [len(sentences[row]) for row in batch]
-            for name, values in ask(distribution, lengths, record["targets"], top_k).items():
-                for row, value in zip(batch, values):
-                    answers[name][row] = value
+            batch_answers = ask(distribution, record["targets"], top_k)
+            for name, values in batch_answers.items():
+                axes, stored = TARGET_COLUMNS[name].axes, TARGET_COLUMNS[name].stored
+                for i, row in enumerate(batch):
+                    value = values[i]
+                    if "k" in axes:
+                        value = value[batch_answers[TOPK_LOG_PROBS][i] > float("-inf")]
+                    if "words" in axes:
+                        value = value[:, : lengths[i]] if axes[0] == "k" else value[: lengths[i]]
+                    answers[name][row] = value.astype(stored)
             bar.update(len(batch))
     bar.close()
     return Dataset.from_dict(answers, features=target_features(record["targets"]))

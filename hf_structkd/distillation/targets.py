@@ -9,15 +9,18 @@ import torch
 from torch import Tensor
 
 from ..data.columns import (
+    AUTOMATIC_COLUMNS,
     EDGE_COUNTS,
     EMISSIONS,
     ENTROPY,
     MARGINALS,
-    TARGET_COLUMNS,
+    START_END,
     TOPK_LOG_PROBS,
     TOPK_TAGS,
+    TRANSITIONS,
 )
-from ..modeling.linear_chain import LinearChainCRF, SufficientStatistics
+from ..modeling.linear_chain import SufficientStatistics
+from .tag_distribution import TagDistribution
 
 
 @dataclass
@@ -30,7 +33,12 @@ class Targets:
         teacher_marginals: (batch, words, tags), probabilities.
         teacher_edge_counts: (batch, tags, tags), expected transitions `[from, to]` over the sentence.
         teacher_emissions: (batch, words, tags), nats.
+        teacher_transitions: (batch, tags, tags), nats, `[from, to]`; -inf where the teacher excludes one.
+        teacher_start_end: (batch, 2, tags), nats, the scores of the first and of the last tag.
         teacher_entropy: (batch,), nats, of the distribution over tag sequences.
+        teacher_groups: (batch, tags), for each tag the representative of the group of tags that the teacher cannot
+            tell apart (itself, where it is alone); the answers above then name groups by their representatives.
+        teacher_temperature: (batch,), what all scores of the teacher were divided by.
     """
 
     teacher_topk_tags: Tensor | None = None
@@ -38,7 +46,11 @@ class Targets:
     teacher_marginals: Tensor | None = None
     teacher_edge_counts: Tensor | None = None
     teacher_emissions: Tensor | None = None
+    teacher_transitions: Tensor | None = None
+    teacher_start_end: Tensor | None = None
     teacher_entropy: Tensor | None = None
+    teacher_groups: Tensor | None = None
+    teacher_temperature: Tensor | None = None
 
     @classmethod
     def pop_from(cls, batch: dict[str, Any]) -> "Targets":
@@ -59,11 +71,10 @@ class Targets:
         """The teacher's exact expectations (marginals and edge counts)."""
         return SufficientStatistics(nodes=self[MARGINALS], edges=self[EDGE_COUNTS], mass=self.answered())
 
-    def path_statistics(self, num_tags: int, weighted: bool, temperature: float = 1.0) -> SufficientStatistics:
-        """The expectations under the k best paths.
+    def path_weights(self, weighted: bool, temperature: float = 1.0) -> Tensor:
+        """The weights of the k best paths, (batch, k), adding up to 1, or to 0 where a sentence has no answer.
 
         Args:
-            num_tags: the student's labels.
             weighted: weigh a path by its probability renormalised over the k (Top-WK), else alike (Top-K).
             temperature: divides the log-probabilities before they are renormalised.
         """
@@ -71,53 +82,49 @@ class Targets:
         valid = log_probs > float("-inf")
         scores = log_probs / temperature if weighted else torch.zeros_like(log_probs)
         # nan_to_num: a sentence without an answer has no valid path, and a softmax over nothing is NaN.
-        weights = scores.masked_fill(~valid, float("-inf")).softmax(dim=1).nan_to_num(0.0)
+        return scores.masked_fill(~valid, float("-inf")).softmax(dim=1).nan_to_num(0.0)
+
+    def path_statistics(self, num_tags: int, weights: Tensor) -> SufficientStatistics:
+        """The expectations under the k best paths with these weights, (batch, k); `num_tags` the student's labels."""
         return SufficientStatistics.from_tags(self[TOPK_TAGS], num_tags, weights)
 
-    def answered(self) -> Tensor:
-        """1 where a teacher answered, 0 where the sentence has no targets: (batch,)."""
-        if self.teacher_marginals is not None:
+    def answered(self, column: str | None = None) -> Tensor:
+        """1 where a teacher answered, 0 where the sentence has no targets: (batch,); told by `column`, if given."""
+        if column in (None, MARGINALS) and self.teacher_marginals is not None:
             return (self.teacher_marginals[:, 0].sum(dim=-1) > 0).float()
-        if self.teacher_topk_log_probs is not None:
+        if column in (None, TOPK_LOG_PROBS) and self.teacher_topk_log_probs is not None:
             return (self.teacher_topk_log_probs[:, 0] > float("-inf")).float()
-        return (self[EMISSIONS].abs().sum(dim=(1, 2)) > 0).float()
+        return (self[column or EMISSIONS].abs().sum(dim=(1, 2)) > 0).float()
 
 
-def ask(distribution: LinearChainCRF, lengths: Sequence[int], wanted: Sequence[str], top_k: int) -> dict[str, list]:
-    """A teacher's answers for a batch of sentences, as rows of dataset columns.
+def ask(distribution: TagDistribution, wanted: Sequence[str], top_k: int) -> dict[str, np.ndarray]:
+    """A distribution's answers for a batch of sentences.
 
     Args:
-        distribution: the teacher's, in the student's label order.
-        lengths: words of each sentence.
+        distribution: a teacher's, in the student's labels.
         wanted: target column names.
         top_k: paths a sentence; fewer where there are not so many.
 
     Returns:
-        For each wanted column a list with one numpy value a sentence, cut to its words and paths.
+        For each wanted column an array over the batch, shaped and padded as in [`Targets`].
+
+    Raises:
+        ValueError: if the distribution has no such quantity (see [`TagDistribution`]).
     """
-    answers: dict[str, list] = {}
-    values: dict[str, np.ndarray] = {}
+    values: dict[str, Tensor] = {}
     if TOPK_TAGS in wanted or TOPK_LOG_PROBS in wanted:
         paths = distribution.topk(top_k)
-        values[TOPK_TAGS], values[TOPK_LOG_PROBS] = paths.tags.numpy(force=True), paths.log_prob.numpy(force=True)
+        values[TOPK_TAGS], values[TOPK_LOG_PROBS] = paths.tags, paths.log_prob
     if MARGINALS in wanted:
-        values[MARGINALS] = distribution.marginals.numpy(force=True)
+        values[MARGINALS] = distribution.marginals
     if EDGE_COUNTS in wanted:
-        values[EDGE_COUNTS] = distribution.edge_counts.numpy(force=True)
-    if EMISSIONS in wanted:
-        values[EMISSIONS] = distribution.scores.emissions.numpy(force=True)
+        values[EDGE_COUNTS] = distribution.edge_counts
+    if EMISSIONS in wanted or TRANSITIONS in wanted or START_END in wanted:
+        scores = distribution.scores
+        batch = scores.emissions.shape[0]
+        values[EMISSIONS] = scores.emissions
+        values[TRANSITIONS] = scores.transitions.expand(batch, -1, -1)
+        values[START_END] = torch.stack((scores.start, scores.end)).expand(batch, -1, -1)
     if ENTROPY in wanted:
-        values[ENTROPY] = distribution.entropy().numpy(force=True)
-    for name in wanted:
-        column = TARGET_COLUMNS[name]
-        stored = column.stored
-        rows = []
-        for i, length in enumerate(lengths):
-            value = values[name][i]
-            if "k" in column.axes:
-                value = value[: int(np.isfinite(values[TOPK_LOG_PROBS][i]).sum())]
-            if "words" in column.axes:
-                value = value[:, :length] if column.axes[0] == "k" else value[:length]
-            rows.append(value.astype(stored))
-        answers[name] = rows
-    return answers
+        values[ENTROPY] = distribution.entropy()
+    return {name: values[name].numpy(force=True) for name in wanted if name not in AUTOMATIC_COLUMNS}

@@ -27,14 +27,22 @@ class StructKDTrainingArguments(TrainingArguments):
         default="posterior+top_wk",
         metadata={
             "help": "Distillation objectives: a name, names joined by '+', or a mapping name -> weight. 'none' trains "
-            "on gold tags alone; there are top_k, top_wk, posterior, structural and emission."
+            "on gold tags alone; there are token, emission, top_k, top_wk, posterior, structural, substructure and "
+            "fuzzy."
         },
     )
     temperature: float = field(
         default=1.0,
         metadata={
-            "help": "Softens teacher and student in the objectives that have a temperature: top_wk, posterior, "
-            "emission."
+            "help": "Softens teacher and student; the losses are multiplied by its square. temperature_mode says "
+            "where it acts."
+        },
+    )
+    temperature_mode: str = field(
+        default="local",
+        metadata={
+            "help": "local: on each word's distribution and on the list of k best (token, emission, posterior, "
+            "top_wk; the others stay at 1). global: on every score of both CRFs; the teachers are annotated at it."
         },
     )
     top_k: int = field(default=5, metadata={"help": "Tag sequences a teacher is asked for a sentence."})
@@ -79,7 +87,7 @@ class StructKDTrainingArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        parse_objective(self.objective, self.temperature)
+        parse_objective(self.objective, self.temperature, self.temperature_mode)  # type: ignore[arg-type]
         make_schedule(self.lambda_schedule, self.lambda_start, self.lambda_end, self.lambda_rate)
         if self.normalization not in NORMALIZATIONS:
             raise ValueError(f"normalization must be one of {NORMALIZATIONS}, not {self.normalization!r}")

@@ -15,7 +15,7 @@ from ..data.columns import LANGUAGE, TARGET_COLUMNS, TOKENS
 from ..data.sampling import LanguageTemperatureSampler
 from ..data.words import encode_corpus, tag_column, tag_names
 from ..distillation.annotate import Teachers, annotate
-from ..distillation.objectives import needed_columns, parse_objective
+from ..distillation.objectives import annotation_temperature, needed_columns, parse_objective, weighted_losses
 from ..distillation.schedules import LambdaSchedule, Progress, make_schedule
 from ..distillation.targets import Targets
 from ..evaluation.aggregate import macro_average
@@ -83,7 +83,7 @@ class StructKDTrainer(Trainer):
             )
         config = (model if model is not None else model_init()).config  # type: ignore[misc]
         self.label_names_in_order = label_names(config)
-        self.objectives = parse_objective(args.objective, args.temperature)
+        self.objectives = parse_objective(args.objective, args.temperature, args.temperature_mode)  # type: ignore
         self.lambda_schedule = lambda_schedule or make_schedule(
             args.lambda_schedule, args.lambda_start, args.lambda_end, args.lambda_rate
         )
@@ -148,6 +148,7 @@ class StructKDTrainer(Trainer):
                 label_names=self.label_names_in_order,
                 targets=needed,
                 top_k=args.top_k,
+                temperature=annotation_temperature(self.objectives),
                 batch_size=args.annotation_batch_size,
                 output_dir=args.annotation_dir,
                 progress=not args.disable_tqdm,
@@ -228,9 +229,7 @@ class StructKDTrainer(Trainer):
             unlabelled = 1.0 - gold.mass.float()
         parts = {}
         if self.objectives and targets:
-            parts = {
-                name: weight * objective(student, targets) for name, (objective, weight) in self.objectives.items()
-            }
+            parts = weighted_losses(self.objectives, student, targets)
 
         lam = self.current_lambda() if parts else 0.0
         # Without gold tags there is nothing to interpolate with: distillation counts in full.

@@ -8,7 +8,9 @@ import torch
 from datasets import concatenate_datasets
 
 from hf_structkd import AnnotationError, Teacher, annotate
-from hf_structkd.data.columns import TARGET_COLUMNS
+from hf_structkd.data.columns import AUTOMATIC_COLUMNS, TARGET_COLUMNS
+
+COLUMNS = [name for name in TARGET_COLUMNS if name not in AUTOMATIC_COLUMNS]
 
 
 @pytest.fixture
@@ -17,9 +19,7 @@ def teachers(make_student, tokenizer):
 
 
 def asked(corpus, teachers, labels, **options):
-    return annotate(
-        corpus, teachers, label_names=labels, targets=list(TARGET_COLUMNS), top_k=4, progress=False, **options
-    )
+    return annotate(corpus, teachers, label_names=labels, targets=COLUMNS, top_k=4, progress=False, **options)
 
 
 def test_every_sentence_gets_its_own_teachers_answer(corpus, teachers, labels):

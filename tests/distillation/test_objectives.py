@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 
 from hf_structkd import LinearChainCRF
 from hf_structkd.data.columns import TARGET_COLUMNS
-from hf_structkd.distillation.objectives import OBJECTIVES, needed_columns, parse_objective
+from hf_structkd.distillation.objectives import (
+    OBJECTIVES,
+    annotation_temperature,
+    needed_columns,
+    parse_objective,
+    weighted_losses,
+)
 from hf_structkd.distillation.targets import Targets, ask
 
 B, T, C = 3, 4, 3
@@ -23,17 +29,13 @@ def random_scores(seed: int) -> list[torch.Tensor]:
     return [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
 
 
-def targets_of(scores: list[torch.Tensor], names, top_k: int = 3) -> Targets:
-    """A teacher's answers through the columns that a dataset would store, collated."""
-    answers = ask(LinearChainCRF(*scores, lengths=LENGTHS), LENGTHS.tolist(), names, top_k)
+def targets_of(scores: list[torch.Tensor], names, top_k: int = 3, temperature: float = 1.0) -> Targets:
+    """A teacher's answers for a batch, rounded as a dataset would store them."""
+    teacher = LinearChainCRF(*scores, lengths=LENGTHS).with_temperature(temperature)
     batch = {}
-    for name, rows in answers.items():
+    for name, values in ask(teacher, names, top_k).items():
         column = TARGET_COLUMNS[name]
-        shape = [max(sizes) for sizes in zip(*(row.shape for row in rows))]
-        values = torch.full((B, *shape), column.padding, dtype=column.dtype)
-        for i, row in enumerate(rows):
-            values[(i, *(slice(size) for size in row.shape))] = torch.as_tensor(row).to(column.dtype)
-        batch[name] = values
+        batch[name] = torch.as_tensor(values.astype(column.stored)).to(column.dtype)
     return Targets.pop_from(batch)
 
 
@@ -68,10 +70,32 @@ def brute_force(name: str, student: list[torch.Tensor], teacher: list[torch.Tens
             q_t = torch.einsum("p,pic->ic", log_t.exp(), member)
             q_s = torch.einsum("p,pic->ic", log_s.exp(), member)
             losses.append(-(q_t * q_s.log()).sum())
-        else:
+        elif name == "token":
+            member = torch.tensor([[[float(y[i] == c) for c in range(C)] for i in range(n)] for y in paths]).double()
+            q_t = torch.einsum("p,pic->ic", log_t.exp(), member)
+            losses.append(-(q_t * emissions[b, :n].log_softmax(dim=-1)).sum())
+        elif name == "emission":
             e_t, e_s = teacher[0][b, :n], emissions[b, :n]
             losses.append(-(e_t.softmax(dim=-1) * e_s.log_softmax(dim=-1)).sum())
+        elif name == "fuzzy":
+            sets = [{paths[p][i] for p in best} for i in range(n)]
+            inside = [p for p, y in enumerate(paths) if all(tag in allowed for tag, allowed in zip(y, sets))]
+            losses.append(-log_s[inside].logsumexp(dim=0))
+        else:
+            losses.append(sum(pair_variances((emissions, transitions, start, end), teacher, b, n)))
     return torch.stack(losses)
+
+
+def pair_variances(student, teacher, b: int, n: int):
+    """The mean squared difference of centred potentials, word by word, from the whole words x tags x tags array."""
+
+    def potentials(scores, i):
+        e, trans, start, end = scores
+        own = e[b, i] + (end if i == n - 1 else 0)
+        return own + start if i == 0 else own + trans
+
+    for i in range(n):
+        yield (potentials(student, i) - potentials(teacher, i)).var(correction=0)
 
 
 @pytest.mark.parametrize("name", sorted(OBJECTIVES))
@@ -95,13 +119,19 @@ def test_loss_and_gradient_are_the_equations(name, seed):
 
 
 @pytest.mark.parametrize(
-    ("name", "temperature"),
-    [("structural", 1.0), ("posterior", 1.0), ("posterior", 2.25), ("emission", 1.0), ("emission", 2.25)],
+    ("name", "mode"),
+    [
+        *(("structural", None), ("posterior", None), ("emission", None), ("substructure", None), ("token", None)),
+        *(("posterior", "local"), ("emission", "local"), ("token", "local")),
+        *(("structural", "global"), ("posterior", "global"), ("emission", "global"), ("substructure", "global")),
+    ],
 )
-def test_the_minimum_is_at_the_teacher(name, temperature):
+def test_the_minimum_is_at_the_teacher(name, mode):
     teacher = random_scores(3)
-    objective = OBJECTIVES[name](temperature=temperature)
-    targets = targets_of(teacher, objective.needs)
+    if name == "token":  # a softmax teacher and student
+        teacher = [teacher[0], *(torch.zeros_like(part) for part in teacher[1:])]
+    objective = OBJECTIVES[name](2.25, mode) if mode else OBJECTIVES[name]()
+    targets = targets_of(teacher, objective.needs, temperature=2.25 if mode == "global" else 1.0)
     student = [part.clone().requires_grad_() for part in teacher]
     objective(LinearChainCRF(*student, lengths=LENGTHS), targets).sum().backward()
     for part in student:
@@ -157,10 +187,9 @@ def test_the_golden_example_of_the_paper():
         allowed_start=torch.tensor([True, True, False, False, False, False]),
         allowed_end=torch.tensor([False, False, False, False, True, True]),
     )
-    answers = ask(crf, [3], ("teacher_topk_tags", "teacher_topk_log_probs"), 2)
-    batch = {name: torch.as_tensor(rows[0])[None] for name, rows in answers.items()}
-    batch["teacher_topk_tags"] = batch["teacher_topk_tags"].long()
-    statistics = Targets.pop_from(batch).path_statistics(6, weighted=True)
+    answers = ask(crf, ("teacher_topk_tags", "teacher_topk_log_probs"), 2)
+    targets = Targets.pop_from({name: torch.as_tensor(values) for name, values in answers.items()})
+    statistics = targets.path_statistics(6, targets.path_weights(weighted=True))
     weight_of_ttf = statistics.nodes[0, 0, 1]
     assert weight_of_ttf.item() == pytest.approx(0.57, abs=5e-3)
     assert statistics.nodes[0, 0, 0].item() == pytest.approx(0.43, abs=5e-3)
@@ -181,9 +210,100 @@ def test_names_are_combined_and_weighted():
         ("posteriro", "unknown objective 'posteriro'; there are none, "),
         ("posterior+posterior", "twice"),
         ({"posterior": 0}, "must be above 0"),
+        ({"posterior": float("inf")}, "finite"),
+        ({}, "empty"),
         ("none+posterior", "unknown objective 'none'"),
     ],
 )
 def test_bad_choices_are_named(spec, message):
     with pytest.raises(ValueError, match=message):
         parse_objective(spec)
+
+
+@pytest.mark.parametrize("name", sorted(OBJECTIVES))
+def test_a_global_temperature_is_the_objective_between_two_divided_chains(name):
+    """T^2 times the loss at T = 1 between CRFs whose every score is divided by T."""
+    T = 2.0
+    student, teacher = random_scores(7), random_scores(8)
+    objective, plain = OBJECTIVES[name](T, "global"), OBJECTIVES[name]()
+    targets = targets_of(teacher, objective.needs, temperature=T)
+    divided = [part / T for part in student]
+    expected = T**2 * plain(LinearChainCRF(*divided, lengths=LENGTHS), targets)
+    crf = LinearChainCRF(*student, lengths=LENGTHS)
+    torch.testing.assert_close(objective(crf, targets), expected)
+    both = weighted_losses({name: (objective, 0.5)}, crf, targets)
+    torch.testing.assert_close(both[name], 0.5 * expected)
+
+
+@pytest.mark.parametrize("name", ["top_wk", "emission"])
+def test_where_the_two_temperatures_are_documented_as_the_same_they_are(name):
+    student, teacher = LinearChainCRF(*random_scores(7), lengths=LENGTHS), random_scores(8)
+    needs = OBJECTIVES[name].needs
+    local = OBJECTIVES[name](3.0, "local")(student, targets_of(teacher, needs))
+    everywhere = OBJECTIVES[name](3.0, "global")(student, targets_of(teacher, needs, temperature=3.0))
+    torch.testing.assert_close(local, everywhere, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["top_k", "structural", "substructure", "fuzzy"])
+def test_an_objective_without_a_local_temperature_says_so_and_the_choice_leaves_it_at_one(name):
+    with pytest.raises(ValueError, match=f"{name} objective has no local temperature"):
+        OBJECTIVES[name](2.0)
+    assert parse_objective(name, 2.0)[name][0].temperature == 1.0
+    assert parse_objective(name, 2.0, "global")[name][0].temperature == 2.0
+    assert annotation_temperature(parse_objective(name, 2.0)) == 1.0
+    assert annotation_temperature(parse_objective(name, 2.0, "global")) == 2.0
+
+
+def test_a_tag_the_student_forbids_and_the_teacher_never_gives_costs_nothing_at_any_temperature():
+    """Danger: a tiny made-up probability at high temperature times -inf makes the loss infinite."""
+    scores = random_scores(1)
+    for part in (scores[0], scores[2], scores[3]):
+        part[..., 2] = float("-inf")
+    crf = LinearChainCRF(*scores, lengths=LENGTHS)
+    for name in ("posterior", "token", "emission"):
+        loss = OBJECTIVES[name](4.0)(crf, targets_of(scores, OBJECTIVES[name].needs))
+        assert torch.isfinite(loss).all()
+
+
+def test_substructure_ignores_constants_and_what_the_teacher_excludes():
+    student, teacher = random_scores(1), random_scores(1)
+    teacher[0] += torch.randn(B, T, 1)
+    teacher[1][0, 1] = float("-inf")
+    objective = OBJECTIVES["substructure"]()
+    loss = objective(LinearChainCRF(*student, lengths=LENGTHS), targets_of(teacher, objective.needs))
+    torch.testing.assert_close(loss, torch.zeros(B, dtype=loss.dtype), atol=1e-5, rtol=0)
+
+
+def test_the_structural_loss_builds_no_array_over_words_and_pairs_of_tags():
+    """Danger: memory of words x tags x tags: 512 words of 64 tags would be 16 MB a sentence."""
+    words, tags = 512, 64
+    seen = []
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            result = func(*args, **(kwargs or {}))
+            seen.extend(part.numel() for part in torch.utils._pytree.tree_leaves(result) if torch.is_tensor(part))
+            return result
+
+    emissions = torch.randn(1, words, tags, requires_grad=True)
+    targets = Targets(
+        teacher_marginals=torch.full((1, words, tags), 1 / tags),
+        teacher_edge_counts=torch.full((1, tags, tags), (words - 1) / tags**2),
+        teacher_emissions=torch.randn(1, words, tags),
+        teacher_transitions=torch.randn(1, tags, tags),
+        teacher_start_end=torch.randn(1, 2, tags),
+    )
+    for name in ("structural", "substructure"):
+        with Watch():
+            OBJECTIVES[name]()(LinearChainCRF(emissions, torch.randn(tags, tags)), targets).sum().backward()
+    assert max(seen) < words * tags**2 / 8
+
+
+@pytest.mark.parametrize("name", sorted(OBJECTIVES))
+def test_every_objective_says_what_it_is_for_the_card(name):
+    objective = OBJECTIVES[name](2.0, "global")
+    config = objective.config()
+    assert config == {"name": name, "temperature": 2.0, "temperature_mode": "global", "source": objective.source}
+    assert objective.citation.startswith("@")
+    assert config["source"] in objective.citation
+    assert "=" in (type(objective).__doc__ or "") or "sum" in (type(objective).__doc__ or "")

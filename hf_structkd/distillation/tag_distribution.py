@@ -1,0 +1,77 @@
+"""What annotation asks of a teacher's distribution over the student's tag sequences, whatever it is made of."""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..modeling.linear_chain import TopK
+from ..modeling.log_space import Scores
+
+
+class TagDistribution(Protocol):
+    """A batch of distributions over tag sequences; [`LinearChainCRF`] is the plainest one.
+
+    The others are a chain whose states are read as the student's tags (`ReadChain`), a mixture of several
+    (`Mixture`) and a list of known sequences (`KnownPaths`).
+    """
+
+    @property
+    def lengths(self) -> Tensor:
+        """Words of each sentence: (batch,), integers."""
+        ...
+
+    @property
+    def marginals(self) -> Tensor:
+        """(batch, words, tags), probabilities; 0 on padding."""
+        ...
+
+    @property
+    def edge_counts(self) -> Tensor:
+        """(batch, tags, tags), expected number of transitions `[from, to]`."""
+        ...
+
+    @property
+    def scores(self) -> Scores:
+        """Emissions (batch, words, tags), transitions, start and end scores, nats.
+
+        Raises ValueError where there are none over the student's tags.
+        """
+        ...
+
+    def topk(self, k: int) -> TopK:
+        """The k most probable sequences, best first."""
+        ...
+
+    def log_prob(self, tags: Tensor) -> Tensor:
+        """Log-probabilities, (batch, k) in nats, of sequences (batch, k, words) padded with -100."""
+        ...
+
+    def entropy(self) -> Tensor:
+        """(batch,), nats; where tags were merged or teachers mixed, an approximation that its class documents."""
+        ...
+
+    def with_temperature(self, temperature: float) -> "TagDistribution":
+        """The distribution with all scores divided by a temperature."""
+        ...
+
+
+def top_of_pool(tags: Tensor, log_probs: Tensor, k: int) -> TopK:
+    """The k most probable of some candidate sequences, each once.
+
+    Args:
+        tags: (batch, candidates, words), -100 beyond the words and on candidates that do not exist.
+        log_probs: (batch, candidates), nats; equal sequences have equal ones.
+        k: how many are wanted.
+    """
+    candidates, words = tags.shape[1:]
+    exists = (tags[..., 0] >= 0) & (log_probs > -torch.inf)
+    same = (tags[:, :, None] == tags[:, None]).all(dim=-1)
+    earlier = torch.ones(candidates, candidates, dtype=torch.bool, device=tags.device).tril(-1)
+    repeated = (same & earlier).any(dim=-1)
+    ranked = torch.where(exists & ~repeated, log_probs, -torch.inf)
+    values, order = ranked.sort(dim=1, descending=True, stable=True)
+    values, order = values[:, :k], order[:, :k]
+    valid = values > -torch.inf
+    best = tags.gather(1, order[..., None].expand(-1, -1, words))
+    return TopK(best.masked_fill(~valid[..., None], -100), values, valid)
