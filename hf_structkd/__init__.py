@@ -11,7 +11,11 @@ from .data.words import encode_corpus
 from .distillation.annotate import AnnotationError, annotate
 from .distillation.teachers import Teacher
 from .evaluation.tagging_metrics import TaggingMetrics
+from .modeling.bert_crf import BertCRFConfig, BertForTokenClassificationCRF
+from .modeling.deberta_v2_crf import DebertaV2CRFConfig, DebertaV2ForTokenClassificationCRF
+from .modeling.families import CRF_CLASSES, crf_class_for
 from .modeling.linear_chain import LinearChainCRF
+from .modeling.modernbert_crf import ModernBertCRFConfig, ModernBertForTokenClassificationCRF
 from .modeling.sufficient_statistics import SufficientStatistics
 from .modeling.tag_scheme import TagScheme
 from .modeling.xlm_roberta_crf import XLMRobertaCRFConfig, XLMRobertaForTokenClassificationCRF
@@ -20,8 +24,14 @@ from .training.trainer import StructKDTrainer
 
 __all__ = [
     "AnnotationError",
+    "BertCRFConfig",
+    "BertForTokenClassificationCRF",
     "DataCollatorForStructKD",
+    "DebertaV2CRFConfig",
+    "DebertaV2ForTokenClassificationCRF",
     "LinearChainCRF",
+    "ModernBertCRFConfig",
+    "ModernBertForTokenClassificationCRF",
     "StructKDTrainer",
     "StructKDTrainingArguments",
     "SufficientStatistics",
@@ -31,10 +41,12 @@ __all__ = [
     "XLMRobertaCRFConfig",
     "XLMRobertaForTokenClassificationCRF",
     "annotate",
+    "crf_class_for",
     "encode_corpus",
     "load_corpora",
     "load_corpus",
 ]
 
-AutoConfig.register(XLMRobertaCRFConfig.model_type, XLMRobertaCRFConfig)
-AutoModelForTokenClassification.register(XLMRobertaCRFConfig, XLMRobertaForTokenClassificationCRF)
+for _model in CRF_CLASSES:
+    AutoConfig.register(_model.config_class.model_type, _model.config_class)
+    AutoModelForTokenClassification.register(_model.config_class, _model)

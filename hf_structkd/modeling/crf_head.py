@@ -10,50 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import ModelOutput
 
 from .configuration import label_names
-from .linear_chain import LinearChainCRF, SufficientStatistics
+from .crf_parameters import CRFParameters
+from .linear_chain import LinearChainCRF
 from .tag_scheme import TagScheme
 from .windows import content_mask, encode_in_windows, encoder_window
-from .word_starts import word_start_pieces
-
-IGNORED = -100
-LOG_ZERO = -1e4  # a finite stand-in for log 0 in `logits`, which the stock pipeline softmaxes
-
-
-class CRFParameters(nn.Module):
-    """The scores a CRF adds to the emissions, in float32 whatever the rest of the model is cast to.
-
-    Attributes:
-        transitions: (tags, tags), nats, `[from, to]`.
-        start_transitions, end_transitions: (tags,), nats.
-    """
-
-    def __init__(self, num_tags: int) -> None:
-        super().__init__()
-        self.transitions = nn.Parameter(torch.zeros(num_tags, num_tags, dtype=torch.float32))
-        self.start_transitions = nn.Parameter(torch.zeros(num_tags, dtype=torch.float32))
-        self.end_transitions = nn.Parameter(torch.zeros(num_tags, dtype=torch.float32))
-
-    def _apply(self, fn, recurse=True):  # `.to(bfloat16)`, `.half()` and the like come through here
-        def keep_precision(tensor: Tensor) -> Tensor:
-            moved = fn(tensor)
-            if moved.dtype in (torch.float16, torch.bfloat16):
-                return tensor.to(device=moved.device, dtype=torch.float32)
-            return moved
-
-        return super()._apply(keep_precision, recurse)
-
-
-class WordStarts(nn.Module):
-    """The pieces of the vocabulary that start a word; all False until a tokenizer has been seen."""
-
-    pieces: Tensor
-
-    def __init__(self, vocab_size: int) -> None:
-        super().__init__()
-        self.register_buffer("pieces", torch.zeros(vocab_size, dtype=torch.bool))
+from .word_starts import WordStarts, word_start_pieces
+from .word_tensors import IGNORED, LOG_ZERO, compact, gold_statistics, mean_over_subwords, spread
 
 
 @dataclass
@@ -82,48 +48,6 @@ class CRFTokenClassifierOutput(ModelOutput):
     end_transitions: Tensor = None  # type: ignore[assignment]
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
-
-
-def compact(values: Tensor, word_mask: Tensor, padding: float = 0) -> Tensor:
-    """Gather the values at the words to the front of each row.
-
-    Args:
-        values: (batch, subwords, ...).
-        word_mask: (batch, subwords), boolean, True on the first subword of each word.
-        padding: fills the rest.
-
-    Returns:
-        (batch, words, ...), words being the most that any row has (at least 1).
-    """
-    lengths = word_mask.sum(dim=1)
-    width = max(int(lengths.max()), 1) if len(lengths) else 1
-    compacted = values.new_full((values.shape[0], width, *values.shape[2:]), padding)
-    inside = torch.arange(width, device=values.device) < lengths[:, None]
-    compacted[inside] = values[word_mask]
-    return compacted
-
-
-def gold_statistics(labels: Tensor, word_mask: Tensor, num_tags: int) -> tuple[SufficientStatistics, Tensor]:
-    """The gold paths as sufficient statistics, mass 0 where a row is unlabelled, and the number of labelled words, ().
-
-    Args:
-        labels: (batch, subwords), -100 off the words and on all words of an unlabelled row.
-        word_mask: (batch, subwords), True on the first subword of each word.
-        num_tags: the model's labels.
-
-    Raises:
-        ValueError: if a row has tags on some of its words only.
-    """
-    gold = compact(labels, word_mask, IGNORED)
-    known, lengths = (gold != IGNORED).sum(dim=1), word_mask.sum(dim=1)
-    partial = (known != 0) & (known != lengths)
-    if bool(partial.any()):
-        row = int(partial.nonzero()[0])
-        raise ValueError(
-            f"row {row} of the batch has labels on {int(known[row])} of its {int(lengths[row])} words: "
-            "label all words of a sentence or none (-100)"
-        )
-    return SufficientStatistics.from_tags(gold, num_tags), known.sum()
 
 
 class CRFHeadMixin:
@@ -234,34 +158,52 @@ class CRFHeadMixin:
 
     def encode(self, input_ids, attention_mask, **kwargs: Any) -> tuple[Tensor, Any]:
         """Vectors of all subwords (batch, subwords, hidden), through windows where the rows are too long."""
+        if not getattr(self.config, "type_vocab_size", 0):
+            kwargs.pop("token_type_ids", None)  # some tokenizers make them for any encoder
         window = encoder_window(self)
-        if input_ids is None or window is None or input_ids.shape[1] <= window:
+        given = input_ids if input_ids is not None else kwargs["inputs_embeds"]
+        if window is None or given.shape[1] <= window:
             outputs = self.base_model(input_ids, attention_mask=attention_mask, return_dict=True, **kwargs)
             return outputs.last_hidden_state, outputs
+        return self._encode_long(input_ids, attention_mask, window, **kwargs)
+
+    def _encode_long(self, input_ids, attention_mask, window: int, **kwargs: Any) -> tuple[Tensor, BaseModelOutput]:
+        if refused := [name for name in ("inputs_embeds", "position_ids") if name in kwargs]:
+            raise ValueError(
+                f"a text longer than the encoder's window of {window} subwords is cut into windows, each with "
+                f"positions of its own: give input_ids, not {' and '.join(refused)}"
+            )
+        if kwargs.pop("output_attentions", None) or getattr(self.config, "output_attentions", False):
+            raise ValueError(f"there are no attentions over a text longer than the encoder's window of {window}")
+        every_layer = kwargs.pop("output_hidden_states", None)
+        every_layer = getattr(self.config, "output_hidden_states", False) if every_layer is None else every_layer
+        along = {name: kwargs.pop(name) for name in ("token_type_ids",) if name in kwargs}
+
+        def encode_window(ids: Tensor, mask: Tensor, **cut: Tensor) -> Tensor:
+            outputs = self.base_model(
+                ids, attention_mask=mask, return_dict=True, output_hidden_states=every_layer, **cut, **kwargs
+            )
+            layers = (*outputs.hidden_states, outputs.last_hidden_state) if every_layer else ()
+            return torch.cat(layers, dim=-1) if layers else outputs.last_hidden_state
+
         vectors = encode_in_windows(
-            lambda ids, mask: self.base_model(ids, attention_mask=mask, return_dict=True).last_hidden_state,
+            encode_window,
             input_ids,
             attention_mask,
             window=window,
             overlap=self.config.window_overlap,
             pad_token_id=self.config.pad_token_id or 0,
             training=self.training,
+            along=along,
         )
-        return vectors, None
+        *layers, last = vectors.split(self.config.hidden_size, dim=-1)
+        return last, BaseModelOutput(last_hidden_state=last, hidden_states=tuple(layers) or None)
 
     def pool_words(self, vectors: Tensor, attention_mask: Tensor, word_mask: Tensor) -> Tensor:
         """One vector a word, compacted: (batch, words, hidden); `word_pooling` says which."""
         if self.config.word_pooling == "first":
             return compact(vectors, word_mask)
-        word_of = word_mask.cumsum(dim=1) - 1
-        inside = (content_mask(attention_mask) | word_mask) & (word_of >= 0)
-        weights = inside.unsqueeze(-1).to(vectors.dtype)
-        width = max(int(word_mask.sum(dim=1).max()), 1)
-        index = word_of.clamp(min=0).unsqueeze(-1)
-        sums = vectors.new_zeros(vectors.shape[0], width, vectors.shape[2])
-        sums = sums.scatter_add(1, index.expand_as(vectors), vectors * weights)
-        counts = vectors.new_zeros(vectors.shape[0], width, 1).scatter_add(1, index, weights)
-        return sums / counts.clamp(min=1)
+        return mean_over_subwords(vectors, attention_mask, word_mask)
 
     def forward(
         self,
@@ -301,7 +243,7 @@ class CRFHeadMixin:
             nll, counted = self.gold_nll(output, labels, word_mask)
             output.loss = nll.sum() / (counted.clamp(min=1) if num_items_in_batch is None else num_items_in_batch)
         if self.training:
-            output.logits = self.spread(output.emissions, attention_mask, word_mask)
+            output.logits = spread(output.emissions, attention_mask, word_mask)
         else:
             output.logits, output.tags = self.decode(output, attention_mask, word_mask)
         return output if return_dict is None or return_dict else output.to_tuple()
@@ -340,24 +282,8 @@ class CRFHeadMixin:
         chosen = best.clamp(min=0).unsqueeze(-1)
         ceiling = log_marginals.gather(-1, chosen)
         capped = torch.minimum(log_marginals, ceiling - 1e-3).scatter(-1, chosen, ceiling)
-        logits = self.spread(capped, attention_mask, word_mask, continuation=True)
+        continuation = torch.tensor(self.tag_scheme.continuation, device=capped.device)
+        logits = spread(capped, attention_mask, word_mask, continuation)
         tags = torch.full(word_mask.shape, IGNORED, dtype=torch.long, device=word_mask.device)
         tags[word_mask] = best[torch.arange(best.shape[1], device=best.device) < output.lengths[:, None]]
         return logits, tags
-
-    def spread(self, values: Tensor, attention_mask: Tensor, word_mask: Tensor, continuation: bool = False) -> Tensor:
-        """Word values (batch, words, tags) onto the words' subwords (batch, subwords, tags); zero off the words.
-
-        Args:
-            continuation: values are log-probabilities, and a word's later subwords carry the tags' continuations.
-        """
-        word_of = word_mask.cumsum(dim=1) - 1
-        index = word_of.clamp(min=0).unsqueeze(-1)
-        spread = values.gather(1, index.expand(-1, -1, values.shape[-1]))
-        if continuation:
-            target = torch.tensor(self.tag_scheme.continuation, device=values.device)
-            merge = nn.functional.one_hot(target, values.shape[-1]).to(values.dtype)  # [tag, its continuation]
-            merged = (spread.exp() @ merge).log().clamp(min=LOG_ZERO)
-            spread = torch.where(word_mask.unsqueeze(-1), spread, merged)
-        on_words = (attention_mask.bool() & (word_of >= 0)).unsqueeze(-1)
-        return torch.where(on_words, spread, torch.zeros((), dtype=values.dtype, device=values.device))

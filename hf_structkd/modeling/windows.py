@@ -4,7 +4,7 @@ Nothing is cut. Each subword's vector is taken from the window in which it stand
 then runs over all words as one chain, so no tag sequence is broken at a window's border.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -47,7 +47,7 @@ def window_starts(content: int, size: int, overlap: int) -> list[int]:
 
 
 def encode_in_windows(
-    encode: Callable[[Tensor, Tensor], Tensor],
+    encode: Callable[..., Tensor],
     input_ids: Tensor,
     attention_mask: Tensor,
     *,
@@ -55,17 +55,20 @@ def encode_in_windows(
     overlap: int | None = None,
     pad_token_id: int = 0,
     training: bool = False,
+    along: Mapping[str, Tensor] | None = None,
 ) -> Tensor:
     """Encode rows longer than `window` subwords.
 
     Args:
-        encode: maps input ids and attention mask, both (windows, subwords), to vectors (windows, subwords, hidden).
+        encode: maps input ids and attention mask, both (windows, subwords), and what is `along` under its names, to
+            vectors (windows, subwords, hidden).
         input_ids: (batch, subwords), each row with its two special tokens, padded on the right.
         attention_mask: (batch, subwords).
         window: subwords the encoder takes at most, special tokens included.
         overlap: subwords that neighbouring windows share; `None` is a quarter of the window.
         pad_token_id: fills windows that are shorter than others.
         training: encode all windows in one call, so that the graph is built once.
+        along: other (batch, subwords) tensors, token types say, cut as the input ids are and padded with 0.
 
     Returns:
         (batch, subwords, hidden); zeros on the padding.
@@ -84,38 +87,46 @@ def encode_in_windows(
             f"window_overlap must be at least 0 and below {size} (window {window} less two), not {overlap}"
         )
 
-    pieces, masks, rows, columns, margins = [], [], [], [], []
+    # Where each window's subwords stand in their row, and how far from the window's edges. A row's own first and last
+    # subword, its special tokens, frame every window.
+    place = torch.arange(window, device=input_ids.device)
+    columns, sizes, rows = [], [], []
     for row, count in enumerate(counts.tolist()):
-        ids = input_ids[row, :count]
         for start in window_starts(count - 2, size, overlap):
             stop = min(start + size, count - 2)
-            chunk = torch.cat((ids[:1], ids[1 + start : 1 + stop], ids[-1:]))
-            pieces.append(torch.nn.functional.pad(chunk, (0, window - len(chunk)), value=pad_token_id))
-            masks.append(torch.arange(window, device=ids.device) < len(chunk))
-            # Where each of the window's subwords stands in its row, and how far from the window's edge. A row's own
-            # first and last subword are its special tokens, wherever the window lies.
-            column = torch.arange(window, device=ids.device) + start
-            column[0], column[len(chunk) - 1] = 0, count - 1
+            column = place + start
+            column[0], column[stop - start + 1] = 0, count - 1
             columns.append(column)
-            place = torch.arange(window, device=ids.device)
-            margins.append(torch.minimum(place, len(chunk) - 1 - place))
+            sizes.append(stop - start + 2)
             rows.append(row)
-    window_ids, window_mask = torch.stack(pieces), torch.stack(masks)
+    all_columns, row_of = torch.stack(columns), torch.tensor(rows, device=input_ids.device)[:, None]
+    ends = torch.tensor(sizes, device=input_ids.device)[:, None]
+    window_mask = place < ends
+    all_margins = torch.minimum(place, ends - 1 - place)
+    inside = all_columns.where(window_mask, 0)
+
+    def cut(values: Tensor, padding: int) -> Tensor:
+        return values[row_of, inside].masked_fill(~window_mask, padding)
+
+    window_ids = cut(input_ids, pad_token_id)
+    others = {name: cut(values, 0) for name, values in (along or {}).items()}
     step = len(window_ids) if training else MAX_WINDOWS_AT_ONCE
     vectors = torch.cat(
         [
-            encode(window_ids[i : i + step], window_mask[i : i + step].to(attention_mask.dtype))
+            encode(
+                window_ids[i : i + step],
+                window_mask[i : i + step].to(attention_mask.dtype),
+                **{name: values[i : i + step] for name, values in others.items()},
+            )
             for i in range(0, len(window_ids), step)
         ]
     )
 
-    # For every (row, column) the window position with the widest margin: sorted by margin, the last write wins.
-    source = torch.zeros(input_ids.shape, dtype=torch.long, device=input_ids.device)
-    flat_rows = torch.tensor(rows, device=input_ids.device)[:, None].expand(-1, window)
-    all_columns, all_margins = torch.stack(columns), torch.stack(margins)
-    positions = torch.arange(window_ids.numel(), device=input_ids.device).view_as(window_ids)
-    for margin in range(int(all_margins.max()) + 1):
-        here = window_mask & (all_margins == margin)
-        source[flat_rows[here], all_columns[here]] = positions[here]
-    gathered = vectors.flatten(0, 1)[source.flatten()].view(*input_ids.shape, -1)
+    # Every subword is taken from the window position with the widest margin, so keys start with the margin.
+    positions = torch.arange(window_ids.numel(), device=input_ids.device)
+    keys = (all_margins.flatten() * len(positions) + positions)[window_mask.flatten()]
+    target = (row_of * input_ids.shape[1] + all_columns)[window_mask]
+    source = torch.zeros(input_ids.numel(), dtype=torch.long, device=input_ids.device)
+    source = source.scatter_reduce(0, target, keys, "amax") % len(positions)
+    gathered = vectors.flatten(0, 1)[source].view(*input_ids.shape, -1)
     return gathered * attended.unsqueeze(-1).to(gathered.dtype)

@@ -8,13 +8,27 @@ import json
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 SPACE_MARKERS = ("▁", "Ġ")  # SentencePiece's and byte-level BPE's sign for 'a space stood here'
 
 
+class WordStarts(nn.Module):
+    """The pieces of the vocabulary that start a word; all False until a tokenizer has been seen."""
+
+    pieces: Tensor
+
+    def __init__(self, vocab_size: int) -> None:
+        super().__init__()
+        self.register_buffer("pieces", torch.zeros(vocab_size, dtype=torch.bool))
+
+
 def word_start_pieces(tokenizer: Any, vocab_size: int) -> Tensor:
     """A mask over the vocabulary: True for the pieces that start a word.
+
+    WordPiece (BERT) cuts words at punctuation before it marks their pieces, so that 'second-hand' looks like three
+    words to a model that has no word mask; the other kinds mark what spaces separate. The first piece of a text may
+    lack its mark.
 
     Args:
         tokenizer: a fast tokenizer (WordPiece, SentencePiece-like or byte-level BPE).

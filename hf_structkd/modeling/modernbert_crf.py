@@ -1,0 +1,36 @@
+"""ModernBERT (and mmBERT) with a linear-chain CRF over words."""
+
+from transformers import ModernBertConfig, ModernBertModel
+from transformers.models.modernbert.modeling_modernbert import ModernBertPreTrainedModel
+
+from .configuration import CRFConfigMixin
+from .crf_head import CRFHeadMixin
+
+
+class ModernBertCRFConfig(CRFConfigMixin, ModernBertConfig):
+    """[`ModernBertConfig`] with the fields of [`CRFConfigMixin`]."""
+
+    model_type = "modernbert-crf"
+    encoder_model_type = "modernbert"
+
+    def __init__(self, **kwargs):  # transformers would otherwise generate one that skips the mixin's
+        super().__init__(**kwargs)
+
+
+class ModernBertForTokenClassificationCRF(CRFHeadMixin, ModernBertPreTrainedModel):
+    """ModernBERT encoder, linear emissions, linear-chain CRF over words; see [`CRFHeadMixin`].
+
+    Unlike the stock classifier there is no prediction head (dense, activation, norm) between encoder and emissions.
+    """
+
+    config_class = ModernBertCRFConfig
+
+    def __init__(self, config: ModernBertCRFConfig) -> None:
+        super().__init__(config)
+        self.model = ModernBertModel(config)
+        self.add_crf_head()
+        self.post_init()
+
+
+ModernBertCRFConfig.register_for_auto_class()
+ModernBertForTokenClassificationCRF.register_for_auto_class("AutoModelForTokenClassification")

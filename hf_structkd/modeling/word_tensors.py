@@ -1,0 +1,91 @@
+"""From subwords to words and back: `(batch, subwords, ...)` outside, words compacted to the front inside."""
+
+import torch
+from torch import Tensor
+
+from .sufficient_statistics import SufficientStatistics
+from .windows import content_mask
+
+IGNORED = -100
+LOG_ZERO = -1e4  # a finite stand-in for log 0 in `logits`, which the stock pipeline softmaxes
+
+
+def compact(values: Tensor, word_mask: Tensor, padding: float = 0) -> Tensor:
+    """Gather the values at the words to the front of each row.
+
+    Args:
+        values: (batch, subwords, ...).
+        word_mask: (batch, subwords), boolean, True on the first subword of each word.
+        padding: fills the rest.
+
+    Returns:
+        (batch, words, ...), words being the most that any row has (at least 1).
+    """
+    lengths = word_mask.sum(dim=1)
+    width = max(int(lengths.max()), 1) if len(lengths) else 1
+    compacted = values.new_full((values.shape[0], width, *values.shape[2:]), padding)
+    inside = torch.arange(width, device=values.device) < lengths[:, None]
+    compacted[inside] = values[word_mask]
+    return compacted
+
+
+def gold_statistics(labels: Tensor, word_mask: Tensor, num_tags: int) -> tuple[SufficientStatistics, Tensor]:
+    """The gold paths as sufficient statistics, mass 0 where a row is unlabelled, and the number of labelled words, ().
+
+    Args:
+        labels: (batch, subwords), -100 off the words and on all words of an unlabelled row.
+        word_mask: (batch, subwords), True on the first subword of each word.
+        num_tags: the model's labels.
+
+    Raises:
+        ValueError: if a row has tags on some of its words only.
+    """
+    gold = compact(labels, word_mask, IGNORED)
+    known, lengths = (gold != IGNORED).sum(dim=1), word_mask.sum(dim=1)
+    partial = (known != 0) & (known != lengths)
+    if bool(partial.any()):
+        row = int(partial.nonzero()[0])
+        raise ValueError(
+            f"row {row} of the batch has labels on {int(known[row])} of its {int(lengths[row])} words: "
+            "label all words of a sentence or none (-100)"
+        )
+    return SufficientStatistics.from_tags(gold, num_tags), known.sum()
+
+
+def mean_over_subwords(vectors: Tensor, attention_mask: Tensor, word_mask: Tensor) -> Tensor:
+    """The mean of each word's subword vectors, compacted: (batch, words, hidden).
+
+    Args:
+        vectors: (batch, subwords, hidden).
+        attention_mask: (batch, subwords); the first and last attended subword of a row are special tokens.
+        word_mask: (batch, subwords), boolean, True on the first subword of each word.
+    """
+    word_of = word_mask.cumsum(dim=1) - 1
+    inside = (content_mask(attention_mask) | word_mask) & (word_of >= 0)
+    weights = inside.unsqueeze(-1).to(vectors.dtype)
+    width = max(int(word_mask.sum(dim=1).max()), 1) if len(vectors) else 1
+    index = word_of.clamp(min=0).unsqueeze(-1)
+    sums = vectors.new_zeros(vectors.shape[0], width, vectors.shape[2])
+    sums = sums.scatter_add(1, index.expand_as(vectors), vectors * weights)
+    counts = vectors.new_zeros(vectors.shape[0], width, 1).scatter_add(1, index, weights)
+    return sums / counts.clamp(min=1)
+
+
+def spread(values: Tensor, attention_mask: Tensor, word_mask: Tensor, continuation: Tensor | None = None) -> Tensor:
+    """Word values (batch, words, tags) onto the words' subwords (batch, subwords, tags); zero off the words.
+
+    Args:
+        values: (batch, words, tags).
+        attention_mask, word_mask: (batch, subwords).
+        continuation: (tags,), for log-probabilities: the tag that a word's later subwords carry for each tag of the
+            word; they get the sum of the probabilities of the tags that they may stand for.
+    """
+    word_of = word_mask.cumsum(dim=1) - 1
+    index = word_of.clamp(min=0).unsqueeze(-1)
+    onto = values.gather(1, index.expand(-1, -1, values.shape[-1]))
+    if continuation is not None:
+        merge = torch.nn.functional.one_hot(continuation, values.shape[-1]).to(values.dtype)
+        merged = (onto.exp() @ merge).log().clamp(min=LOG_ZERO)
+        onto = torch.where(word_mask.unsqueeze(-1), onto, merged)
+    on_words = (attention_mask.bool() & (word_of >= 0)).unsqueeze(-1)
+    return torch.where(on_words, onto, torch.zeros((), dtype=values.dtype, device=values.device))
