@@ -43,8 +43,8 @@ class ModelArguments:
     model: str = field(
         default="FacebookAI/xlm-roberta-base",
         metadata={
-            "help": "Encoder (a Hub id or a folder), or 'scratch' for an encoder and a tokenizer made from the "
-            "training sentences."
+            "help": "Encoder of the XLM-R, BERT, DeBERTa-v2 or ModernBERT kind, or a tagger trained with this package "
+            "(a Hub id or a folder), or 'scratch' for an encoder and a tokenizer made from the training sentences."
         },
     )
     model_config: dict[str, Any] | None = field(

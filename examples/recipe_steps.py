@@ -32,6 +32,7 @@ from hf_structkd import (
     Teacher,
     XLMRobertaCRFConfig,
     XLMRobertaForTokenClassificationCRF,
+    crf_class_for,
     load_corpora,
 )
 from hf_structkd.data.collator import DataCollatorForStructKD
@@ -39,6 +40,8 @@ from hf_structkd.data.tokenizer import train_tokenizer
 from hf_structkd.data.words import encode_corpus
 from hf_structkd.evaluation.results import write_atomically
 from hf_structkd.evaluation.tagging_metrics import TaggingMetrics
+from hf_structkd.modeling.configuration import label_names
+from hf_structkd.modeling.crf_head import CRFHeadMixin
 from hf_structkd.training.recipe import RecipeError, compare_settings, dump_settings
 
 logger = logging.getLogger(__name__)
@@ -95,17 +98,27 @@ def make_tagger(
     else:
         common = {"revision": args.revision or "main", "trust_remote_code": args.trust_remote_code}
         tokenizer = AutoTokenizer.from_pretrained(args.model, **common)
+        config = AutoConfig.from_pretrained(args.model, **common)
+        refuse_other_labels(args.model, config, labels)
         cls: Any = AutoModelForTokenClassification
         if args.head == "crf":
-            cls = XLMRobertaForTokenClassificationCRF
-            kind = AutoConfig.from_pretrained(args.model, **common).model_type
-            if kind not in (XLMRobertaCRFConfig.model_type, XLMRobertaCRFConfig.encoder_model_type):
-                raise RecipeError(f"model {args.model!r} is of type {kind!r}; a CRF head needs an xlm-roberta encoder")
+            try:
+                cls = crf_class_for(config)
+            except ValueError as error:
+                raise RecipeError(f"model {args.model!r}: {error}") from error
         # float32 whatever the checkpoint holds: training in half precision without autocast diverges.
         model = cls.from_pretrained(args.model, dtype=torch.float32, **common, **fields)
     if args.head == "crf":
         model.set_word_starts(tokenizer)
     return model, tokenizer
+
+
+def refuse_other_labels(model: str, config: Any, labels: Sequence[str]) -> None:
+    """Raise RecipeError if a trained tagger, taken as a start, would have its labels renamed without a word."""
+    is_tagger = any("ForTokenClassification" in name for name in config.architectures or [])
+    own = label_names(config)
+    if is_tagger and own != list(labels):
+        raise RecipeError(f"model {model!r} is trained on the labels {own}, in this order; the corpora have {labels}")
 
 
 def train_tagger(
@@ -118,7 +131,7 @@ def train_tagger(
     resume: bool = True,
 ) -> Trainer:
     """Train with either head; picks up the last checkpoint in `args.output_dir` if there is one."""
-    if isinstance(model, XLMRobertaForTokenClassificationCRF):
+    if isinstance(model, CRFHeadMixin):
         trainer: Trainer = StructKDTrainer(model, args, None, train, dict(dev), tokenizer, teachers=teachers)
     else:
         trainer = _softmax_trainer(model, tokenizer, train, dev, args)
