@@ -15,8 +15,9 @@ from datasets import Dataset, Features, List, Value, concatenate_datasets, load_
 from tqdm.auto import tqdm
 
 from ..data.columns import LANGUAGE, TARGET_COLUMNS, TOKENS, TOPK_LOG_PROBS, TOPK_TAGS
+from .tag_teacher import batches_of_like_length
 from .targets import ask
-from .teachers import Teacher, batches_of_like_length
+from .teachers import Teacher
 
 logger = logging.getLogger(__name__)
 RECORD_FILE = "annotation.json"

@@ -1,0 +1,148 @@
+"""Several weighted teachers for one language: their mixture is one distribution."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..data.columns import TRANSITIONS
+from ..modeling.linear_chain import TopK
+from ..modeling.log_space import Scores, logsumexp
+from .read_chain import best_of
+from .tag_distribution import TagDistribution
+from .tag_teacher import TagTeacher
+
+OneOrSeveral = TagTeacher | Sequence["TagTeacher | tuple[TagTeacher, float]"]
+Teachers = Mapping[str, OneOrSeveral] | OneOrSeveral
+
+
+class Mixture:
+    """Several distributions over the same tag sequences, mixed: p(y) = sum over m of w_m p_m(y).
+
+    Marginals, expected transitions and probabilities of sequences are mixed exactly. The k best are those of the
+    members pooled, under the mixture's exact probabilities, as `best_of` says. The entropy is the weighted mean of the
+    members', which bounds the mixture's from below. A temperature divides the members' scores.
+
+    Args:
+        members: distributions over the same sentences.
+        weights: of each, positive; divided by their sum.
+    """
+
+    def __init__(self, members: Sequence[TagDistribution], weights: Sequence[float]) -> None:
+        self.members = list(members)
+        self.weights = [weight / sum(weights) for weight in weights]
+
+    def _mixed(self, parts: Sequence[Tensor]) -> Tensor:
+        first, *others = [weight * part for weight, part in zip(self.weights, parts)]
+        for other in others:
+            first = first + other.to(first.device)
+        return first
+
+    def _log_mixed(self, parts: Sequence[Tensor]) -> Tensor:
+        stacked = torch.stack([part.to(parts[0].device) for part in parts])
+        logs = torch.tensor(self.weights, dtype=stacked.dtype, device=stacked.device).log()
+        return logsumexp(stacked + logs.view(-1, *(1,) * (stacked.dim() - 1)), 0)
+
+    @property
+    def lengths(self) -> Tensor:
+        return self.members[0].lengths
+
+    @property
+    def marginals(self) -> Tensor:
+        return self._mixed([member.marginals for member in self.members])
+
+    @property
+    def edge_counts(self) -> Tensor:
+        return self._mixed([member.edge_counts for member in self.members])
+
+    @property
+    def scores(self) -> Scores:
+        """Emissions alone: logs of the mixed local distributions; the rest is NaN."""
+        parts = [member.scores.emissions for member in self.members]
+        none = torch.full_like(parts[0][0, 0], torch.nan)
+        emissions = self._log_mixed([part.log_softmax(dim=-1) for part in parts])
+        return Scores(emissions, none.expand(len(none), -1), none, none)
+
+    def topk(self, k: int) -> TopK:
+        return best_of(self._pooled, self.log_prob, k)
+
+    def _pooled(self, number: int) -> Tensor:
+        lists = [member.topk(number).tags for member in self.members]
+        return torch.cat([part.to(lists[0].device) for part in lists], dim=1)
+
+    def log_prob(self, tags: Tensor) -> Tensor:
+        return self._log_mixed([member.log_prob(tags.to(member.marginals.device)) for member in self.members])
+
+    def entropy(self) -> Tensor:
+        return self._mixed([member.entropy() for member in self.members])
+
+    def with_temperature(self, temperature: float) -> "Mixture":
+        return Mixture([member.with_temperature(temperature) for member in self.members], self.weights)
+
+
+class Panel:
+    """The teachers of one language, asked as one.
+
+    Args:
+        teachers: one teacher, or a list of teachers (of equal weight) or of (teacher, weight).
+
+    Raises:
+        ValueError: for an empty list, or a weight that is not above 0.
+    """
+
+    def __init__(self, teachers: OneOrSeveral) -> None:
+        listed = [teachers] if isinstance(teachers, TagTeacher) else list(teachers)
+        pairs = [(item, 1.0) if isinstance(item, TagTeacher) else (item[0], float(item[1])) for item in listed]
+        if not pairs:
+            raise ValueError("a list of teachers is empty")
+        for teacher, weight in pairs:
+            if not 0 < weight < float("inf"):
+                raise ValueError(f"the weight of teacher {teacher.name} must be above 0, not {weight}")
+        total = sum(weight for _, weight in pairs)
+        self.members = [(teacher, weight / total) for teacher, weight in pairs]
+
+    @property
+    def name(self) -> str:
+        return " + ".join(teacher.name for teacher, _ in self.members)
+
+    def record(self) -> Any:
+        """What identifies it in the record of an annotation: a revision, or revisions with their weights."""
+        if len(self.members) == 1:
+            return self.members[0][0].revision
+        return [[teacher.revision, weight] for teacher, weight in self.members]
+
+    def settings(self) -> list[dict[str, Any]]:
+        """Each member's label map and temperature, as in [`TagTeacher.settings`]."""
+        return [teacher.settings() for teacher, _ in self.members]
+
+    def groups(self, label_names: Sequence[str]) -> tuple[int, ...] | None:
+        """The groups of the student's tags that it cannot tell apart."""
+        return self.members[0][0].read_as(label_names).groups
+
+    def check(self, label_names: Sequence[str], targets: Sequence[str] = ()) -> None:
+        """Raise ValueError if labels do not match, or the teachers cannot give one of these target columns."""
+        for teacher, _ in self.members:
+            teacher.check(label_names, targets)
+        if len({teacher.read_as(label_names).groups for teacher, _ in self.members}) > 1:
+            raise ValueError(
+                f"teachers {self.name} of one language leave different labels open, so their answers do not mix: "
+                "give each the same groups in its label_map, or each a language of its own"
+            )
+        if len(self.members) > 1 and TRANSITIONS in targets:
+            raise ValueError(
+                f"several teachers ({self.name}) have no transition scores in common: the substructure objective "
+                "needs one teacher a language"
+            )
+
+    def distribution(self, sentences: Sequence[Sequence[str]], label_names: Sequence[str]) -> TagDistribution:
+        """The teachers' mixture, or the only one's distribution."""
+        asked = [teacher.distribution(sentences, label_names) for teacher, _ in self.members]
+        return asked[0] if len(asked) == 1 else Mixture(asked, [weight for _, weight in self.members])
+
+
+def teachers_by_language(teachers: Teachers) -> dict[str | None, list[tuple[TagTeacher, float]]]:
+    """language -> its teachers and their weights (adding up to 1); the language is `None` where they serve all."""
+    if isinstance(teachers, Mapping):
+        return {language: Panel(own).members for language, own in teachers.items()}
+    return {None: Panel(teachers).members}

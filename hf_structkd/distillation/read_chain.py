@@ -1,0 +1,158 @@
+"""Distributions over the student's tag sequences that are not a chain over the student's tags."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..modeling.linear_chain import LinearChainCRF, TopK
+from ..modeling.log_space import Scores, logsumexp
+from .groups import path_group_log_probs
+from .label_maps import Reading
+from .tag_distribution import TagDistribution, top_of_pool
+
+_MOST_CANDIDATES = 8  # times k
+
+
+def best_of(propose: Callable[[int], Tensor], log_prob: Callable[[Tensor], Tensor], k: int) -> TopK:
+    """The k most probable sequences where only candidates can be listed, their probabilities exact.
+
+    Candidates are added until no sequence outside them can be among the k best, because all of those together weigh
+    no more than the k-th; or until there are 8 k, where that cannot be shown (finding the most probable sequence of
+    merged tags is NP-hard in general).
+
+    Args:
+        propose: a number n -> candidates (batch, n or more, words), -100 beyond the words and the paths there are.
+        log_prob: candidates -> log-probabilities (batch, candidates), nats.
+        k: how many are wanted.
+    """
+    number = 2 * k
+    while True:
+        candidates = propose(number)
+        pool = top_of_pool(candidates, log_prob(candidates), candidates.shape[1])
+        least = pool.log_prob[:, min(k, pool.log_prob.shape[1]) - 1].exp()
+        outside = 1.0 - pool.log_prob.exp().sum(dim=1)
+        if bool((outside <= least + 1e-6).all()) or number >= _MOST_CANDIDATES * k:
+            return TopK(pool.tags[:, :k], pool.log_prob[:, :k], pool.valid[:, :k])
+        number *= 2
+
+
+class ReadChain:
+    """A teacher's chain over states, read as the student's tags: a [`TagDistribution`].
+
+    Marginals, expected transitions and probabilities of sequences are exact sums over states. The k best are exact
+    where states and tags are one to one, and as `best_of` says where tags were merged. The entropy is that of the
+    teacher's own sequences, which bounds the merged ones' from above.
+
+    Args:
+        chain: over the states of `reading`.
+        reading: how states are read.
+    """
+
+    def __init__(self, chain: LinearChainCRF, reading: Reading) -> None:
+        self.chain, self.reading = chain, reading
+        device = chain.scores.emissions.device
+        self._read_as = torch.tensor(reading.read_as, device=device)
+        self._merge = torch.nn.functional.one_hot(self._read_as, reading.num_tags)
+
+    @property
+    def lengths(self) -> Tensor:
+        return self.chain.lengths
+
+    @property
+    def marginals(self) -> Tensor:
+        marginals = self.chain.marginals
+        return marginals @ self._merge.to(marginals.dtype)
+
+    @property
+    def edge_counts(self) -> Tensor:
+        edges = self.chain.edge_counts
+        merge = self._merge.to(edges.dtype)
+        return merge.T @ edges @ merge
+
+    @property
+    def scores(self) -> Scores:
+        """Emissions alone: log-sums over merged tags, -inf at tags that stand for none; the rest is NaN."""
+        own = self.chain.scores.emissions
+        inside = self._merge.bool()
+        emissions = logsumexp(own.unsqueeze(-1).masked_fill(~inside, -torch.inf), -2)
+        emissions = torch.where(self._words()[..., None], emissions, 0.0)
+        tags = self.reading.num_tags
+        none = own.new_full((tags,), torch.nan)
+        return Scores(emissions, none.expand(tags, tags), none, none)
+
+    def _words(self) -> Tensor:
+        emissions = self.chain.scores.emissions
+        position = torch.arange(emissions.shape[1], device=emissions.device)
+        return position < self.lengths.to(emissions.device)[:, None]
+
+    def _read(self, states: Tensor) -> Tensor:
+        return torch.where(states < 0, states, self._read_as[states.clamp(min=0)])
+
+    def topk(self, k: int) -> TopK:
+        if self.reading.one_to_one:
+            paths = self.chain.topk(k)
+            return TopK(self._read(paths.tags), paths.log_prob, paths.valid)
+        return best_of(lambda n: self._read(self.chain.topk(n).tags), self.log_prob, k)
+
+    def log_prob(self, tags: Tensor) -> Tensor:
+        groups = self._read_as.expand(len(tags), -1)
+        found = path_group_log_probs(self.chain, tags, groups)
+        return torch.where(tags[..., 0] < 0, -torch.inf, found)
+
+    def entropy(self) -> Tensor:
+        return self.chain.entropy()
+
+    def with_temperature(self, temperature: float) -> "ReadChain":
+        return ReadChain(self.chain.with_temperature(temperature), self.reading)
+
+
+def read_chain(
+    scores: Scores,
+    lengths: Tensor,
+    reading: Reading,
+    *,
+    allowed: Tensor | None = None,
+    allowed_start: Tensor | None = None,
+    allowed_end: Tensor | None = None,
+    temperature: float = 1.0,
+) -> TagDistribution:
+    """A teacher's distribution in the student's tags.
+
+    Args:
+        scores: over the teacher's own tags, nats.
+        lengths: (batch,), words.
+        reading: how its tags are read.
+        allowed, allowed_start, allowed_end: the teacher's own constraints, over its own tags.
+        temperature: divides all scores.
+
+    Returns:
+        A [`LinearChainCRF`] where tags are only renamed, else a [`ReadChain`].
+    """
+    device = scores.emissions.device
+    tag_of_state = list(reading.tag_of_state)
+    if reading.renames_only:
+        tag_of_state = [reading.read_as.index(tag) for tag in range(reading.num_tags)]
+        tag_of_state = [reading.tag_of_state[state] for state in tag_of_state]
+    order = torch.tensor(tag_of_state, device=device)
+    masks = {}
+    for name, own, mine in (
+        ("allowed", allowed, reading.allowed),
+        ("allowed_start", allowed_start, reading.allowed_start),
+        ("allowed_end", allowed_end, reading.allowed_end),
+    ):
+        own = None if own is None else (own[order][:, order] if own.dim() == 2 else own[order])
+        mine = None if mine is None else mine.to(device)
+        if own is not None or mine is not None:
+            masks[name] = mine if own is None else own if mine is None else own & mine
+    chain = LinearChainCRF(
+        scores.emissions[..., order],
+        scores.transitions[order][:, order],
+        scores.start[order],
+        scores.end[order],
+        lengths=lengths,
+        **masks,
+    )
+    if temperature != 1.0:
+        chain = chain.with_temperature(temperature)
+    return chain if reading.renames_only else ReadChain(chain, reading)
