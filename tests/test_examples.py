@@ -1,0 +1,190 @@
+"""Dangers: scripts that do not go from a recipe to a student, lose work, or fail with a traceback."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hf_structkd import XLMRobertaForTokenClassificationCRF
+from hf_structkd.data.demo_corpus import load_demo_corpus
+
+ROOT = Path(__file__).parents[1]
+TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+pytestmark = pytest.mark.slow
+
+
+def run(
+    script: str, *arguments: object, launcher: tuple[str, ...] = (sys.executable,), check: bool = True, **env: str
+):
+    done = subprocess.run(
+        [*launcher, str(ROOT / "examples" / script), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **env},
+        timeout=280,
+    )
+    if check:
+        assert done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+@pytest.fixture(scope="module")
+def corpora(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("corpora")
+    for language in ("en", "ru"):
+        for split, count in {"train": 40, "dev": 8, "test": 12}.items():
+            rows = load_demo_corpus(language, split, num_sentences=count)
+            lines = ["".join(f"{w}\t{t}\n" for w, t in zip(row["tokens"], row["tags"])) for row in rows]
+            (folder / f"{language}.{split}.conll").write_text("\n".join(lines), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def recipe(corpora) -> Path:
+    path = corpora / "recipe.yaml"
+    fields = {
+        "corpus": f"{corpora}/{{language}}.{{split}}.conll", "languages": ["en", "ru"],
+        "max_train_sentences": 20, "model": "scratch", "model_config": TINY, "vocab_size": 250,
+        "teacher_model": "scratch", "teacher_model_config": TINY, "teacher_num_train_epochs": 2,
+        "objective": "posterior+top_wk", "num_train_epochs": 2, "learning_rate": "5e-3",
+        "per_device_train_batch_size": 8, "eval_strategy": "epoch", "save_strategy": "epoch", "save_total_limit": 1,
+        "load_best_model_at_end": True, "metric_for_best_model": "macro", "report_to": "none", "use_cpu": True,
+        "disable_tqdm": True,
+    }  # fmt: skip
+    path.write_text(yaml.safe_dump(fields).replace("'5e-3'", "5e-3"), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(recipe, tmp_path_factory) -> tuple[Path, str]:
+    """A finished run of run_distill.py, and what it printed."""
+    output = tmp_path_factory.mktemp("runs") / "tiny"
+    return output, run("run_distill.py", recipe, "--output_dir", output).stdout
+
+
+def test_a_recipe_becomes_a_student_with_scores_and_a_card(finished):
+    output, printed = finished
+    for row in ("teachers", "baseline", "posterior+top_wk"):
+        assert row in printed
+    results = json.loads((output / "results.json").read_text())
+    assert results["settings"]["learning_rate"] == 5e-3
+    assert set(results["scores"]["test"]) == {"teachers", "baseline", "posterior+top_wk"}
+    assert set(results["scores"]["dev"]["posterior+top_wk"]) == {"en", "ru", "avg"}
+    assert results["train_sentences"] == {"en": 20, "ru": 20}
+    assert "gap closed" in (output / "table.md").read_text()
+    card = (output / "student" / "README.md").read_text()
+    assert "posterior+top_wk" in card
+    assert str(output.parent) not in card
+    model = XLMRobertaForTokenClassificationCRF.from_pretrained(output / "student")
+    assert model.word_starts.pieces.any()
+    assert not list(output.rglob("*.training"))
+    assert not list(output.rglob("checkpoint-*"))
+
+
+def test_started_again_it_trains_nothing_again_and_says_the_same(finished, recipe):
+    output, printed = finished
+    before = {path: path.stat().st_mtime_ns for path in output.rglob("*.safetensors")}
+    again = run("run_distill.py", recipe, "--output_dir", output).stdout
+    assert again[again.index("== Scores") :] == printed[printed.index("== Scores") :]
+    assert {path: path.stat().st_mtime_ns for path in output.rglob("*.safetensors")} == before
+
+
+def test_a_folder_with_another_run_is_refused_and_left_alone(finished, recipe):
+    output, _ = finished
+    before = (output / "results.json").read_text()
+    done = run("run_distill.py", recipe, "--output_dir", output, "--objective", "top_k", check=False)
+    assert done.returncode != 0
+    assert "already holds another run (objective: there 'posterior+top_wk', asked 'top_k')" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (output / "results.json").read_text() == before
+
+
+def test_any_checkpoint_is_scored_on_any_corpora(finished, recipe, corpora, tmp_path):
+    output, _ = finished
+    arguments = ("--corpus", f"{corpora}/{{language}}.{{split}}.conll", "--languages", "ru", "en")
+    printed = run(
+        "run_evaluate.py", *arguments, "--checkpoint", output / "student", "--output_file", tmp_path / "scores.json"
+    ).stdout
+    scores = json.loads((tmp_path / "scores.json").read_text())["scores"]["test"]["student"]
+    expected = json.loads((output / "results.json").read_text())["scores"]["test"]["posterior+top_wk"]
+    assert scores["en"]["f1"] == pytest.approx(expected["en"]["f1"])
+    assert "avg" in printed
+
+
+def test_a_softmax_teacher_is_trained_and_taken_by_name(recipe, tmp_path):
+    options = ("--languages", "en", "--head", "softmax", "--output_dir", tmp_path / "teacher")
+    fields = yaml.safe_load(recipe.read_text())
+    own = {name: value for name, value in fields.items() if not name.startswith("teacher") and name != "objective"}
+    (tmp_path / "teacher.yaml").write_text(yaml.safe_dump(own))
+    run("run_teacher.py", tmp_path / "teacher.yaml", *options)
+    given = json.dumps({"en": str(tmp_path / "teacher")})
+    missing = run(
+        "run_distill.py", recipe, "--teachers", given, "--teacher_model", "null", "--output_dir", tmp_path / "no",
+        check=False,
+    )  # fmt: skip
+    assert "no teacher for language ru: name a checkpoint under `teachers`" in missing.stderr
+    assert "Traceback" not in missing.stderr
+    printed = run(
+        "run_distill.py", recipe, "--teachers", given, "--languages", "en", "--output_dir", tmp_path / "yes",
+        "--baseline", "false", "--objective", "posterior",
+    ).stdout  # fmt: skip
+    assert "posterior" in printed
+    assert not (tmp_path / "yes" / "teachers").exists()
+
+
+def test_two_processes_train_one_student(recipe, tmp_path):
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    run(
+        "run_distill.py", recipe, "--output_dir", tmp_path / "out", "--baseline", "false", "--num_train_epochs", "1",
+        launcher=launcher, ACCELERATE_USE_CPU="true",
+    )  # fmt: skip
+    state = json.loads((tmp_path / "out" / "student" / "trainer_state.json").read_text())
+    assert state["max_steps"] == 3  # 40 sentences in batches of 8 on each of two processes
+    assert (tmp_path / "out" / "results.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--leraning_rate", "1"), "did you mean"),
+        (("--top_k", "0"), "top_k must be at least 1, not 0"),
+        (("--objective", "posteriro"), "unknown objective 'posteriro'"),
+        (("--corpus", "nowhere/{language}.{split}.conll"), "no such file: nowhere/en.train.conll"),
+    ],
+)
+def test_bad_input_is_one_clear_message_and_nothing_written(recipe, tmp_path, options, message):
+    done = run("run_distill.py", recipe, "--output_dir", tmp_path / "out", *options, check=False)
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("script", ["run_distill.py", "run_teacher.py", "run_evaluate.py"])
+def test_help_is_complete(script):
+    printed = run(script, "--help").stdout
+    assert "--corpus" in printed
+    assert "--languages" in printed
+
+
+@pytest.mark.parametrize("recipe_file", sorted((ROOT / "examples" / "recipes").glob("*.yaml")), ids=lambda p: p.name)
+def test_committed_recipes_are_read(recipe_file):
+    """Danger: a recipe names a field that no longer exists."""
+    sys.path.insert(0, str(ROOT / "examples"))
+    try:
+        from recipe_arguments import DataArguments, ModelArguments, TeacherArguments
+
+        from hf_structkd import StructKDTrainingArguments
+        from hf_structkd.training.recipe import parse_recipe
+
+        kinds = (DataArguments, ModelArguments, TeacherArguments, StructKDTrainingArguments)
+        data, _, teachers, args = parse_recipe(kinds, [str(recipe_file), "--use_cpu"])
+    finally:
+        sys.path.pop(0)
+    assert data.corpus
+    assert teachers.teacher_model
+    assert args.metric_for_best_model == "macro"
