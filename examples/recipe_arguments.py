@@ -48,7 +48,18 @@ class ModelArguments:
         },
     )
     model_config: dict[str, Any] | None = field(
-        default=None, metadata={"help": "Fields of the model's configuration to change, {num_hidden_layers: 1} say."}
+        default=None,
+        metadata={
+            "help": "Fields of the model's configuration to change, {freeze_encoder: true, lstm_hidden_size: 256} or "
+            "{word_pooling: mean} say."
+        },
+    )
+    keep_layers: int | list[int] | None = field(
+        default=None,
+        metadata={
+            "help": "Make the model smaller: how many of its layers to keep, evenly spaced, or which, counted from 0. "
+            "Everything else in it is kept, also the head of a model trained before."
+        },
     )
     head: Literal["crf", "softmax"] = field(
         default="crf", metadata={"help": "crf or, for teachers and comparisons, softmax."}

@@ -1,6 +1,7 @@
 """The steps the scripts are made of: corpora, taggers, training, scoring."""
 
 import copy
+import inspect
 import json
 import logging
 import os
@@ -34,19 +35,21 @@ from hf_structkd import (
     XLMRobertaForTokenClassificationCRF,
     crf_class_for,
     load_corpora,
+    smaller_student,
 )
 from hf_structkd.data.collator import DataCollatorForStructKD
 from hf_structkd.data.tokenizer import train_tokenizer
 from hf_structkd.data.words import encode_corpus
 from hf_structkd.evaluation.results import write_atomically
 from hf_structkd.evaluation.tagging_metrics import TaggingMetrics
-from hf_structkd.modeling.configuration import label_names
+from hf_structkd.modeling.configuration import CRFConfigMixin, label_names
 from hf_structkd.modeling.crf_head import CRFHeadMixin
 from hf_structkd.training.recipe import RecipeError, compare_settings, dump_settings
 
 logger = logging.getLogger(__name__)
 SCRATCH = "scratch"
 SETTINGS_FILE = "settings.json"
+CRF_FIELDS = set(inspect.signature(CRFConfigMixin.__init__).parameters) - {"self", "kwargs"}
 # What may differ between two runs that count as the same: where it lies, and how it is watched and paced.
 FREE_SETTINGS = (
     *("output_dir", "teachers_dir", "baseline_dir", "annotation_dir", "run_name", "report_to", "disable_tqdm"),
@@ -86,6 +89,8 @@ def make_tagger(
     }
     if args.head == "crf":
         fields.setdefault("tag_scheme", scheme)
+    elif unused := sorted(CRF_FIELDS & set(fields)):
+        raise RecipeError(f"model_config: {', '.join(unused)} need a model with head: crf")
     if args.model == SCRATCH:
         tokenizer = train_tokenizer(sentences(), vocab_size=args.vocab_size)
         fields |= {"vocab_size": len(tokenizer), "type_vocab_size": 1, "pad_token_id": tokenizer.pad_token_id}
@@ -108,6 +113,11 @@ def make_tagger(
                 raise RecipeError(f"model {args.model!r}: {error}") from error
         # float32 whatever the checkpoint holds: training in half precision without autocast diverges.
         model = cls.from_pretrained(args.model, dtype=torch.float32, **common, **fields)
+    if args.keep_layers is not None:
+        try:
+            model = smaller_student(model, args.keep_layers)
+        except ValueError as error:
+            raise RecipeError(f"keep_layers of model {args.model!r}: {error}") from error
     if args.head == "crf":
         model.set_word_starts(tokenizer)
     return model, tokenizer
@@ -257,5 +267,6 @@ def model_arguments_of_teacher(args: Any, model_args: ModelArguments) -> ModelAr
         model=args.teacher_model,
         model_config=args.teacher_model_config,
         head=args.teacher_head,
+        keep_layers=None,
         revision=None,
     )

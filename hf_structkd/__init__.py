@@ -16,6 +16,7 @@ from .modeling.deberta_v2_crf import DebertaV2CRFConfig, DebertaV2ForTokenClassi
 from .modeling.families import CRF_CLASSES, crf_class_for
 from .modeling.linear_chain import LinearChainCRF
 from .modeling.modernbert_crf import ModernBertCRFConfig, ModernBertForTokenClassificationCRF
+from .modeling.smaller_student import smaller_student
 from .modeling.sufficient_statistics import SufficientStatistics
 from .modeling.tag_scheme import TagScheme
 from .modeling.xlm_roberta_crf import XLMRobertaCRFConfig, XLMRobertaForTokenClassificationCRF
@@ -45,6 +46,7 @@ __all__ = [
     "encode_corpus",
     "load_corpora",
     "load_corpus",
+    "smaller_student",
 ]
 
 for _model in CRF_CLASSES:

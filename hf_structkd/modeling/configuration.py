@@ -24,6 +24,9 @@ class CRFConfigMixin:
         word_pooling: a word's vector is its `"first"` subword's or the `"mean"` over its subwords.
         window_overlap: subwords that neighbouring encoder windows share when a text is longer than the encoder's
             window; `None` is a quarter of the window.
+        freeze_encoder: train the head alone.
+        lstm_hidden_size: units, in each direction, of a BiLSTM over words between encoder and CRF; `None` for no LSTM.
+        lstm_layers: LSTMs on top of each other.
 
     Raises:
         ValueError: if a field has a value outside its list.
@@ -50,18 +53,29 @@ class CRFConfigMixin:
         languages: list[str] | None = None,
         word_pooling: str = "first",
         window_overlap: int | None = None,
+        freeze_encoder: bool = False,
+        lstm_hidden_size: int | None = None,
+        lstm_layers: int = 1,
         **kwargs: Any,
     ) -> None:
         if crf_constraints not in CONSTRAINT_MODES:
             raise ValueError(f"crf_constraints must be one of {CONSTRAINT_MODES}, not {crf_constraints!r}")
         if word_pooling not in POOLING_MODES:
             raise ValueError(f"word_pooling must be one of {POOLING_MODES}, not {word_pooling!r}")
+        if (lstm_hidden_size is not None and lstm_hidden_size < 1) or lstm_layers < 1:
+            raise ValueError(
+                f"lstm_hidden_size ({lstm_hidden_size}) and lstm_layers ({lstm_layers}) must be at least 1; "
+                "lstm_hidden_size None means no LSTM"
+            )
         self.tag_scheme = tag_scheme
         self.crf_constraints = crf_constraints
         self.crf_learning_rate = crf_learning_rate
         self.languages = languages
         self.word_pooling = word_pooling
         self.window_overlap = window_overlap
+        self.freeze_encoder = freeze_encoder
+        self.lstm_hidden_size = lstm_hidden_size
+        self.lstm_layers = lstm_layers
         super().__init__(**kwargs)
 
     @classmethod

@@ -4,50 +4,22 @@ Hugging Face shapes outside: `(batch, subwords)` tensors with -100 off the words
 compacted to the front, `(batch, words, ...)` plus `lengths`, so that a hole in a mask cannot be expressed.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput
-from transformers.utils import ModelOutput
 
 from .configuration import label_names
+from .crf_output import CRFTokenClassifierOutput
 from .crf_parameters import CRFParameters
 from .linear_chain import LinearChainCRF
 from .tag_scheme import TagScheme
 from .windows import content_mask, encode_in_windows, encoder_window
+from .word_lstm import WordLSTM, fresh_lstm_values
 from .word_starts import WordStarts, word_start_pieces
 from .word_tensors import IGNORED, LOG_ZERO, compact, gold_statistics, mean_over_subwords, spread
-
-
-@dataclass
-class CRFTokenClassifierOutput(ModelOutput):
-    """What a model with a [`CRFHeadMixin`] returns.
-
-    Args:
-        loss: (), the gold tags' negative log-likelihood in nats a word, or divided by `num_items_in_batch`.
-        logits: (batch, subwords, tags), nats. In eval mode log-marginals, capped so that the Viterbi tag is the
-            largest, on every subword of a word (continuation subwords carry the continuation tag: B-X becomes I-X);
-            in training mode the emissions. Zero off the words.
-        tags: (batch, subwords), the Viterbi tags, -100 off the first subword of each word; eval mode only.
-        emissions: (batch, words, tags), nats, words compacted; zero beyond a row's words.
-        lengths: (batch,), words.
-        transitions, start_transitions, end_transitions: the CRF's scores, nats; handed out so that a loss over them
-            runs through the (possibly wrapped) model's forward.
-    """
-
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    tags: Tensor | None = None
-    emissions: Tensor = None  # type: ignore[assignment]
-    lengths: Tensor = None  # type: ignore[assignment]
-    transitions: Tensor = None  # type: ignore[assignment]
-    start_transitions: Tensor = None  # type: ignore[assignment]
-    end_transitions: Tensor = None  # type: ignore[assignment]
-    hidden_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
 
 
 class CRFHeadMixin:
@@ -61,13 +33,17 @@ class CRFHeadMixin:
     config: Any
     base_model: Any
     training: bool
-    _keep_in_fp32_modules_strict: Any = ("crf",)
+    _keep_in_fp32_modules_strict: Any = ("crf", "lstm")
 
     def add_crf_head(self) -> None:
         config = self.config
         dropout = getattr(config, "classifier_dropout", None)
         self.dropout = nn.Dropout(getattr(config, "hidden_dropout_prob", 0.0) if dropout is None else dropout)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.lstm = None
+        if config.lstm_hidden_size:
+            self.lstm = WordLSTM(config.hidden_size, config.lstm_hidden_size, config.lstm_layers, self.dropout.p)
+        width = 2 * config.lstm_hidden_size if config.lstm_hidden_size else config.hidden_size
+        self.classifier = nn.Linear(width, config.num_labels)
         self.crf = CRFParameters(config.num_labels)
         self.word_starts = WordStarts(config.vocab_size)
         self._constraints: dict[str, Tensor] | None = None
@@ -82,6 +58,23 @@ class CRFHeadMixin:
             init.zeros_(module.end_transitions)
         elif isinstance(module, WordStarts):
             init.zeros_(module.pieces)
+        elif isinstance(module, nn.LSTM):
+            for name, value in fresh_lstm_values(module).items():
+                init.copy_(module.get_parameter(name), value)
+
+    def freeze_encoder(self, frozen: bool = True) -> None:
+        """Train the head alone, on an encoder that stays as it is and has no dropout; saved with the configuration."""
+        self.config.freeze_encoder = frozen
+        self.base_model.requires_grad_(not frozen)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Any:
+        super().train(mode)  # type: ignore[misc]
+        if self.config.freeze_encoder:
+            # Here, not in the constructor: from_pretrained puts fresh parameters in and ends with a call of eval().
+            self.base_model.requires_grad_(False)
+            self.base_model.eval()
+        return self
 
     @property
     def tag_scheme(self) -> TagScheme:
@@ -253,13 +246,16 @@ class CRFHeadMixin:
         vectors, encoded = self.encode(input_ids, attention_mask, **kwargs)
         lengths = word_mask.sum(dim=1)
         words = self.dropout(self.pool_words(vectors, attention_mask, word_mask))
+        if self.lstm is not None:
+            words = self.dropout(self.lstm(words, lengths)).to(self.classifier.weight.dtype)
         inside = torch.arange(words.shape[1], device=words.device) < lengths[:, None]
         return CRFTokenClassifierOutput(
             emissions=self.classifier(words).float() * inside.unsqueeze(-1),
             lengths=lengths,
-            transitions=self.crf.transitions,
-            start_transitions=self.crf.start_transitions,
-            end_transitions=self.crf.end_transitions,
+            # Copies: DistributedDataParallel takes a bare parameter among the outputs for one without a gradient.
+            transitions=self.crf.transitions.clone(),
+            start_transitions=self.crf.start_transitions.clone(),
+            end_transitions=self.crf.end_transitions.clone(),
             hidden_states=getattr(encoded, "hidden_states", None),
             attentions=getattr(encoded, "attentions", None),
         )

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
 from hf_structkd import crf_class_for
 
@@ -115,6 +115,13 @@ class Family:
         torch.nn.init.normal_(model.classifier.weight)
         model.set_word_starts(self.tokenizer)
         return model.eval()
+
+    def plain_encoder(self, **fields) -> Any:
+        """The encoder alone, as `AutoModel` knows it."""
+        known = self.config(**fields).to_dict()
+        return AutoModel.from_config(
+            AutoConfig.for_model(self.name, **{k: known[k] for k in known if k != "model_type"})
+        )
 
 
 @pytest.fixture(params=FAMILIES)

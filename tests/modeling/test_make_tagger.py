@@ -4,7 +4,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from transformers import AutoModelForTokenClassification, BertConfig, ElectraConfig, ElectraModel
+import torch
+from transformers import ElectraConfig, ElectraModel
 
 from hf_structkd.training.recipe import RecipeError
 
@@ -45,11 +46,32 @@ def test_an_encoder_without_a_crf_class_is_an_error_of_the_recipe(tokenizers_by_
         make_tagger(ModelArguments(model=str(tmp_path)), labels, "BIO", no_sentences)
 
 
-def test_a_softmax_teacher_of_another_family(tokenizers_by_family, labels, tmp_path):
-    shape = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
-    AutoModelForTokenClassification.from_config(BertConfig(vocab_size=300, **shape)).base_model.save_pretrained(
-        tmp_path
-    )
-    tokenizers_by_family["bert"].save_pretrained(tmp_path)
-    model, _ = make_tagger(ModelArguments(model=str(tmp_path), head="softmax"), labels, "BIO", no_sentences)
-    assert type(model).__name__ == "BertForTokenClassification"
+def test_a_softmax_teacher_of_any_family(family, tmp_path):
+    family.plain_encoder().save_pretrained(tmp_path)
+    family.tokenizer.save_pretrained(tmp_path)
+    model, _ = make_tagger(ModelArguments(model=str(tmp_path), head="softmax"), family.labels, "BIO", no_sentences)
+    assert type(model).__name__.endswith("ForTokenClassification")
+
+
+def test_a_trained_tagger_starts_a_smaller_one_with_its_head(family, tmp_path):
+    trained = family.student(num_hidden_layers=3)
+    trained.save_pretrained(tmp_path)
+    family.tokenizer.save_pretrained(tmp_path)
+    model, _ = make_tagger(ModelArguments(model=str(tmp_path), keep_layers=2), family.labels, "BIO", no_sentences)
+    assert model.config.num_hidden_layers == 2
+    assert torch.equal(model.crf.transitions, trained.crf.transitions)
+    assert torch.equal(model.classifier.weight, trained.classifier.weight)
+    with pytest.raises(RecipeError, match="keep_layers must be from 1 to 3"):
+        make_tagger(ModelArguments(model=str(tmp_path), keep_layers=4), family.labels, "BIO", no_sentences)
+
+
+def test_a_frozen_encoder_with_an_lstm_is_two_fields_of_the_recipe(family, tmp_path):
+    family.plain_encoder().save_pretrained(tmp_path)
+    family.tokenizer.save_pretrained(tmp_path)
+    fields = {"freeze_encoder": True, "lstm_hidden_size": 4}
+    model, _ = make_tagger(ModelArguments(model=str(tmp_path), model_config=fields), family.labels, None, no_sentences)
+    assert model.lstm.layers.hidden_size == 4
+    assert not any(p.requires_grad for p in model.base_model.parameters())
+    arguments = ModelArguments(model=str(tmp_path), model_config=fields, head="softmax")
+    with pytest.raises(RecipeError, match="freeze_encoder, lstm_hidden_size need a model with head: crf"):
+        make_tagger(arguments, family.labels, None, no_sentences)
