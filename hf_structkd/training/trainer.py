@@ -18,7 +18,6 @@ from ..distillation.annotate import Teachers, annotate
 from ..distillation.objectives import annotation_temperature, needed_columns, parse_objective, weighted_losses
 from ..distillation.schedules import LambdaSchedule, Progress, make_schedule
 from ..distillation.targets import Targets
-from ..evaluation.aggregate import macro_average
 from ..evaluation.tagging_metrics import TaggingMetrics
 from ..hub.model_card import CARD_NAME, write_model_card
 from ..modeling.configuration import label_names
@@ -289,18 +288,11 @@ class StructKDTrainer(Trainer):
             eval_dataset = self._encode(data, self.processing_class)
         metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         if isinstance(data, dict):
-            by_language = {
-                name: {
-                    key.removeprefix(f"{metric_key_prefix}_{name}_"): value
-                    for key, value in metrics.items()
-                    if key.startswith(f"{metric_key_prefix}_{name}_")
-                }
-                for name in data
-            }
-            headline = getattr(self.compute_metrics, "metric_name", None)
-            macro = macro_average(by_language)
-            wanted = [key for key in (headline, "loss") if key in macro]
-            averages = {f"{metric_key_prefix}_macro_{key}": macro[key] for key in wanted}
+            averages = {}
+            for key in (getattr(self.compute_metrics, "metric_name", None), "loss"):
+                scores = [metrics.get(f"{metric_key_prefix}_{name}_{key}") for name in data]
+                if scores and None not in scores:
+                    averages[f"{metric_key_prefix}_macro_{key}"] = sum(scores) / len(scores)  # type: ignore[arg-type]
             self.log(averages)
             metrics.update(averages)
         return metrics
