@@ -1,9 +1,11 @@
-"""Which language the next training sentence comes from."""
+"""Which sentence comes next in training: in proportion to language, and to having gold tags or not."""
 
 from collections.abc import Iterator, Sequence
 
 import torch
+from torch import Tensor
 from torch.utils.data import Sampler
+from transformers.trainer_pt_utils import get_length_grouped_indices
 
 
 def language_counts(sizes: Sequence[int], total: int, temperature: float) -> list[int]:
@@ -21,32 +23,69 @@ def language_counts(sizes: Sequence[int], total: int, temperature: float) -> lis
     return counts.tolist()
 
 
-class LanguageTemperatureSampler(Sampler[int]):
-    """Sentences in random order, languages in proportion to a power of their size.
+def unlabelled_count(labelled: int, rate: float) -> int:
+    """How many sentences without gold go with `labelled` ones, so that they are the share `rate` of all."""
+    return round(labelled * rate / (1.0 - rate))
 
-    An epoch is as long as the dataset. Within it a language's sentences are all used before one is used again. The
-    order depends on the seed and the epoch alone, so every process of a distributed run draws the same one.
+
+class MixedSampler(Sampler[int]):
+    """Sentences in random order, languages in proportion to a power of their size, unlabelled ones at a chosen rate.
+
+    An epoch has as many sentences as the dataset or, with an `unlabelled_rate`, as many labelled ones as there are and
+    as many unlabelled ones as make that share. The sentences of a language, with gold or without, are all used before
+    one is used again, from one epoch to the next too. The order depends on the seed and the epoch alone, so every
+    process of a distributed run draws the same one.
 
     Args:
         languages: each row's language.
-        temperature: see [`language_counts`]; above 0.
+        temperature: see [`language_counts`]; above 0. Labelled and unlabelled sentences are balanced apart.
         seed: of the order.
+        labelled: whether each row has gold tags; needed with an `unlabelled_rate`.
+        unlabelled_rate: the share of unlabelled sentences among those drawn, in [0, 1); `None` treats all rows alike.
+        lengths: each row's length; sentences of like length then come together, which saves padding.
+        batch_size: sentences that come together with `lengths`.
 
     Raises:
-        ValueError: if the temperature is not above 0, or there are no rows.
+        ValueError: if the temperature or the rate is out of range, there are no rows, or none of a kind that the rate
+            asks for.
     """
 
-    def __init__(self, languages: Sequence[str], temperature: float, seed: int = 0) -> None:
+    def __init__(
+        self,
+        languages: Sequence[str],
+        temperature: float = 1.0,
+        seed: int = 0,
+        *,
+        labelled: Sequence[bool] | None = None,
+        unlabelled_rate: float | None = None,
+        lengths: Sequence[int] | None = None,
+        batch_size: int = 1,
+    ) -> None:
         if not temperature > 0:
             raise ValueError(f"the language sampling temperature must be above 0, not {temperature}")
         if not len(languages):
             raise ValueError("there are no sentences to sample from")
-        rows: dict[str, list[int]] = {}
-        for row, language in enumerate(languages):
-            rows.setdefault(language, []).append(row)
-        self.rows = {language: torch.tensor(indices) for language, indices in rows.items()}
-        self.counts = language_counts([len(r) for r in self.rows.values()], len(languages), temperature)
-        self.seed, self.epoch, self.total = seed, 0, len(languages)
+        if unlabelled_rate is not None and not 0 <= unlabelled_rate < 1:
+            raise ValueError(f"the unlabelled rate must be in [0, 1), not {unlabelled_rate}")
+        if unlabelled_rate is None or labelled is None:
+            labelled = [True] * len(languages)
+        rows: dict[tuple[bool, str], list[int]] = {}
+        for row, (language, has_gold) in enumerate(zip(languages, labelled)):
+            rows.setdefault((bool(has_gold), language), []).append(row)
+        total = {True: sum(len(r) for (gold, _), r in rows.items() if gold), False: 0}
+        if unlabelled_rate is not None:
+            total[False] = unlabelled_count(total[True], unlabelled_rate)
+            if not total[True] or (unlabelled_rate and len(languages) == total[True]):
+                missing = "without" if total[True] else "with"
+                raise ValueError(f"an unlabelled rate of {unlabelled_rate} needs sentences {missing} gold tags too")
+        # Each stratum: its rows, and how many of them an epoch draws.
+        self.strata: list[tuple[Tensor, int]] = []
+        for gold in (True, False):
+            own = [torch.tensor(r) for (has_gold, _), r in rows.items() if has_gold == gold]
+            counts = language_counts([len(r) for r in own], total[gold], temperature) if own else []
+            self.strata += list(zip(own, counts))
+        self.seed, self.epoch, self.total = seed, 0, sum(total.values())
+        self.lengths, self.batch_size = lengths, batch_size
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -55,11 +94,28 @@ class LanguageTemperatureSampler(Sampler[int]):
         return self.total
 
     def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        drawn = []
-        for rows, count in zip(self.rows.values(), self.counts):
-            rounds = -(-count // len(rows))
-            order = torch.cat([torch.randperm(len(rows), generator=generator) for _ in range(rounds)])
-            drawn.append(rows[order[:count]])
-        mixed = torch.cat(drawn)
-        yield from mixed[torch.randperm(len(mixed), generator=generator)].tolist()
+        drawn = torch.cat([self._draw(stratum) for stratum in range(len(self.strata))])
+        generator = self._generator(len(self.strata), self.epoch)
+        if self.lengths is None:
+            yield from drawn[torch.randperm(len(drawn), generator=generator)].tolist()
+        else:
+            lengths = [self.lengths[row] for row in drawn.tolist()]
+            order = get_length_grouped_indices(lengths, self.batch_size, generator=generator)
+            yield from drawn[torch.tensor(order)].tolist()
+
+    def _draw(self, stratum: int) -> Tensor:
+        """This epoch's part of the stratum's endless row of permutations."""
+        rows, count = self.strata[stratum]
+        start = self.epoch * count
+        rounds = range(start // len(rows), -(-(start + count) // len(rows)))
+        orders = [torch.randperm(len(rows), generator=self._generator(stratum, round_)) for round_ in rounds]
+        if not orders:
+            return rows[:0]
+        skipped = start - rounds[0] * len(rows)
+        return rows[torch.cat(orders)[skipped : skipped + count]]
+
+    def _generator(self, *place: int) -> torch.Generator:
+        mixed = self.seed
+        for number in place:
+            mixed = (mixed * 1_000_003 + number + 1) % 2**63
+        return torch.Generator().manual_seed(mixed)

@@ -80,6 +80,13 @@ class StructKDTrainingArguments(TrainingArguments):
             "small languages. Default: plain shuffling, which is proportional too."
         },
     )
+    unlabelled_rate: float | None = field(
+        default=None,
+        metadata={
+            "help": "Share of sentences without gold tags among those trained on, in [0, 1): an epoch is one pass "
+            "over the sentences with gold and as many others as make that share. Default: all sentences alike."
+        },
+    )
     annotation_dir: str | None = field(
         default=None, metadata={"help": "Folder where the teachers' answers are kept and read from."}
     )
@@ -91,6 +98,8 @@ class StructKDTrainingArguments(TrainingArguments):
         make_schedule(self.lambda_schedule, self.lambda_start, self.lambda_end, self.lambda_rate)
         if self.normalization not in NORMALIZATIONS:
             raise ValueError(f"normalization must be one of {NORMALIZATIONS}, not {self.normalization!r}")
+        if self.unlabelled_rate is not None and not 0 <= self.unlabelled_rate < 1:
+            raise ValueError(f"unlabelled_rate must be in [0, 1), not {self.unlabelled_rate}")
         if self.top_k < 1:
             raise ValueError(f"top_k must be at least 1, not {self.top_k}")
         if self.annotation_batch_size < 1:

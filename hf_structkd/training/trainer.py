@@ -12,7 +12,8 @@ from transformers.trainer_pt_utils import nested_gather
 
 from ..data.collator import DataCollatorForStructKD
 from ..data.columns import LANGUAGE, TARGET_COLUMNS, TOKENS
-from ..data.sampling import LanguageTemperatureSampler
+from ..data.sampling import MixedSampler
+from ..data.unlabelled import has_gold
 from ..data.words import encode_corpus, tag_column, tag_names
 from ..distillation.annotate import Teachers, annotate
 from ..distillation.objectives import annotation_temperature, needed_columns, parse_objective, weighted_losses
@@ -176,15 +177,24 @@ class StructKDTrainer(Trainer):
         self._signature_columns = list(dict.fromkeys(columns))  # type: ignore[assignment]
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> torch.utils.data.Sampler | None:
-        temperature = self.args.language_sampling_temperature
-        if temperature is None:
+        temperature, rate = self.args.language_sampling_temperature, self.args.unlabelled_rate
+        if temperature is None and rate is None:
             return super()._get_train_sampler(train_dataset)
-        # The columns the model does not take are gone by now, so the languages come from the dataset as given.
-        if LANGUAGE not in getattr(self.train_dataset, "column_names", []):
+        # The columns the model does not take are gone by now, so these come from the dataset as given.
+        data: Any = self.train_dataset
+        columns = getattr(data, "column_names", [])
+        if temperature is not None and LANGUAGE not in columns:
             raise ValueError(f"language_sampling_temperature needs a column {LANGUAGE!r} in the training data")
-        seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
-        languages = self.train_dataset[LANGUAGE]  # type: ignore[index]
-        return LanguageTemperatureSampler(languages, temperature, seed)
+        grouped = self.args.train_sampling_strategy == "group_by_length"
+        return MixedSampler(
+            data[LANGUAGE] if LANGUAGE in columns else [""] * len(data),
+            temperature or 1.0,
+            self.args.data_seed if self.args.data_seed is not None else self.args.seed,
+            labelled=None if rate is None else has_gold(data),
+            unlabelled_rate=rate,
+            lengths=[len(ids) for ids in data["input_ids"]] if grouped else None,
+            batch_size=self.args.train_batch_size * self.args.gradient_accumulation_steps,
+        )
 
     # ---- loss ----
 

@@ -1,32 +1,46 @@
-"""Danger: languages drawn in other proportions than asked, or in another order on another process."""
+"""Danger: languages, or sentences without gold, drawn in other proportions than asked, some never, or in another order
+on another process."""
 
 from collections import Counter
 
 import pytest
 
-from hf_structkd.data.sampling import LanguageTemperatureSampler, language_counts
+from hf_structkd.data.sampling import MixedSampler, language_counts, unlabelled_count
 
 LANGUAGES = ["en"] * 80 + ["ta"] * 20
 
 
 @pytest.mark.parametrize(("temperature", "expected"), [(1.0, (80, 20)), (float("inf"), (50, 50)), (2.0, (67, 33))])
 def test_counts_follow_the_temperature(temperature, expected):
-    drawn = Counter(LANGUAGES[row] for row in LanguageTemperatureSampler(LANGUAGES, temperature))
+    drawn = Counter(LANGUAGES[row] for row in MixedSampler(LANGUAGES, temperature))
     assert (drawn["en"], drawn["ta"]) == expected
 
 
 def test_no_sentence_is_drawn_twice_before_its_language_is_used_up():
-    rows = Counter(LanguageTemperatureSampler(LANGUAGES, float("inf")))
+    rows = Counter(MixedSampler(LANGUAGES, float("inf")))
     assert max(rows[row] for row in range(80)) == 1
     assert {rows[row] for row in range(80, 100)} == {2, 3}
 
 
+def test_what_one_epoch_leaves_out_comes_in_the_next():
+    sampler = MixedSampler(LANGUAGES, float("inf"))
+    drawn = list(sampler)
+    sampler.set_epoch(1)
+    drawn += list(sampler)
+    rows = Counter(row for row in drawn if row < 80)
+    assert sum(rows.values()) == 100
+    assert set(rows.values()) == {1, 2}
+    assert len(rows) == 80
+
+
 def test_the_order_depends_on_seed_and_epoch_alone():
-    first, second = (LanguageTemperatureSampler(LANGUAGES, 2.0, seed=1) for _ in range(2))
+    first, second = (MixedSampler(LANGUAGES, 2.0, seed=1) for _ in range(2))
     assert list(first) == list(second)
     second.set_epoch(1)
     assert list(first) != list(second)
-    assert list(LanguageTemperatureSampler(LANGUAGES, 2.0, seed=2)) != list(first)
+    assert list(MixedSampler(LANGUAGES, 2.0, seed=2)) != list(first)
+    first.set_epoch(1)  # a run that was resumed has not been through epoch 0
+    assert list(first) == list(second)
 
 
 def test_counts_add_up_whatever_is_rounded():
@@ -34,7 +48,69 @@ def test_counts_add_up_whatever_is_rounded():
         assert sum(language_counts([3, 5, 7, 11], total, 3.0)) == total
 
 
-@pytest.mark.parametrize(("languages", "temperature", "message"), [(["en"], 0, "above 0"), ([], 1, "no sentences")])
-def test_bad_input_is_named(languages, temperature, message):
+# ---- sentences without gold ----
+
+GOLD = [row % 4 == 0 for row in range(100)]  # 20 of en, 5 of ta
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.2, 0.5, 0.9])
+def test_unlabelled_sentences_come_at_the_rate_and_every_labelled_one_once(rate):
+    sampler = MixedSampler(LANGUAGES, labelled=GOLD, unlabelled_rate=rate)
+    rows = list(sampler)
+    assert len(rows) == len(sampler) == 25 + unlabelled_count(25, rate)
+    assert sorted(row for row in rows if GOLD[row]) == [row for row in range(100) if GOLD[row]]
+    assert abs(sum(not GOLD[row] for row in rows) / len(rows) - rate) < 0.02
+
+
+def test_every_unlabelled_sentence_is_used_before_one_is_used_again():
+    sampler = MixedSampler(LANGUAGES, labelled=GOLD, unlabelled_rate=0.5)
+    drawn: Counter = Counter()
+    for epoch in range(3):
+        sampler.set_epoch(epoch)
+        drawn.update(row for row in sampler if not GOLD[row])
+    assert sum(drawn.values()) == 75
+    assert set(drawn.values()) == {1}
+
+
+def test_the_rate_holds_within_batches_not_only_over_the_epoch():
+    languages = ["en"] * 4000
+    gold = [row < 1000 for row in range(4000)]
+    rows = list(MixedSampler(languages, labelled=gold, unlabelled_rate=0.5))
+    shares = [sum(not gold[row] for row in rows[i : i + 100]) for i in range(0, 2000, 100)]
+    assert all(30 < share < 70 for share in shares)
+
+
+def test_languages_are_balanced_with_gold_and_without():
+    rows = list(MixedSampler(LANGUAGES, float("inf"), labelled=GOLD, unlabelled_rate=0.5))
+    drawn = Counter((LANGUAGES[row], GOLD[row]) for row in rows)
+    assert {abs(drawn["en", gold] - drawn["ta", gold]) for gold in (True, False)} <= {0, 1}
+
+
+def test_like_lengths_come_together_and_nothing_else_changes():
+    lengths = [(7 * row) % 100 + 1 for row in range(100)]
+    fields = {"labelled": GOLD, "unlabelled_rate": 0.5, "seed": 3}
+    plain = MixedSampler(LANGUAGES, **fields)
+    grouped = MixedSampler(LANGUAGES, lengths=lengths, batch_size=5, **fields)
+    assert sorted(grouped) == sorted(plain)
+    assert list(grouped) == list(MixedSampler(LANGUAGES, lengths=lengths, batch_size=5, **fields))
+
+    def padding(rows):
+        batches = [[lengths[row] for row in rows[i : i + 5]] for i in range(0, len(rows), 5)]
+        return sum(max(batch) * len(batch) - sum(batch) for batch in batches)
+
+    assert padding(list(grouped)) < 0.7 * padding(list(plain))
+
+
+@pytest.mark.parametrize(
+    ("languages", "fields", "message"),
+    [
+        (["en"], {"temperature": 0}, "temperature must be above 0"),
+        ([], {}, "no sentences"),
+        (["en"], {"labelled": [True], "unlabelled_rate": 1.0}, r"rate must be in \[0, 1\), not 1.0"),
+        (["en"], {"labelled": [True], "unlabelled_rate": 0.5}, "needs sentences without gold tags"),
+        (["en"], {"labelled": [False], "unlabelled_rate": 0.5}, "needs sentences with gold tags"),
+    ],
+)
+def test_bad_input_is_named(languages, fields, message):
     with pytest.raises(ValueError, match=message):
-        LanguageTemperatureSampler(languages, temperature)
+        MixedSampler(languages, **fields)
