@@ -32,6 +32,14 @@ class DataArguments:
     max_train_sentences: int | None = field(
         default=None, metadata={"help": "Training sentences of each language, the first ones."}
     )
+    unlabelled_sentences: int | None = field(
+        default=None,
+        metadata={
+            "help": "Further training sentences of each language that the student sees without their gold tags, to "
+            "learn from the teachers alone: those after max_train_sentences and teacher_max_train_sentences, so that "
+            "no trained teacher saw their tags either. unlabelled_rate says how often they come."
+        },
+    )
     max_dev_sentences: int | None = field(default=None, metadata={"help": "Dev sentences of each language."})
     max_test_sentences: int | None = field(default=None, metadata={"help": "Test sentences of each language."})
 

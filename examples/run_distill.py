@@ -10,6 +10,7 @@ student with its card, a table and results.json in output_dir. Started again, it
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from recipe_steps import (
 from hf_structkd import StructKDTrainingArguments, Teacher, annotate
 from hf_structkd.data.corpora import label_inventory
 from hf_structkd.data.readers import CorpusError
+from hf_structkd.data.unlabelled import mix_unlabelled
 from hf_structkd.distillation.annotate import AnnotationError
 from hf_structkd.distillation.objectives import needed_columns, parse_objective
 from hf_structkd.evaluation.aggregate import macro_average
@@ -53,6 +55,33 @@ def announce(text: str) -> None:
 
 def first(dataset: Dataset, count: int | None) -> Dataset:
     return dataset if count is None else dataset.select(range(min(count, len(dataset))))
+
+
+def unlabelled_part(
+    whole: Corpora, data_args: DataArguments, teacher_args: TeacherArguments, args: StructKDTrainingArguments
+) -> dict[str, Dataset]:
+    """language -> the training sentences whose gold tags the student is not to see; empty if none are asked for."""
+    if data_args.unlabelled_sentences is None:
+        if args.unlabelled_rate is not None:
+            raise RecipeError("unlabelled_rate needs unlabelled_sentences, which says how many there are")
+        return {}
+    if not parse_objective(args.objective, args.temperature):
+        raise RecipeError("unlabelled_sentences are learnt from teachers alone, and objective 'none' asks no teacher")
+    parts = {}
+    for language, splits in whole.items():
+        seen = [data_args.max_train_sentences]
+        if language not in (teacher_args.teachers or {}):
+            seen.append(teacher_args.teacher_max_train_sentences)
+        if None in seen:
+            raise RecipeError(
+                "unlabelled_sentences are those after max_train_sentences and teacher_max_train_sentences: give both"
+            )
+        train = splits["train"]
+        start = max(seen)
+        if start >= len(train):
+            raise RecipeError(f"{language} has {len(train):,} training sentences, none after the first {start:,}")
+        parts[language] = train.select(range(start, min(start + data_args.unlabelled_sentences, len(train))))
+    return parts
 
 
 def prepare_teachers(
@@ -92,7 +121,7 @@ def prepare_teachers(
             continue
         announce(f"Teacher for {language}")
         own = model_arguments_of_teacher(teacher_args, model_args)
-        own_args = replace_output(args, folder / language, objective="none", **changes)
+        own_args = replace_output(args, folder / language, objective="none", unlabelled_rate=None, **changes)
         train = first(splits["train"], teacher_args.teacher_max_train_sentences)
         settings = settings_of(data_args, own, own_args) | {
             "languages": [language],
@@ -205,20 +234,24 @@ def main() -> None:
         for language, splits in whole.items()
     }
     labels = label_inventory(whole)
+    unlabelled = unlabelled_part(whole, data_args, teacher_args, args)
     for language, splits in corpora.items():
         if PartialState().is_main_process:
-            print(f"{language}: " + ", ".join(f"{len(data):,} {split}" for split, data in splits.items()))
+            shown = {**splits, **({"unlabelled": unlabelled[language]} if unlabelled else {})}
+            print(f"{language}: " + ", ".join(f"{len(data):,} {split}" for split, data in shown.items()))
     if args.should_save:
         output.mkdir(parents=True, exist_ok=True)
         write_atomically(output / SETTINGS_FILE, json.dumps(settings, indent=2))
-    teachers, teacher_seconds = prepare_teachers(whole, labels, data_args, model_args, teacher_args, args)
+    # Teachers and baseline see gold tags alone; they are the same with unlabelled sentences and without.
+    gold_only = replace(data_args, unlabelled_sentences=None)
+    teachers, teacher_seconds = prepare_teachers(whole, labels, gold_only, model_args, teacher_args, args)
 
     train = concatenate_datasets([splits["train"] for splits in corpora.values()])
     dev = {language: splits["dev"] for language, splits in corpora.items()}
     seconds = {"teachers": teacher_seconds}
 
-    def student_settings(own_args: StructKDTrainingArguments) -> dict[str, Any]:
-        return settings_of(data_args, model_args, own_args) | {"labels": labels}
+    def student_settings(own_data: DataArguments, own_args: StructKDTrainingArguments) -> dict[str, Any]:
+        return settings_of(own_data, model_args, own_args) | {"labels": labels}
 
     def train_student(own_args: StructKDTrainingArguments, data: Dataset) -> Any:
         sentences = lambda: list(train["tokens"])  # noqa: E731
@@ -228,18 +261,19 @@ def main() -> None:
     if teacher_args.baseline:
         announce("Baseline: the student on gold tags alone")
         folders["baseline"] = Path(teacher_args.baseline_dir or output / "baseline")
-        own_args = replace_output(args, folders["baseline"], objective="none")
+        own_args = replace_output(args, folders["baseline"], objective="none", unlabelled_rate=None)
+        settings_of_baseline = student_settings(gold_only, own_args)
         seconds["baseline"] = train_into(
-            folders["baseline"], student_settings(own_args), own_args, lambda ready: train_student(ready, train)
+            folders["baseline"], settings_of_baseline, own_args, lambda ready: train_student(ready, train)
         )
 
     name = str(args.objective) if isinstance(args.objective, str) else "+".join(args.objective)
     announce(f"Student: {name}")
-    annotated = train
+    annotated = mix_unlabelled(train, list(unlabelled.values())) if unlabelled else train
     if objectives:
         started = time.perf_counter()
         annotated = annotate(
-            train,
+            annotated,
             teachers,
             label_names=labels,
             targets=needed_columns(objectives),
@@ -251,7 +285,9 @@ def main() -> None:
         seconds["annotation"] = time.perf_counter() - started
     folders[name] = output / "student"
     own_args = replace_output(args, folders[name], push_to_hub=args.push_to_hub)
-    settings_with_teachers = student_settings(own_args) | {"teachers": {k: t.revision for k, t in teachers.items()}}
+    settings_with_teachers = student_settings(data_args, own_args) | {
+        "teachers": {k: t.revision for k, t in teachers.items()}
+    }
     seconds[name] = train_into(
         folders[name], settings_with_teachers, own_args, lambda ready: train_student(ready, annotated)
     )
