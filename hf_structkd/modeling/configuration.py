@@ -80,8 +80,19 @@ class CRFConfigMixin:
 
     @classmethod
     def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Read a configuration; a plain encoder's is taken as this family's, which is how a student starts."""
+        """Read a configuration; a plain encoder's is taken as this family's, which is how a student starts.
+
+        Raises:
+            ValueError: if it is another kind of encoder's, whose weights would all be left out as unknown.
+        """
         config, unused = super().get_config_dict(*args, **kwargs)  # type: ignore[misc]
-        if config.get("model_type") == cls.encoder_model_type:
-            config["model_type"] = cls.model_type  # type: ignore[attr-defined]
+        own = cls.model_type  # type: ignore[attr-defined]
+        kind = config.get("model_type", own)
+        if kind not in (own, cls.encoder_model_type):
+            raise ValueError(
+                f"{args[0] if args else 'the checkpoint'} holds a model of type {kind!r}, which {cls.__name__} does "
+                f"not read ({own} or {cls.encoder_model_type}); hf_structkd.crf_class_for names the class that does"
+            )
+        if "model_type" in config:
+            config["model_type"] = own
         return config, unused

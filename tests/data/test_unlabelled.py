@@ -56,13 +56,14 @@ def mixed(corpus):
 
 
 class CountingCollator:
-    """Notes, for each sentence of each batch, whether it had gold."""
+    """Notes, for each sentence of each batch, whether it had gold, and which sentences had none."""
 
     def __init__(self, collator):
-        self.collator, self.seen = collator, []
+        self.collator, self.seen, self.unlabelled = collator, [], set()
 
     def __call__(self, features):
         self.seen.append([any(label != -100 for label in f["labels"]) for f in features])
+        self.unlabelled |= {tuple(f["input_ids"]) for f, gold in zip(features, self.seen[-1]) if not gold}
         return self.collator(features)
 
 
@@ -77,6 +78,8 @@ def test_the_trainer_draws_at_the_rate(make_student, mixed, tokenizer, tmp_path,
     for epoch in (collator.seen[:8], collator.seen[8:]):
         assert sum(map(sum, epoch)) == 8
         assert sum(map(len, epoch)) == 32
+    # 24 of 32 an epoch: only if the sampler is told the epoch do two epochs see them all.
+    assert len(collator.unlabelled) == len({tuple(words) for words in mixed["tokens"][8:]})
 
 
 def test_without_a_rate_all_sentences_are_drawn_alike(make_student, mixed, tokenizer, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForTokenClassification, AutoTokenizer, BertConfig, pipeline
 
-from hf_structkd import DataCollatorForStructKD, crf_class_for, encode_corpus
+from hf_structkd import DataCollatorForStructKD, Teacher, crf_class_for, encode_corpus
 from hf_structkd.data.words import tokenize_words
 from hf_structkd.modeling.windows import encoder_window
 
@@ -44,6 +44,14 @@ def test_an_encoder_without_a_crf_class_is_named():
     config.model_type = "electra"
     with pytest.raises(ValueError, match=r"encoders of type 'electra'; there is one for xlm-roberta, bert,"):
         crf_class_for(config)
+
+
+def test_another_familys_checkpoint_is_refused(family, tmp_path):
+    # transformers warns, and goes on with an encoder of random weights.
+    other = "bert" if family.name != "bert" else "modernbert"
+    family.plain_encoder().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=rf"holds a model of type '{family.name}'.*crf_class_for"):
+        crf_class_for(other).from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -241,6 +249,16 @@ def test_the_stock_pipeline_reads_the_model(family, tmp_path):
     for entity in entities(text):
         assert text[entity["start"] : entity["end"]].strip()
         assert 0 < entity["score"] <= 1
+
+
+def test_every_family_can_teach(family, corpus):
+    model = family.student()
+    sentences = [corpus["tokens"][row] for row in (0, 31)]
+    tagged = Teacher(model, family.tokenizer).tag(sentences)
+    encoded = encode_corpus(corpus.select([0, 31]), family.tokenizer, family.labels)
+    output = model(**DataCollatorForStructKD(family.tokenizer)(list(encoded)))
+    expected = [[family.labels[tag] for tag in row if tag != -100] for row in output.tags.tolist()]
+    assert tagged == expected
 
 
 def test_word_starts_follow_a_resized_vocabulary(family):
