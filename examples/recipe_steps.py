@@ -142,6 +142,7 @@ def train_tagger(
 ) -> Trainer:
     """Train with either head; picks up the last checkpoint in `args.output_dir` if there is one."""
     if isinstance(model, CRFHeadMixin):
+        model.config.languages = sorted(set(train["language"]))
         trainer: Trainer = StructKDTrainer(model, args, None, train, dict(dev), tokenizer, teachers=teachers)
     else:
         trainer = _softmax_trainer(model, tokenizer, train, dev, args)
@@ -173,6 +174,14 @@ def _softmax_trainer(
         compute_metrics=metrics,
         preprocess_logits_for_metrics=lambda logits, labels: logits.argmax(dim=-1),
     )
+
+
+def corpus_name(corpus: Any) -> str | None:
+    """What a card calls the corpora: a Hub id, or the innermost folder that a path names before its placeholders."""
+    if not isinstance(corpus, str):
+        return None
+    fixed = corpus.split("{")[0]
+    return fixed.rstrip(":") if ":" in fixed else Path(fixed).name or None
 
 
 def train_into(
@@ -246,18 +255,6 @@ def refuse_other_settings(folder: Path, stored: Mapping[str, Any], asked: Mappin
 def settings_of(*instances: Any) -> dict[str, Any]:
     """The settings that make a run what it is."""
     return {name: value for name, value in dump_settings(*instances).items() if name not in FREE_SETTINGS}
-
-
-def score(
-    tagger: Teacher, corpora: Mapping[str, Dataset], labels: Sequence[str], batch_size: int = 64
-) -> dict[str, Any]:
-    """Full report of a tagger for each language: strict spans for BIO and BIOES, accuracy for plain tags."""
-    metrics = TaggingMetrics(labels)
-    reports = {}
-    for language, corpus in corpora.items():
-        predictions = tagger.tag(list(corpus["tokens"]), labels, batch_size=batch_size)
-        reports[language] = metrics.report(predictions, list(corpus["tags"]))
-    return reports
 
 
 def model_arguments_of_teacher(args: Any, model_args: ModelArguments) -> ModelArguments:

@@ -20,16 +20,17 @@ from progress import quiet_libraries
 from recipe_arguments import DataArguments, ModelArguments, TeacherArguments
 from recipe_steps import (
     SETTINGS_FILE,
+    corpus_name,
     load_data,
     make_tagger,
     model_arguments_of_teacher,
     refuse_other_settings,
     replace_output,
-    score,
     settings_of,
     train_into,
     train_tagger,
 )
+from scoring import compare
 
 from hf_structkd import StructKDTrainingArguments, Teacher, annotate
 from hf_structkd.data.corpora import label_inventory
@@ -37,7 +38,6 @@ from hf_structkd.data.readers import CorpusError
 from hf_structkd.data.unlabelled import mix_unlabelled
 from hf_structkd.distillation.annotate import AnnotationError
 from hf_structkd.distillation.objectives import needed_columns, parse_objective
-from hf_structkd.evaluation.aggregate import macro_average
 from hf_structkd.evaluation.report import ComparisonReport
 from hf_structkd.evaluation.results import RunResults, write_atomically, write_results
 from hf_structkd.evaluation.tagging_metrics import TaggingMetrics
@@ -143,34 +143,6 @@ def prepare_teachers(
     return teachers, seconds
 
 
-def compare(
-    corpora: Corpora, labels: list[str], rows: dict[str, Teacher | dict[str, Teacher]], name: str
-) -> tuple[dict[str, Any], dict[str, ComparisonReport]]:
-    """All reports by split, row and language, and the table of each split."""
-    metric = TaggingMetrics(labels).metric_name
-    scores: dict[str, Any] = {}
-    tables = {}
-    for split in ("dev", "test"):
-        headline: dict[str, dict[str, float]] = {}
-        scores[split] = {}
-        for row, tagger in rows.items():
-            reports = {}
-            for language, splits in corpora.items():
-                own = tagger[language] if isinstance(tagger, dict) else tagger
-                reports |= score(own, {language: splits[split]}, labels)
-            headline[row] = {language: report[metric] for language, report in reports.items()}
-            scores[split][row] = {**reports, "avg": macro_average(reports)}
-        tables[split] = ComparisonReport(
-            metric,
-            students={name: headline[name]},
-            teachers=headline["teachers"],
-            baseline=headline.get("baseline"),
-            split=split,
-            languages=list(corpora),
-        )
-    return scores, tables
-
-
 def describe(
     folder: Path,
     student: Teacher,
@@ -191,7 +163,7 @@ def describe(
         scheme=TaggingMetrics(student.labels).scheme,
         languages=list(results.train_sentences),
         base_model=None if model_args.model == "scratch" else model_args.model,
-        dataset_name=data_args.corpus if isinstance(data_args.corpus, str) else None,
+        dataset_name=corpus_name(data_args.corpus),
         train_sentences=results.train_sentences,
         comparison=table,
         student_row=name,
@@ -297,7 +269,7 @@ def main() -> None:
     announce("Scores")
     taggers: dict[str, Any] = {"teachers": teachers}
     taggers |= {row: Teacher.from_pretrained(str(folder), device=args.device) for row, folder in folders.items()}
-    scores, tables = compare(corpora, labels, taggers, name)
+    scores, tables = compare(taggers, corpora, labels, ("dev", "test"))
     results = RunResults(
         settings=dump_settings(data_args, model_args, teacher_args, args),
         scores=scores,
@@ -313,7 +285,8 @@ def main() -> None:
     describe(folders[name], taggers[name], results, tables["test"], data_args, model_args, args, name, teachers)
     announce("Where everything is")
     print(f"student   {folders[name]}  (README.md is its card)")
-    print(f"teachers  {teacher_args.teachers_dir or output / 'teachers'}")
+    for language, teacher in teachers.items():
+        print(f"teacher   {language}: {teacher.name}")
     print(f"scores    {results_file}\ntable     {output / 'table.md'}")
 
 

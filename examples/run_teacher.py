@@ -9,15 +9,13 @@ from pathlib import Path
 from datasets import concatenate_datasets
 from progress import quiet_libraries
 from recipe_arguments import DataArguments, ModelArguments
-from recipe_steps import load_data, make_tagger, score, settings_of, train_into, train_tagger
+from recipe_steps import load_data, make_tagger, settings_of, train_into, train_tagger
+from scoring import compare
 
 from hf_structkd import StructKDTrainingArguments, Teacher
 from hf_structkd.data.corpora import label_inventory
 from hf_structkd.data.readers import CorpusError
-from hf_structkd.evaluation.aggregate import macro_average
-from hf_structkd.evaluation.report import ComparisonReport
 from hf_structkd.evaluation.results import RunResults, write_results
-from hf_structkd.evaluation.tagging_metrics import TaggingMetrics
 from hf_structkd.training.recipe import RecipeError, dump_settings, parse_recipe
 
 
@@ -42,13 +40,7 @@ def main() -> None:
     if not args.should_save:
         return
     tagger = Teacher.from_pretrained(str(folder))
-    metric = TaggingMetrics(labels).metric_name
-    scores, comparison = {}, {}
-    for split in ("dev", "test"):
-        reports = score(tagger, {language: splits[split] for language, splits in corpora.items()}, labels)
-        row = {language: report[metric] for language, report in reports.items()}
-        comparison[split] = ComparisonReport(metric, students={folder.name: row}, split=split)
-        scores[split] = {folder.name: {**reports, "avg": macro_average(reports)}}
+    scores, comparison = compare({folder.name: tagger}, corpora, labels, ("dev", "test"))
     print(comparison["test"].to_text())
     results = RunResults(
         settings=dump_settings(data_args, model_args, args),
