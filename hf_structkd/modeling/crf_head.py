@@ -18,7 +18,7 @@ from .linear_chain import LinearChainCRF
 from .tag_scheme import TagScheme
 from .windows import content_mask, encode_in_windows, encoder_window
 from .word_lstm import WordLSTM, fresh_lstm_values
-from .word_starts import WordStarts, word_start_pieces
+from .word_starts import WordStarts, refuse_bare_tokenizer, word_start_pieces
 from .word_tensors import IGNORED, LOG_ZERO, compact, gold_statistics, mean_over_subwords, spread
 
 
@@ -82,7 +82,12 @@ class CRFHeadMixin:
         return TagScheme(label_names(self.config), self.config.tag_scheme)
 
     def set_word_starts(self, tokenizer: Any) -> None:
-        """Remember which of the tokenizer's pieces start a word; saved with the weights."""
+        """Remember which of the tokenizer's pieces start a word; saved with the weights.
+
+        Raises:
+            ValueError: if they cannot be told, see [`word_start_pieces`], or the tokenizer adds no special tokens.
+        """
+        refuse_bare_tokenizer(tokenizer)
         pieces = word_start_pieces(tokenizer, self.config.vocab_size)
         self.word_starts.pieces.copy_(pieces)
 

@@ -62,3 +62,17 @@ def word_start_pieces(tokenizer: Any, vocab_size: int) -> Tensor:
         )
     mask[torch.tensor(starts)] = True
     return mask
+
+
+def refuse_bare_tokenizer(tokenizer: Any) -> None:
+    """Raise ValueError if a tokenizer puts no special token before or after a text.
+
+    A model that finds words by itself, or cuts a long text into windows, takes the first and the last subword for
+    special tokens; without them it would lose two words.
+    """
+    frame = tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"]
+    if not (len(frame) > 1 and frame[0] and frame[-1]):
+        raise ValueError(
+            f"{type(tokenizer).__name__} does not put special tokens before and after a text, as the encoder's own "
+            "tokenizer does: give it a post-processor that does"
+        )

@@ -4,6 +4,8 @@ on another process."""
 from collections import Counter
 
 import pytest
+from accelerate.data_loader import BatchSamplerShard
+from torch.utils.data import BatchSampler
 
 from hf_structkd.data.sampling import MixedSampler, language_counts, unlabelled_count
 
@@ -114,3 +116,16 @@ def test_like_lengths_come_together_and_nothing_else_changes():
 def test_bad_input_is_named(languages, fields, message):
     with pytest.raises(ValueError, match=message):
         MixedSampler(languages, **fields)
+
+
+def test_processes_share_an_epoch_without_drawing_a_sentence_twice():
+    def shard(process):
+        sampler = MixedSampler(LANGUAGES, labelled=GOLD, unlabelled_rate=0.6)
+        sampler.set_epoch(4)
+        return [row for batch in BatchSamplerShard(BatchSampler(sampler, 4, False), 2, process) for row in batch]
+
+    sampler = MixedSampler(LANGUAGES, labelled=GOLD, unlabelled_rate=0.6)
+    sampler.set_epoch(4)
+    both = Counter(shard(0) + shard(1))
+    assert set(both) == set(sampler)
+    assert both.total() - len(sampler) < 2 * 4  # the last batches are filled up

@@ -1,12 +1,14 @@
 """Dangers, in every family: a CRF that is garbage after loading or cast with the encoder, words counted wrong by one
 kind of tokenizer, texts longer than the window cut or mixed up, checkpoints that only load where they were made."""
 
+import copy
 import json
 import subprocess
 import sys
 
 import pytest
 import torch
+from tokenizers import processors
 from transformers import AutoModelForTokenClassification, AutoTokenizer, BertConfig, pipeline
 
 from hf_structkd import DataCollatorForStructKD, Teacher, crf_class_for, encode_corpus
@@ -249,6 +251,14 @@ def test_the_stock_pipeline_reads_the_model(family, tmp_path):
     for entity in entities(text):
         assert text[entity["start"] : entity["end"]].strip()
         assert 0 < entity["score"] <= 1
+
+
+def test_a_tokenizer_without_special_tokens_is_refused(family):
+    # The first and the last subword of a text are taken for them: two words would be lost.
+    model, bare = family.student(), copy.deepcopy(family.tokenizer)
+    bare.backend_tokenizer.post_processor = processors.TemplateProcessing(single="$A", special_tokens=[])
+    with pytest.raises(ValueError, match="special tokens before and after"):
+        model.set_word_starts(bare)
 
 
 def test_every_family_can_teach(family, corpus):
