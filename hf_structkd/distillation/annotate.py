@@ -1,31 +1,37 @@
 """Asking the teachers once, and keeping their answers as dataset columns."""
 
 import hashlib
-import json
 import logging
 import os
-import shutil
+import time
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import PartialState
-from datasets import Dataset, Features, List, Value, concatenate_datasets, load_from_disk
+from datasets import Dataset, Features, concatenate_datasets
 from tqdm.auto import tqdm
 
-from ..data.columns import LANGUAGE, TARGET_COLUMNS, TOKENS, TOPK_LOG_PROBS, TOPK_TAGS
-from .tag_teacher import batches_of_like_length
-from .targets import ask
-from .teachers import Teacher
+from ..data.columns import (
+    GROUPS,
+    LANGUAGE,
+    TARGET_COLUMNS,
+    TEMPERATURE,
+    TOKENS,
+    TOPK_LOG_PROBS,
+    TOPK_TAGS,
+)
+from .asking import ALL, Question, Shard
+from .mixtures import Panel, Teachers
+from .objectives import Chosen, annotation_temperature
+from .shards import AnnotationError, PartialAnswers, finished, in_order, load_finished, load_summary
+from .summary import add_sums, summarise
+
+__all__ = ["AnnotationError", "Teachers", "annotate", "check_temperature", "corpus_fingerprint"]
 
 logger = logging.getLogger(__name__)
-RECORD_FILE = "annotation.json"
-Teachers = Mapping[str, Teacher] | Teacher
-
-
-class AnnotationError(ValueError):
-    """A stored annotation does not fit what is asked."""
 
 
 def annotate(
@@ -39,57 +45,86 @@ def annotate(
     batch_size: int = 64,
     output_dir: str | os.PathLike | None = None,
     progress: bool = True,
+    shard_size: int = 2048,
 ) -> Dataset:
     """Add the teachers' answers to a corpus.
 
-    Under several processes the main one asks and the others read its answers, if there is an `output_dir`.
+    With an `output_dir` answers are kept as they come, shard by shard. Killed and started again, it goes on with the
+    first shard that is not finished, and ends with the same bytes. Under several processes (`accelerate launch`) each
+    asks its share of the shards and all read the whole; they must see the same folder. Beside the answers lie
+    `annotation.json`, which says what was asked of whom, and `summary.json`: for each language the teachers'
+    accuracy on the gold tags, where there are any, their entropy, and the probability that the k best cover.
 
     Args:
         dataset: columns `tokens` and, where teachers differ by language, `language`.
-        teachers: language -> teacher, or one teacher for every sentence.
+        teachers: language -> teacher, or one for every sentence. In place of a teacher a list of teachers, or of
+            (teacher, weight): their distributions are mixed.
         label_names: the student's labels, in the order of their ids.
         targets: names of [`TARGET_COLUMNS`].
         top_k: tag sequences asked for a sentence; those there are, where there are fewer.
-        temperature: divides all of a teacher's scores before it answers (a global temperature).
+        temperature: divides all of a teacher's scores before it answers (a global temperature). Where it is not 1, a
+            column `teacher_temperature` says so.
         batch_size: sentences a forward pass; sentences of like length go together.
         output_dir: where the answers are kept, and read from if they are there.
-        progress: show a progress bar.
+        progress: show a progress bar, with sentences a second.
+        shard_size: sentences that are kept together; what is lost, at most, when a process is killed.
 
     Returns:
-        The dataset with the target columns.
+        The dataset with the target columns. Where a teacher cannot tell some tags apart there is also
+        `teacher_groups`.
 
     Raises:
-        ValueError: for k < 1, an unknown target, a language without a teacher, or label sets that differ.
-        AnnotationError: if `output_dir` holds answers to another question; it says what differs.
+        ValueError: for k < 1, an unknown target, a language without a teacher, label sets that differ, targets that a
+            teacher cannot give, or a teacher that answers NaN.
+        AnnotationError: if `output_dir` holds answers to another question, or damaged ones; it says what differs.
     """
-    if top_k < 1:
-        raise ValueError(f"top_k must be at least 1, not {top_k}")
+    if top_k < 1 or batch_size < 1 or shard_size < 1:
+        smallest = next(
+            (name, value)
+            for name, value in (("top_k", top_k), ("batch_size", batch_size), ("shard_size", shard_size))
+            if value < 1
+        )
+        raise ValueError("{} must be at least 1, not {}".format(*smallest))
+    if not temperature > 0:
+        raise ValueError(f"the temperature must be above 0, not {temperature}")
     if unknown := [name for name in targets if name not in TARGET_COLUMNS]:
         raise ValueError(f"unknown targets {unknown}; there are {list(TARGET_COLUMNS)}")
     if TOKENS not in dataset.column_names:
         raise ValueError(
             f"a corpus needs a column {TOKENS!r} with lists of words; this one has {dataset.column_names}"
         )
-    by_language = _by_language(dataset, teachers)
-    for teacher in by_language.values():
-        teacher.label_order(label_names)
-    wanted = list(targets) + ([TOPK_LOG_PROBS] if TOPK_TAGS in targets and TOPK_LOG_PROBS not in targets else [])
-    wanted = [name for name in TARGET_COLUMNS if name in wanted]
+    panels = _panels(dataset, teachers)
+    for panel in panels.values():
+        panel.check(label_names, targets)
+
+    wanted = set(targets)
+    if TOPK_TAGS in wanted:
+        wanted.add(TOPK_LOG_PROBS)
+    if temperature != 1.0:
+        wanted.add(TEMPERATURE)
+    if any(panel.groups(label_names) is not None for panel in panels.values()):
+        wanted.add(GROUPS)
+    ordered = [name for name in TARGET_COLUMNS if name in wanted]
+    question = Question(dataset, panels, label_names, ordered, top_k, temperature, batch_size)
+    readings = {language: panel.settings() for language, panel in sorted(panels.items()) if any(panel.settings())}
     record = {
-        "targets": wanted,
+        "targets": ordered,
         "labels": list(label_names),
-        "top_k": top_k if TOPK_TAGS in wanted else None,
+        "top_k": top_k if TOPK_LOG_PROBS in wanted else None,
         "temperature": temperature,
-        "teachers": {language: teacher.revision for language, teacher in sorted(by_language.items())},
+        "teachers": {language: panel.record() for language, panel in sorted(panels.items())},
+        "readings": readings,
         "data": corpus_fingerprint(dataset),
         "version": version("hf_structkd"),
     }
     kept = dataset.remove_columns([name for name in TARGET_COLUMNS if name in dataset.column_names])
+    if not len(dataset):
+        features = Features({**kept.features, **question.features})
+        return Dataset.from_dict({name: [] for name in features}, features)
     if output_dir is None:
-        answers = _ask_all(dataset, by_language, record, top_k, batch_size, progress)
+        answers = _in_memory(question, shard_size, progress)
     else:
-        with PartialState().main_process_first():
-            answers = _kept_or_asked(dataset, by_language, record, top_k, batch_size, progress, Path(output_dir))
+        answers = _on_disk(question, record, Path(output_dir), shard_size, progress)
     return concatenate_datasets([kept, answers], axis=1)
 
 
@@ -102,93 +137,114 @@ def corpus_fingerprint(dataset: Dataset) -> str:
     return digest.hexdigest()[:16]
 
 
-def _by_language(dataset: Dataset, teachers: Teachers) -> dict[str, Teacher]:
-    if isinstance(teachers, Teacher):
-        return {"*": teachers}
+def check_temperature(dataset: Dataset, objectives: Chosen) -> None:
+    """Raise ValueError if answers were given at another (global) temperature than the objectives want."""
+    wanted = annotation_temperature(objectives)
+    found = sorted(dataset.unique(TEMPERATURE)) if TEMPERATURE in dataset.column_names else [1.0]
+    if objectives and any(abs(value - wanted) > 1e-6 * wanted for value in found):
+        raise ValueError(
+            f"the teachers were annotated at temperature {', '.join(f'{value:g}' for value in found)}, but the "
+            f"objectives want {wanted:g}: a temperature of mode 'global' is the same in annotate(temperature=...) and "
+            "in training; one of mode 'local' leaves the annotation at 1"
+        )
+
+
+def _panels(dataset: Dataset, teachers: Teachers) -> dict[str, Panel]:
+    if not isinstance(teachers, Mapping):
+        return {ALL: Panel(teachers)}
     if LANGUAGE not in dataset.column_names:
         raise ValueError(f"teachers are given by language, but the corpus has no column {LANGUAGE!r}")
     languages = sorted(set(dataset[LANGUAGE]))
     if missing := [language for language in languages if language not in teachers]:
         raise ValueError(f"no teacher for language {', '.join(missing)}; there are teachers for {sorted(teachers)}")
-    return {language: teachers[language] for language in languages}
+    return {language: Panel(teachers[language]) for language in languages}
 
 
-def _kept_or_asked(
-    dataset: Dataset,
-    teachers: Mapping[str, Teacher],
-    record: dict[str, Any],
-    top_k: int,
-    batch_size: int,
+def _bar(sentences: int, done: int, progress: bool) -> tqdm:
+    title = "Asking the teachers"
+    return tqdm(total=sentences, initial=done, desc=title, unit=" sentences", smoothing=0.1, disable=not progress)
+
+
+def _in_memory(question: Question, shard_size: int, progress: bool) -> Dataset:
+    shards = question.shards(shard_size)
+    with _bar(len(question.sentences), 0, progress) as bar:
+        tables, sums = zip(*(question.answer(shard, bar.update) for shard in shards))
+    notes = [{"language": shard.language, "sums": part} for shard, part in zip(shards, sums)]
+    _log_summary(_summary(notes), sum(table.nbytes for table in tables) / len(question.sentences))
+    return Dataset(in_order(tables, [shard.rows for shard in shards]))
+
+
+def _processes() -> PartialState:
+    """The processes of this run. Raises AnnotationError if a launcher started some that do not know of each other."""
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    asked_for = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+    # Without cpu=True accelerate takes each of several processes on a CPU for the only one.
+    state = PartialState(cpu=started > 1 and (asked_for or not torch.accelerator.is_available()))
+    if started > 1 and state.num_processes == 1:
+        raise AnnotationError(
+            f"{started} processes were started, but each believes that it is alone and would ask everything: on a CPU "
+            "set ACCELERATE_USE_CPU=true before launching"
+        )
+    return state
+
+
+def _on_disk(question: Question, record: dict[str, Any], folder: Path, shard_size: int, progress: bool) -> Dataset:
+    state = _processes()
+    partial = PartialAnswers(folder, {**record, "shard_size": shard_size})
+    if finished(folder):
+        answers = load_finished(folder, record)
+        state.wait_for_everyone()
+        if state.is_main_process:
+            partial.discard()  # of a process that was killed after its last step but one
+        return answers
+    shards = question.shards(shard_size)
+    if state.is_main_process:
+        partial.open()
+    state.wait_for_everyone()
+    mine = list(enumerate(shards))[state.process_index :: state.num_processes]
+    todo = [(number, shard) for number, shard in mine if partial.note(number) is None]
+    _ask_shards(question, todo, mine, partial, progress and state.is_main_process)
+    state.wait_for_everyone()
+    if state.is_main_process:
+        partial.finish([shard.rows for shard in shards], _summary)
+    state.wait_for_everyone()
+    answers = load_finished(folder, record)
+    if state.is_main_process:
+        _log_summary(load_summary(folder), answers.data.nbytes / len(answers))
+    return answers
+
+
+def _ask_shards(
+    question: Question,
+    todo: Sequence[tuple[int, Shard]],
+    mine: Sequence[tuple[int, Shard]],
+    partial: PartialAnswers,
     progress: bool,
-    folder: Path,
-) -> Dataset:
-    if (folder / RECORD_FILE).exists():
-        stored = json.loads((folder / RECORD_FILE).read_text())
-        differ = [
-            f"{key}: stored {stored.get(key)!r}, asked {record[key]!r}"
-            for key in record
-            if stored.get(key) != record[key]
-        ]
-        if differ:
-            raise AnnotationError(
-                f"{folder} holds answers to another question ({'; '.join(differ)}); use another folder"
-            )
-        return load_from_disk(str(folder))
-    if folder.exists() and any(folder.iterdir()):
-        raise AnnotationError(f"{folder} is not empty and holds no {RECORD_FILE}; use another folder for the answers")
-    answers = _ask_all(dataset, teachers, record, top_k, batch_size, progress)
-    # Written beside its place and moved there whole, so that a crash leaves nothing that looks finished.
-    partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
-    answers.save_to_disk(str(partial))
-    (partial / RECORD_FILE).write_text(json.dumps(record, indent=2, ensure_ascii=False))
-    if folder.exists():
-        folder.rmdir()
-    shutil.move(str(partial), str(folder))
-    return load_from_disk(str(folder))
+) -> None:
+    count = lambda shards: sum(len(shard.rows) for _, shard in shards)  # noqa: E731
+    started = time.perf_counter()
+    with _bar(count(mine), count(mine) - count(todo), progress) as bar:
+        for number, shard in todo:
+            table, sums = question.answer(shard, bar.update)
+            partial.write(number, table, shard.language, sums)
+    seconds = time.perf_counter() - started
+    if todo:
+        rate = count(todo) / max(seconds, 1e-9)
+        logger.info("asked about %d sentences in %.1f s (%.1f sentences/s)", count(todo), seconds, rate)
 
 
-def _ask_all(
-    dataset: Dataset,
-    teachers: Mapping[str, Teacher],
-    record: dict[str, Any],
-    top_k: int,
-    batch_size: int,
-    progress: bool,
-) -> Dataset:
-    sentences = list(dataset[TOKENS])
-    languages = list(dataset[LANGUAGE]) if "*" not in teachers else ["*"] * len(sentences)
-    answers: dict[str, list] = {name: [None] * len(sentences) for name in record["targets"]}
-    bar = tqdm(total=len(sentences), desc="Asking the teachers", unit=" sentences", disable=not progress)
-    for language, teacher in teachers.items():
-        rows = [row for row, of in enumerate(languages) if of == language]
-        for picked in batches_of_like_length([sentences[row] for row in rows], batch_size):
-            batch = [rows[i] for i in picked]
-            distribution = teacher.distribution([sentences[row] for row in batch], record["labels"])
-            if record["temperature"] != 1.0:
-                distribution = distribution.with_temperature(record["temperature"])
-            lengths = [len(sentences[row]) for row in batch]
-            batch_answers = ask(distribution, record["targets"], top_k)
-            for name, values in batch_answers.items():
-                axes, stored = TARGET_COLUMNS[name].axes, TARGET_COLUMNS[name].stored
-                for i, row in enumerate(batch):
-                    value = values[i]
-                    if "k" in axes:
-                        value = value[batch_answers[TOPK_LOG_PROBS][i] > float("-inf")]
-                    if "words" in axes:
-                        value = value[:, : lengths[i]] if axes[0] == "k" else value[: lengths[i]]
-                    answers[name][row] = value.astype(stored)
-            bar.update(len(batch))
-    bar.close()
-    return Dataset.from_dict(answers, features=target_features(record["targets"]))
+def _summary(notes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    languages = sorted({note["language"] for note in notes})
+    return {
+        language: summarise(add_sums(note["sums"] for note in notes if note["language"] == language))
+        for language in languages
+    }
 
 
-def target_features(targets: Sequence[str]) -> Features:
-    """The Arrow types of target columns."""
-    features = {}
-    for name in targets:
-        column = TARGET_COLUMNS[name]
-        feature: Any = Value(column.stored)
-        for _ in column.axes:
-            feature = List(feature)
-        features[name] = feature
-    return Features(features)
+def _log_summary(summary: Mapping[str, Mapping[str, Any]], size: float) -> None:
+    for language, said in summary.items():
+        parts = [f"{said['sentences']:,} sentences", f"entropy {said['entropy']:.3f} nats a sentence"]
+        parts += [f"accuracy {said['accuracy']:.4f}"] if said["accuracy"] is not None else []
+        parts += [f"mass of the k best {said['mass']:.4f}"] if said["mass"] is not None else []
+        logger.info("teachers of %s: %s", language, ", ".join(parts))
+    logger.info("the answers take %.0f bytes a sentence", size)

@@ -1,11 +1,10 @@
 """What a training run knows about the card of its student."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from transformers import PreTrainedConfig
 
-from ..distillation.teachers import Teacher
+from ..distillation.mixtures import Teachers, teachers_by_language
 from ..hub.model_card import StudentCardData, TeacherCard
 from ..modeling.configuration import label_names
 from .arguments import StructKDTrainingArguments
@@ -21,7 +20,7 @@ def student_card_data(
     config: PreTrainedConfig,
     args: StructKDTrainingArguments,
     model_name: str,
-    teachers: Mapping[str, Teacher] | Teacher | None = None,
+    teachers: Teachers | None = None,
     **more: Any,
 ) -> StudentCardData:
     """The card data of a student.
@@ -30,10 +29,10 @@ def student_card_data(
         config: the student's.
         args: of its training.
         model_name: how the card calls it.
-        teachers: language -> teacher, or one for all.
+        teachers: as for `annotate`.
         more: further fields of [`StudentCardData`], such as `comparison`; they win.
     """
-    by_language = {None: teachers} if isinstance(teachers, Teacher) else (teachers or {})
+    by_language = teachers_by_language(teachers) if teachers else {}
     objective = args.objective if isinstance(args.objective, str) else "+".join(args.objective)
     data: dict[str, Any] = {
         "label_names": label_names(config),
@@ -43,7 +42,8 @@ def student_card_data(
         "class_name": (getattr(config, "architectures", None) or ["XLMRobertaForTokenClassificationCRF"])[0],
         "teachers": [
             TeacherCard(name=teacher.name, language=language, revision=teacher.revision)
-            for language, teacher in by_language.items()
+            for language, members in by_language.items()
+            for teacher, _ in members
         ],
         "objective": objective,
         "lambda_schedule": f"{args.lambda_schedule}, {args.lambda_start:g} to {args.lambda_end:g}",

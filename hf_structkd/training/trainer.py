@@ -15,7 +15,7 @@ from ..data.columns import LANGUAGE, TARGET_COLUMNS, TOKENS
 from ..data.sampling import MixedSampler
 from ..data.unlabelled import has_gold
 from ..data.words import encode_corpus, tag_column, tag_names
-from ..distillation.annotate import Teachers, annotate
+from ..distillation.annotate import Teachers, annotate, check_temperature
 from ..distillation.objectives import annotation_temperature, needed_columns, parse_objective, weighted_losses
 from ..distillation.schedules import LambdaSchedule, Progress, make_schedule
 from ..distillation.targets import Targets
@@ -153,6 +153,8 @@ class StructKDTrainer(Trainer):
                 output_dir=args.annotation_dir,
                 progress=not args.disable_tqdm,
             )
+        if needed and isinstance(dataset, Dataset):
+            check_temperature(dataset, self.objectives)
         return self._encode(dataset, tokenizer)
 
     def _refuse_illegal_gold(self, dataset: Dataset, config: PreTrainedConfig) -> None:

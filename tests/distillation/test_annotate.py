@@ -5,11 +5,15 @@ import json
 import numpy as np
 import pytest
 import torch
-from datasets import concatenate_datasets
+from datasets import ClassLabel, Features, List, concatenate_datasets
 
 from hf_structkd import AnnotationError, Teacher, annotate
 from hf_structkd.data.columns import AUTOMATIC_COLUMNS, TARGET_COLUMNS
+from hf_structkd.distillation.annotate import check_temperature
+from hf_structkd.distillation.callable_teacher import CallableTeacher
+from hf_structkd.distillation.objectives import parse_objective
 
+QUIET = {"progress": False}
 COLUMNS = [name for name in TARGET_COLUMNS if name not in AUTOMATIC_COLUMNS]
 
 
@@ -19,7 +23,7 @@ def teachers(make_student, tokenizer):
 
 
 def asked(corpus, teachers, labels, **options):
-    return annotate(corpus, teachers, label_names=labels, targets=COLUMNS, top_k=4, progress=False, **options)
+    return annotate(corpus, teachers, **{"label_names": labels, "targets": COLUMNS, "top_k": 4, **QUIET, **options})
 
 
 def test_every_sentence_gets_its_own_teachers_answer(corpus, teachers, labels):
@@ -111,3 +115,131 @@ def test_bad_questions_are_named(corpus, teachers, labels, options, message):
     arguments = {"teachers": teachers, "label_names": labels, "targets": ["teacher_marginals"], **options}
     with pytest.raises(ValueError, match=message):
         annotate(corpus, **arguments)
+
+
+def test_a_summary_lies_beside_the_answers(corpus, teachers, labels, tmp_path, caplog):
+    caplog.set_level("INFO", logger="hf_structkd.distillation.annotate")
+    annotated = asked(corpus, teachers, labels, output_dir=tmp_path / "answers")
+    summary = json.loads((tmp_path / "answers" / "summary.json").read_text())
+    russian = [row for row in annotated if row["language"] == "ru"]
+    words = sum(len(row["tokens"]) for row in russian)
+    best = teachers["ru"].tag([row["tokens"] for row in russian], labels)
+    right = sum(a == b for row, tags in zip(russian, best) for a, b in zip(row["tags"], tags))
+    assert summary["ru"]["sentences"] == len(russian)
+    assert summary["ru"]["words"] == words
+    assert summary["ru"]["accuracy"] == pytest.approx(right / words)
+    assert summary["ru"]["entropy"] == pytest.approx(np.mean([row["teacher_entropy"] for row in russian]), rel=1e-5)
+    mass = np.mean([np.exp(row["teacher_topk_log_probs"]).sum() for row in russian])
+    assert summary["ru"]["mass"] == pytest.approx(mass, rel=1e-5)
+    assert f"accuracy {right / words:.4f}" in caplog.text
+    assert "sentences/s" in caplog.text
+    assert "bytes a sentence" in caplog.text
+
+
+def test_without_gold_or_k_best_the_summary_says_so_and_not_zero(corpus, teachers, labels, tmp_path):
+    bare = corpus.remove_columns("tags")
+    targets = ["teacher_marginals"]
+    annotate(bare, teachers, label_names=labels, targets=targets, output_dir=tmp_path / "a", progress=False)
+    summary = json.loads((tmp_path / "a" / "summary.json").read_text())
+    assert summary["en"]["accuracy"] is None
+    assert summary["en"]["mass"] is None
+    assert summary["en"]["entropy"] > 0
+
+
+def test_answers_are_small(corpus, teachers, labels):
+    """A byte a tag, two bytes a probability, four an offset: what ragged Arrow needs and no more."""
+    annotated = asked(corpus, teachers, labels)
+    words, sentences, count = sum(map(len, corpus["tokens"])), len(corpus), len(labels)
+    paths = sum(map(len, annotated["teacher_topk_log_probs"]))
+    # table.nbytes, as the summary reports it: values, then one offset a list and one more a column and level
+    columns = annotated.select_columns(["teacher_topk_tags", "teacher_marginals"]).data
+    expected = 4 * words + 4 * paths + 4 * sentences + 2 * words * count + 4 * words + 4 * sentences
+    assert annotated.features["teacher_topk_tags"].feature.feature.dtype == "int8"
+    assert columns.nbytes <= 1.02 * expected
+
+
+def test_several_teachers_a_callable_and_a_student_as_teacher_are_asked_alike(corpus, teachers, labels, tmp_path):
+    uniform = CallableTeacher(
+        lambda sentences: [np.full((len(words), len(labels)), 1 / len(labels)) for words in sentences],
+        labels,
+        name="uniform",
+        revision="1",
+    )
+    panels = {"en": [(teachers["en"], 3.0), (uniform, 1.0)], "ru": uniform}
+    annotated = asked(
+        corpus, panels, labels, output_dir=tmp_path / "a", targets=["teacher_marginals", "teacher_topk_tags"]
+    )
+    row = annotated[0]
+    own = teachers["en"].distribution([row["tokens"]], labels).marginals[0]
+    np.testing.assert_allclose(row["teacher_marginals"], 0.75 * own + 0.25 / len(labels), atol=1e-3)
+    record = json.loads((tmp_path / "a" / "annotation.json").read_text())
+    assert record["teachers"] == {"en": [[teachers["en"].revision, 0.75], ["1", 0.25]], "ru": "1"}
+    with pytest.raises(AnnotationError, match=r"another question .*teachers"):
+        asked(
+            corpus, {**panels, "en": teachers["en"]}, labels, output_dir=tmp_path / "a", targets=["teacher_marginals"]
+        )
+
+
+def test_a_label_map_or_a_calibration_is_part_of_the_question(corpus, labels, tmp_path):
+    def uniform(**options):
+        return CallableTeacher(
+            lambda sentences: [np.full((len(words), 3), 1 / 3) for words in sentences],
+            ["O", "B-PER", "I-PER"],
+            name="T",
+            revision="1",
+            **options,
+        )
+
+    others = sorted({label.split("-")[1] for label in labels if label != "O"} - {"PER"})
+    hidden = {"label_map": {"O": ["O", *others]}}
+    options = {
+        "label_names": labels,
+        "targets": ["teacher_topk_tags"],
+        "output_dir": tmp_path / "a",
+        "progress": False,
+    }
+    annotated = annotate(corpus, uniform(**hidden), **options)
+    assert annotated["teacher_groups"][0] == [
+        i if "PER" in label or label == "O" else labels.index("O") for i, label in enumerate(labels)
+    ]
+    with pytest.raises(AnnotationError, match=r"another question .*readings: stored .*label_map.*temperature"):
+        annotate(corpus, uniform(**hidden, temperature=2.0), **options)
+    with pytest.raises(ValueError, match=r"cannot tell .* apart"):
+        annotate(corpus, uniform(**hidden), label_names=labels, targets=["teacher_edge_counts"])
+
+
+def test_answers_at_another_temperature_are_not_taken_for_what_the_objectives_want(corpus, teachers, labels):
+    targets = ["teacher_marginals", "teacher_edge_counts"]
+    softened = asked(corpus, teachers, labels, targets=targets, temperature=2.0)
+    check_temperature(softened, parse_objective("structural", 2.0, "global"))
+    with pytest.raises(ValueError, match="annotated at temperature 2, but the objectives want 1"):
+        check_temperature(softened, parse_objective("structural"))
+    plain = asked(corpus, teachers, labels, targets=targets)
+    assert "teacher_temperature" not in plain.column_names
+    with pytest.raises(ValueError, match="annotated at temperature 1, but the objectives want 2"):
+        check_temperature(plain, parse_objective("posterior", 2.0, "global"))
+    hot = teachers["en"].distribution([corpus[0]["tokens"]], labels).with_temperature(2.0)
+    np.testing.assert_allclose(softened[0]["teacher_marginals"], hot.marginals[0], atol=1e-3)
+
+
+def test_a_teacher_that_answers_nan_is_named_with_the_sentence(corpus, teachers, labels):
+    torch.nn.init.constant_(teachers["ru"].model.classifier.bias, float("nan"))
+    with pytest.raises(ValueError, match=r"asking .* about rows \[\d+.*NaN"):
+        asked(corpus, teachers, labels)
+
+
+def test_tags_as_ids_of_the_datasets_own_order_are_compared_by_name(teachers, labels, corpus, tmp_path):
+    names = sorted(labels, reverse=True)
+    features = Features({**corpus.features, "tags": List(ClassLabel(names=names))})
+    numbered = corpus.map(lambda row: {"tags": [names.index(tag) for tag in row["tags"]]}, features=features)
+    accuracies = []
+    for number, data in enumerate((corpus, numbered)):
+        asked(data, teachers, labels, output_dir=tmp_path / str(number), targets=["teacher_topk_tags"])
+        accuracies.append(json.loads((tmp_path / str(number) / "summary.json").read_text())["en"]["accuracy"])
+    assert accuracies[0] == accuracies[1] > 0
+
+
+def test_a_corpus_without_sentences_has_the_columns(corpus, teachers, labels):
+    annotated = asked(corpus.select([]), teachers["en"], labels)
+    assert set(COLUMNS) <= set(annotated.column_names)
+    assert len(annotated) == 0

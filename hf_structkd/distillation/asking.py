@@ -1,0 +1,133 @@
+"""Asking a panel of teachers about sentences, batch by batch."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import torch
+from datasets import Dataset
+
+from ..data.columns import (
+    EMISSIONS,
+    ENTROPY,
+    GROUPS,
+    LANGUAGE,
+    MARGINALS,
+    TEMPERATURE,
+    TOKENS,
+    TOPK_LOG_PROBS,
+    TOPK_TAGS,
+)
+from ..data.words import tag_column, tag_names
+from .arrow import arrow_batch, target_features
+from .mixtures import Panel
+from .summary import Sums, add_sums, batch_sums
+from .targets import ask
+
+ALL = "*"  # stands for every language where one panel serves all
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Sentences that are asked and kept together: rows of the dataset, all of one panel, longest first."""
+
+    language: str
+    rows: tuple[int, ...]
+
+
+class Question:
+    """What is asked about which sentences, and of whom.
+
+    Args:
+        dataset: the corpus.
+        panels: language -> its teachers, or `ALL` -> those of every language.
+        label_names: the student's labels.
+        targets: the columns wanted, the automatic ones included.
+        top_k, temperature, batch_size: as for `annotate`.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        panels: Mapping[str, Panel],
+        label_names: Sequence[str],
+        targets: Sequence[str],
+        top_k: int,
+        temperature: float,
+        batch_size: int,
+    ) -> None:
+        self.panels, self.label_names, self.targets = dict(panels), list(label_names), list(targets)
+        self.top_k, self.temperature, self.batch_size = top_k, temperature, batch_size
+        self.sentences: list[list[str]] = list(dataset[TOKENS])
+        self.languages = [ALL] * len(self.sentences) if ALL in self.panels else list(dataset[LANGUAGE])
+        self.features = target_features(self.targets, len(self.label_names))
+        column = tag_column(dataset)
+        self._gold = list(dataset[column]) if column else None
+        names = tag_names(dataset) or self.label_names
+        ids = {label: i for i, label in enumerate(self.label_names)}
+        self._gold_ids: dict[str | int, int] = {i: ids.get(name, -1) for i, name in enumerate(names)}
+        self._gold_ids.update(ids)
+        self._groups = {language: panel.groups(self.label_names) for language, panel in self.panels.items()}
+
+    def shards(self, size: int) -> list[Shard]:
+        """Every sentence once; by language, longest first, so that batches waste little on padding."""
+        shards = []
+        for language in sorted(self.panels):
+            rows = [row for row, own in enumerate(self.languages) if own == language]
+            rows.sort(key=lambda row: (-len(self.sentences[row]), row))
+            shards += [Shard(language, tuple(rows[start : start + size])) for start in range(0, len(rows), size)]
+        return shards
+
+    def answer(self, shard: Shard, done: Callable[[int], object] = lambda count: None) -> tuple[pa.Table, Sums]:
+        """Ask about a shard's sentences.
+
+        Args:
+            shard: which.
+            done: told, after each batch, how many sentences it had.
+
+        Returns:
+            A table with a row for each of the shard's rows, in their order, and the sums for the summary.
+        """
+        batches, sums = [], []
+        for start in range(0, len(shard.rows), self.batch_size):
+            rows = shard.rows[start : start + self.batch_size]
+            batch, part = self._answer(shard.language, rows)
+            batches.append(batch)
+            sums.append(part)
+            done(len(rows))
+        return pa.Table.from_batches(batches).combine_chunks(), add_sums(sums)
+
+    @torch.inference_mode()
+    def _answer(self, language: str, rows: Sequence[int]) -> tuple[pa.RecordBatch, Sums]:
+        panel, groups = self.panels[language], self._groups[language]
+        sentences = [self.sentences[row] for row in rows]
+        lengths = np.array([len(words) for words in sentences])
+        try:
+            distribution = panel.distribution(sentences, self.label_names)
+            if self.temperature != 1.0:
+                distribution = distribution.with_temperature(self.temperature)
+            best_from = TOPK_TAGS if TOPK_TAGS in self.targets else MARGINALS
+            values = ask(distribution, list(dict.fromkeys((*self.targets, ENTROPY, best_from))), self.top_k)
+        except ValueError as error:
+            raise ValueError(f"asking {panel.name} about rows {list(rows[:5])}...: {error}") from error
+        for name in (MARGINALS, EMISSIONS, TOPK_LOG_PROBS, ENTROPY):
+            if name in values and np.isnan(values[name]).any():
+                row = rows[int(np.isnan(values[name]).reshape(len(rows), -1).any(axis=1).argmax())]
+                raise ValueError(
+                    f"{panel.name} answered NaN ({name}) to row {row}, {' '.join(self.sentences[row])[:80]!r}: check "
+                    "its weights and its dtype"
+                )
+        values[GROUPS] = np.tile(np.array(groups or range(len(self.label_names))), (len(rows), 1))
+        values[TEMPERATURE] = np.full(len(rows), self.temperature)
+        best = values[TOPK_TAGS][:, 0] if TOPK_TAGS in values else values[MARGINALS].argmax(axis=-1)
+        gold = [self._gold_of(row, groups) for row in rows]
+        sums = batch_sums(lengths, values[ENTROPY], values.get(TOPK_LOG_PROBS), best, gold)
+        return arrow_batch(values, lengths, self.features), sums
+
+    def _gold_of(self, row: int, groups: tuple[int, ...] | None) -> np.ndarray | None:
+        tags = self._gold[row] if self._gold is not None else None
+        if not tags or len(tags) != len(self.sentences[row]):
+            return None
+        ids = [self._gold_ids.get(tag, -1) for tag in tags]
+        return np.array([groups[tag] if groups and tag >= 0 else tag for tag in ids])

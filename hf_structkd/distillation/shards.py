@@ -1,0 +1,208 @@
+"""Answers on disk: written shard by shard, each whole or not at all, and put together when all are there.
+
+While teachers are asked, answers lie in `<folder>.partial`: the question, and for each finished shard an Arrow file
+and, written after it, a note with its checksum. A process that is killed leaves at most an unfinished shard, which
+nobody reads. When all shards are there they become one file in the dataset's order, and the folder takes its name in
+one step. Shards do not depend on how many processes ask, nor does the file made of them.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from datasets import Dataset
+
+from .summary import Sums
+
+logger = logging.getLogger(__name__)
+RECORD_FILE, ANSWERS_FILE, SUMMARY_FILE = "annotation.json", "answers.arrow", "summary.json"
+QUESTION_FILE = "question.json"
+_ROWS_AT_ONCE = 1000
+
+
+class AnnotationError(ValueError):
+    """A stored annotation does not fit what is asked, or is damaged."""
+
+
+def differences(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
+    """What differs between two questions, in words; empty where nothing does."""
+    asked = json.loads(json.dumps(asked))  # as it would come back from a file: tuples are lists
+    return "; ".join(
+        f"{key}: stored {stored.get(key)!r}, asked {asked[key]!r}" for key in asked if stored.get(key) != asked[key]
+    )
+
+
+def finished(folder: Path) -> bool:
+    """Whether a folder holds finished answers. Raises AnnotationError if it holds something else."""
+    if (folder / RECORD_FILE).exists():
+        return True
+    if folder.exists() and any(folder.iterdir()):
+        raise AnnotationError(f"{folder} is not empty and holds no {RECORD_FILE}; use another folder for the answers")
+    return False
+
+
+def load_finished(folder: Path, record: Mapping[str, Any]) -> Dataset:
+    """The answers of a finished folder. Raises AnnotationError if they answer another question or are damaged."""
+    stored = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
+    if differ := differences(stored, record):
+        raise AnnotationError(f"{folder} holds answers to another question ({differ}); use another folder")
+    file, kept = folder / ANSWERS_FILE, stored.get("answers", {})
+    if not file.exists() or _checksum(file) != kept.get("sha256"):
+        found = f"{file.stat().st_size:,} bytes" if file.exists() else "no file"
+        raise AnnotationError(
+            f"{file} is damaged: {kept.get('bytes', 0):,} bytes were written and their checksum kept; now there is "
+            f"{found} with another one. Remove {folder} and ask again"
+        )
+    return Dataset.from_file(str(file))
+
+
+def load_summary(folder: Path) -> dict[str, Any]:
+    """The summary beside finished answers: language -> what [`summarise`](summary.py) says."""
+    return json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))
+
+
+class PartialAnswers:
+    """The answers to a question while they are being asked.
+
+    Args:
+        folder: where the finished answers go; the partial ones lie beside it.
+        question: what is asked, JSON values.
+    """
+
+    def __init__(self, folder: Path, question: Mapping[str, Any]) -> None:
+        self.folder, self.question = folder, dict(question)
+        self.work = folder.with_name(f"{folder.name}.partial")
+
+    def open(self) -> None:
+        """Make or take up the work folder. Raises AnnotationError if it belongs to another question."""
+        file = self.work / QUESTION_FILE
+        if file.exists():
+            if differ := differences(json.loads(file.read_text(encoding="utf-8")), self.question):
+                raise AnnotationError(
+                    f"{self.work} holds unfinished answers to another question ({differ}); remove it, or use another "
+                    "folder"
+                )
+        elif self.work.exists() and any(not path.name.endswith(".tmp") for path in self.work.iterdir()):
+            raise AnnotationError(f"{self.work} holds no {QUESTION_FILE}; it is none of ours: use another folder")
+        self.work.mkdir(parents=True, exist_ok=True)
+        for stale in self.work.glob("*.tmp"):  # of processes that were killed
+            stale.unlink()
+        _write(file, json.dumps(self.question, indent=2, ensure_ascii=False).encode())
+
+    def _paths(self, number: int) -> tuple[Path, Path]:
+        return self.work / f"shard-{number:05d}.arrow", self.work / f"shard-{number:05d}.json"
+
+    def note(self, number: int) -> dict[str, Any] | None:
+        """What is kept about a finished shard; `None` where it is not finished, or does not match its checksum."""
+        file, note_file = self._paths(number)
+        if not note_file.exists() or not file.exists():
+            return None
+        note = json.loads(note_file.read_text(encoding="utf-8"))
+        if _checksum(file) != note["sha256"]:
+            logger.warning("%s does not match its checksum: it is asked again", file)
+            return None
+        return note
+
+    def write(self, number: int, table: pa.Table, language: str, sums: Sums) -> None:
+        """Keep a shard's answers. The note comes last: a shard with a note is whole."""
+        file, note_file = self._paths(number)
+        note_file.unlink(missing_ok=True)
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+        data = sink.getvalue().to_pybytes()
+        _write(file, data)
+        note = {"sha256": hashlib.sha256(data).hexdigest(), "language": language, "sums": sums}
+        _write(note_file, json.dumps(note).encode())
+
+    def finish(
+        self, rows_of_shards: Sequence[Sequence[int]], summary: Callable[[list[dict[str, Any]]], dict[str, Any]]
+    ) -> None:
+        """Put all shards together in the dataset's order, and give the folder its name.
+
+        Args:
+            rows_of_shards: the dataset's rows that each shard has.
+            summary: the shards' notes -> what is kept as summary.
+
+        Raises:
+            AnnotationError: if a shard is missing.
+        """
+        notes = [self.note(number) for number in range(len(rows_of_shards))]
+        if missing := [number for number, note in enumerate(notes) if note is None]:
+            raise AnnotationError(
+                f"shards {missing[:10]} are missing from {self.work}: do all processes see the same folder?"
+            )
+        ready = self.work / "finished"
+        shutil.rmtree(ready, ignore_errors=True)
+        ready.mkdir()
+        tables = [_read(self._paths(number)[0]) for number in range(len(rows_of_shards))]
+        in_order(tables, rows_of_shards, ready / ANSWERS_FILE)
+        file = ready / ANSWERS_FILE
+        record = {**self.question, "answers": {"sha256": _checksum(file), "bytes": file.stat().st_size}}
+        made = summary([note for note in notes if note is not None])
+        _write(ready / SUMMARY_FILE, json.dumps(made, indent=2, ensure_ascii=False).encode())
+        _write(ready / RECORD_FILE, json.dumps(record, indent=2, ensure_ascii=False).encode())
+        os.replace(ready, self.folder)  # onto nothing, or onto an empty folder
+        self.discard()
+
+    def discard(self) -> None:
+        """Remove the work folder, if there is one of this question."""
+        if (self.work / QUESTION_FILE).exists():
+            shutil.rmtree(self.work)
+
+
+def in_order(
+    tables: Sequence[pa.Table], rows_of_shards: Sequence[Sequence[int]], file: Path | None = None
+) -> pa.Table | None:
+    """The shards' rows in the dataset's order.
+
+    Args:
+        tables: of each shard.
+        rows_of_shards: the dataset's row of each of their rows.
+        file: an Arrow stream to write, some rows at a time; the table is returned where `None`.
+    """
+    shard_of = np.concatenate([np.full(len(rows), number) for number, rows in enumerate(rows_of_shards)])
+    place_of = np.concatenate([np.arange(len(rows)) for rows in rows_of_shards])
+    order = np.argsort(np.concatenate([np.asarray(rows) for rows in rows_of_shards]))
+
+    def pieces():
+        for start in range(0, len(order), _ROWS_AT_ONCE):
+            wanted = order[start : start + _ROWS_AT_ONCE]
+            shards = np.unique(shard_of[wanted])
+            taken = [np.flatnonzero(shard_of[wanted] == shard) for shard in shards]
+            parts = [tables[shard].take(pa.array(place_of[wanted[at]])) for shard, at in zip(shards, taken)]
+            back = np.argsort(np.concatenate(taken))
+            yield pa.concat_tables(parts).combine_chunks().take(pa.array(back)).combine_chunks()
+
+    if file is None:
+        return pa.concat_tables(pieces())
+    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, tables[0].schema) as writer:
+        for piece in pieces():
+            writer.write_table(piece)
+    return None
+
+
+def _read(file: Path) -> pa.Table:
+    with pa.ipc.open_stream(pa.memory_map(str(file))) as stream:
+        return stream.read_all()
+
+
+def _write(file: Path, data: bytes) -> None:
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(data)
+    os.replace(temporary, file)
+
+
+def _checksum(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

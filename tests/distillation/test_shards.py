@@ -1,0 +1,184 @@
+"""Dangers: a killed run that must start again, asks twice, ends otherwise, or leaves half a file that is believed."""
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hf_structkd import AnnotationError
+
+from . import annotation_worker as worker
+
+FORK = multiprocessing.get_context("fork")  # a process of its own, without importing torch again
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> dict[str, bytes]:
+    folder = tmp_path_factory.mktemp("whole") / "answers"
+    worker.run(folder)
+    return bytes_of(folder)
+
+
+def first_words(dataset) -> list[str]:
+    return [words[0] for words in dataset["tokens"]]
+
+
+def finished_words(work: Path) -> set[str]:
+    """The first words of the sentences whose shards were finished when the process died."""
+    data = worker.corpus()
+    shards = []
+    for language in ("en", "ru"):
+        rows = [row for row in range(len(data)) if data[row]["language"] == language]
+        rows.sort(key=lambda row: (-len(data[row]["tokens"]), row))
+        shards += [rows[start : start + 8] for start in range(0, len(rows), 8)]
+    done = [int(path.stem.split("-")[1]) for path in work.glob("shard-*.json")]
+    return {data[row]["tokens"][0] for number in done for row in shards[number]}
+
+
+def run_and_die_at(folder: Path, log: Path, step: int, before: bool) -> None:
+    """Annotate, and be killed at the `step`-th time that a file or folder takes its name."""
+    replace, count = os.replace, iter(range(1_000_000))
+
+    def deadly(*args):
+        now = next(count) == step
+        if now and before:
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(*args)
+        if now:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    os.replace = deadly
+    worker.run(folder, log)
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_killed_at_every_single_step_it_ends_with_the_same_bytes_and_asks_nothing_finished_twice(
+    tmp_path, whole, before
+):
+    step, killed = 0, 0
+    while True:
+        folder, log, again = tmp_path / f"{step}" / "answers", tmp_path / f"{step}.txt", tmp_path / f"{step}-again.txt"
+        process = FORK.Process(target=run_and_die_at, args=(folder, log, step, before))
+        process.start()
+        process.join()
+        if process.exitcode == 0:
+            break
+        assert process.exitcode == -signal.SIGKILL
+        killed += 1
+        done = finished_words(folder.with_name("answers.partial")) if not folder.exists() else None
+        annotated = worker.run(folder, again)
+        asked_again = set(again.read_text().split()) if again.exists() else set()
+        if done is None:
+            assert not asked_again
+        else:
+            assert not asked_again & done
+            assert asked_again | done == set(first_words(annotated))
+        assert bytes_of(folder) == whole
+        assert [path.name for path in folder.parent.iterdir()] == ["answers"]
+        step += 1
+    assert killed == 2 * 8 + 4  # eight shards with a file and a note each; question, summary, record, folder
+
+
+def test_killed_at_random_moments_until_it_is_done(tmp_path, whole):
+    folder, log, draw = tmp_path / "answers", tmp_path / "asked.txt", random.Random(0)
+    kills = 0
+    while not folder.exists() and kills < 40:
+        process = FORK.Process(target=worker.run, args=(folder, log, 0.004))
+        process.start()
+        time.sleep(draw.uniform(0.02, 0.15))
+        if process.is_alive():
+            os.kill(process.pid, signal.SIGKILL)
+            kills += 1
+        process.join()
+    annotated = worker.run(folder, log)
+    assert kills > 1
+    asked = log.read_text().split()
+    assert set(asked) == set(first_words(annotated))
+    # Only what was in an unfinished shard is asked again: at most one shard a kill.
+    assert len(asked) - len(set(asked)) <= 8 * kills
+    assert bytes_of(folder) == whole
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_asking_and_read_the_same_bytes(tmp_path, whole):
+    env = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()}
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    command = [*torchrun, "--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0", worker.__file__, str(tmp_path)]
+    subprocess.run(command, check=True, env=env, capture_output=True, timeout=250)
+    reports = [json.loads((tmp_path / f"report-{rank}.json").read_text()) for rank in range(2)]
+    assert [report["world"] for report in reports] == [2, 2]
+    assert reports[0]["backend"] == "gloo"
+    assert reports[0]["rows"] == reports[1]["rows"]
+    asked = [(tmp_path / f"asked-{rank}.txt").read_text().split() for rank in range(2)]
+    assert min(map(len, asked)) >= 16
+    assert sorted(asked[0] + asked[1]) == sorted(first_words(worker.corpus()))
+    assert bytes_of(tmp_path / "answers") == whole
+
+
+def test_a_truncated_shard_is_asked_again(tmp_path, whole, caplog):
+    folder, log = tmp_path / "answers", tmp_path / "asked.txt"
+    process = FORK.Process(target=run_and_die_at, args=(folder, log, 6, False))  # after two shards and their notes
+    process.start()
+    process.join()
+    shard = tmp_path / "answers.partial" / "shard-00000.arrow"
+    shard.write_bytes(shard.read_bytes()[:-10])
+    worker.run(folder)
+    assert "shard-00000.arrow does not match its checksum" in caplog.text
+    assert bytes_of(folder) == whole
+
+
+def test_a_truncated_answer_is_an_error_that_says_what_was_there(tmp_path):
+    worker.run(tmp_path / "answers")
+    file = tmp_path / "answers" / "answers.arrow"
+    size = file.stat().st_size
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(AnnotationError, match=f"damaged: {size:,} bytes were written.*there is {size - 100:,} bytes"):
+        worker.run(tmp_path / "answers")
+
+
+def test_unfinished_answers_to_another_question_are_an_error_that_says_what_differs(tmp_path, monkeypatch):
+    process = FORK.Process(target=run_and_die_at, args=(tmp_path / "answers", tmp_path / "log", 4, False))
+    process.start()
+    process.join()
+    monkeypatch.setattr(worker, "TARGETS", ["teacher_entropy"])
+    with pytest.raises(AnnotationError, match=r"unfinished answers to another question .targets: stored .*asked"):
+        worker.run(tmp_path / "answers")
+    assert (tmp_path / "answers.partial" / "shard-00000.json").exists()
+
+
+def test_a_work_folder_of_someone_else_is_not_touched(tmp_path):
+    work = tmp_path / "answers.partial"
+    work.mkdir()
+    (work / "thesis.tex").write_text("dear")
+    with pytest.raises(AnnotationError, match="none of ours"):
+        worker.run(tmp_path / "answers")
+    assert [path.name for path in work.iterdir()] == ["thesis.tex"]
+
+
+def test_answers_on_disk_and_in_memory_are_those_of_each_sentence_alone(tmp_path):
+    kept, data = worker.run(tmp_path / "answers"), worker.corpus()
+    memory = worker.annotate(
+        data,
+        {language: worker.teacher(language) for language in ("en", "ru")},
+        label_names=worker.LABELS,
+        targets=worker.TARGETS,
+        top_k=3,
+        progress=False,
+    )
+    assert memory.to_dict() == kept.to_dict()
+    for row in kept.select(range(0, 60, 7)):
+        alone = worker.teacher(row["language"]).distribution([row["tokens"]], worker.LABELS)
+        np.testing.assert_allclose(row["teacher_marginals"], alone.marginals[0], atol=1e-3)
+        assert row["teacher_topk_tags"] == alone.topk(3).tags[0].tolist()[: len(row["teacher_topk_tags"])]
