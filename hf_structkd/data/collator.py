@@ -68,6 +68,6 @@ class DataCollatorForStructKD:
         values = np.full((len(features), *shape), column.padding)
         for row, answer in enumerate(answers):
             if answer is not None:
-                inside = tuple(slice(size) for size in answer.shape)
-                values[row][inside] = answer
+                inside = (slice(row, row + 1), *(slice(size) for size in answer.shape))
+                values[inside] = answer  # also where a column is one number a sentence
         return torch.from_numpy(values).to(column.dtype)

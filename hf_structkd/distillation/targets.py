@@ -55,7 +55,11 @@ class Targets:
     @classmethod
     def pop_from(cls, batch: dict[str, Any]) -> "Targets":
         """Take the teacher columns out of a collated batch."""
-        return cls(**{field.name: batch.pop(field.name, None) for field in fields(cls)})
+        targets = cls(**{field.name: batch.pop(field.name, None) for field in fields(cls)})
+        groups = targets.teacher_groups
+        if groups is not None and bool((groups == torch.arange(groups.shape[1], device=groups.device)).all()):
+            targets.teacher_groups = None  # every tag alone in the whole batch: the plain formulas are cheaper
+        return targets
 
     def __getitem__(self, column: str) -> Tensor:
         """What was asked under this name. Raises ValueError where it was not."""

@@ -4,7 +4,8 @@ import pytest
 import torch
 from transformers import XLMRobertaConfig, XLMRobertaForTokenClassification
 
-from hf_structkd import Teacher
+from hf_structkd import LinearChainCRF, StructKDTrainer, StructKDTrainingArguments, Teacher
+from hf_structkd.distillation.callable_teacher import CallableTeacher
 
 
 @pytest.fixture
@@ -81,3 +82,65 @@ def test_the_revision_changes_with_weights_and_labels_and_with_nothing_else(make
     teacher.model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     assert Teacher.from_pretrained(str(tmp_path)).revision == teacher.revision
+
+
+def test_a_student_teaches_another_and_a_blind_teacher_a_part_end_to_end(
+    make_student, tokenizer, corpus, labels, tmp_path
+):
+    """Born again for English; for Russian a teacher that knows persons alone."""
+    born = Teacher(make_student(seed=1), tokenizer)
+    others = sorted({label.split("-")[1] for label in labels if label != "O"} - {"PER"})
+    blind = CallableTeacher(
+        lambda sentences: [[[0.7, 0.2, 0.1]] * len(words) for words in sentences],
+        ["O", "B-PER", "I-PER"],
+        name="persons",
+        revision="1",
+        label_map={"O": ["O", *others]},
+    )
+    args = StructKDTrainingArguments(
+        str(tmp_path),
+        objective="posterior+top_wk+fuzzy",
+        top_k=3,
+        max_steps=3,
+        per_device_train_batch_size=8,
+        learning_rate=1e-2,
+        report_to=[],
+        use_cpu=True,
+        disable_tqdm=True,
+        logging_steps=1,
+        save_strategy="no",
+    )
+    student = make_student(seed=5)
+    trainer = StructKDTrainer(
+        student, args, None, corpus, processing_class=tokenizer, teachers={"en": born, "ru": blind}
+    )
+    trainer.train()
+    losses = [log["loss"] for log in trainer.state.log_history if "loss" in log]
+    assert len(losses) == 3
+    assert all(0 < loss < 100 for loss in losses)
+
+
+def test_a_global_temperature_reaches_teachers_and_student(make_student, tokenizer, corpus, labels, tmp_path):
+    args = StructKDTrainingArguments(
+        str(tmp_path),
+        objective="structural",
+        temperature=2.0,
+        temperature_mode="global",
+        max_steps=1,
+        report_to=[],
+        use_cpu=True,
+        disable_tqdm=True,
+        save_strategy="no",
+    )
+    teacher, student = Teacher(make_student(seed=1), tokenizer), make_student(seed=2, crf_constraints="none")
+    trainer = StructKDTrainer(student, args, None, corpus, processing_class=tokenizer, teachers=teacher)
+    row = trainer.train_dataset[0]
+    hot = teacher.distribution([row["tokens"]], labels).with_temperature(2.0)
+    assert row["teacher_temperature"] == 2.0
+    torch.testing.assert_close(torch.tensor(row["teacher_edge_counts"]), hot.edge_counts[0], atol=1e-4, rtol=1e-4)
+    batch = trainer.data_collator([row])
+    kd = 4 * LinearChainCRF.cross_entropy(
+        Teacher(student, tokenizer).distribution([row["tokens"]], labels).with_temperature(2.0), hot
+    )
+    loss = trainer.compute_loss(student.eval(), batch)
+    assert loss.item() * len(row["tokens"]) == pytest.approx(kd.item(), rel=1e-2)
