@@ -78,6 +78,18 @@ def load_data(
     )
 
 
+def check_model(args: ModelArguments) -> None:
+    """Raise RecipeError if there is no such model: now, not after hours of training others."""
+    if args.model == SCRATCH:
+        return
+    try:
+        AutoConfig.from_pretrained(
+            args.model, revision=args.revision or "main", trust_remote_code=args.trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"model {args.model!r}: {error}") from error
+
+
 def make_tagger(
     args: ModelArguments, labels: Sequence[str], scheme: str | None, sentences: Callable[[], list[list[str]]]
 ) -> tuple[PreTrainedModel, Any]:

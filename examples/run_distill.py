@@ -20,6 +20,7 @@ from progress import quiet_libraries
 from recipe_arguments import DataArguments, ModelArguments, TeacherArguments
 from recipe_steps import (
     SETTINGS_FILE,
+    check_model,
     corpus_name,
     load_data,
     make_tagger,
@@ -37,7 +38,7 @@ from hf_structkd.data.corpora import label_inventory
 from hf_structkd.data.readers import CorpusError
 from hf_structkd.data.unlabelled import mix_unlabelled
 from hf_structkd.distillation.annotate import AnnotationError
-from hf_structkd.distillation.objectives import needed_columns, parse_objective
+from hf_structkd.distillation.objectives import annotation_temperature, needed_columns, parse_objective
 from hf_structkd.evaluation.report import ComparisonReport
 from hf_structkd.evaluation.results import RunResults, write_atomically, write_results
 from hf_structkd.evaluation.tagging_metrics import TaggingMetrics
@@ -84,10 +85,10 @@ def unlabelled_part(
     return parts
 
 
-def prepare_teachers(
-    corpora: Corpora, labels: list[str], data_args: Any, model_args: Any, teacher_args: Any, args: Any
-) -> tuple[dict[str, Teacher], float]:
-    """Load the teachers that are given and train the others; the seconds that training took, now or before."""
+def given_teachers(
+    corpora: Corpora, labels: list[str], model_args: ModelArguments, teacher_args: TeacherArguments, device: Any
+) -> dict[str, Teacher]:
+    """The teachers that the recipe names, checked before any work is done."""
     given = teacher_args.teachers or {}
     missing = [language for language in corpora if language not in given]
     if missing and not teacher_args.teacher_model:
@@ -97,50 +98,53 @@ def prepare_teachers(
         )
     if unused := [language for language in given if language not in corpora]:
         raise RecipeError(f"there are teachers for {', '.join(unused)}, but no such language in the corpora")
-    changes = {
-        name.removeprefix("teacher_"): getattr(teacher_args, name)
-        for name in (
-            "teacher_num_train_epochs",
-            "teacher_learning_rate",
-            "teacher_crf_learning_rate",
-            "teacher_per_device_train_batch_size",
-        )
-        if getattr(teacher_args, name) is not None
-    }
-    folder = Path(teacher_args.teachers_dir or Path(args.output_dir) / "teachers")
-    teachers, seconds = {}, 0.0
-    for language, splits in corpora.items():
-        if language in given:
-            teachers[language] = Teacher.from_pretrained(
-                given[language],
+    loaded = {}
+    for language, checkpoint in given.items():
+        try:
+            loaded[language] = Teacher.from_pretrained(
+                checkpoint,
                 label_map=teacher_args.teacher_label_map,
                 trust_remote_code=model_args.trust_remote_code,
-                device=args.device,
+                device=device,
             )
-            teachers[language].label_order(labels)  # an error now, not after the other teachers are trained
-            continue
-        announce(f"Teacher for {language}")
-        own = model_arguments_of_teacher(teacher_args, model_args)
-        own_args = replace_output(args, folder / language, objective="none", unlabelled_rate=None, **changes)
-        train = first(splits["train"], teacher_args.teacher_max_train_sentences)
-        settings = settings_of(data_args, own, own_args) | {
-            "languages": [language],
-            "max_train_sentences": len(train),
-            "labels": labels,
-        }
-        seconds += train_into(
-            folder / language,
-            settings,
-            own_args,
-            lambda ready, own=own, train=train, language=language, dev=splits["dev"]: train_tagger(
-                *make_tagger(own, labels, data_args.tag_scheme, lambda: list(train["tokens"])),
-                train,
-                {language: dev},
-                ready,
-            ),
-        )
-        teachers[language] = Teacher.from_pretrained(str(folder / language), device=args.device)
-    return teachers, seconds
+            loaded[language].label_order(labels)
+        except (OSError, ValueError) as error:
+            raise RecipeError(f"teacher for {language}, {checkpoint!r}: {error}") from error
+    return loaded
+
+
+def trained_teacher(
+    language: str,
+    splits: DatasetDict,
+    labels: list[str],
+    data_args: DataArguments,
+    model_args: ModelArguments,
+    teacher_args: TeacherArguments,
+    args: StructKDTrainingArguments,
+) -> tuple[Teacher, float]:
+    """Train a language's teacher, or take it up where it is; the seconds that training took, now or then."""
+    announce(f"Teacher for {language}")
+    changes = {
+        name: getattr(teacher_args, f"teacher_{name}")
+        for name in ("num_train_epochs", "learning_rate", "crf_learning_rate", "per_device_train_batch_size")
+        if getattr(teacher_args, f"teacher_{name}") is not None
+    }
+    folder = Path(teacher_args.teachers_dir or Path(args.output_dir) / "teachers") / language
+    own = model_arguments_of_teacher(teacher_args, model_args)
+    own_args = replace_output(args, folder, objective="none", unlabelled_rate=None, **changes)
+    train = first(splits["train"], teacher_args.teacher_max_train_sentences)
+    settings = settings_of(data_args, own, own_args) | {
+        "languages": [language],
+        "max_train_sentences": len(train),
+        "labels": labels,
+    }
+
+    def fit(ready: StructKDTrainingArguments) -> Any:
+        tagger = make_tagger(own, labels, data_args.tag_scheme, lambda: list(train["tokens"]))
+        return train_tagger(*tagger, train, {language: splits["dev"]}, ready)
+
+    seconds = train_into(folder, settings, own_args, fit)
+    return Teacher.from_pretrained(str(folder), device=args.device), seconds
 
 
 def describe(
@@ -196,7 +200,7 @@ def main() -> None:
         refuse_other_settings(output, json.loads((output / SETTINGS_FILE).read_text()), settings)
     elif output.exists() and any(output.iterdir()):
         raise RecipeError(f"{output} is not empty and was not written by this script; choose another output_dir")
-    objectives = parse_objective(args.objective, args.temperature)
+    objectives = parse_objective(args.objective, args.temperature, args.temperature_mode)
 
     announce("Corpora")
     # Teachers may learn from more sentences than the student: its own are the first of theirs.
@@ -211,16 +215,25 @@ def main() -> None:
         if PartialState().is_main_process:
             shown = {**splits, **({"unlabelled": unlabelled[language]} if unlabelled else {})}
             print(f"{language}: " + ", ".join(f"{len(data):,} {split}" for split, data in shown.items()))
+    check_model(model_args)
+    if teacher_args.teacher_model:
+        check_model(model_arguments_of_teacher(teacher_args, model_args))
+    teachers = given_teachers(corpora, labels, model_args, teacher_args, args.device)
     if args.should_save:
         output.mkdir(parents=True, exist_ok=True)
         write_atomically(output / SETTINGS_FILE, json.dumps(settings, indent=2))
     # Teachers and baseline see gold tags alone; they are the same with unlabelled sentences and without.
     gold_only = replace(data_args, unlabelled_sentences=None)
-    teachers, teacher_seconds = prepare_teachers(whole, labels, gold_only, model_args, teacher_args, args)
+    seconds = {"teachers": 0.0}
+    for language, splits in whole.items():
+        if language not in teachers:
+            teachers[language], spent = trained_teacher(
+                language, splits, labels, gold_only, model_args, teacher_args, args
+            )
+            seconds["teachers"] += spent
 
     train = concatenate_datasets([splits["train"] for splits in corpora.values()])
     dev = {language: splits["dev"] for language, splits in corpora.items()}
-    seconds = {"teachers": teacher_seconds}
 
     def student_settings(own_data: DataArguments, own_args: StructKDTrainingArguments) -> dict[str, Any]:
         return settings_of(own_data, model_args, own_args) | {"labels": labels}
@@ -250,6 +263,7 @@ def main() -> None:
             label_names=labels,
             targets=needed_columns(objectives),
             top_k=args.top_k,
+            temperature=annotation_temperature(objectives),
             batch_size=args.annotation_batch_size,
             output_dir=args.annotation_dir or output / "annotations",
             progress=not args.disable_tqdm,
