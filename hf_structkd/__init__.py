@@ -9,6 +9,7 @@ from .data.collator import DataCollatorForStructKD
 from .data.corpora import load_corpora, load_corpus
 from .data.words import encode_corpus
 from .distillation.annotate import AnnotationError, annotate
+from .distillation.callable_teacher import CallableTeacher
 from .distillation.teachers import Teacher
 from .evaluation.tagging_metrics import TaggingMetrics
 from .modeling.bert_crf import BertCRFConfig, BertForTokenClassificationCRF
@@ -25,6 +26,7 @@ from .training.trainer import StructKDTrainer
 
 __all__ = [
     "AnnotationError",
+    "CallableTeacher",
     "BertCRFConfig",
     "BertForTokenClassificationCRF",
     "DataCollatorForStructKD",
