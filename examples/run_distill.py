@@ -43,7 +43,7 @@ from hf_structkd.evaluation.report import ComparisonReport
 from hf_structkd.evaluation.results import RunResults, write_atomically, write_results
 from hf_structkd.evaluation.tagging_metrics import TaggingMetrics
 from hf_structkd.hub.model_card import write_model_card
-from hf_structkd.training.card import student_card_data
+from hf_structkd.training.card import objective_name, student_card_data
 from hf_structkd.training.recipe import RecipeError, dump_settings, parse_recipe
 
 Corpora = dict[str, DatasetDict]
@@ -252,7 +252,7 @@ def main() -> None:
             folders["baseline"], settings_of_baseline, own_args, lambda ready: train_student(ready, train)
         )
 
-    name = str(args.objective) if isinstance(args.objective, str) else "+".join(args.objective)
+    name = objective_name(args.objective)
     announce(f"Student: {name}")
     annotated = mix_unlabelled(train, list(unlabelled.values())) if unlabelled else train
     if objectives:

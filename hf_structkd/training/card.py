@@ -16,6 +16,13 @@ _HYPERPARAMETERS = (
 )
 
 
+def objective_name(objective: str | Mapping[str, float]) -> str:
+    """How tables and cards call a choice of objectives: `posterior+top_wk`, `posterior+0.5*top_wk`."""
+    if isinstance(objective, str):
+        return objective
+    return "+".join(name if weight == 1 else f"{weight:g}*{name}" for name, weight in objective.items())
+
+
 def student_card_data(
     config: PreTrainedConfig,
     args: StructKDTrainingArguments,
@@ -33,7 +40,6 @@ def student_card_data(
         more: further fields of [`StudentCardData`], such as `comparison`; they win.
     """
     by_language = teachers_by_language(teachers) if teachers else {}
-    objective = args.objective if isinstance(args.objective, str) else "+".join(args.objective)
     data: dict[str, Any] = {
         "label_names": label_names(config),
         "scheme": getattr(config, "tag_scheme", None) or "BIO",
@@ -45,7 +51,7 @@ def student_card_data(
             for language, members in by_language.items()
             for teacher, _ in members
         ],
-        "objective": objective,
+        "objective": objective_name(args.objective),
         "lambda_schedule": f"{args.lambda_schedule}, {args.lambda_start:g} to {args.lambda_end:g}",
         "temperature": args.temperature,
         "top_k": args.top_k,

@@ -9,6 +9,7 @@ from transformers import TrainerCallback
 
 from hf_structkd import StructKDTrainer, StructKDTrainingArguments, Teacher, annotate, encode_corpus
 from hf_structkd.distillation.objectives import OBJECTIVES, needed_columns, parse_objective
+from hf_structkd.training.card import objective_name
 
 
 @pytest.fixture
@@ -217,6 +218,11 @@ def test_constraints_in_training_refuse_illegal_gold_by_row(make_trainer, make_s
     )
     with pytest.raises(ValueError, match=r"row 4 of the training data .* first at word 0"):
         make_trainer(make_student(crf_constraints="train"), broken, objective="none")
+
+
+def test_weights_are_in_the_objectives_name():
+    assert objective_name({"posterior": 1.0, "top_wk": 0.5}) == "posterior+0.5*top_wk"
+    assert objective_name("posterior+top_wk") == "posterior+top_wk"
 
 
 def test_a_card_is_written_when_pushing_and_a_fuller_one_kept(make_trainer, tmp_path):
