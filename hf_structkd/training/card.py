@@ -1,5 +1,6 @@
 """What a training run knows about the card of its student."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from transformers import PreTrainedConfig
