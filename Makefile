@@ -32,7 +32,7 @@ $(STAMP): Makefile setup.cfg pyproject.toml constraints.txt | $(BIN)/python
 
 install: $(STAMP) ## create the virtual environment with the tested versions
 
-demo: $(STAMP) ## teachers, annotation, baseline and student on the built-in corpus, about two and a half minutes of CPU
+demo: $(STAMP) ## teachers, annotation, baseline and student on the built-in corpus, about two and a quarter minutes of CPU
 	$(OFFLINE) $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
 		examples/run_distill.py $(DEMO_RECIPE)
 
