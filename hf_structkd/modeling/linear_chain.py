@@ -154,6 +154,13 @@ class LinearChainCRF:
         mass = (self._quantity("log_partition") > NEG_INF).to(nodes.dtype)
         return SufficientStatistics(nodes, self._quantity("edge_counts"), mass)
 
+    def completions(self) -> Tensor:
+        """Log-sum (B, T, C) over what follows from a word's tag on, its own emission included; float64, no gradient.
+
+        Up to a constant per word: p(y_t | y_{t-1}) is the softmax of ``transitions[y_{t-1}] + completions()[:, t]``.
+        """
+        return self._sums.completions()
+
     # -- probabilities of paths, sets of paths, spans -----------------------------------------------------------
 
     def log_prob(self, tags: Tensor, *, check_legal: bool = False) -> Tensor:

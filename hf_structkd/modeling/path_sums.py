@@ -106,6 +106,17 @@ class PathSums:
         return list(gradients)
 
     @torch.no_grad()
+    def completions(self) -> Tensor:
+        """Log-sum (B, T, C) over the rest of the sentence from a word's tag on, its own emission included.
+
+        Nats, float64, without gradients, up to a constant per word: what p(y_t | y_{t-1}) ∝ transition + completion
+        wants.
+        """
+        if self.packed.ok:
+            return self.packed.completions().clone()
+        return completions(*self._clean(Scores(*(part.detach() for part in self.scores))))
+
+    @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Exact independent samples (B, n, T), -100 on padding and where no path exists.
 
@@ -113,7 +124,7 @@ class PathSums:
         log-sum over all that follows. The draw is an exponential race: argmax of p / noise with noise ~ Exp(1).
         """
         scores, lengths = self._clean(Scores(*(part.detach() for part in self.scores)))
-        complete = self.packed.completions().clone() if self.packed.ok else completions(scores, lengths)
+        complete = self.completions()
         B, T, C = complete.shape
         tags = torch.empty(B, n, T, dtype=torch.long, device=complete.device)
         logits = scores.start
