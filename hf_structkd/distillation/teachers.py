@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForTokenClassification, AutoTokenizer, PreTrainedModel
 
-from ..data.words import tokenize_words
 from ..modeling.configuration import label_names as labels_of
 from ..modeling.crf_head import CRFHeadMixin, compact
 from ..modeling.log_space import Scores
+from ..modeling.subwords import tokenize_words
 from ..modeling.windows import encode_in_windows, encoder_window
 from .label_maps import LabelMap
 from .tag_teacher import TagTeacher, TeacherScores

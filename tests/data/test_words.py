@@ -5,7 +5,8 @@ from datasets import ClassLabel, Dataset, Features, List, Value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_structkd.data.words import encode_corpus, tokenize_words
+from hf_structkd.data.words import encode_corpus
+from hf_structkd.modeling.subwords import tokenize_words
 
 # What real text holds: zero-width and combining characters, no-break spaces, emoji, scripts the tokenizer never saw.
 WORDS = st.text(alphabet=st.sampled_from("aB.9 ​‍́é中🙂ي️\x00­"), min_size=1, max_size=4)

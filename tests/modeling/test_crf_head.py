@@ -5,8 +5,8 @@ import torch
 from transformers import XLMRobertaConfig, XLMRobertaModel, pipeline
 
 from hf_structkd import DataCollatorForStructKD, LinearChainCRF, XLMRobertaForTokenClassificationCRF, encode_corpus
-from hf_structkd.data.words import tokenize_words
 from hf_structkd.modeling.crf_head import compact
+from hf_structkd.modeling.subwords import tokenize_words
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from hf_structkd.data.words import drops_word_marks, tokenize_words
+from hf_structkd.modeling.subwords import drops_word_marks, tokenize_words
 from hf_structkd.modeling.word_starts import word_start_pieces
 
 from . import conftest
