@@ -1,7 +1,7 @@
 """Scores: strict entities, word accuracy, averages over languages, the comparison table, ``results.json``."""
 
 from .accuracy import WordAccuracy, word_accuracy
-from .aggregate import macro_average, micro_average
+from .aggregate import macro_average, mean_and_deviation, mean_report, micro_average
 from .report import ComparisonReport
 from .results import RunResults, collect_versions, read_results, write_results
 from .seqeval_metric import StrictSeqeval, strict_seqeval
@@ -15,6 +15,8 @@ __all__ = [
     "WordAccuracy",
     "collect_versions",
     "macro_average",
+    "mean_and_deviation",
+    "mean_report",
     "micro_average",
     "read_results",
     "strict_seqeval",

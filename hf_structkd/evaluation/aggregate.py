@@ -1,7 +1,10 @@
-"""From one score per language to one score."""
+"""From one score per language, or per run, to one score."""
 
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from .report import AVERAGE, ComparisonReport
 
 _COUNTS = ("number", "predicted", "correct")
 
@@ -73,6 +76,72 @@ def micro_average(reports: Mapping[str, Mapping[str, Any]], zero_division: float
     for name in sorted(totals):
         result[name] = totals[name] | _ratios(totals[name], zero_division)
     return result
+
+
+def mean_and_deviation(scores: Sequence[float]) -> tuple[float, float | None]:
+    """Mean and sample standard deviation of the same score in several runs.
+
+    Args:
+        scores: One for each run.
+
+    Returns:
+        The mean, and the deviation (n - 1 in the denominator): ``None`` for one run, and where all runs share one
+        number, as they do when the teachers are the same.
+
+    Raises:
+        ValueError: If there is no score.
+    """
+    if not scores:
+        raise ValueError("No runs to average over.")
+    mean = statistics.fmean(scores)
+    return mean, statistics.stdev(scores) if len(set(scores)) > 1 else None
+
+
+def mean_report(reports: Sequence[ComparisonReport]) -> ComparisonReport:
+    """One comparison out of those of several runs that differ in their seeds.
+
+    Args:
+        reports: One for each run, with the same rows and languages.
+
+    Returns:
+        The means, with the standard deviations over runs of every score and of every row's average over languages.
+
+    Raises:
+        ValueError: If there is no report, or they differ in metric, split, rows or languages.
+    """
+    if not reports:
+        raise ValueError("No runs to average over.")
+    first = reports[0]
+    for other in reports[1:]:
+        if (other.metric, other.split) != (first.metric, first.split):
+            raise ValueError(f"Runs with {first.metric} on {first.split} and {other.metric} on {other.split} differ.")
+        ours, theirs = _cells(first), _cells(other)
+        if ours != theirs:
+            raise ValueError(f"The runs differ in rows or languages: {sorted(ours ^ theirs)}.")
+    means: dict[str, dict[str, float]] = {}
+    deviations: dict[str, dict[str, float]] = {}
+    for row, scores in first.rows().items():
+        means[row] = {}
+        for language in scores:
+            means[row][language], spread = mean_and_deviation([report.rows()[row][language] for report in reports])
+            if spread is not None:
+                deviations.setdefault(row, {})[language] = spread
+        averages = [average for report in reports if (average := report.average(row)) is not None]
+        if averages and (spread := mean_and_deviation(averages)[1]) is not None:
+            deviations.setdefault(row, {})[AVERAGE] = spread
+    return ComparisonReport(
+        first.metric,
+        teachers=None if first.teachers is None else means.pop("teachers"),
+        baseline=None if first.baseline is None else means.pop("baseline"),
+        students=means,
+        split=first.split,
+        languages=first.languages,
+        deviations=deviations,
+    )
+
+
+def _cells(report: ComparisonReport) -> set[tuple[str, str]]:
+    return {(row, language) for row, scores in report.rows().items() for language in scores}
 
 
 def _ratios(counts: Mapping[str, float], zero_division: float) -> dict[str, float]:

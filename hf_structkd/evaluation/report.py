@@ -23,6 +23,8 @@ class ComparisonReport:
         baseline: Language -> score of the same student without teachers.
         split: What was scored, for instance ``"test"``.
         languages: The languages in the order to show them; by default in order of first appearance.
+        deviations: Row -> language, or ``"avg"`` -> standard deviation over runs, where scores are means over several
+            (:func:`~hf_structkd.evaluation.aggregate.mean_report`); shown after a +/- sign.
 
     Raises:
         ValueError: If there is no row, or a row's language is not among ``languages``.
@@ -34,6 +36,7 @@ class ComparisonReport:
     baseline: dict[str, float] | None = None
     split: str | None = None
     languages: list[str] | None = None
+    deviations: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.students = {name: _plain(scores) for name, scores in self.students.items()}
@@ -138,7 +141,7 @@ class ComparisonReport:
         Returns:
             ``metric``, ``split``, ``languages``, ``averaged_languages``, ``teachers``, ``baseline``, ``students``
             (language -> score in [0, 1]), ``average`` (row -> score or None), ``gap_closed`` (student -> share or
-            None).
+            None); ``deviations`` where there are any.
         """
         return {
             "metric": self.metric,
@@ -150,6 +153,7 @@ class ComparisonReport:
             "students": self.students,
             "average": {row: self.average(row) for row in self.rows()},
             "gap_closed": {student: self.gap_closed(student) for student in self.students},
+            **({"deviations": self.deviations} if self.deviations else {}),
         }
 
     @classmethod
@@ -172,6 +176,7 @@ class ComparisonReport:
             baseline=data.get("baseline"),
             split=data.get("split"),
             languages=data.get("languages"),
+            deviations=data.get("deviations") or {},
         )
 
     def _cells(self) -> list[list[str]]:
@@ -179,7 +184,9 @@ class ComparisonReport:
         show_gap = bool(self.students) and (self.teachers is not None or self.baseline is not None)
         cells = [["", *languages, AVERAGE, *([GAP_CLOSED] if show_gap else [])]]
         for name, scores in self.rows().items():
-            row = [name, *(_percent(scores.get(language)) for language in languages), _percent(self.average(name))]
+            own = {**scores, AVERAGE: self.average(name)}
+            spread = self.deviations.get(name, {})
+            row = [name, *(percent(own.get(column), spread.get(column)) for column in (*languages, AVERAGE))]
             if show_gap:
                 gap = self.gap_closed(name) if name in self.students else None
                 row.append("" if name not in self.students else MISSING if gap is None else f"{100 * gap:.1f} %")
@@ -199,5 +206,8 @@ def _plain(scores: Mapping[str, float]) -> dict[str, float]:
     return {str(language): float(score) for language, score in scores.items()}
 
 
-def _percent(score: float | None) -> str:
-    return MISSING if score is None else f"{100 * score:.2f}"
+def percent(score: float | None, deviation: float | None = None) -> str:
+    """A score in [0, 1] as tables show it: times 100 with two decimals, ``n/a`` for none."""
+    if score is None:
+        return MISSING
+    return f"{100 * score:.2f}" + ("" if deviation is None else f" ± {100 * deviation:.2f}")

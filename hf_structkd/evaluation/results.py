@@ -19,7 +19,9 @@ _PACKAGES = ("torch", "transformers", "datasets", "accelerate", "evaluate", "hug
 
 @dataclass
 class RunResults:
-    """The contents of ``results.json``, schema 1.
+    """The contents of ``results.json``, schema 1. docs/hub.md shows the layout; a card is made from it alone.
+
+    Every member but the schema's version may be empty; files that lack the later ones are read too.
 
     Args:
         settings: Every resolved setting of the run, as ``dump_settings`` gives them (no access tokens).
@@ -30,6 +32,19 @@ class RunResults:
         train_sentences: Language -> number of sentences trained on.
         seconds: Phase (``"teachers"``, ``"annotation"``, ``"student"``, ...) -> wall-clock seconds.
         versions: Package -> version, ``"python"`` included; filled in when empty.
+        model: The student: ``name``, ``class_name``, ``labels``, ``scheme``, ``languages``, ``parameters`` (their
+            number), ``base_model``, ``base_model_revision``, ``license``, ``model_id`` (on the Hub), ``dataset``.
+        teachers: Each with ``name``, ``language`` (None: all), ``revision``, ``weight`` in its language's mixture and
+            ``score`` (its own headline score in [0, 1], None where unknown).
+        objective: ``name``, ``parts`` (each objective's ``config()`` and its ``weight``), ``lambda_schedule`` in
+            words, ``top_k``; empty for a baseline.
+        hyperparameters: Name -> value, those that a reader asks for.
+        history: What training logged: ``step``, ``epoch`` and any of ``loss``, ``loss_<part>``, ``kd_lambda``,
+            ``eval_<language>_<metric>``, ``eval_macro_<metric>``.
+        label_examples: Label -> words that often carry it in the training data.
+        memory: ``"peak_rss_mib"`` and, on a GPU, ``"peak_gpu_mib"`` of the training process.
+        energy: ``"kwh"`` and ``"co2_kg"`` of training where codecarbon measured them.
+        citations: BibTeX entries of what was used.
         schema_version: Version of this layout.
     """
 
@@ -40,6 +55,15 @@ class RunResults:
     train_sentences: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    model: dict[str, Any] = field(default_factory=dict)
+    teachers: list[dict[str, Any]] = field(default_factory=list)
+    objective: dict[str, Any] = field(default_factory=dict)
+    hyperparameters: dict[str, Any] = field(default_factory=dict)
+    history: list[dict[str, float]] = field(default_factory=list)
+    label_examples: dict[str, list[str]] = field(default_factory=dict)
+    memory: dict[str, float] = field(default_factory=dict)
+    energy: dict[str, float] = field(default_factory=dict)
+    citations: list[str] = field(default_factory=list)
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:

@@ -1,5 +1,6 @@
 """What a distillation run can be told, on top of `transformers.TrainingArguments`."""
 
+import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -91,6 +92,32 @@ class StructKDTrainingArguments(TrainingArguments):
         default=None, metadata={"help": "Folder where the teachers' answers are kept and read from."}
     )
     annotation_batch_size: int = field(default=64, metadata={"help": "Sentences in a teacher's forward pass."})
+    license: str | None = field(
+        default=None,
+        metadata={"help": "Licence of the student on its card, as the Hub names it (apache-2.0); none is claimed."},
+    )
+    label_examples: bool = field(
+        default=True,
+        metadata={
+            "help": "Show frequent words of the training data for each label on the card; turn it off where "
+            "the data must not be quoted."
+        },
+    )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What pickling stores, in the `training_args.bin` beside every checkpoint: all but the access token."""
+        return {**self.__dict__, "hub_token": None}
+
+    def __copy__(self) -> "StructKDTrainingArguments":
+        # copying goes through pickling's state by default, and a copy in memory keeps the token
+        copied = object.__new__(type(self))
+        copied.__dict__.update(self.__dict__)
+        return copied
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "StructKDTrainingArguments":
+        copied = memo[id(self)] = object.__new__(type(self))
+        copied.__dict__.update({name: copy.deepcopy(value, memo) for name, value in self.__dict__.items()})
+        return copied
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,19 +1,32 @@
-"""What a training run knows about the card of its student."""
+"""What a training run knows about its student: the part of `results.json`, and so of the card, that it can fill in."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from transformers import PreTrainedConfig
+from datasets import Dataset
+from transformers import PreTrainedConfig, Trainer
 
+from ..data.columns import LANGUAGE, TOKENS
+from ..data.label_examples import label_examples
+from ..data.words import tag_column, tag_names
+from ..distillation.citations import BIBTEX, SLKD
 from ..distillation.mixtures import Teachers, teachers_by_language
+from ..distillation.objectives import parse_objective
+from ..evaluation.report import ComparisonReport
+from ..evaluation.resources import measured_energy, peak_memory
+from ..evaluation.results import RunResults
 from ..hub.model_card import StudentCardData, TeacherCard
 from ..modeling.configuration import label_names
 from .arguments import StructKDTrainingArguments
+from .recipe import dump_settings
 
+EVALUATION_SPLIT = "evaluation"  # what the card calls the trainer's eval_dataset, whichever split of a corpus it is
+HISTORY_POINTS = 500  # a curve needs no more, and the file stays small
+_LOGGED = ("step", "epoch", "loss", "kd_lambda")
 _HYPERPARAMETERS = (
-    *("learning_rate", "crf_learning_rate", "num_train_epochs", "per_device_train_batch_size"),
-    *("gradient_accumulation_steps", "lr_scheduler_type", "warmup_steps", "weight_decay", "normalization"),
-    *("language_sampling_temperature", "bf16", "fp16", "seed"),
+    *("learning_rate", "crf_learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size"),
+    *("gradient_accumulation_steps", "lr_scheduler_type", "warmup_steps", "weight_decay", "optim", "normalization"),
+    *("language_sampling_temperature", "unlabelled_rate", "train_sampling_strategy", "bf16", "fp16"),
 )
 
 
@@ -22,6 +35,191 @@ def objective_name(objective: str | Mapping[str, float]) -> str:
     if isinstance(objective, str):
         return objective
     return "+".join(name if weight == 1 else f"{weight:g}*{name}" for name, weight in objective.items())
+
+
+def training_results(
+    config: PreTrainedConfig,
+    args: StructKDTrainingArguments,
+    name: str,
+    teachers: Teachers | None = None,
+    *,
+    history: Iterable[Mapping[str, Any]] = (),
+    model: Mapping[str, Any] | None = None,
+    **more: Any,
+) -> RunResults:
+    """What a training's settings say of its student.
+
+    Args:
+        config: the student's.
+        args: of its training.
+        name: how the card calls the student.
+        teachers: as for `annotate`; ignored where the objective asks none.
+        history: the trainer's log.
+        model: further members of `RunResults.model` (`base_model`, `dataset`, `parameters`); they win.
+        more: further members of [`RunResults`], such as `scores`, `comparison`, `seconds`.
+    """
+    chosen = parse_objective(args.objective, args.temperature, args.temperature_mode)  # type: ignore[arg-type]
+    sources = dict.fromkeys([SLKD, *(objective.source for objective, _ in chosen.values())]) if chosen else {}
+    described = {
+        "name": name,
+        "model_id": args.hub_model_id,
+        "class_name": (getattr(config, "architectures", None) or ["XLMRobertaForTokenClassificationCRF"])[0],
+        "labels": label_names(config),
+        "scheme": getattr(config, "tag_scheme", None),
+        "languages": list(getattr(config, "languages", None) or []),
+        "license": args.license,
+    }
+    return RunResults(
+        model={**described, **(model or {})},
+        teachers=[] if not chosen or teachers is None else _teachers(teachers),
+        objective=_objective(args, chosen) if chosen else {},
+        hyperparameters={
+            name: getattr(args, name) for name in _HYPERPARAMETERS if getattr(args, name, None) not in (None, -1)
+        },
+        history=curves(history),
+        citations=[BIBTEX[source] for source in sources],
+        **{"settings": dump_settings(args), "seed": args.seed, **more},
+    )
+
+
+def trainer_results(trainer: Trainer, teachers: Teachers | None = None) -> RunResults:
+    """What a trainer knows of its student at this moment.
+
+    Scores are those of its last evaluation, or of the best one's where `load_best_model_at_end` brought that model
+    back. Before the first evaluation there are none.
+
+    Args:
+        trainer: a [`StructKDTrainer`].
+        teachers: its teachers.
+    """
+    model: Any = trainer.accelerator.unwrap_model(trainer.model)
+    args: Any = trainer.args
+    name = str(args.hub_model_id or args.output_dir).rstrip("/").split("/")[-1]
+    data: Any = trainer.train_dataset
+    state = trainer.state
+    metric = getattr(trainer.compute_metrics, "metric_name", None)
+    best = state.best_global_step if args.load_best_model_at_end and _is_over(trainer) else None
+    corpora = list(trainer.eval_dataset) if isinstance(trainer.eval_dataset, Mapping) else []
+    reports = evaluation_reports(state.log_history, corpora, metric, best) if metric else {}
+    row = objective_name(args.objective)
+    row = "student" if row in ("none", "teachers", "baseline") else row
+    return training_results(
+        model.config,
+        args,
+        name,
+        teachers,
+        history=state.log_history,
+        model={"base_model": getattr(model, "name_or_path", None) or None, "parameters": model.num_parameters()},
+        scores={EVALUATION_SPLIT: {row: reports}} if reports else {},
+        comparison={EVALUATION_SPLIT: _comparison(metric, row, reports).to_dict()} if metric and reports else {},
+        train_sentences=sentences_by_language(data),
+        seconds={row: runtime} if (runtime := _runtime(state.log_history)) else {},
+        label_examples=examples_of(data, label_names(model.config)) if args.label_examples else {},
+        memory=peak_memory(),
+        energy=measured_energy(args.output_dir),
+    )
+
+
+def curves(history: Iterable[Mapping[str, Any]]) -> list[dict[str, float]]:
+    """The part of a trainer's log that curves are drawn from, thinned out to 500 points."""
+    kept = []
+    for entry in history:
+        point = {
+            key: value
+            for key, value in entry.items()
+            if isinstance(value, (int, float))
+            and (key in _LOGGED or key.startswith("loss_") or _is_headline(key, entry))
+        }
+        if len(point.keys() - {"step", "epoch"}):
+            kept.append(point)
+    stride = -(-len(kept) // HISTORY_POINTS)
+    return [point for i, point in enumerate(kept) if i % stride == 0 or "loss" not in point] if stride > 1 else kept
+
+
+def evaluation_reports(
+    history: Sequence[Mapping[str, Any]], corpora: Sequence[str], metric: str, step: int | None = None
+) -> dict[str, Any]:
+    """The scores of one evaluation in a trainer's log, in the layout of `RunResults.scores`.
+
+    Args:
+        history: the log.
+        corpora: names of the evaluated corpora, languages.
+        metric: the headline metric.
+        step: of the evaluation; the last one where `None`.
+
+    Returns:
+        language -> scores, `f1` of each type under the type's name; languages that were not evaluated are left out.
+    """
+    reports: dict[str, Any] = {}
+    for entry in history:
+        if step is not None and entry.get("step") != step:
+            continue
+        for language in corpora:
+            prefix = f"eval_{language}_"
+            if f"{prefix}{metric}" in entry:
+                flat = {key.removeprefix(prefix): value for key, value in entry.items() if key.startswith(prefix)}
+                types = {key.removeprefix("f1_"): {"f1": value} for key, value in flat.items() if key[:3] == "f1_"}
+                reports[language] = {metric: flat[metric], **types}
+    return reports
+
+
+def examples_of(dataset: Any, labels: Sequence[str]) -> dict[str, list[str]]:
+    """Label -> frequent words of a training corpus; empty where its words or tags are not there any more."""
+    column = tag_column(dataset) if isinstance(dataset, Dataset) else None
+    if column is None or TOKENS not in dataset.column_names:
+        return {}
+    names = tag_names(dataset)
+
+    def named(tags: Sequence[Any] | None) -> list[str] | None:
+        return None if tags is None else [names[t] if names and isinstance(t, int) and t >= 0 else t for t in tags]
+
+    return label_examples(((words, named(tags)) for words, tags in zip(dataset[TOKENS], dataset[column])), labels)
+
+
+def sentences_by_language(dataset: Any) -> dict[str, int]:
+    """Language -> number of sentences; empty without a column of languages."""
+    if LANGUAGE not in (getattr(dataset, "column_names", None) or []):
+        return {}
+    languages = list(dataset[LANGUAGE])
+    return {language: languages.count(language) for language in dict.fromkeys(languages)}
+
+
+def _teachers(teachers: Teachers) -> list[dict[str, Any]]:
+    return [
+        {"name": teacher.name, "language": language, "revision": teacher.revision, "weight": weight, "score": None}
+        for language, members in teachers_by_language(teachers).items()
+        for teacher, weight in members
+    ]
+
+
+def _objective(args: StructKDTrainingArguments, chosen: Mapping[str, Any]) -> dict[str, Any]:
+    schedule = f"{args.lambda_schedule}, {args.lambda_start:g} to {args.lambda_end:g}"
+    rate = "" if args.lambda_rate is None else f", by {args.lambda_rate:g} an epoch"
+    return {
+        "name": objective_name(args.objective),
+        "parts": [{**objective.config(), "weight": weight} for objective, weight in chosen.values()],
+        "lambda_schedule": schedule + rate,
+        "top_k": args.top_k,
+    }
+
+
+def _comparison(metric: str, row: str, reports: Mapping[str, Any]) -> ComparisonReport:
+    headline = {language: report[metric] for language, report in reports.items()}
+    return ComparisonReport(metric, students={row: headline}, split=EVALUATION_SPLIT)
+
+
+def _is_over(trainer: Trainer) -> bool:
+    return any("train_runtime" in entry for entry in trainer.state.log_history)
+
+
+def _runtime(history: Iterable[Mapping[str, Any]]) -> float | None:
+    return next((entry["train_runtime"] for entry in reversed(list(history)) if "train_runtime" in entry), None)
+
+
+def _is_headline(key: str, entry: Mapping[str, Any]) -> bool:
+    """Accuracy is the headline of plain tags alone, which have no F1."""
+    corpus, _, metric = key.rpartition("_")
+    return key.startswith("eval_") and (metric == "f1" or (metric == "accuracy" and f"{corpus}_f1" not in entry))
 
 
 def student_card_data(
