@@ -39,11 +39,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .log_space import NEG_INF, Scores
-from .native import native
-from .packing import Packing
+from .chain import Chain
+from .messages import TINY, Messages, Potentials, underflow
 
-TINY = 1e-250  # far enough above 1e-308 that a product of an entry with one transition and one emission is normal
 RESCALE_EVERY = 32
 WIDEST_BLOCK = 32  # up to here one product with a half-empty matrix is cheaper than two products
 
@@ -112,41 +110,34 @@ def sum_product_with_source(X: Tensor, paired: Tensor, source: Tensor, sizes: li
     return M, G
 
 
-class PackedPass:
-    """One forward-backward pass over a batch, and everything that follows from it. No autograd in here."""
+class PackedPass(Messages):
+    """The pass on packed rows, by the loops above."""
 
-    def __init__(self, scores: Scores, packing: Packing):
-        self.packing, self.T = packing, scores.emissions.shape[1]
-        self.sizes = packing.batch_sizes
-        emissions = packing.pack(scores.emissions)
-        word_peaks = _peak(emissions, 1).double()  # before the conversion: half the memory to go through
-        emissions = emissions.double()
-        transitions, start, end = (part.double() for part in scores[1:])
-        peaks = [word_peaks, _peak(transitions.flatten(), 0), _peak(start, 0), _peak(end, 0)]
-        self.E = (transitions - peaks[1]).exp()
-        self.first = torch.cat([(start - peaks[2]).exp(), (end - peaks[3]).exp()])
-        x = (emissions - peaks[0]).exp()
-        steps = packing.per_sentence(torch.ones_like(peaks[0][:, 0])) - 1
-        self.offset = packing.per_sentence(peaks[0][:, 0]) + steps * peaks[1] + peaks[2] + peaks[3]
-        lost = [_underflow(x, emissions), _underflow(self.E, transitions)]
-        lost.append(_underflow(self.first, torch.cat([start, end])))
-        self.ok = not any(lost) and (self._run(x, RESCALE_EVERY) or self._run(x, 1))
+    def __init__(self, chain: Chain):
+        scores = chain.detached()
+        self.packing, self.T = chain.packing, scores.emissions.shape[1]
+        self.sizes = self.packing.batch_sizes
+        emissions = self.packing.pack(scores.emissions)
+        potentials = Potentials(emissions, scores)
+        self.E, self.ends = potentials.E, torch.cat([potentials.first, potentials.last])
+        steps = (chain.lengths_there - 1).double()
+        self.offset = self.packing.per_sentence(potentials.word_peaks).add_(steps * potentials.shift[0])
+        self.offset += potentials.shift[1]
+        x = potentials.x
+        lost = potentials.lost or underflow(x, emissions)
+        self.ok = not lost and (self._run(x, RESCALE_EVERY) or self._run(x, 1))
 
     def _run(self, x: Tensor, every: int) -> bool:
         packing, C = self.packing, x.shape[1]
         self.X = torch.cat([x, x.index_select(0, packing.mirror)], 1)
         self.paired = paired_transitions(self.E)
-        run = native("sum_product", x) or sum_product
-        self.P: Tensor
-        self.A: Tensor
-        self.P, self.A, scale = run(self.X, self.paired, self.first, self.sizes, every)
+        self.P, self.A, scale = sum_product(self.X, self.paired, self.ends, self.sizes, every)
         self.left = self.P[:, :C]
         self.right = self.A[:, C:].index_select(0, packing.mirror)
-        self.weight = self.left * self.right
-        self.Z = self.weight.sum(1)
+        self.Z = (self.left * self.right).sum(1)
         if not self._nothing_lost():
             return False
-        final = (self.A[:, :C].index_select(0, packing.last) * self.first[C:]).sum(1)
+        final = self.A[:, :C].index_select(0, packing.last) @ self.ends[C:]
         self.log_z = self.offset.index_add(0, packing.order, scale + final.log())
         # A sentence without a path has Z = 0 everywhere; dividing by one instead makes its marginals zero.
         self.Z.masked_fill_(self.Z == 0, 1.0)
@@ -157,98 +148,50 @@ class PackedPass:
         if bool((self.A.amin() >= TINY) & (self.Z.amin() >= TINY)):
             return True
         B, C = self.sizes[0], self.E.shape[0]
-        before = torch.cat(
-            [self.first.expand(B, -1), self._before((self.A > 0).double() @ (self.paired > 0).double())]
-        )
+        before = torch.cat([self.ends.expand(B, -1), self._before((self.A > 0).double() @ (self.paired > 0).double())])
         reachable = (before > 0) & (self.X > 0)
         passable = (self.left > 0) & (self.right > 0)
         final = self.A[:, :C].index_select(0, self.packing.last)
-        final_lost = ((final > 0) & (self.first[C:] > 0)).any(1) & ((final * self.first[C:]).sum(1) < TINY)
+        final_lost = ((final > 0) & (self.ends[C:] > 0)).any(1) & (final @ self.ends[C:] < TINY)
         lost = (reachable & (self.A < TINY)).any() | (passable.any(1) & (self.Z < TINY)).any() | final_lost.any()
         return not bool(lost)
 
     def _before(self, rows: Tensor) -> Tensor:
         return rows.index_select(0, self.packing.previous)
 
-    # -- values --------------------------------------------------------------------------------------------------
-
-    def log_partition(self) -> Tensor:
-        return self.log_z
-
-    def _marginals(self) -> Tensor:
-        return self.weight / self.Z[:, None]
-
-    def marginals(self) -> Tensor:
-        return self.packing.unpack(self._marginals(), self.T)
-
-    def log_marginals(self) -> Tensor:
-        value = self._marginals().log_()
-        if bool(self.weight.amin() < TINY):  # a product that underflowed still has a logarithm
-            apart = self.left.log() + self.right.log() - self.Z[:, None].log()
-            value = torch.where(self.weight < TINY, apart, value)
-        return self.packing.unpack(value, self.T)
+    def _padded(self, rows: Tensor) -> Tensor:
+        return self.packing.unpack(rows, self.T)
 
     def _edge_sides(self) -> tuple[Tensor, Tensor]:
-        """Rows l, r (N - B, C) such that a word's transition marginals are l ⊗ r * E; the row is the later word."""
+        none = self.right.new_zeros(self.sizes[0], self.right.shape[1])
+        left, right = (self._padded(torch.cat([none, side]))[:, 1:] for side in self._packed_edge_sides())
+        return left, right
+
+    def _packed_edge_sides(self) -> tuple[Tensor, Tensor]:
+        """The same on rows (N - B, C), each of the later word."""
         B, C = self.sizes[0], self.E.shape[0]
         return self._before(self.A[:, :C]) / self.Z[B:, None], self.right[B:]
 
-    def _edge_sides_padded(self) -> tuple[Tensor, Tensor]:
-        zeros = self.right.new_zeros(self.sizes[0], self.right.shape[1])
-        sides = (self.packing.unpack(torch.cat([zeros, side]), self.T)[:, 1:] for side in self._edge_sides())
-        left, right = sides
-        return left, right
-
-    def edge_counts(self) -> Tensor:
-        left, right = self._edge_sides_padded()
-        return left.transpose(1, 2) @ right * self.E
-
-    def edge_marginals(self) -> Tensor:
-        left, right = self._edge_sides_padded()
-        return left[..., :, None] * self.E * right[..., None, :]
-
-    def completions(self) -> Tensor:
-        """log of the backward message with the word's own emission, up to a constant per word."""
-        return self.packing.unpack(self.right.log(), self.T)
-
-    # -- gradients: of nodes (N, C) and transitions (C, C) --------------------------------------------------------
-
     def log_partition_gradient(self, upstream: Tensor) -> tuple[Tensor, Tensor]:
         each = upstream.index_select(0, self.packing.sentence)[:, None]
-        left, right = self._edge_sides()
-        return self._marginals() * each, (left * each[self.sizes[0] :]).T @ right * self.E
+        left, right = self._packed_edge_sides()
+        edges = (left * each[self.sizes[0] :]).T @ right * self.E
+        return self._padded(self._marginals() * each), edges
 
     def log_marginals_gradient(self, upstream: Tensor) -> tuple[Tensor, Tensor]:
-        """For upstream (N, C): the covariance product of the module's docstring."""
+        """The covariance product of the module's docstring."""
         B, C = self.sizes[0], self.E.shape[0]
         packing, Z = self.packing, self.Z[:, None]
         passable = (self.left > 0) & (self.right > 0)
-        u = torch.where(passable, upstream.double(), 0.0) * Z
+        u = torch.where(passable, packing.pack(upstream).double(), 0.0) * Z
         forward = u * self.X[:, :C] / self.right.masked_fill(~passable, 1.0)
         backward = u / self.left.masked_fill(~passable, 1.0)
         source = torch.cat([forward, backward.index_select(0, packing.mirror)], 1)
-        run = native("sum_product_with_source", source) or sum_product_with_source
-        M, G = run(self.X, self.paired, source, self.sizes)
+        M, G = sum_product_with_source(self.X, self.paired, source, self.sizes)
         G_right = G[:, C:].index_select(0, packing.mirror)
         mean = packing.per_sentence((u / Z).sum(1)).index_select(0, packing.sentence)[:, None]
         nodes = (M[:, :C] * self.right + self.left * G_right) / Z - mean * self._marginals()
         alpha = self._before(self.A[:, :C])
         left = (self._before(G[:, :C]) - mean[B:] * alpha) / Z[B:]
         edges = left.T @ self.right[B:] + (alpha / Z[B:]).T @ G_right[B:]
-        return nodes, edges * self.E
-
-    def marginals_gradient(self, upstream: Tensor) -> tuple[Tensor, Tensor]:
-        return self.log_marginals_gradient(upstream * self._marginals())
-
-
-def _peak(values: Tensor, dim: int) -> Tensor:
-    """The maximum, and 0 where everything is -inf."""
-    peak = values.amax(dim, keepdim=values.dim() > 1)
-    return torch.where(peak > NEG_INF, peak, 0.0)
-
-
-def _underflow(probability: Tensor, score: Tensor) -> bool:
-    """Whether a finite score became (nearly) zero. True for NaN."""
-    if bool(probability.amin() >= TINY):
-        return False
-    return bool((~(probability >= TINY) & (score != NEG_INF)).any())
+        return self._padded(nodes), edges * self.E

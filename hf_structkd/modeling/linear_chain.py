@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .chain import Chain
 from .chain_checks import check_emissions, check_scores, check_shape, check_spans, checked_lengths
 from .log_space import NEG_INF, Scores
 from .path_score import expected_score, path_score
@@ -103,7 +104,8 @@ class LinearChainCRF:
             _structural("allowed_start", start, allowed_start),
             _structural("allowed_end", end, allowed_end),
         )
-        self._sums = PathSums(self.scores, self.lengths)
+        self._chain = Chain(self.scores, self.lengths)
+        self._sums = PathSums(self._chain)
         self._dtype = emissions.dtype if emissions.dtype in (torch.float32, torch.float64) else torch.float32
         self._cache: dict[str, Tensor] = {}
 
@@ -184,7 +186,7 @@ class LinearChainCRF:
                 f"tags must be integers of shape {(B, T)} or ({B}, k, {T}), got {tags.dtype} of {tuple(tags.shape)}"
             )
         single = tags.dim() == 2
-        score = path_score(self.scores, self._sums.packing, tags[:, None] if single else tags)
+        score = path_score(self._chain, tags[:, None] if single else tags)
         if check_legal and bool((score == NEG_INF).any()):
             b, k = (score == NEG_INF).nonzero()[0].tolist()
             raise ValueError(f"tags must be an allowed path, got an illegal one for sentence {b}, path {k}")
@@ -250,14 +252,14 @@ class LinearChainCRF:
 
         Without any allowed path: tags -100, score ``-inf``.
         """
-        tags = best_path(self.scores, self._sums.packing)
-        return tags, path_score(self.scores, self._sums.packing, tags[:, None])[:, 0].to(self._dtype)
+        tags = best_path(self._chain)
+        return tags, path_score(self._chain, tags[:, None])[:, 0].to(self._dtype)
 
     def topk(self, k: int) -> TopK:
         """The k best paths, exactly, best first; fewer where fewer exist (see `TopK`)."""
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
-        tags, valid = k_best(self.scores, self._sums.packing, k)
+        tags, valid = k_best(self._chain, k)
         return TopK(tags, self.log_prob(tags).cummin(-1).values, valid)
 
     def sample(self, n: int = 1, generator: torch.Generator | None = None) -> Tensor:
@@ -294,7 +296,7 @@ class LinearChainCRF:
         check_shape("mass", statistics.mass, (B,))
         mass = statistics.mass.to(self.scores.emissions.device).double()
         nodes, edges = (part.to(mass.device).double() for part in statistics[:2])
-        expected = expected_score(self.scores, self.lengths.to(mass.device), nodes, edges)
+        expected = expected_score(self._chain, nodes, edges)
         log_z = self._quantity("log_partition")
         value = mass * torch.where(mass != 0, log_z, 0.0) - expected
         value = torch.where(expected > NEG_INF, value, -NEG_INF)

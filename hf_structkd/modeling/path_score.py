@@ -11,9 +11,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .chain import Chain
 from .chain_checks import check_tags
 from .log_space import NEG_INF, Scores
-from .packing import Packing
 
 
 class _Linear(torch.autograd.Function):
@@ -33,13 +33,13 @@ class _Linear(torch.autograd.Function):
 
 
 @torch.compiler.disable
-def path_score(scores: Scores, packing: Packing, tags: Tensor) -> Tensor:
+def path_score(chain: Chain, tags: Tensor) -> Tensor:
     """Score (B, K), float64, of paths (B, K, T); ``-inf`` for a path that is -100 throughout.
 
     Raises:
         ValueError: if another path has something that is not a tag on a real word.
     """
-    B, T, C = scores.emissions.shape
+    (B, T, C), packing = chain.scores.emissions.shape, chain.packing
     K = tags.shape[1]
     rows = tags.long().transpose(1, 2).reshape(B * T, K).index_select(0, packing.word)
     missing = None
@@ -68,23 +68,20 @@ def path_score(scores: Scores, packing: Packing, tags: Tensor) -> Tensor:
         parts = [upstream.new_zeros(n).index_add(0, i, w) for n, i, w in zip(sizes, indices, weights)]
         return [parts[0].view(B, T, C), parts[1].view(C, C), parts[2], parts[3]]
 
-    total = _Linear.apply(value, gradient, *scores)
+    total = _Linear.apply(value, gradient, *chain.scores)
     return total if missing is None else total.masked_fill(missing, NEG_INF)
 
 
 @torch.compiler.disable
-def expected_score(scores: Scores, lengths: Tensor, nodes: Tensor, edges: Tensor) -> Tensor:
+def expected_score(chain: Chain, nodes: Tensor, edges: Tensor) -> Tensor:
     """⟨expected counts, scores⟩ (B,), float64; ``-inf`` where counts fall on structural zeros.
 
     Args:
-        scores: of the chain.
-        lengths: (B,), on the device of the scores.
         nodes: (B, T, C) float64 expected tags; what is on padding is ignored.
         edges: (B, C, C) float64 expected transitions.
     """
-    position = torch.arange(nodes.shape[1], device=nodes.device)
-    nodes = torch.where((position < lengths[:, None])[..., None], nodes, 0.0)
-    last = nodes[torch.arange(len(nodes), device=nodes.device), lengths - 1]
+    nodes = torch.where(chain.alive[..., None], nodes, 0.0)
+    last = nodes[torch.arange(len(nodes), device=nodes.device), chain.lengths_there - 1]
     counts = (nodes, edges, nodes[:, 0], last)
 
     def value(scores: Scores) -> Tensor:
@@ -99,5 +96,5 @@ def expected_score(scores: Scores, lengths: Tensor, nodes: Tensor, edges: Tensor
         return [upstream[:, None, None] * nodes, *shared]
 
     if nodes.requires_grad or edges.requires_grad:
-        return value(scores)  # bilinear then: both sides have gradients
-    return _Linear.apply(value, gradient, *scores)
+        return value(chain.scores)  # bilinear then: both sides have gradients
+    return _Linear.apply(value, gradient, *chain.scores)

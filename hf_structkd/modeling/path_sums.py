@@ -11,10 +11,13 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from .chain import Chain
 from .chain_checks import check_scores
 from .forward_backward import PackedPass
 from .log_space import NEG_INF, REFERENCE, Scores, completions
-from .packing import Packing
+from .messages import Messages
+from .native import native_on
+from .native_sums import NativePass
 
 
 class _Sum(torch.autograd.Function):
@@ -40,59 +43,46 @@ class _Sum(torch.autograd.Function):
 class PathSums:
     """Sums over the paths of one batch, computed when first asked for and shared by all quantities."""
 
-    def __init__(self, scores: Scores, lengths: Tensor):
-        self.scores, self.lengths = scores, lengths
+    def __init__(self, chain: Chain):
+        self.chain = chain
 
     @cached_property
-    def packing(self) -> Packing:
-        emissions = self.scores.emissions
-        with torch.inference_mode(False):  # its indices may be kept for a backward pass later
-            return Packing(self.lengths, emissions.shape[1], emissions.device)
-
-    @cached_property
-    def packed(self) -> PackedPass:
-        packing = self.packing
+    def messages(self) -> Messages:
+        chain = self.chain
         with torch.inference_mode():
-            packed = PackedPass(Scores(*(part.detach() for part in self.scores)), packing)
-        if not packed.ok:
+            messages = (NativePass if native_on(chain.device) else PackedPass)(chain)
+        if not messages.ok:
             names = ("transitions", "start_transitions", "end_transitions")
-            check_scores(self.scores.emissions, self.lengths, **dict(zip(names, self.scores[1:])))
-        return packed
+            check_scores(chain.scores.emissions, chain.lengths, **dict(zip(names, chain.scores[1:])))
+        return messages
 
     @torch.compiler.disable
     def evaluate(self, quantity: str) -> Tensor:
         """One of the `REFERENCE` quantities of `log_space.py`, float64, differentiable twice."""
-        if torch.is_grad_enabled() and any(part.requires_grad for part in self.scores):
-            return _Sum.apply(self, quantity, *self.scores)
+        if torch.is_grad_enabled() and any(part.requires_grad for part in self.chain.scores):
+            return _Sum.apply(self, quantity, *self.chain.scores)
         return self.value(quantity)
 
-    def _clean(self, scores: Scores) -> tuple[Scores, Tensor]:
-        """Float64 scores with zeroed padding, and lengths on their device, as `log_space.py` wants them."""
-        lengths = self.lengths.to(scores.emissions.device)
-        position = torch.arange(scores.emissions.shape[1], device=lengths.device)
-        alive = (position < lengths[:, None])[..., None]
-        emissions = torch.where(alive, scores.emissions.double(), 0.0)
-        return Scores(emissions, *(part.double() for part in scores[1:])), lengths
-
     def value(self, quantity: str) -> Tensor:
-        if not self.packed.ok:
+        if not self.messages.ok:
             with torch.no_grad():
-                return REFERENCE[quantity](*self._clean(self.scores))
+                return self._reference(quantity, self.chain.scores)
         with torch.inference_mode():
-            value = getattr(self.packed, quantity)()
+            value = getattr(self.messages, quantity)()
         return value.clone()  # what leaves inference mode by a copy may take part in autograd
+
+    def _reference(self, quantity: str, scores: Scores) -> Tensor:
+        return REFERENCE[quantity](self.chain.clean(scores), self.chain.lengths_there)
 
     def gradient(self, quantity: str, scores: Scores, upstream: Tensor) -> list[Tensor]:
         """The first derivative, analytically where there is a rule."""
-        rule = getattr(self.packed, quantity + "_gradient", None)
-        if rule is None or not self.packed.ok:
+        rule = getattr(self.messages, quantity + "_gradient", None)
+        if rule is None or not self.messages.ok:
             return self.reference_gradient(quantity, scores, upstream, False)
-        packing, emissions = self.packing, scores.emissions
-        if quantity != "log_partition":
-            upstream = packing.pack(upstream)
         nodes, edges = rule(upstream)
-        parts = [packing.unpack(nodes, emissions.shape[1], emissions.dtype), edges]
-        parts += [nodes[: len(packing.order)].sum(0), nodes.index_select(0, packing.last).sum(0)]
+        lengths = self.chain.lengths_there
+        last = nodes[torch.arange(len(lengths), device=lengths.device), lengths - 1]
+        parts = (nodes, edges, nodes[:, 0].sum(0), last.sum(0))
         return [part.to(score.dtype) for part, score in zip(parts, scores)]
 
     def reference_gradient(self, quantity: str, scores: Scores, upstream: Tensor, record: bool) -> list[Tensor]:
@@ -101,7 +91,7 @@ class PathSums:
             # Aliases, so that one score's dependence on another (shared parameters) is not counted here.
             inputs = [part.view_as(part) if record else part.detach() for part in scores]
             inputs = [part if part.requires_grad else part.detach().requires_grad_() for part in inputs]
-            value = REFERENCE[quantity](*self._clean(Scores(*inputs)))
+            value = self._reference(quantity, Scores(*inputs))
             gradients = torch.autograd.grad(value, inputs, upstream, create_graph=record, materialize_grads=True)
         return list(gradients)
 
@@ -112,9 +102,9 @@ class PathSums:
         Nats, float64, without gradients, up to a constant per word: what p(y_t | y_{t-1}) ∝ transition + completion
         wants.
         """
-        if self.packed.ok:
-            return self.packed.completions().clone()
-        return completions(*self._clean(Scores(*(part.detach() for part in self.scores))))
+        if self.messages.ok:
+            return self.messages.completions().clone()
+        return completions(self.chain.clean(self.chain.detached()), self.chain.lengths_there)
 
     @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
@@ -123,7 +113,7 @@ class PathSums:
         Forwards: p(y_1) ∝ start + completion, p(y_t | y_{t-1}) ∝ transition + completion, where the completion is the
         log-sum over all that follows. The draw is an exponential race: argmax of p / noise with noise ~ Exp(1).
         """
-        scores, lengths = self._clean(Scores(*(part.detach() for part in self.scores)))
+        scores = self.chain.clean(self.chain.detached())
         complete = self.completions()
         B, T, C = complete.shape
         tags = torch.empty(B, n, T, dtype=torch.long, device=complete.device)
@@ -132,6 +122,5 @@ class PathSums:
             noise = torch.empty(B, n, C, dtype=torch.float64, device=complete.device).exponential_(generator=generator)
             tags[..., t] = (logits + complete[:, None, t] - noise.log()).argmax(-1)
             logits = scores.transitions[tags[..., t]]
-        alive = torch.arange(T, device=lengths.device) < lengths[:, None]
         exists = (scores.start + complete[:, 0]).amax(1, keepdim=True) > NEG_INF
-        return tags.masked_fill(~(alive & exists)[:, None], -100)
+        return tags.masked_fill(~(self.chain.alive & exists)[:, None], -100)

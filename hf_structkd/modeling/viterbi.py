@@ -22,12 +22,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .log_space import Scores
-from .native import native
-from .packing import Packing
+from .chain import Chain
+from .log_space import IMPOSSIBLE, LIMIT
+from .native import native_on
+from .native_paths import native_best_path, native_k_best
 
-IMPOSSIBLE = -1e30  # for -inf, whose differences would be NaN; a real path's score is far above
-LIMIT = 1e29
 WIDEST_PAIR = 24  # up to here a second direction in the same operations is cheaper than walking back
 
 
@@ -133,24 +132,23 @@ def beam(
 class _Problem:
     """The float64 scores of a batch on packed rows."""
 
-    def __init__(self, scores: Scores, packing: Packing):
+    def __init__(self, chain: Chain):
+        scores = chain.detached()
         self.T = scores.emissions.shape[1]
-        self.packing, self.sizes = packing, packing.batch_sizes
-        self.emissions = self.packing.pack(scores.emissions.detach()).double().clamp_(min=IMPOSSIBLE)
-        self.transitions, self.start, self.end = (part.detach().double().clamp(min=IMPOSSIBLE) for part in scores[1:])
+        self.packing, self.sizes = chain.packing, chain.packing.batch_sizes
+        self.emissions = self.packing.pack(scores.emissions).double().clamp_(min=IMPOSSIBLE)
+        self.transitions, self.start, self.end = (part.double().clamp(min=IMPOSSIBLE) for part in scores[1:])
 
     def completions(self) -> tuple[Tensor, Tensor]:
         """(N, C) best score to the end, without and with the word's own emission."""
         mirror = self.packing.mirror
-        run = native("max_plus", self.emissions) or max_plus
         X = self.emissions.index_select(0, mirror).unsqueeze(1)
-        rest, completion = run(X, self.transitions.T.unsqueeze(1), self.end[None], self.sizes)
+        rest, completion = max_plus(X, self.transitions.T.unsqueeze(1), self.end[None], self.sizes)
         return rest[:, 0].index_select(0, mirror), completion[:, 0].index_select(0, mirror)
 
     def walk(self, completion: Tensor) -> tuple[Tensor, Tensor]:
-        run = native("walk", completion) or walk
         best = (self.start + completion[: self.sizes[0]]).amax(1)
-        return run(completion, self.transitions, self.start, self.sizes), best
+        return walk(completion, self.transitions, self.start, self.sizes), best
 
     def through(self) -> tuple[Tensor, Tensor]:
         """Both directions at once."""
@@ -173,11 +171,13 @@ class _Problem:
 
 
 @torch.compiler.disable
-def best_path(scores: Scores, packing: Packing) -> Tensor:
+def best_path(chain: Chain) -> Tensor:
     """Tags (B, T) of the best path; -100 on padding and where no path exists."""
+    if native_on(chain.device):
+        return native_best_path(chain)
     with torch.inference_mode():
-        problem = _Problem(scores, packing)
-        if scores.emissions.shape[2] <= WIDEST_PAIR and native("walk", problem.emissions) is None:
+        problem = _Problem(chain)
+        if len(problem.start) <= WIDEST_PAIR:
             tags, best = problem.through()
         else:
             tags, best = problem.walk(problem.completions()[1])
@@ -186,13 +186,14 @@ def best_path(scores: Scores, packing: Packing) -> Tensor:
 
 
 @torch.compiler.disable
-def k_best(scores: Scores, packing: Packing, k: int) -> tuple[Tensor, Tensor]:
+def k_best(chain: Chain, k: int) -> tuple[Tensor, Tensor]:
     """The k best paths (B, K, T), -100 on padding and for paths that do not exist; whether they exist (B, K)."""
+    if native_on(chain.device):
+        return native_k_best(chain, k)
     with torch.inference_mode():
-        problem = _Problem(scores, packing)
+        problem = _Problem(chain)
         rest, completion = problem.completions()
-        run = native("beam", completion) or beam
-        tags, regret = run(completion, rest, problem.transitions, problem.start, problem.sizes, k)
+        tags, regret = beam(completion, rest, problem.transitions, problem.start, problem.sizes, k)
         best = (problem.start + completion[: problem.sizes[0]]).amax(1, keepdim=True)
         valid = (regret < LIMIT) & (best > -LIMIT)
         tags = torch.where(valid[_rank(problem)], tags, -100)
