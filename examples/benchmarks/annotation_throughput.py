@@ -22,7 +22,7 @@ from hf_structkd import Teacher, XLMRobertaCRFConfig, XLMRobertaForTokenClassifi
 from hf_structkd.data.corpora import label_inventory
 from hf_structkd.data.demo_corpus import load_demo_corpus
 from hf_structkd.data.tokenizer import train_tokenizer
-from hf_structkd.distillation.tag_teacher import batches_of_like_length
+from hf_structkd.distillation.batches import batches_of_like_length
 from hf_structkd.modeling.subwords import tokenize_words
 
 TARGETS = ["teacher_topk_tags", "teacher_marginals", "teacher_edge_counts", "teacher_entropy"]

@@ -5,6 +5,7 @@ import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,8 @@ def annotate(
     first shard that is not finished, and ends with the same bytes. Under several processes (`accelerate launch`) each
     asks its share of the shards and all read the whole; they must see the same folder. Beside the answers lie
     `annotation.json`, which says what was asked of whom, and `summary.json`: for each language the teachers'
-    accuracy on the gold tags, where there are any, their entropy, and the probability that the k best cover.
+    names, weights and temperatures, their accuracy on the gold tags, where there are any, their entropy, how many
+    paths there are and what probability they cover, and for how many sentences the k best are not proven to be those.
 
     Args:
         dataset: columns `tokens` and, where teachers differ by language, `language`.
@@ -76,7 +78,8 @@ def annotate(
     Raises:
         ValueError: for k < 1, an unknown target, a language without a teacher, label sets that differ, targets that a
             teacher cannot give, or a teacher that answers NaN.
-        AnnotationError: if `output_dir` holds answers to another question, or damaged ones; it says what differs.
+        AnnotationError: if `output_dir` holds answers to another question, or damaged ones; it says what differs. Also
+            if another job is asking for the same folder.
     """
     if top_k < 1 or batch_size < 1 or shard_size < 1:
         smallest = next(
@@ -170,7 +173,7 @@ def _in_memory(question: Question, shard_size: int, progress: bool) -> Dataset:
     with _bar(len(question.sentences), 0, progress) as bar:
         tables, sums = zip(*(question.answer(shard, bar.update) for shard in shards))
     notes = [{"language": shard.language, "sums": part} for shard, part in zip(shards, sums)]
-    _log_summary(_summary(notes), sum(table.nbytes for table in tables) / len(question.sentences))
+    _log_summary(_summary(question, notes), sum(table.nbytes for table in tables) / len(question.sentences))
     return Dataset(in_order(tables, [shard.rows for shard in shards]))
 
 
@@ -198,15 +201,17 @@ def _on_disk(question: Question, record: dict[str, Any], folder: Path, shard_siz
             partial.discard()  # of a process that was killed after its last step but one
         return answers
     shards = question.shards(shard_size)
-    if state.is_main_process:
-        partial.open()
-    state.wait_for_everyone()
-    mine = list(enumerate(shards))[state.process_index :: state.num_processes]
-    todo = [(number, shard) for number, shard in mine if partial.note(number) is None]
-    _ask_shards(question, todo, mine, partial, progress and state.is_main_process)
-    state.wait_for_everyone()
-    if state.is_main_process:
-        partial.finish([shard.rows for shard in shards], _summary)
+    with partial.only_us() if state.is_main_process else nullcontext():
+        if state.is_main_process:
+            partial.discard() if finished(folder) else partial.open()
+        state.wait_for_everyone()
+        if not finished(folder):  # another job may have come to its end just now
+            mine = list(enumerate(shards))[state.process_index :: state.num_processes]
+            todo = [(number, shard) for number, shard in mine if partial.note(number) is None]
+            _ask_shards(question, todo, mine, partial, progress and state.is_main_process)
+            state.wait_for_everyone()
+            if state.is_main_process:
+                partial.finish([shard.rows for shard in shards], lambda notes: _summary(question, notes))
     state.wait_for_everyone()
     answers = load_finished(folder, record)
     if state.is_main_process:
@@ -233,10 +238,13 @@ def _ask_shards(
         logger.info("asked about %d sentences in %.1f s (%.1f sentences/s)", count(todo), seconds, rate)
 
 
-def _summary(notes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _summary(question: Question, notes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     languages = sorted({note["language"] for note in notes})
     return {
-        language: summarise(add_sums(note["sums"] for note in notes if note["language"] == language))
+        language: {
+            "teachers": question.panels[language].described(),
+            **summarise(add_sums(note["sums"] for note in notes if note["language"] == language)),
+        }
         for language in languages
     }
 
@@ -247,4 +255,12 @@ def _log_summary(summary: Mapping[str, Mapping[str, Any]], size: float) -> None:
         parts += [f"accuracy {said['accuracy']:.4f}"] if said["accuracy"] is not None else []
         parts += [f"mass of the k best {said['mass']:.4f}"] if said["mass"] is not None else []
         logger.info("teachers of %s: %s", language, ", ".join(parts))
+        if said["unproven"]:
+            logger.warning(
+                "teachers of %s: for %d of %d sentences a sequence outside the k best may be more probable than one "
+                "of them (merged labels or several teachers, see docs/teachers.md)",
+                language,
+                said["unproven"],
+                said["sentences"],
+            )
     logger.info("the answers take %.0f bytes a sentence", size)

@@ -23,7 +23,7 @@ from ..data.words import tag_column, tag_names
 from .arrow import arrow_batch, target_features
 from .mixtures import Panel
 from .summary import Sums, add_sums, batch_sums
-from .targets import ask
+from .targets import UNPROVEN, ask
 
 ALL = "*"  # stands for every language where one panel serves all
 
@@ -108,7 +108,7 @@ class Question:
             if self.temperature != 1.0:
                 distribution = distribution.with_temperature(self.temperature)
             best_from = TOPK_TAGS if TOPK_TAGS in self.targets else MARGINALS
-            values = ask(distribution, list(dict.fromkeys((*self.targets, ENTROPY, best_from))), self.top_k)
+            values = ask(distribution, list(dict.fromkeys((*self.targets, ENTROPY, best_from, UNPROVEN))), self.top_k)
         except ValueError as error:
             raise ValueError(f"asking {panel.name} about rows {list(rows[:5])}...: {error}") from error
         for name in (MARGINALS, EMISSIONS, TOPK_LOG_PROBS, ENTROPY):
@@ -122,7 +122,7 @@ class Question:
         values[TEMPERATURE] = np.full(len(rows), self.temperature)
         best = values[TOPK_TAGS][:, 0] if TOPK_TAGS in values else values[MARGINALS].argmax(axis=-1)
         gold = [self._gold_of(row, groups) for row in rows]
-        sums = batch_sums(lengths, values[ENTROPY], values.get(TOPK_LOG_PROBS), best, gold)
+        sums = batch_sums(lengths, values[ENTROPY], values.get(TOPK_LOG_PROBS), values.get(UNPROVEN), best, gold)
         return arrow_batch(values, lengths, self.features), sums
 
     def _gold_of(self, row: int, groups: tuple[int, ...] | None) -> np.ndarray | None:

@@ -56,5 +56,9 @@ class KnownPaths:
         probabilities = self.paths.log_prob.exp()
         return -torch.where(probabilities > 0, probabilities * self.paths.log_prob, 0.0).sum(dim=1)
 
+    def select(self, rows: Tensor) -> "KnownPaths":
+        rows = rows.to(self.paths.tags.device)
+        return KnownPaths(self.paths.tags[rows], self.paths.log_prob[rows], self.lengths[rows], self.num_tags)
+
     def with_temperature(self, temperature: float) -> "KnownPaths":
         return KnownPaths(self.paths.tags, self.paths.log_prob / temperature, self.lengths, self.num_tags)

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from ..data.columns import TRANSITIONS
-from ..modeling.linear_chain import TopK
 from ..modeling.log_space import Scores, logsumexp
-from .read_chain import best_of
-from .tag_distribution import TagDistribution
+from .batches import tag_sentences
+from .best_of import best_of
+from .tag_distribution import BestPaths, TagDistribution, select, unlisted
 from .tag_teacher import TagTeacher
 
 OneOrSeveral = TagTeacher | Sequence["TagTeacher | tuple[TagTeacher, float]"]
@@ -64,12 +64,18 @@ class Mixture:
         emissions = self._log_mixed([part.log_softmax(dim=-1) for part in parts])
         return Scores(emissions, none.expand(len(none), -1), none, none)
 
-    def topk(self, k: int) -> TopK:
-        return best_of(self._pooled, self.log_prob, k)
+    def topk(self, k: int) -> BestPaths:
+        return best_of(self, k)
 
-    def _pooled(self, number: int) -> Tensor:
-        lists = [member.topk(number).tags for member in self.members]
-        return torch.cat([part.to(lists[0].device) for part in lists], dim=1)
+    def candidates(self, number: int) -> tuple[Tensor, Tensor]:
+        lists = [member.topk(number) for member in self.members]
+        device = lists[0].tags.device
+        # What no member lists has in each of them no more than what it left out.
+        bound = self._mixed([unlisted(paths, number) for paths in lists])
+        return torch.cat([paths.tags.to(device) for paths in lists], dim=1), bound
+
+    def select(self, rows: Tensor) -> "Mixture":
+        return Mixture([select(member, rows) for member in self.members], self.weights)
 
     def log_prob(self, tags: Tensor) -> Tensor:
         return self._log_mixed([member.log_prob(tags.to(member.marginals.device)) for member in self.members])
@@ -116,6 +122,13 @@ class Panel:
         """Each member's label map and temperature, as in [`TagTeacher.settings`]."""
         return [teacher.settings() for teacher, _ in self.members]
 
+    def described(self) -> list[dict[str, Any]]:
+        """Each member's name, weight and temperature, for the summary of an annotation."""
+        return [
+            {"name": teacher.name, "weight": weight, "temperature": teacher.temperature}
+            for teacher, weight in self.members
+        ]
+
     def groups(self, label_names: Sequence[str]) -> tuple[int, ...] | None:
         """The groups of the student's tags that it cannot tell apart."""
         return self.members[0][0].read_as(label_names).groups
@@ -126,14 +139,23 @@ class Panel:
             teacher.check(label_names, targets)
         if len({teacher.read_as(label_names).groups for teacher, _ in self.members}) > 1:
             raise ValueError(
-                f"teachers {self.name} of one language leave different labels open, so their answers do not mix: "
-                "give each the same groups in its label_map, or each a language of its own"
+                f"teachers {self.name} of one language leave different labels open, so there is no mixture of their "
+                "answers: ask each of them on its own and train on both corpora (docs/teachers.md, 'Different blind "
+                "spots'), or give each the same groups in its label_map"
             )
         if len(self.members) > 1 and TRANSITIONS in targets:
             raise ValueError(
                 f"several teachers ({self.name}) have no transition scores in common: the substructure objective "
                 "needs one teacher a language"
             )
+
+    def tag(
+        self, sentences: Sequence[Sequence[str]], label_names: Sequence[str], *, batch_size: int = 64
+    ) -> list[list[str]]:
+        """The best tag sequence of each sentence under the mixture, as names; see [`TagTeacher.tag`]."""
+        return tag_sentences(
+            lambda batch: self.distribution(batch, label_names), sentences, list(label_names), batch_size
+        )
 
     def distribution(self, sentences: Sequence[Sequence[str]], label_names: Sequence[str]) -> TagDistribution:
         """The teachers' mixture, or the only one's distribution."""

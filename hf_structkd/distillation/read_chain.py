@@ -1,40 +1,14 @@
 """Distributions over the student's tag sequences that are not a chain over the student's tags."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from ..modeling.linear_chain import LinearChainCRF, TopK
 from ..modeling.log_space import Scores, logsumexp
+from .best_of import best_of
 from .groups import path_group_log_probs
 from .label_maps import Reading
-from .tag_distribution import TagDistribution, top_of_pool
-
-_MOST_CANDIDATES = 8  # times k
-
-
-def best_of(propose: Callable[[int], Tensor], log_prob: Callable[[Tensor], Tensor], k: int) -> TopK:
-    """The k most probable sequences where only candidates can be listed, their probabilities exact.
-
-    Candidates are added until no sequence outside them can be among the k best, because all of those together weigh
-    no more than the k-th; or until there are 8 k, where that cannot be shown (finding the most probable sequence of
-    merged tags is NP-hard in general).
-
-    Args:
-        propose: a number n -> candidates (batch, n or more, words), -100 beyond the words and the paths there are.
-        log_prob: candidates -> log-probabilities (batch, candidates), nats.
-        k: how many are wanted.
-    """
-    number = 2 * k
-    while True:
-        candidates = propose(number)
-        pool = top_of_pool(candidates, log_prob(candidates), candidates.shape[1])
-        least = pool.log_prob[:, min(k, pool.log_prob.shape[1]) - 1].exp()
-        outside = 1.0 - pool.log_prob.exp().sum(dim=1)
-        if bool((outside <= least + 1e-6).all()) or number >= _MOST_CANDIDATES * k:
-            return TopK(pool.tags[:, :k], pool.log_prob[:, :k], pool.valid[:, :k])
-        number *= 2
+from .tag_distribution import BestPaths, TagDistribution, select
 
 
 class ReadChain:
@@ -89,11 +63,19 @@ class ReadChain:
     def _read(self, states: Tensor) -> Tensor:
         return torch.where(states < 0, states, self._read_as[states.clamp(min=0)])
 
-    def topk(self, k: int) -> TopK:
+    def topk(self, k: int) -> TopK | BestPaths:
         if self.reading.one_to_one:
             paths = self.chain.topk(k)
             return TopK(self._read(paths.tags), paths.log_prob, paths.valid)
-        return best_of(lambda n: self._read(self.chain.topk(n).tags), self.log_prob, k)
+        return best_of(self, k)
+
+    def candidates(self, number: int) -> tuple[Tensor, Tensor]:
+        states = self.chain.topk(number).tags
+        # Any number of improbable state sequences may be read as one sequence of tags: nothing bounds their sum.
+        return self._read(states), torch.ones(len(states))
+
+    def select(self, rows: Tensor) -> "ReadChain":
+        return ReadChain(select(self.chain, rows), self.reading)  # type: ignore[arg-type]
 
     def log_prob(self, tags: Tensor) -> Tensor:
         groups = self._read_as.expand(len(tags), -1)

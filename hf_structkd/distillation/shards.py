@@ -3,7 +3,8 @@
 While teachers are asked, answers lie in `<folder>.partial`: the question, and for each finished shard an Arrow file
 and, written after it, a note with its checksum. A process that is killed leaves at most an unfinished shard, which
 nobody reads. When all shards are there they become one file in the dataset's order, and the folder takes its name in
-one step. Shards do not depend on how many processes ask, nor does the file made of them.
+one step. Shards do not depend on how many processes ask, nor does the file made of them. One job at a time holds the
+work folder.
 """
 
 import hashlib
@@ -12,6 +13,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset
 
+from .locks import LOCK_FILE, only_us
 from .summary import Sums
 
 logger = logging.getLogger(__name__)
@@ -80,18 +83,25 @@ class PartialAnswers:
         self.folder, self.question = folder, dict(question)
         self.work = folder.with_name(f"{folder.name}.partial")
 
-    def open(self) -> None:
-        """Make or take up the work folder. Raises AnnotationError if it belongs to another question."""
-        file = self.work / QUESTION_FILE
-        if file.exists():
-            if differ := differences(json.loads(file.read_text(encoding="utf-8")), self.question):
-                raise AnnotationError(
-                    f"{self.work} holds unfinished answers to another question ({differ}); remove it, or use another "
-                    "folder"
-                )
-        elif self.work.exists() and any(not path.name.endswith(".tmp") for path in self.work.iterdir()):
+    def only_us(self) -> AbstractContextManager[None]:
+        """Hold the work folder for this job. Raises AnnotationError if another one holds it, or it is none of ours."""
+        if self.work.exists() and not self._is_ours():
             raise AnnotationError(f"{self.work} holds no {QUESTION_FILE}; it is none of ours: use another folder")
-        self.work.mkdir(parents=True, exist_ok=True)
+        return only_us(self.work, AnnotationError, f"asking teachers for {self.folder}")
+
+    def _is_ours(self) -> bool:
+        names = [path.name for path in self.work.iterdir()]
+        return QUESTION_FILE in names or all(name == LOCK_FILE or name.endswith(".tmp") for name in names)
+
+    def open(self) -> None:
+        """Make or take up the work folder, which is held. Raises AnnotationError if it belongs to another question."""
+        file = self.work / QUESTION_FILE
+        stored = json.loads(file.read_text(encoding="utf-8")) if file.exists() else self.question
+        if differ := differences(stored, self.question):
+            raise AnnotationError(
+                f"{self.work} holds unfinished answers to another question ({differ}); remove it, or use another "
+                "folder"
+            )
         for stale in self.work.glob("*.tmp"):  # of processes that were killed
             stale.unlink()
         _write(file, json.dumps(self.question, indent=2, ensure_ascii=False).encode())
@@ -153,9 +163,9 @@ class PartialAnswers:
         self.discard()
 
     def discard(self) -> None:
-        """Remove the work folder, if there is one of this question."""
-        if (self.work / QUESTION_FILE).exists():
-            shutil.rmtree(self.work)
+        """Remove the work folder, if there is one of ours."""
+        if self.work.exists() and self._is_ours():
+            shutil.rmtree(self.work, ignore_errors=True)  # another process may be at it too
 
 
 def in_order(

@@ -12,6 +12,7 @@ def batch_sums(
     lengths: np.ndarray,
     entropy: np.ndarray,
     log_probs: np.ndarray | None,
+    unproven: np.ndarray | None,
     best: np.ndarray,
     gold: Sequence[np.ndarray | None],
 ) -> Sums:
@@ -21,6 +22,7 @@ def batch_sums(
         lengths: (batch,), words.
         entropy: (batch,), nats.
         log_probs: (batch, k), nats, -inf where there is no such path; `None` where none were asked.
+        unproven: (batch,), boolean, whether the k best are not proven to be those; `None` where none were asked.
         best: (batch, words), the teacher's tags (representatives of groups).
         gold: for each sentence its gold tags (representatives too), -1 where a tag is none of the student's; or
             `None`.
@@ -39,6 +41,9 @@ def batch_sums(
     }
     if log_probs is not None:
         sums["mass"] = float(np.exp(log_probs.astype(np.float64)).sum())
+        sums["paths"] = float((log_probs > -np.inf).sum())
+    if unproven is not None:
+        sums["unproven"] = float(unproven.sum())
     return sums
 
 
@@ -53,7 +58,9 @@ def add_sums(parts: Iterable[Mapping[str, float]]) -> Sums:
 
 def summarise(sums: Mapping[str, float]) -> dict[str, Any]:
     """`sentences`, `words`, `accuracy` (share of gold words that the teacher tags alike; `None` without gold),
-    `entropy` (nats a sentence) and `mass` (probability that the k best cover, mean over sentences; `None` without).
+    `entropy` (nats a sentence), and of the k best, `None` without: `mass` (probability that they cover) and `paths`
+    (how many there are; below k where sentences have fewer), means over sentences, and `unproven` (sentences where a
+    sequence outside them might be more probable than one of them, see `best_of`).
     """
     return {
         "sentences": int(sums["sentences"]),
@@ -61,4 +68,6 @@ def summarise(sums: Mapping[str, float]) -> dict[str, Any]:
         "accuracy": sums["correct"] / sums["gold_words"] if sums["gold_words"] else None,
         "entropy": sums["entropy"] / sums["sentences"],
         "mass": sums["mass"] / sums["sentences"] if "mass" in sums else None,
+        "paths": sums["paths"] / sums["sentences"] if "paths" in sums else None,
+        "unproven": int(sums["unproven"]) if "unproven" in sums else None,
     }

@@ -1,12 +1,28 @@
 """What annotation asks of a teacher's distribution over the student's tag sequences, whatever it is made of."""
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from ..modeling.linear_chain import TopK
+from ..modeling.linear_chain import LinearChainCRF, TopK
 from ..modeling.log_space import Scores
+
+
+class BestPaths(NamedTuple):
+    """The most probable sequences that were found, where finding the k best cannot be promised.
+
+    Args:
+        tags, log_prob, valid: as in [`TopK`].
+        proven: (batch,), boolean: no sequence that is not listed is more probable than one that is.
+        outside: (batch,), a probability that no sequence which is not listed exceeds.
+    """
+
+    tags: Tensor
+    log_prob: Tensor
+    valid: Tensor
+    proven: Tensor
+    outside: Tensor
 
 
 class TagDistribution(Protocol):
@@ -39,8 +55,8 @@ class TagDistribution(Protocol):
         """
         ...
 
-    def topk(self, k: int) -> TopK:
-        """The k most probable sequences, best first."""
+    def topk(self, k: int) -> TopK | BestPaths:
+        """The k most probable sequences, best first; [`BestPaths`] where some sentence's may not be the best."""
         ...
 
     def log_prob(self, tags: Tensor) -> Tensor:
@@ -56,6 +72,23 @@ class TagDistribution(Protocol):
         ...
 
 
+def select(distribution: TagDistribution, rows: Tensor) -> TagDistribution:
+    """The distributions of some sentences of the batch; `rows` (sentences,), integers on the CPU."""
+    if isinstance(distribution, LinearChainCRF):
+        emissions, *shared = distribution.scores
+        return LinearChainCRF(emissions[rows.to(emissions.device)], *shared, lengths=distribution.lengths.cpu()[rows])
+    return distribution.select(rows)  # type: ignore[attr-defined]
+
+
+def unlisted(paths: TopK | BestPaths, asked: int) -> Tensor:
+    """(batch,), a probability that no sequence exceeds which is not among the `asked` best; 0 where all are listed."""
+    if isinstance(paths, BestPaths):
+        return paths.outside
+    if paths.tags.shape[1] < asked:
+        return paths.log_prob.new_zeros(len(paths.tags))
+    return torch.where(paths.valid[:, -1], paths.log_prob[:, -1].exp(), 0.0)
+
+
 def top_of_pool(tags: Tensor, log_probs: Tensor, k: int) -> TopK:
     """The k most probable of some candidate sequences, each once.
 
@@ -66,7 +99,11 @@ def top_of_pool(tags: Tensor, log_probs: Tensor, k: int) -> TopK:
     """
     candidates, words = tags.shape[1:]
     exists = (tags[..., 0] >= 0) & (log_probs > -torch.inf)
-    same = (tags[:, :, None] == tags[:, None]).all(dim=-1)
+    # Sequences are compared by a number made of all their tags (64 bits, random weights): comparing tag by tag takes
+    # `words` times the memory.
+    weights = torch.randint(-(2**62), 2**62, (words,), generator=torch.Generator().manual_seed(0)).to(tags.device)
+    key = ((tags + 101) * weights).sum(dim=-1)
+    same = key[:, :, None] == key[:, None]
     earlier = torch.ones(candidates, candidates, dtype=torch.bool, device=tags.device).tril(-1)
     repeated = (same & earlier).any(dim=-1)
     ranked = torch.where(exists & ~repeated, log_probs, -torch.inf)

@@ -1,14 +1,16 @@
 """What every teacher has: labels, their reading as the student's, a calibration temperature, an identity."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
+from datasets import Dataset
 from torch import Tensor
 
-from ..modeling.linear_chain import LinearChainCRF
 from ..modeling.log_space import Scores
+from .batches import tag_sentences
+from .calibration import Calibration, fit_temperature
 from .label_maps import LabelMap, Reading, mapped_labels, read_labels
 from .read_chain import read_chain
 from .tag_distribution import TagDistribution
@@ -28,13 +30,6 @@ class TeacherScores(NamedTuple):
     constraints: dict[str, Tensor]
 
 
-def batches_of_like_length(sentences: Sequence[Sequence[str]], batch_size: int) -> Iterator[list[int]]:
-    """Row numbers in batches, longest sentences first: less padding, and the peak of memory comes first."""
-    rows = sorted(range(len(sentences)), key=lambda row: len(sentences[row]), reverse=True)
-    for start in range(0, len(rows), batch_size):
-        yield rows[start : start + batch_size]
-
-
 class TagTeacher(ABC):
     """A tagger that is asked for its distribution over the tag sequences of a sentence.
 
@@ -48,7 +43,8 @@ class TagTeacher(ABC):
             `{"LOC": ["LOC", "GPE"]}` that it cannot tell two of the student's types apart. BIO and BIOES labels are
             read in each other without a map.
         scheme: `"BIO"`, `"BIOES"` or `"plain"`; inferred from the (mapped) labels where `None`.
-        temperature: divides all its scores, before anything else: a calibration of its confidence.
+        temperature: divides all its scores, before anything else: a calibration of its confidence, which
+            `calibrate` finds.
 
     Raises:
         ValueError: if the label map names a label or type that the teacher lacks, or the temperature is not above 0.
@@ -150,12 +146,21 @@ class TagTeacher(ABC):
             ValueError: if the label sets differ.
         """
         labels = list(label_names) if label_names is not None else self.labels
-        tagged: list[list[str]] = [[] for _ in sentences]
-        for rows in batches_of_like_length(sentences, batch_size):
-            distribution = self.distribution([sentences[row] for row in rows], label_names)
-            with torch.inference_mode():
-                plain = isinstance(distribution, LinearChainCRF)
-                tags = distribution.argmax()[0] if plain else distribution.topk(1).tags[:, 0]  # type: ignore
-            for row, path in zip(rows, tags.tolist()):
-                tagged[row] = [labels[tag] for tag in path[: len(sentences[row])]]
-        return tagged
+        return tag_sentences(lambda batch: self.distribution(batch, label_names), sentences, labels, batch_size)
+
+    def calibrate(
+        self, dataset: Dataset, label_names: Sequence[str] | None = None, *, batch_size: int = 64
+    ) -> Calibration:
+        """Set `temperature` to the one at which gold tags are most probable; see [`fit_temperature`].
+
+        Args:
+            dataset: columns `tokens` and gold tags, of sentences that the teacher was not trained on.
+            label_names: the student's labels; the teacher's own (mapped) ones by default.
+            batch_size: sentences a forward pass.
+
+        Raises:
+            ValueError: if labels differ, or no sentence has gold tags that the teacher thinks possible.
+        """
+        calibration = fit_temperature(self, dataset, label_names, batch_size=batch_size)
+        self.temperature = calibration.temperature
+        return calibration

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from ..data.columns import (
-    AUTOMATIC_COLUMNS,
     EDGE_COUNTS,
     EMISSIONS,
     ENTROPY,
@@ -20,7 +19,9 @@ from ..data.columns import (
     TRANSITIONS,
 )
 from ..modeling.linear_chain import SufficientStatistics
-from .tag_distribution import TagDistribution
+from .tag_distribution import BestPaths, TagDistribution
+
+UNPROVEN = "unproven"  # beside the columns: whether a sentence's k best could not be shown to be the best
 
 
 @dataclass
@@ -106,11 +107,12 @@ def ask(distribution: TagDistribution, wanted: Sequence[str], top_k: int) -> dic
 
     Args:
         distribution: a teacher's, in the student's labels.
-        wanted: target column names.
+        wanted: target column names, and `UNPROVEN`.
         top_k: paths a sentence; fewer where there are not so many.
 
     Returns:
-        For each wanted column an array over the batch, shaped and padded as in [`Targets`].
+        For each wanted column an array over the batch, shaped and padded as in [`Targets`]; for `UNPROVEN`, where
+        the k best are asked, (batch,), boolean.
 
     Raises:
         ValueError: if the distribution has no such quantity (see [`TagDistribution`]).
@@ -119,6 +121,8 @@ def ask(distribution: TagDistribution, wanted: Sequence[str], top_k: int) -> dic
     if TOPK_TAGS in wanted or TOPK_LOG_PROBS in wanted:
         paths = distribution.topk(top_k)
         values[TOPK_TAGS], values[TOPK_LOG_PROBS] = paths.tags, paths.log_prob
+        proven = paths.proven if isinstance(paths, BestPaths) else torch.ones(len(paths.tags), dtype=torch.bool)
+        values[UNPROVEN] = ~proven
     if MARGINALS in wanted:
         values[MARGINALS] = distribution.marginals
     if EDGE_COUNTS in wanted:
@@ -131,4 +135,4 @@ def ask(distribution: TagDistribution, wanted: Sequence[str], top_k: int) -> dic
         values[START_END] = torch.stack((scores.start, scores.end)).expand(batch, -1, -1)
     if ENTROPY in wanted:
         values[ENTROPY] = distribution.entropy()
-    return {name: values[name].numpy(force=True) for name in wanted if name not in AUTOMATIC_COLUMNS}
+    return {name: values[name].numpy(force=True) for name in wanted if name in values}

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from hf_structkd import AnnotationError
+from hf_structkd.distillation.shards import PartialAnswers
 
 from . import annotation_worker as worker
 
@@ -165,6 +166,37 @@ def test_a_work_folder_of_someone_else_is_not_touched(tmp_path):
     with pytest.raises(AnnotationError, match="none of ours"):
         worker.run(tmp_path / "answers")
     assert [path.name for path in work.iterdir()] == ["thesis.tex"]
+
+
+def test_a_second_job_is_told_that_another_one_is_asking_and_a_killed_one_holds_nobody_up(tmp_path, whole):
+    """Danger: two jobs on one folder write into each other's shards, or a dead one's lock stays for ever."""
+    folder, log = tmp_path / "answers", tmp_path / "asked.txt"
+    first = FORK.Process(target=worker.run, args=(folder, log, 0.2))
+    first.start()
+    while not log.exists():
+        time.sleep(0.01)
+    with pytest.raises(AnnotationError, match=r"another process is asking teachers for .*answers.*wait until"):
+        worker.run(folder)
+    os.kill(first.pid, signal.SIGKILL)
+    first.join()
+    worker.run(folder)
+    assert bytes_of(folder) == whole
+
+
+def test_a_job_that_comes_when_the_other_has_just_finished_takes_its_answers(tmp_path, whole, monkeypatch):
+    """Danger: it looked before the end, got the lock after it, and asks everything again."""
+    enter = PartialAnswers.only_us
+
+    def late(partial):
+        monkeypatch.undo()
+        worker.run(tmp_path / "answers")  # the other job
+        return enter(partial)
+
+    monkeypatch.setattr(PartialAnswers, "only_us", late)
+    worker.run(tmp_path / "answers", tmp_path / "asked.txt")
+    assert not (tmp_path / "asked.txt").exists()
+    assert bytes_of(tmp_path / "answers") == whole
+    assert [path.name for path in tmp_path.iterdir()] == ["answers"]
 
 
 def test_answers_on_disk_and_in_memory_are_those_of_each_sentence_alone(tmp_path):
