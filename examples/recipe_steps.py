@@ -26,6 +26,7 @@ from transformers import (
     XLMRobertaForTokenClassification,
     set_seed,
 )
+from transformers.trainer_utils import HubStrategy
 
 from hf_structkd import (
     StructKDTrainer,
@@ -40,6 +41,7 @@ from hf_structkd import (
 from hf_structkd.data.collator import DataCollatorForStructKD
 from hf_structkd.data.tokenizer import train_tokenizer
 from hf_structkd.data.words import encode_corpus
+from hf_structkd.evaluation.resources import measured_energy, peak_memory
 from hf_structkd.evaluation.results import write_atomically
 from hf_structkd.evaluation.tagging_metrics import TaggingMetrics
 from hf_structkd.modeling.configuration import CRFConfigMixin, label_names
@@ -49,12 +51,15 @@ from hf_structkd.training.recipe import RecipeError, compare_settings, dump_sett
 logger = logging.getLogger(__name__)
 SCRATCH = "scratch"
 SETTINGS_FILE = "settings.json"
+STATE_FILE = "trainer_state.json"
+WORK_SETTINGS_FILE = "_settings.json"  # of a training that goes on; names with _ stay out of pushes to the Hub
 CRF_FIELDS = set(inspect.signature(CRFConfigMixin.__init__).parameters) - {"self", "kwargs"}
 # What may differ between two runs that count as the same: where it lies, and how it is watched and paced.
 FREE_SETTINGS = (
     *("output_dir", "teachers_dir", "baseline_dir", "annotation_dir", "run_name", "report_to", "disable_tqdm"),
     *("logging_steps", "logging_strategy", "logging_first_step", "log_level", "dataloader_num_workers"),
     *("per_device_eval_batch_size", "annotation_batch_size", "push_to_hub", "hub_model_id", "hub_private_repo"),
+    *("hub_strategy", "hub_always_push", "hub_revision", "license", "label_examples"),
 )
 
 
@@ -188,14 +193,6 @@ def _softmax_trainer(
     )
 
 
-def corpus_name(corpus: Any) -> str | None:
-    """What a card calls the corpora: a Hub id, or the innermost folder that a path names before its placeholders."""
-    if not isinstance(corpus, str):
-        return None
-    fixed = corpus.split("{")[0]
-    return fixed.rstrip(":") if ":" in fixed else Path(fixed).name or None
-
-
 def train_into(
     folder: Path,
     settings: Mapping[str, Any],
@@ -211,7 +208,7 @@ def train_into(
         train: does the training.
 
     Returns:
-        Seconds of training; those of the first time, if the model was there.
+        Seconds of training; those of the first time, if the model was there. `training_record` tells more.
 
     Raises:
         RecipeError: if the folder holds a model made with other settings; it says which.
@@ -226,27 +223,37 @@ def train_into(
             f"{folder} is not empty and holds no finished model ({SETTINGS_FILE}); choose another folder"
         )
     work = folder.with_name(folder.name + ".training")
-    if (work / SETTINGS_FILE).exists():
-        refuse_other_settings(work, json.loads((work / SETTINGS_FILE).read_text())["settings"], settings)
-    args = replace_output(args, work)
+    if (work / WORK_SETTINGS_FILE).exists():
+        refuse_other_settings(work, json.loads((work / WORK_SETTINGS_FILE).read_text())["settings"], settings)
+    # What is finished is pushed by the script, with all scores on its card; before that only where it is asked for.
+    args = replace_output(args, work, push_to_hub=args.push_to_hub and args.hub_strategy != HubStrategy.END)
     if args.should_save:
         work.mkdir(parents=True, exist_ok=True)
-        write_atomically(work / SETTINGS_FILE, json.dumps({"settings": settings}, indent=2))
+        write_atomically(work / WORK_SETTINGS_FILE, json.dumps({"settings": settings}, indent=2))
     set_seed(args.seed)
     started = time.perf_counter()
     trainer = train(args)
     seconds = time.perf_counter() - started
     finished = folder.with_name(folder.name + ".finished")
+    trainer.args.push_to_hub = False
     trainer.save_model(str(finished))
     if args.should_save:
-        trainer.state.save_to_json(str(finished / "trainer_state.json"))
-        write_atomically(finished / SETTINGS_FILE, json.dumps({"settings": settings, "seconds": seconds}, indent=2))
+        trainer.state.save_to_json(str(finished / STATE_FILE))
+        record = {"settings": settings, "seconds": seconds, "memory": peak_memory(), "energy": measured_energy(work)}
+        write_atomically(finished / SETTINGS_FILE, json.dumps(record, indent=2))
         if folder.exists():
             folder.rmdir()
         os.replace(finished, folder)
         shutil.rmtree(work)
     trainer.accelerator.wait_for_everyone()
     return seconds
+
+
+def training_record(folder: Path) -> dict[str, Any]:
+    """What `train_into` keeps of a finished training, as members of `RunResults`: history, memory, energy."""
+    stored = json.loads((folder / SETTINGS_FILE).read_text())
+    history = json.loads((folder / STATE_FILE).read_text())["log_history"]
+    return {"history": history, "memory": stored.get("memory") or {}, "energy": stored.get("energy") or {}}
 
 
 def replace_output(args: StructKDTrainingArguments, folder: Path, **changes: Any) -> StructKDTrainingArguments:

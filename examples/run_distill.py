@@ -17,11 +17,11 @@ from typing import Any
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict, concatenate_datasets
 from progress import quiet_libraries
+from publishing import describe, push_student, student_repository
 from recipe_arguments import DataArguments, ModelArguments, TeacherArguments
 from recipe_steps import (
     SETTINGS_FILE,
     check_model,
-    corpus_name,
     load_data,
     make_tagger,
     model_arguments_of_teacher,
@@ -30,6 +30,7 @@ from recipe_steps import (
     settings_of,
     train_into,
     train_tagger,
+    training_record,
 )
 from scoring import compare
 
@@ -39,11 +40,10 @@ from hf_structkd.data.readers import CorpusError
 from hf_structkd.data.unlabelled import mix_unlabelled
 from hf_structkd.distillation.annotate import AnnotationError
 from hf_structkd.distillation.objectives import annotation_temperature, needed_columns, parse_objective
-from hf_structkd.evaluation.report import ComparisonReport
 from hf_structkd.evaluation.results import RunResults, write_atomically, write_results
-from hf_structkd.evaluation.tagging_metrics import TaggingMetrics
-from hf_structkd.hub.model_card import write_model_card
-from hf_structkd.training.card import objective_name, student_card_data
+from hf_structkd.hub.describe import describe_student
+from hf_structkd.hub.push import PushError
+from hf_structkd.training.card import examples_of, objective_name
 from hf_structkd.training.recipe import RecipeError, dump_settings, parse_recipe
 
 Corpora = dict[str, DatasetDict]
@@ -147,38 +147,6 @@ def trained_teacher(
     return Teacher.from_pretrained(str(folder), device=args.device), seconds
 
 
-def describe(
-    folder: Path,
-    student: Teacher,
-    results: RunResults,
-    table: ComparisonReport,
-    data_args: DataArguments,
-    model_args: ModelArguments,
-    args: StructKDTrainingArguments,
-    name: str,
-    teachers: dict[str, Teacher],
-) -> None:
-    """Write the student's card."""
-    data = student_card_data(
-        student.model.config,
-        args,
-        args.hub_model_id or Path(args.output_dir).name,
-        teachers,
-        scheme=TaggingMetrics(student.labels).scheme,
-        languages=list(results.train_sentences),
-        base_model=None if model_args.model == "scratch" else model_args.model,
-        dataset_name=corpus_name(data_args.corpus),
-        train_sentences=results.train_sentences,
-        comparison=table,
-        student_row=name,
-        seconds=results.seconds[name],
-        versions=results.versions,
-    )
-    for teacher in data.teachers:
-        teacher.score = (table.teachers or {}).get(teacher.language)
-    write_model_card(folder, data)
-
-
 def show_examples(student: Teacher, corpora: Corpora, count: int = 1) -> None:
     """Tag a few test sentences and print them, entities in brackets."""
     announce("The student at work")
@@ -201,6 +169,9 @@ def main() -> None:
     elif output.exists() and any(output.iterdir()):
         raise RecipeError(f"{output} is not empty and was not written by this script; choose another output_dir")
     objectives = parse_objective(args.objective, args.temperature, args.temperature_mode)
+    if args.push_to_hub and args.should_save:
+        # hours before anything is pushed, a wrong token is told
+        args.hub_model_id = student_repository(args)
 
     announce("Corpora")
     # Teachers may learn from more sentences than the student: its own are the first of theirs.
@@ -291,22 +262,27 @@ def main() -> None:
         seed=args.seed,
         train_sentences={language: len(splits["train"]) for language, splits in corpora.items()},
         seconds=seconds,
+        **training_record(folders[name]),
     )
+    examples = examples_of(train, labels) if args.label_examples else {}
+    results = describe(results, taggers[name], data_args, model_args, teachers, args, examples)
     results_file = write_results(results, output)
     write_atomically(output / "table.md", tables["test"].to_markdown() + "\n")
     print(tables["test"].to_text())
     show_examples(taggers[name], corpora)
-    describe(folders[name], taggers[name], results, tables["test"], data_args, model_args, args, name, teachers)
+    describe_student(folders[name], results)
     announce("Where everything is")
     print(f"student   {folders[name]}  (README.md is its card)")
     for language, teacher in teachers.items():
         print(f"teacher   {language}: {teacher.name}")
     print(f"scores    {results_file}\ntable     {output / 'table.md'}")
+    if args.push_to_hub:
+        print(f"pushed    {push_student(folders[name], args)}")
 
 
 if __name__ == "__main__":
     quiet_libraries()
     try:
         main()
-    except (RecipeError, CorpusError, AnnotationError) as error:
+    except (RecipeError, CorpusError, AnnotationError, PushError) as error:
         sys.exit(f"error: {error}")

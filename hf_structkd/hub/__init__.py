@@ -1,5 +1,23 @@
-"""Model cards: what a student says of itself on the Hub."""
+"""What goes to the Hub with a student: its card, results and pictures; and how it gets there."""
 
-from .model_card import StudentCardData, TeacherCard, build_model_card, write_model_card
+from .card_data import StudentCardData, TeacherCard
+from .describe import describe_student, redescribe
+from .from_results import card_data
+from .model_card import build_model_card, write_model_card
+from .public import public_name, publishable
+from .push import PushError, prepare_repository, push_folder
 
-__all__ = ["StudentCardData", "TeacherCard", "build_model_card", "write_model_card"]
+__all__ = [
+    "PushError",
+    "StudentCardData",
+    "TeacherCard",
+    "build_model_card",
+    "card_data",
+    "describe_student",
+    "prepare_repository",
+    "public_name",
+    "publishable",
+    "push_folder",
+    "redescribe",
+    "write_model_card",
+]

@@ -2,116 +2,33 @@
 
 import logging
 import os
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from ..evaluation.report import ComparisonReport
-from ..evaluation.results import collect_versions, write_atomically
+from ..evaluation.results import write_atomically
+from .card_data import StudentCardData, TeacherCard
+from .card_tables import (
+    code,
+    hyperparameter_table,
+    label_table,
+    objective_table,
+    table,
+    teacher_table,
+    training_table,
+    type_tables,
+)
+from .public import public_name
+from .snippets import snippets
+
+__all__ = ["CARD_NAME", "REWRITTEN", "StudentCardData", "TeacherCard", "build_model_card", "write_model_card"]
 
 logger = logging.getLogger(__name__)
 
 TEMPLATE_PATH = Path(__file__).with_name("model_card_template.md")
 CARD_NAME = "README.md"
-
-CITATION = """\
-@inproceedings{wang-etal-2020-structure,
-  title = {Structure-Level Knowledge Distillation For Multilingual Sequence Labeling},
-  author = {Wang, Xinyu and Jiang, Yong and Bach, Nguyen and Wang, Tao and Huang, Fei and Tu, Kewei},
-  booktitle = {Proceedings of the 58th Annual Meeting of the Association for Computational Linguistics},
-  year = {2020},
-  url = {https://arxiv.org/abs/2004.03846},
-  eprint = {2004.03846},
-  archivePrefix = {arXiv}
-}"""
-
-_SNIPPET = """\
-import torch
-from transformers import AutoTokenizer
-
-from hf_structkd import {class_name}
-
-name = {model_id!r}
-tokenizer = AutoTokenizer.from_pretrained(name)
-model = {class_name}.from_pretrained(name).eval()
-
-words = {words!r}
-inputs = tokenizer(words, is_split_into_words=True, return_tensors="pt")
-with torch.inference_mode():
-    tags = model(**inputs).tags[0]
-print([(word, model.config.id2label[tag]) for word, tag in zip(words, tags[tags != -100].tolist())])"""
-
-
-@dataclass
-class TeacherCard:
-    """What the card says of a teacher.
-
-    Args:
-        name: Hub id, or path; of a path only the last part is shown.
-        language: The language it taught; ``None`` for all.
-        revision: Commit or fingerprint of its weights.
-        score: Its own headline score in [0, 1], where known.
-    """
-
-    name: str
-    language: str | None = None
-    revision: str | None = None
-    score: float | None = None
-
-
-@dataclass
-class StudentCardData:
-    """What the card of a student says. Everything but the name may be left out; the card is then shorter.
-
-    Args:
-        model_name: Name of the student.
-        label_names: The labels in the model's order.
-        scheme: ``"BIO"``, ``"BIOES"`` or ``"plain"``.
-        languages: Language codes it was trained on.
-        model_id: Hub id for the snippet; by default ``model_name``.
-        class_name: Class to load it with.
-        base_model: The encoder it started from, a Hub id or a path.
-        base_model_revision: That encoder's commit.
-        teachers: Its teachers; none for a baseline.
-        objective: The distillation objective by name, ``"none"`` for a baseline.
-        lambda_schedule: How the weight of distillation went over training, in words (``"linear 1 -> 0"``).
-        temperature: Temperature of the objective.
-        top_k: Number of the teachers' best sequences.
-        comparison: Scores of student, teachers and baseline.
-        student_row: The student's row in ``comparison``; by default its first student.
-        dataset_name: Name of the corpora, or their Hub id.
-        train_sentences: Language -> number of training sentences.
-        hyperparameters: Name -> value, in the order to show.
-        versions: Package -> version; by default those of this process.
-        seconds: Training time in seconds.
-        license: Licence of the weights, as the Hub names it; none is claimed by default.
-    """
-
-    model_name: str
-    label_names: Sequence[str] = ()
-    scheme: str = "BIO"
-    languages: Sequence[str] = ()
-    model_id: str | None = None
-    class_name: str = "XLMRobertaForTokenClassificationCRF"
-    base_model: str | None = None
-    base_model_revision: str | None = None
-    teachers: Sequence[TeacherCard] = ()
-    objective: str = "none"
-    lambda_schedule: str | None = None
-    temperature: float | None = None
-    top_k: int | None = None
-    comparison: ComparisonReport | None = None
-    student_row: str | None = None
-    dataset_name: str | None = None
-    train_sentences: Mapping[str, int] = field(default_factory=dict)
-    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
-    versions: Mapping[str, str] = field(default_factory=collect_versions)
-    seconds: float | None = None
-    license: str | None = None
+REWRITTEN = "<!-- StructKDTrainer writes this card anew with every push; without this line it leaves it alone. -->"
 
 
 def build_model_card(data: StudentCardData) -> ModelCard:
@@ -131,8 +48,7 @@ def build_model_card(data: StudentCardData) -> ModelCard:
     """
     name = public_name(data.model_name)
     distilled = data.objective != "none" and bool(data.teachers)
-    languages = list(data.languages)
-    words = ["Angela", "Merkel", "was", "born", "in", "Hamburg", "."]
+    languages = tuple(data.languages)
     return ModelCard.from_template(
         _metadata(data, name, distilled),
         template_path=str(TEMPLATE_PATH),
@@ -140,27 +56,25 @@ def build_model_card(data: StudentCardData) -> ModelCard:
         language_list=", ".join(languages) or "unstated languages",
         task="part-of-speech or other word tagging" if data.scheme == "plain" else "entity recognition",
         distilled=distilled,
-        base_model=_code(public_name(data.base_model)) if data.base_model else None,
+        base_model=code(public_name(data.base_model)) if data.base_model else None,
         teachers=list(data.teachers),
         objective=data.objective,
-        snippet=_SNIPPET.format(class_name=data.class_name, model_id=public_name(data.model_id or name), words=words),
+        snippets=snippets(public_name(data.model_id or name), data.class_name, languages, data.scheme),
         scheme=data.scheme,
-        label_table=_table(("id", "label"), ((i, _code(label)) for i, label in enumerate(data.label_names))),
+        label_table=label_table(data),
         metric_line=_metric_line(data),
         score_table=data.comparison.to_markdown() if data.comparison else None,
-        training_table=_table(("", ""), _training_rows(data)),
-        teacher_table=_table(
-            ("language", "teacher", "revision", "own score"),
-            (
-                (t.language or "all", _code(public_name(t.name)), t.revision or "n/a", _percent(t.score))
-                for t in data.teachers
-            ),
-        ),
-        hyperparameter_table=_table(
-            ("setting", "value"), ((_code(k), _code(_public_value(v))) for k, v in data.hyperparameters.items())
-        ),
-        version_table=_table(("package", "version"), data.versions.items()),
-        citation=CITATION,
+        type_tables=type_tables(data.type_scores, data.comparison.languages or [] if data.comparison else []),
+        type_name="tag" if data.scheme == "plain" else "entity type",
+        images=dict(data.images),
+        training_table=training_table(data),
+        teacher_table=teacher_table(data),
+        objective_table=objective_table(data),
+        hyperparameter_table=hyperparameter_table(data),
+        version_table=table(("package", "version"), data.versions.items()),
+        license=data.license,
+        citations=list(data.citations),
+        rewritten=REWRITTEN if data.rewritten else None,
     )
 
 
@@ -182,7 +96,7 @@ def write_model_card(output_dir: str | os.PathLike[str], data: StudentCardData) 
         text = str(build_model_card(data))
     except Exception:
         logger.exception("The model card could not be rendered; a minimal one is written instead.")
-        text = _minimal_card(data)
+        text = minimal_card(data)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(target, text)
@@ -192,34 +106,38 @@ def write_model_card(output_dir: str | os.PathLike[str], data: StudentCardData) 
     return target
 
 
-def public_name(name: str) -> str:
-    """A model's name without its place on this machine.
-
-    Args:
-        name: A Hub id (``owner/model`` or ``model``) or a path.
-
-    Returns:
-        A Hub id as it is; of a path, and of anything that exists here as a path, the last part.
-    """
-    text = os.fspath(name).replace("\\", "/").rstrip("/")
-    is_id = re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", text) is not None
-    return text if is_id and not os.path.exists(text) else text.rsplit("/", 1)[-1]
+def minimal_card(data: StudentCardData) -> str:
+    """The card where no other can be made: metadata, the name, and that something went wrong is in the log."""
+    try:
+        title = public_name(data.model_name)
+    except Exception:  # whatever broke the card may be the name itself
+        title = "hf_structkd model"
+    metadata = "library_name: transformers\npipeline_tag: token-classification\ntags:\n- hf_structkd"
+    return f"---\n{metadata}\n---\n\n# {title}\n\n{REWRITTEN}\n"
 
 
 def _metadata(data: StudentCardData, name: str, distilled: bool) -> ModelCardData:
     base_model = public_name(data.base_model) if data.base_model else None
+    dataset = public_name(data.dataset_name) if data.dataset_name else ""
     metric = data.comparison.metric if data.comparison else ("accuracy" if data.scheme == "plain" else "f1")
+    own = ["hf_structkd", "crf", "sequence-labelling", *(["knowledge-distillation"] if distilled else [])]
+    more: dict[str, Any] = {}
+    if "co2_kg" in data.energy:
+        grams = round(1000 * float(data.energy["co2_kg"]), 6)
+        more["co2_eq_emissions"] = {"emissions": grams, "source": "codecarbon", "training_type": "fine-tuning"}
     return ModelCardData(
         language=list(data.languages) or None,
         license=data.license,
         library_name="transformers",
         pipeline_tag="token-classification",
-        # the Hub resolves base_model: the bare name of a local folder would link to somebody else's model
+        # the Hub resolves ids: the bare name of a local folder would link to somebody else's model or data
         base_model=base_model if base_model and "/" in base_model else None,
-        tags=["hf_structkd", "crf", "sequence-labelling", *(["knowledge-distillation"] if distilled else [])],
+        datasets=[dataset] if "/" in dataset else None,
+        tags=list(dict.fromkeys([*own, *data.tags])),
         metrics=[metric],
         model_name=name,
         eval_results=_eval_results(data) or None,
+        **more,
     )
 
 
@@ -243,7 +161,7 @@ def _eval_results(data: StudentCardData) -> list[EvalResult]:
             metric_name=f"{report.metric}, strict" if report.metric == "f1" else report.metric,
             metric_value=round(float(score), 6),
         )
-        for language, score in report.students[row].items()
+        for language, score in (data.own_scores or report.students[row]).items()
     ]
 
 
@@ -252,53 +170,13 @@ def _metric_line(data: StudentCardData) -> str:
         return ""
     what = "Word accuracy" if data.comparison.metric == "accuracy" else "Strict entity F1 (seqeval)"
     split = f" on {data.comparison.split}" if data.comparison.split else ""
-    return f"{what} x 100{split}; `avg` is the macro average over languages."
-
-
-def _training_rows(data: StudentCardData) -> Iterable[tuple[str, Any]]:
-    base = _code(public_name(data.base_model)) if data.base_model else None
-    if base and data.base_model_revision:
-        base += f" at {data.base_model_revision}"
-    rows = {
-        "base model": base,
-        "data": public_name(data.dataset_name) if data.dataset_name else None,
-        "training sentences": ", ".join(f"{language} {n:,}" for language, n in data.train_sentences.items()) or None,
-        "objective": _code(data.objective),
-        "lambda (distillation against gold)": data.lambda_schedule,
-        "temperature": data.temperature,
-        "k best sequences": data.top_k,
-        "training time": None if data.seconds is None else f"{data.seconds:,.0f} s",
-    }
-    return [(name, value) for name, value in rows.items() if value is not None]
-
-
-def _public_value(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _public_value(member) for key, member in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_public_value(member) for member in value]
-    return public_name(str(value)) if isinstance(value, (str, os.PathLike)) and str(value) else value
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str | None:
-    lines = [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
-    if not lines:
-        return None
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (list(header), ["---"] * len(header), *lines))
-
-
-def _code(value: Any) -> str:
-    return f"`{value}`"
-
-
-def _percent(score: float | None) -> str:
-    return "n/a" if score is None else f"{100 * score:.2f}"
-
-
-def _minimal_card(data: StudentCardData) -> str:
-    try:
-        title = public_name(data.model_name)
-    except Exception:  # whatever broke the card may be the name itself
-        title = "hf_structkd model"
-    metadata = "library_name: transformers\npipeline_tag: token-classification"
-    return f"---\n{metadata}\n---\n\n# {title}\n\n```bibtex\n{CITATION}\n```\n"
+    line = f"{what} x 100{split}; `avg` is the macro average over languages."
+    if data.comparison.baseline is not None:
+        line += " `baseline` is the same student trained on gold tags alone."
+    if len(data.seeds) > 1:
+        seeds = ", ".join(map(str, data.seeds))
+        line += (
+            f" Means and standard deviations over {len(data.seeds)} runs with seeds {seeds}; "
+            f"these weights are of seed {data.seeds[0]}, and the metadata has their scores."
+        )
+    return line

@@ -15,7 +15,6 @@ from ..distillation.objectives import parse_objective
 from ..evaluation.report import ComparisonReport
 from ..evaluation.resources import measured_energy, peak_memory
 from ..evaluation.results import RunResults
-from ..hub.model_card import StudentCardData, TeacherCard
 from ..modeling.configuration import label_names
 from .arguments import StructKDTrainingArguments
 from .recipe import dump_settings
@@ -220,42 +219,3 @@ def _is_headline(key: str, entry: Mapping[str, Any]) -> bool:
     """Accuracy is the headline of plain tags alone, which have no F1."""
     corpus, _, metric = key.rpartition("_")
     return key.startswith("eval_") and (metric == "f1" or (metric == "accuracy" and f"{corpus}_f1" not in entry))
-
-
-def student_card_data(
-    config: PreTrainedConfig,
-    args: StructKDTrainingArguments,
-    model_name: str,
-    teachers: Teachers | None = None,
-    **more: Any,
-) -> StudentCardData:
-    """The card data of a student.
-
-    Args:
-        config: the student's.
-        args: of its training.
-        model_name: how the card calls it.
-        teachers: as for `annotate`.
-        more: further fields of [`StudentCardData`], such as `comparison`; they win.
-    """
-    by_language = teachers_by_language(teachers) if teachers else {}
-    data: dict[str, Any] = {
-        "label_names": label_names(config),
-        "scheme": getattr(config, "tag_scheme", None) or "BIO",
-        "languages": getattr(config, "languages", None) or [],
-        "model_id": args.hub_model_id or model_name,
-        "class_name": (getattr(config, "architectures", None) or ["XLMRobertaForTokenClassificationCRF"])[0],
-        "teachers": [
-            TeacherCard(name=teacher.name, language=language, revision=teacher.revision)
-            for language, members in by_language.items()
-            for teacher, _ in members
-        ],
-        "objective": objective_name(args.objective),
-        "lambda_schedule": f"{args.lambda_schedule}, {args.lambda_start:g} to {args.lambda_end:g}",
-        "temperature": args.temperature,
-        "top_k": args.top_k,
-        "hyperparameters": {
-            name: getattr(args, name) for name in _HYPERPARAMETERS if getattr(args, name, None) is not None
-        },
-    }
-    return StudentCardData(model_name, **{**data, **more})

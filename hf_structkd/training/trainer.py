@@ -1,13 +1,12 @@
 """A `transformers.Trainer` whose loss mixes gold tags with what teachers know about whole tag sequences."""
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
-from transformers import EvalPrediction, PreTrainedConfig, PreTrainedModel, Trainer
+from transformers import EvalPrediction, PreTrainedConfig, PreTrainedModel
 from transformers.trainer_pt_utils import nested_gather
 
 from ..data.collator import DataCollatorForStructKD
@@ -20,18 +19,17 @@ from ..distillation.objectives import annotation_temperature, needed_columns, pa
 from ..distillation.schedules import LambdaSchedule, Progress, make_schedule
 from ..distillation.targets import Targets
 from ..evaluation.tagging_metrics import TaggingMetrics
-from ..hub.model_card import CARD_NAME, write_model_card
 from ..modeling.configuration import label_names
 from ..modeling.crf_head import gold_statistics
 from ..modeling.tag_scheme import TagScheme
 from .arguments import StructKDTrainingArguments
-from .card import student_card_data
 from .loss_log import LossLog
+from .pushing_trainer import PushingTrainer
 
 MACRO = "macro"  # as metric_for_best_model: the headline metric's average over languages
 
 
-class StructKDTrainer(Trainer):
+class StructKDTrainer(PushingTrainer):
     """Train a multilingual tagger on gold tags and teachers' answers.
 
     Everything a [`transformers.Trainer`] does still works. Beyond it:
@@ -308,24 +306,6 @@ class StructKDTrainer(Trainer):
             self.log(averages)
             metrics.update(averages)
         return metrics
-
-    # ---- card ----
-
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Write the student's card into `output_dir`; `push_to_hub` comes through here. A card that was made with
-        more than the trainer knows (scores on test, the teachers' own) and saved with the model is kept."""
-        if not self.is_world_process_zero() or self._card_is_ours():
-            return
-        name = (
-            kwargs.get("model_name")
-            or (self.args.hub_model_id or str(self.args.output_dir)).rstrip("/").split("/")[-1]
-        )
-        config = self.accelerator.unwrap_model(self.model).config
-        write_model_card(str(self.args.output_dir), student_card_data(config, self.args, name, self.teachers))
-
-    def _card_is_ours(self) -> bool:
-        card = Path(str(self.args.output_dir)) / CARD_NAME
-        return card.exists() and "hf_structkd" in card.read_text(encoding="utf-8")
 
 
 def _argmax(logits: Any, labels: Any) -> Tensor:

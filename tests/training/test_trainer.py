@@ -1,5 +1,6 @@
 """Dangers: losses on different scales, a lambda that does nothing, gradients that depend on how a batch is cut."""
 
+import copy
 import math
 
 import pytest
@@ -9,7 +10,9 @@ from transformers import TrainerCallback
 
 from hf_structkd import StructKDTrainer, StructKDTrainingArguments, Teacher, annotate, encode_corpus
 from hf_structkd.distillation.objectives import OBJECTIVES, needed_columns, parse_objective
-from hf_structkd.training.card import objective_name
+from hf_structkd.hub.model_card import REWRITTEN
+from hf_structkd.training import pushing_trainer
+from hf_structkd.training.card import objective_name, trainer_results
 
 
 @pytest.fixture
@@ -226,14 +229,65 @@ def test_weights_are_in_the_objectives_name():
 
 
 def test_a_card_is_written_when_pushing_and_a_fuller_one_kept(make_trainer, tmp_path):
+    """Danger: a push writes over a card that says more than the trainer knows, or that somebody edited."""
     trainer = make_trainer(max_steps=1)
     trainer.train()
-    trainer.create_model_card()
+    trainer.create_model_card(license="apache-2.0", tags="news")
     card = tmp_path / "out" / "README.md"
-    assert "posterior+top_wk" in card.read_text()
-    card.write_text(card.read_text() + "\nmeasured by hf_structkd")
+    for part in ("posterior+top_wk", "license: apache-2.0", "- news"):
+        assert part in card.read_text()
+    trainer.create_model_card(language="en")
+    assert "license" not in card.read_text()
+    edited = card.read_text().replace(REWRITTEN, "Measured by hand.")
+    card.write_text(edited)
     trainer.create_model_card()
-    assert card.read_text().endswith("measured by hf_structkd")
+    assert card.read_text() == edited
+
+
+def test_a_card_says_what_the_trainer_knows(make_trainer, corpus, tmp_path):
+    trainer = make_trainer(
+        eval_dataset={"en": corpus.select(range(6)), "ru": corpus.select(range(30, 36))}, eval_strategy="steps",
+        eval_steps=1, max_steps=2,
+    )  # fmt: skip
+    trainer.train()
+    results = trainer_results(trainer, trainer.teachers)
+    last = trainer.state.log_history
+    for language in ("en", "ru"):
+        logged = [entry[f"eval_{language}_f1"] for entry in last if f"eval_{language}_f1" in entry]
+        assert results.scores["evaluation"]["posterior+top_wk"][language]["f1"] == logged[-1]
+    assert [teacher["revision"] for teacher in results.teachers] == [t.revision for t in trainer.teachers.values()]
+    assert [part["name"] for part in results.objective["parts"]] == ["posterior", "top_wk"]
+    assert results.train_sentences == {"en": 30, "ru": 30}
+    assert set(results.label_examples) <= set(results.model["labels"])
+    assert results.label_examples
+    assert {"loss", "loss_nll", "kd_lambda", "step"} <= results.history[0].keys()
+    assert results.memory["peak_rss_mib"] > 50
+    trainer.args.label_examples = False
+    assert trainer_results(trainer).label_examples == {}
+
+
+def test_a_card_that_fails_is_no_end_of_training(make_trainer, tmp_path, monkeypatch, caplog):
+    trainer = make_trainer(max_steps=1)
+    monkeypatch.setattr(pushing_trainer, "trainer_results", lambda *args: 1 / 0)
+    trainer.create_model_card()
+    assert "ZeroDivisionError" in caplog.text
+    assert (tmp_path / "out" / "README.md").exists()
+
+
+def test_the_access_token_is_not_pickled_beside_checkpoints(make_trainer, tmp_path):
+    """Danger: training_args.bin, which is pushed with every model, shows everybody the token it was pushed with."""
+    trainer = make_trainer(hub_token="hf_abcdefghijklmnop")
+    trainer.save_model()
+    for path in (tmp_path / "out").iterdir():
+        assert b"hf_abcdefghijklmnop" not in path.read_bytes(), path.name
+    assert torch.load(tmp_path / "out" / "training_args.bin", weights_only=False).top_k == trainer.args.top_k
+    assert copy.deepcopy(trainer.args).hub_token == copy.copy(trainer.args).hub_token == "hf_abcdefghijklmnop"
+
+
+def test_the_corpus_is_not_pushed_by_accident(make_trainer, tmp_path):
+    trainer = make_trainer(annotation_dir=str(tmp_path / "out" / "answers"))
+    with pytest.raises(ValueError, match="inside output_dir"):
+        trainer.push_to_hub()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,88 @@
+"""From a finished student to its card, and to the Hub."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
+from recipe_arguments import DataArguments, ModelArguments
+from recipe_steps import SCRATCH
+
+from hf_structkd import StructKDTrainingArguments, Teacher
+from hf_structkd.evaluation.results import RunResults
+from hf_structkd.evaluation.tagging_metrics import TaggingMetrics
+from hf_structkd.hub.push import prepare_repository, push_folder
+from hf_structkd.training.card import training_results
+
+
+def describe(
+    results: RunResults,
+    student: Teacher,
+    data_args: DataArguments,
+    model_args: ModelArguments,
+    teachers: Mapping[str, Teacher],
+    args: StructKDTrainingArguments,
+    examples: dict[str, list[str]],
+) -> RunResults:
+    """The results of a run with everything that its student's card says."""
+    name = args.hub_model_id or Path(args.output_dir).name
+    described = training_results(
+        student.model.config,
+        args,
+        name.split("/")[-1],
+        teachers,
+        history=results.history,
+        model={
+            "scheme": TaggingMetrics(student.labels).scheme,
+            "languages": list(results.train_sentences),
+            "dataset": corpus_name(data_args.corpus),
+            "parameters": student.model.num_parameters(),
+            **base_model(model_args),
+        },
+    )
+    own: Mapping[str, float] = results.comparison["test"]["teachers"] or {}
+    return replace(
+        results,
+        model=described.model,
+        teachers=[{**teacher, "score": own.get(teacher["language"])} for teacher in described.teachers],
+        objective=described.objective,
+        hyperparameters=described.hyperparameters,
+        history=described.history,
+        label_examples=examples,
+        citations=described.citations,
+    )
+
+
+def base_model(args: ModelArguments) -> dict[str, Any]:
+    """The encoder that training started from, with the commit of one from the Hub."""
+    if args.model == SCRATCH:
+        return {}
+    try:
+        file: Any = try_to_load_from_cache(args.model, "config.json", revision=args.revision)
+    except HFValidationError:  # a path
+        file = None
+    # a file of the cache lies in .../snapshots/<commit>/
+    commit = Path(file).parent.name if isinstance(file, str) else args.revision
+    return {"base_model": args.model, "base_model_revision": commit}
+
+
+def corpus_name(corpus: Any) -> str | None:
+    """What a card calls the corpora: a Hub id, or the innermost folder that a path names before its placeholders."""
+    if not isinstance(corpus, str):
+        return None
+    fixed = corpus.split("{")[0]
+    return fixed.rstrip(":") if ":" in fixed else Path(fixed).name or None
+
+
+def student_repository(args: StructKDTrainingArguments) -> str:
+    """The full id of the repository to push to, which is made if there is none."""
+    name = args.hub_model_id or Path(args.output_dir).absolute().name
+    return prepare_repository(name, args.hub_token, args.hub_private_repo)
+
+
+def push_student(folder: Path, args: StructKDTrainingArguments) -> str:
+    """Push a finished student; the address of its repository."""
+    repository = student_repository(args)
+    return push_folder(folder, repository, token=args.hub_token, revision=args.hub_revision)

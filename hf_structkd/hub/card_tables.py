@@ -1,0 +1,121 @@
+"""The tables of a card, in Markdown."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ..evaluation.report import percent
+from .card_data import StudentCardData, TypeScores
+from .public import public_name, public_value
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str | None:
+    """A Markdown table; ``None`` without rows."""
+    lines = [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
+    if not lines:
+        return None
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (list(header), ["---"] * len(header), *lines))
+
+
+def code(value: Any) -> str:
+    """Inline code."""
+    return f"`{value}`"
+
+
+def label_table(data: StudentCardData) -> str | None:
+    """Ids, labels and, where there are any, examples."""
+    if not data.label_examples:
+        return table(("id", "label"), ((i, code(label)) for i, label in enumerate(data.label_names)))
+    rows = (
+        (i, code(label), ", ".join(data.label_examples.get(label, ()))) for i, label in enumerate(data.label_names)
+    )
+    return table(("id", "label", "frequent examples"), rows)
+
+
+def training_table(data: StudentCardData) -> str | None:
+    """Data, base model and cost of training."""
+    base = code(public_name(data.base_model)) if data.base_model else None
+    if base and data.base_model_revision:
+        base += f" at {data.base_model_revision}"
+    rows = {
+        "base model": base,
+        "parameters": None if data.parameters is None else f"{data.parameters:,}",
+        "data": public_name(data.dataset_name) if data.dataset_name else None,
+        "training sentences": ", ".join(f"{language} {n:,}" for language, n in data.train_sentences.items()) or None,
+        "objective": code(data.objective),
+        "lambda (distillation against gold)": data.lambda_schedule,
+        "k best sequences": data.top_k,
+        "seed": data.seeds[0] if data.seeds else None,
+        "training time": None if data.seconds is None else f"{data.seconds:,.0f} s",
+        "peak memory": _memory(data.memory),
+        "energy": _energy(data.energy),
+    }
+    return table(("", ""), ((name, value) for name, value in rows.items() if value is not None))
+
+
+def objective_table(data: StudentCardData) -> str | None:
+    """The parts of the objective with their weights and temperatures."""
+    return table(
+        ("part", "weight", "temperature", "temperature mode", "source"),
+        (
+            (
+                code(part.get("name")),
+                f"{part.get('weight', 1.0):g}",
+                f"{part.get('temperature', 1.0):g}",
+                part.get("temperature_mode", "local"),
+                part.get("source", ""),
+            )
+            for part in data.objective_parts
+        ),
+    )
+
+
+def teacher_table(data: StudentCardData) -> str | None:
+    """Teachers with their revisions and scores, and their weights where some language has several."""
+    weighed = any(teacher.weight != 1 for teacher in data.teachers)
+    header = ("language", "teacher", *(["weight"] if weighed else []), "revision", "own score")
+    return table(
+        header,
+        (
+            (
+                teacher.language or "all",
+                code(public_name(teacher.name)),
+                *([f"{teacher.weight:.3g}"] if weighed else []),
+                teacher.revision or "n/a",
+                percent(teacher.score),
+            )
+            for teacher in data.teachers
+        ),
+    )
+
+
+def hyperparameter_table(data: StudentCardData) -> str | None:
+    """Settings of the training."""
+    return table(
+        ("setting", "value"), ((code(name), code(public_value(v))) for name, v in data.hyperparameters.items())
+    )
+
+
+def type_tables(scores: TypeScores, languages: Sequence[str]) -> list[tuple[str, str]]:
+    """For each row of the comparison a table of entity types (or tags) by languages."""
+    tables = []
+    for row, types in scores.items():
+        known = [language for language in languages if any(language in by for by in types.values())]
+        body = (
+            (code(name), *(percent(*by.get(language, (None, None))) for language in known))
+            for name, by in types.items()
+        )
+        if text := table(("", *known), body):
+            tables.append((row, text))
+    return tables
+
+
+def _memory(memory: Mapping[str, float]) -> str | None:
+    names = {"peak_rss_mib": "main memory", "peak_gpu_mib": "GPU"}
+    return ", ".join(f"{memory[key]:,.0f} MiB ({what})" for key, what in names.items() if key in memory) or None
+
+
+def _energy(energy: Mapping[str, float]) -> str | None:
+    if "kwh" not in energy:
+        return None
+    emitted = f", {energy['co2_kg']:.3g} kg CO2 equivalents" if "co2_kg" in energy else ""
+    return f"{energy['kwh']:.3g} kWh{emitted} (codecarbon)"

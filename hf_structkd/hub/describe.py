@@ -1,0 +1,100 @@
+"""The files that describe a student in its folder: results.json, pictures, card."""
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ..evaluation.report import ComparisonReport
+from ..evaluation.results import RESULTS_NAME, RunResults, read_results, write_results
+from .card_data import StudentCardData
+from .from_results import card_data, headline_split
+from .model_card import write_model_card
+from .public import publishable
+
+logger = logging.getLogger(__name__)
+
+PLOTS_DIR = "plots"
+RUNS_DIR = "runs"  # results of the same recipe with other seeds, one file each
+
+
+def describe_student(
+    folder: str | os.PathLike[str],
+    results: RunResults,
+    more_runs: Sequence[RunResults] = (),
+    *,
+    rewritten: bool = False,
+) -> Path | None:
+    """Write ``results.json``, ``plots/`` and ``README.md`` into a student's folder; never raises into training.
+
+    What is written holds no path of this machine and no access token. Without matplotlib (the extra ``plots``) there
+    are no pictures, and the card is without them.
+
+    Args:
+        folder: the student's.
+        results: of its run.
+        more_runs: the same recipe with other seeds; they are kept in ``runs/``, and the card shows means.
+        rewritten: whether the card is one that `StructKDTrainer` may write anew.
+
+    Returns:
+        The card's path; ``None`` if it could not be written.
+    """
+    target = Path(folder)
+    public, others = publishable(results), [publishable(run) for run in more_runs]
+    try:
+        write_results(public, target / RESULTS_NAME)
+        for index, run in enumerate(others, start=2):
+            write_results(run, target / RUNS_DIR / f"{index}.json")
+    except (OSError, TypeError):
+        logger.exception("results.json could not be written beside the model.")
+    return _write_card(target, public, others, rewritten)
+
+
+def redescribe(folder: str | os.PathLike[str]) -> Path | None:
+    """Make card and pictures anew from the ``results.json`` (and ``runs/``) beside them.
+
+    Args:
+        folder: a student's folder, or one of ``model_cards/``.
+
+    Returns:
+        The card's path; ``None`` if it could not be written.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`read_results` does.
+    """
+    target = Path(folder)
+    others = [read_results(path) for path in sorted((target / RUNS_DIR).glob("*.json"), key=lambda p: int(p.stem))]
+    return _write_card(target, read_results(target), others, False)
+
+
+def _write_card(target: Path, results: RunResults, others: Sequence[RunResults], rewritten: bool) -> Path | None:
+    try:
+        data = card_data(results, others)
+    except Exception:
+        logger.exception("The results do not make a card; a minimal one is written.")
+        data = StudentCardData(str(results.model.get("name") or "tagger"), rewritten=rewritten)
+        return write_model_card(target, data)
+    images = _draw(target, results, data.comparison)
+    return write_model_card(target, replace(data, images=images, rewritten=rewritten))
+
+
+def _draw(target: Path, results: RunResults, comparison: ComparisonReport | None) -> dict[str, str]:
+    """Draw what can be drawn; name of the picture -> its place relative to the card."""
+    try:
+        from ..evaluation.plots import language_gap_chart, training_curves
+
+        folder = target / PLOTS_DIR
+        folder.mkdir(parents=True, exist_ok=True)
+        drawn = {"curves": training_curves(results.history, folder / "training_curves.png")}
+        # one row alone leaves no gap to see
+        if comparison is not None and len(comparison.rows()) > 1 and headline_split(results) is not None:
+            drawn["gap"] = language_gap_chart(comparison, folder / "language_gap.png")
+        if not any(folder.iterdir()):
+            folder.rmdir()
+        return {name: path.relative_to(target).as_posix() for name, path in drawn.items() if path is not None}
+    except ImportError:
+        logger.info("matplotlib is not installed: the card is without pictures (extra `plots`)")
+    except Exception:
+        logger.exception("The pictures of the card could not be drawn.")
+    return {}

@@ -1,0 +1,75 @@
+"""The programs on a card. A test runs every one of them as it is printed."""
+
+_SENTENCES = {
+    "de": "Clara Weber zog 1998 von Bremen nach Wien .",
+    "en": "Clara Weber moved from Bremen to Vienna in 1998 .",
+    "es": "Clara Weber se mudó de Bremen a Viena en 1998 .",
+    "fr": "Clara Weber a quitté Brême pour Vienne en 1998 .",
+    "hi": "क्लारा वेबर 1998 में ब्रेमेन से वियना चली गईं ।",
+    "it": "Clara Weber si trasferì da Brema a Vienna nel 1998 .",
+    "nl": "Clara Weber verhuisde in 1998 van Bremen naar Wenen .",
+    "pt": "Clara Weber mudou-se de Bremen para Viena em 1998 .",
+    "ru": "Клара Вебер переехала в 1998 году из Бремена в Вену .",
+    "tr": "Clara Weber 1998'de Bremen'den Viyana'ya taşındı .",
+}
+
+_CLASS = """\
+import torch
+from transformers import AutoTokenizer
+
+from hf_structkd import {class_name}
+
+name = {model_id!r}
+tokenizer = AutoTokenizer.from_pretrained(name)
+model = {class_name}.from_pretrained(name).eval()
+
+words = {words!r}
+inputs = tokenizer(words, is_split_into_words=True, return_tensors="pt")
+with torch.inference_mode():
+    tags = model(**inputs).tags[0]
+print([(word, model.config.id2label[tag]) for word, tag in zip(words, tags[tags != -100].tolist())])"""
+
+_STOCK = """\
+from transformers import pipeline
+
+tagger = pipeline("token-classification", {model_id!r}, trust_remote_code=True{aggregation})
+for found in tagger({text!r}):
+    print(found[{key!r}], found["word"], round(float(found["score"]), 3))"""
+
+_OWN = """\
+from transformers import pipeline
+
+tagger = pipeline("crf-token-classification", {model_id!r}, trust_remote_code=True)
+answer = tagger({text!r}, top_k=3)
+for found in answer[{members!r}]:
+    print(found[{key!r}], found["word"], round(found["score"], 3))
+for analysis in answer["top_k"]:
+    print(round(analysis["score"], 3), [(found[{key!r}], found["word"]) for found in analysis[{members!r}]])"""
+
+
+def example_sentence(languages: tuple[str, ...]) -> str:
+    """A sentence, words separated by spaces, in the first of these languages that there is one for."""
+    return next((_SENTENCES[language] for language in languages if language in _SENTENCES), _SENTENCES["en"])
+
+
+def snippets(model_id: str, class_name: str, languages: tuple[str, ...], scheme: str) -> dict[str, str]:
+    """The programs of a card.
+
+    Args:
+        model_id: what to load.
+        class_name: the model's class.
+        languages: its languages; the example is in one of them.
+        scheme: of its tags; taggers of words have no entities to aggregate.
+
+    Returns:
+        ``"class"``, ``"stock"`` and ``"own"`` -> Python source.
+    """
+    text, plain = example_sentence(languages), scheme == "plain"
+    aggregation = "" if plain else ', aggregation_strategy="simple"'
+    members, own_key = ("tags", "tag") if plain else ("entities", "entity_group")
+    stock_key = "entity" if plain else "entity_group"
+    return {
+        "class": _CLASS.format(model_id=model_id, class_name=class_name, words=text.split()),
+        "stock": _STOCK.format(model_id=model_id, aggregation=aggregation, text=text, key=stock_key),
+        "own": _OWN.format(model_id=model_id, text=text, members=members, key=own_key),
+    }

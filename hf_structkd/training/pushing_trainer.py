@@ -1,0 +1,158 @@
+"""A trainer whose every push to the Hub is complete: model, tokenizer, code, card, results and pictures."""
+
+import logging
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import Trainer
+from transformers.trainer_utils import HubStrategy
+
+from ..distillation.mixtures import Teachers
+from ..evaluation.results import RunResults
+from ..hub.describe import describe_student
+from ..hub.model_card import CARD_NAME, REWRITTEN
+from ..hub.push import pushing, reason
+from .arguments import StructKDTrainingArguments
+from .card import trainer_results
+
+logger = logging.getLogger(__name__)
+
+
+class PushingTrainer(Trainer):
+    """[`transformers.Trainer`] with complete pushes, and errors on the way to the Hub that cost no result.
+
+    `push_to_hub()` and every `hub_strategy` push what `save_model` writes and, beside it, `results.json`, pictures and
+    the card; pushes during training too.
+    """
+
+    args: StructKDTrainingArguments
+    teachers: Teachers | None = None
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Write `results.json`, pictures and the student's card into `output_dir`; every push comes through here.
+
+        A card that is there already is left alone, with what is beside it, unless it is one of ours: one made with
+        more than the trainer knows (scores on test, the teachers' own), or one edited by hand.
+
+        Args:
+            args, kwargs: as for `Trainer`; `language`, `license`, `tags`, `model_name`, `finetuned_from` and `dataset`
+                go onto the card.
+        """
+        if self.is_world_process_zero() and not self._card_is_somebodys():
+            write_description(self, self.teachers, *args, **kwargs)
+
+    def _card_is_somebodys(self) -> bool:
+        card = Path(str(self.args.output_dir)) / CARD_NAME
+        return card.exists() and REWRITTEN not in card.read_text(encoding="utf-8")
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """As in `Trainer`. Raises PushError, before any training where `push_to_hub` is set, if the Hub refuses."""
+        refuse_private_files(self.args)
+        with pushing(self._repo_id(), token or self.args.hub_token):
+            super().init_hf_repo(token=token, private=private)
+
+    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
+        """As in `Trainer`: model, tokenizer, code, card, results and pictures in one commit.
+
+        Raises:
+            PushError: if the Hub cannot be reached or refuses; `output_dir` holds everything then.
+        """
+        refuse_private_files(self.args)
+        if not self.args.push_to_hub:
+            # The Hub is about to be asked for a repository; whatever it says, the training's result is kept first.
+            self.save_model(_internal_call=True)
+        with pushing(self._repo_id(), kwargs.get("token") or self.args.hub_token, self.args.output_dir):
+            return super().push_to_hub(*args, **kwargs)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        # Trainer takes weights and configuration along, and neither the model's code nor its card.
+        if self.is_world_process_zero() and self.args.hub_strategy != HubStrategy.END:
+            copy_code(checkpoint_folder, str(self.args.output_dir))
+            self.create_model_card()
+        super()._push_from_checkpoint(checkpoint_folder)
+
+    def _finish_current_push(self) -> None:
+        super()._finish_current_push()
+        # Trainer forgets whether the pushes it made during training came through.
+        warn_of_failed_pushes(getattr(self, "push_in_progress", None), self._repo_id(), self.args.hub_token)
+
+    def _repo_id(self) -> str:
+        args = self.args
+        return self.hub_model_id or args.hub_model_id or Path(str(args.output_dir)).absolute().name
+
+
+def write_description(
+    trainer: Trainer,
+    teachers: Teachers | None,
+    language: str | Sequence[str] | None = None,
+    license: str | None = None,
+    tags: str | Sequence[str] | None = None,
+    model_name: str | None = None,
+    finetuned_from: str | None = None,
+    tasks: Any = None,
+    dataset_tags: str | Sequence[str] | None = None,
+    dataset: str | Sequence[str] | None = None,
+    dataset_args: Any = None,
+) -> None:
+    """Write results.json, pictures and card of a trainer's student into its `output_dir`; never raises.
+
+    Args:
+        trainer: a [`StructKDTrainer`].
+        teachers: its teachers.
+        language, license, tags, model_name, finetuned_from, dataset, dataset_tags: as for `Trainer.create_model_card`;
+            they win over what the trainer knows.
+        tasks, dataset_args: not used, the card knows the task.
+    """
+    given = {
+        "languages": [language] if isinstance(language, str) else language,
+        "license": license,
+        "tags": [tags] if isinstance(tags, str) else tags,
+        "name": model_name,
+        "base_model": finetuned_from,
+        "dataset": _first(dataset) or _first(dataset_tags),
+    }
+    try:
+        results = trainer_results(trainer, teachers)
+        results.model.update({name: value for name, value in given.items() if value})
+    except Exception:
+        logger.exception("What is known of the training could not be collected; the card is minimal.")
+        results = RunResults(model={"name": model_name or Path(str(trainer.args.output_dir)).name})
+    describe_student(str(trainer.args.output_dir), results, rewritten=True)
+
+
+def copy_code(checkpoint: str, output_dir: str) -> None:
+    """Put the model's code, which `save_pretrained` left in a checkpoint, where the push takes its files from."""
+    for path in Path(checkpoint).glob("*.py"):
+        shutil.copy(path, Path(output_dir) / path.name)
+
+
+def refuse_private_files(args: StructKDTrainingArguments) -> None:
+    """Raise ValueError if the teachers' answers, and with them the corpus, lie where everything is pushed from."""
+    if args.annotation_dir is None:
+        return
+    output, annotations = (Path(str(folder)).resolve() for folder in (args.output_dir, args.annotation_dir))
+    if annotations.is_relative_to(output):
+        raise ValueError(
+            f"annotation_dir ({args.annotation_dir}) is inside output_dir, and a push takes all of output_dir to the "
+            "Hub, the corpus with the teachers' answers too: choose another annotation_dir"
+        )
+
+
+def warn_of_failed_pushes(progress: Any, repo_id: str, token: str | None) -> None:
+    """Log why pushes during training did not come through; each is told once.
+
+    Args:
+        progress: the trainer's `push_in_progress`, whose jobs are futures.
+        repo_id: where they were going.
+        token: which must not show up in the log.
+    """
+    for job in list(getattr(progress, "jobs", None) or []):
+        if job.done() and not job.cancelled() and (error := job.exception()) is not None:
+            logger.warning("A push to %s during training failed: %s", repo_id, reason(error, token))
+            progress.jobs.remove(job)
+
+
+def _first(value: str | Sequence[str] | None) -> str | None:
+    return value if value is None or isinstance(value, str) else next(iter(value), None)
