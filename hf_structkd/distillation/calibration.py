@@ -12,7 +12,7 @@ from torch import Tensor
 from ..data.columns import IGNORED, TOKENS
 from ..data.words import tag_column, tag_names
 from .batches import batches_of_like_length
-from .tag_distribution import TagDistribution
+from .tag_distribution import TagDistribution, log_prob_of
 
 if TYPE_CHECKING:
     from .tag_teacher import TagTeacher
@@ -79,7 +79,7 @@ def fit_temperature(
 
         def log_probs(temperature: float) -> Tensor:
             relative = temperature / teacher.temperature
-            parts = [own.with_temperature(relative).log_prob(tags)[:, 0].double().cpu() for own, tags in asked]
+            parts = [log_prob_of(own.with_temperature(relative), tags)[:, 0].double().cpu() for own, tags in asked]
             return torch.cat(parts) if parts else torch.zeros(0)
 
         at_one = log_probs(1.0)

@@ -1,7 +1,7 @@
 """Several weighted teachers for one language: their mixture is one distribution."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Union
 
 import torch
 from torch import Tensor
@@ -10,10 +10,10 @@ from ..data.columns import TRANSITIONS
 from ..modeling.log_space import Scores, logsumexp
 from .batches import tag_sentences
 from .best_of import best_of
-from .tag_distribution import BestPaths, TagDistribution, select, unlisted
+from .tag_distribution import BestPaths, TagDistribution, log_prob_of, select, unlisted
 from .tag_teacher import TagTeacher
 
-OneOrSeveral = TagTeacher | Sequence["TagTeacher | tuple[TagTeacher, float]"]
+OneOrSeveral = Union[TagTeacher, "Panel", Sequence["TagTeacher | tuple[TagTeacher, float]"]]
 Teachers = Mapping[str, OneOrSeveral] | OneOrSeveral
 
 
@@ -78,7 +78,7 @@ class Mixture:
         return Mixture([select(member, rows) for member in self.members], self.weights)
 
     def log_prob(self, tags: Tensor) -> Tensor:
-        return self._log_mixed([member.log_prob(tags.to(member.marginals.device)) for member in self.members])
+        return self._log_mixed([log_prob_of(member, tags.to(member.marginals.device)) for member in self.members])
 
     def entropy(self) -> Tensor:
         return self._mixed([member.entropy() for member in self.members])
@@ -91,13 +91,16 @@ class Panel:
     """The teachers of one language, asked as one.
 
     Args:
-        teachers: one teacher, or a list of teachers (of equal weight) or of (teacher, weight).
+        teachers: one teacher, or a list of teachers (of equal weight) or of (teacher, weight); or a panel.
 
     Raises:
         ValueError: for an empty list, or a weight that is not above 0.
     """
 
     def __init__(self, teachers: OneOrSeveral) -> None:
+        if isinstance(teachers, Panel):
+            self.members: list[tuple[TagTeacher, float]] = list(teachers.members)
+            return
         listed = [teachers] if isinstance(teachers, TagTeacher) else list(teachers)
         pairs = [(item, 1.0) if isinstance(item, TagTeacher) else (item[0], float(item[1])) for item in listed]
         if not pairs:

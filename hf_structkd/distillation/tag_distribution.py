@@ -80,6 +80,13 @@ def select(distribution: TagDistribution, rows: Tensor) -> TagDistribution:
     return distribution.select(rows)  # type: ignore[attr-defined]
 
 
+def log_prob_of(distribution: TagDistribution, tags: Tensor) -> Tensor:
+    """Its `log_prob`; -inf, not an error, for a sequence that a constrained chain excludes."""
+    if isinstance(distribution, LinearChainCRF):
+        return distribution.log_prob(tags, allow_illegal=True)
+    return distribution.log_prob(tags)
+
+
 def unlisted(paths: TopK | BestPaths, asked: int) -> Tensor:
     """(batch,), a probability that no sequence exceeds which is not among the `asked` best; 0 where all are listed."""
     if isinstance(paths, BestPaths):

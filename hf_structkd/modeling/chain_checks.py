@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .log_space import NEG_INF, Scores
+
 
 def check_shape(name: str, value: Tensor, shape: tuple[int, ...], boolean: bool = False) -> None:
     if tuple(value.shape) != tuple(shape):
@@ -62,6 +64,31 @@ def check_tags(tags: Tensor, real: Tensor, C: int) -> None:
         b, k, t = wrong.nonzero()[0].tolist()
         raise ValueError(
             f"tags must be in [0, {C}) on real words, got {int(tags[b, k, t])} at sentence {b}, path {k}, word {t}"
+        )
+
+
+def check_legal(scores: Scores, alive: Tensor, tags: Tensor) -> None:
+    """tags (B, K, T), checked by `check_tags`, must not take a structural zero; -100 throughout is no path."""
+    emissions, transitions, start, end = (part == NEG_INF for part in scores)
+    for b, k in ((tags != -100) & alive[:, None]).any(-1).nonzero().tolist():
+        path = tags[b, k][alive[b]]
+        steps = transitions[path[:-1], path[1:]]
+        wrong = emissions[b, alive[b]].gather(1, path[:, None]).squeeze(1)
+        if bool(start[path[0]]):
+            what = f"tag {int(path[0])} cannot be first"
+        elif bool(end[path[-1]]):
+            what = f"tag {int(path[-1])} cannot be last"
+        elif bool(steps.any()):
+            t = int(steps.nonzero()[0])
+            what = f"tag {int(path[t + 1])} at word {t + 1} cannot follow tag {int(path[t])}"
+        elif bool(wrong.any()):
+            t = int(wrong.nonzero()[0])
+            what = f"tag {int(path[t])} is excluded at word {t}"
+        else:
+            continue
+        raise ValueError(
+            f"tags must be an allowed path, got an illegal one for sentence {b}, path {k}: {what} "
+            f"(allow_illegal=True gives such paths -inf)"
         )
 
 

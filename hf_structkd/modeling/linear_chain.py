@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .chain import Chain
-from .chain_checks import check_emissions, check_scores, check_shape, check_spans, checked_lengths
+from .chain_checks import check_emissions, check_legal, check_scores, check_shape, check_spans, checked_lengths
 from .log_space import NEG_INF, Scores
 from .path_score import expected_score, path_score
 from .path_sums import PathSums
@@ -165,19 +165,19 @@ class LinearChainCRF:
 
     # -- probabilities of paths, sets of paths, spans -----------------------------------------------------------
 
-    def log_prob(self, tags: Tensor, *, check_legal: bool = False) -> Tensor:
+    def log_prob(self, tags: Tensor, *, allow_illegal: bool = False) -> Tensor:
         """log p(y).
 
         Args:
             tags: (B, T) one path, or (B, K, T) several paths per sentence; padding is ignored. A path that is -100
                 throughout does not exist: ``-inf``.
-            check_legal: raise instead of returning ``-inf`` for a path through a structural zero.
+            allow_illegal: give a path through a structural zero ``-inf`` and zero gradient instead of raising.
 
         Returns:
-            (B,) or (B, K), nats. A path through a structural zero has ``-inf`` and zero gradient.
+            (B,) or (B, K), nats.
 
         Raises:
-            ValueError: on wrong shapes, a tag out of range on a real word, or (on request) an illegal path.
+            ValueError: on wrong shapes, a tag out of range on a real word, or an illegal path.
         """
         B, T, _ = self.scores.emissions.shape
         shaped = tags.dim() in (2, 3) and tags.shape[0] == B and tags.shape[-1] == T
@@ -187,9 +187,8 @@ class LinearChainCRF:
             )
         single = tags.dim() == 2
         score = path_score(self._chain, tags[:, None] if single else tags)
-        if check_legal and bool((score == NEG_INF).any()):
-            b, k = (score == NEG_INF).nonzero()[0].tolist()
-            raise ValueError(f"tags must be an allowed path, got an illegal one for sentence {b}, path {k}")
+        if not allow_illegal and bool((score == NEG_INF).any()):
+            check_legal(self._chain.detached(), self._chain.alive, tags[:, None] if single else tags)
         log_z = self._quantity("log_partition")[:, None]
         value = _log_ratio(score, log_z)
         return (value.squeeze(1) if single else value).to(self._dtype)

@@ -1,7 +1,7 @@
 """The forward-backward pass of `forward_backward.py` as compiled loops, rescaled at every word.
 
-The formulas are those of that module's docstring: alpha_t = (alpha_{t-1} E) * x_t / f_t and right_t = (E right_{t+1}) *
-x_t / b_t, where f_t and b_t make each message sum to one. Because every word is rescaled, so are the sources of the
+The formulas are those of that docstring: alpha_t = (alpha_{t-1} E) * x_t / f_t and right_t = (E right_{t+1})
+* x_t / b_t, where f_t and b_t make each message sum to one. Because every word is rescaled, so are the sources of the
 covariance product.
 """
 
@@ -163,8 +163,9 @@ class NativePass(Messages):
         potentials = Potentials(emissions, scores)
         B, T, C = emissions.shape
         self.x, self.E, self.E_back = potentials.x, potentials.E, potentials.E.T.contiguous()
-        self.left, self.alpha, self.right = (self.x.new_zeros(B, T, C) for _ in range(3))
-        self.Z, self.forward, self.backward = (self.x.new_ones(B, T) for _ in range(3))
+        self.alpha = self.x.new_zeros(B, T, C)
+        self.left, self.right = self.x.new_ones(2, B, T, C)  # on padding too: their logarithm is taken
+        self.Z, self.forward, self.backward = self.x.new_ones(3, B, T)
         steps = (chain.lengths - 1).double()
         peaks = potentials.word_peaks.masked_fill(~chain.alive, 0.0).sum(1)
         self.log_z = peaks + steps * potentials.shift[0] + potentials.shift[1]
@@ -177,7 +178,8 @@ class NativePass(Messages):
         return rows.masked_fill(~(self.chain.alive[..., None] if rows.dim() == 3 else self.chain.alive), 0.0)
 
     def _edge_sides(self) -> tuple[Tensor, Tensor]:
-        return self.alpha[:, :-1] / self.Z[:, 1:, None], self.right[:, 1:]
+        left = (self.alpha[:, :-1] / self.Z[:, 1:, None]).masked_fill_(~self.chain.alive[:, 1:, None], 0.0)
+        return left, self.right[:, 1:]
 
     def _gradient_arrays(self) -> tuple[Tensor, Tensor]:
         return torch.zeros_like(self.left), torch.zeros_like(self.E)

@@ -8,6 +8,7 @@ holds the sentences read from their ends (`mirror`), so a forward and a backward
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,26 +32,27 @@ class Packing:
     """
 
     def __init__(self, lengths: Tensor, T: int, device: torch.device):
-        lengths, order = lengths.sort(descending=True, stable=True)
-        alive = torch.arange(int(lengths[0]))[:, None] < lengths
+        # numpy: on arrays this small, torch would spend most of its time on starting its operations.
+        unsorted = lengths.numpy()
+        order = np.argsort(-unsorted, kind="stable")
+        ordered = unsorted[order]
+        alive = np.arange(ordered[0])[:, None] < ordered
         sizes = alive.sum(1)
-        offsets = sizes.cumsum(0) - sizes
-        time, rank = alive.nonzero().unbind(1)
-        reverse = lengths[rank] - 1 - time
+        offsets = np.cumsum(sizes) - sizes
+        time, rank = alive.nonzero()
         sentence = order[rank]
-        B = len(lengths)
-        plan: tuple[Tensor, ...] = (
+        B = len(ordered)
+        plan = [
             sentence * T + time,
-            offsets[reverse] + rank,
+            offsets[ordered[rank] - 1 - time] + rank,
             sentence,
             (offsets[time - 1] + rank)[B:],
             order,
-            offsets[lengths - 1] + torch.arange(B),
-        )
+            offsets[ordered - 1] + np.arange(B),
+        ]
         self.batch_sizes: list[int] = sizes.tolist()
-        if device.type != "cpu":
-            plan = tuple(part.to(device, non_blocking=True) for part in plan)
-        self.word, self.mirror, self.sentence, self.previous, self.order, self.last = plan
+        rows = [torch.from_numpy(part).to(device, non_blocking=True) for part in plan]
+        self.word, self.mirror, self.sentence, self.previous, self.order, self.last = rows
 
     def __len__(self) -> int:
         return len(self.word)

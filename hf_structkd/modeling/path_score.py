@@ -39,34 +39,34 @@ def path_score(chain: Chain, tags: Tensor) -> Tensor:
     Raises:
         ValueError: if another path has something that is not a tag on a real word.
     """
-    (B, T, C), packing = chain.scores.emissions.shape, chain.packing
-    K = tags.shape[1]
-    rows = tags.long().transpose(1, 2).reshape(B * T, K).index_select(0, packing.word)
-    missing = None
-    if bool((rows.amin() < 0) | (rows.amax() >= C)):
-        missing = (rows.new_zeros(B, K).index_add_(0, packing.sentence, (rows != -100).long())) == 0
-        real = torch.zeros(B * T, dtype=torch.bool, device=rows.device).index_fill_(0, packing.word, True)
-        check_tags(tags, real.view(B, 1, T) & ~missing[:, :, None], C)
-        rows = rows.masked_fill(missing[packing.sentence], 0)
-    word = (packing.word[:, None] * C + rows).flatten()
-    pair = (rows.index_select(0, packing.previous) * C + rows[B:]).flatten()
-    first, last = rows[:B], rows.index_select(0, packing.last)
-    sentence, order = packing.sentence, packing.order
+    B, T, C = chain.scores.emissions.shape
+    alive, lengths = chain.alive[:, None], chain.lengths_there
+    inside, missing = torch.where(alive, tags.long(), 0), None
+    if bool((inside.amin() < 0) | (inside.amax() >= C)):
+        missing = ((tags == -100) | ~alive).all(-1)
+        check_tags(tags, alive & ~missing[..., None], C)
+        inside = inside.masked_fill(missing[..., None], 0)
+    words = inside + torch.arange(0, B * T * C, C, device=inside.device).view(B, 1, T)
+    followed = alive[..., 1:]
+    pairs = inside[..., :-1] * C + inside[..., 1:]
+    first = inside[..., 0]
+    last = inside.gather(2, (lengths - 1)[:, None, None].expand(B, inside.shape[1], 1)).squeeze(2)
 
     def value(scores: Scores) -> Tensor:
         emissions, transitions, start, end = scores
-        total = torch.zeros(B, K, dtype=torch.float64, device=rows.device)
-        total.index_add_(0, sentence, emissions.flatten().index_select(0, word).double().view(-1, K))
-        total.index_add_(0, sentence[B:], transitions.double().flatten().index_select(0, pair).view(-1, K))
-        return total.index_add_(0, order, start.double()[first] + end.double()[last])
+        each = emissions.flatten().index_select(0, words.flatten()).view(words.shape)
+        total = torch.where(alive, each, 0.0).sum(2, dtype=torch.float64)
+        steps = transitions.double().flatten().index_select(0, pairs.flatten()).view(pairs.shape)
+        total += torch.where(followed, steps, 0.0).sum(2)
+        return total.add_(start.double()[first]).add_(end.double()[last])
 
     def gradient(upstream: Tensor) -> list[Tensor]:
-        each = upstream.index_select(0, sentence)
-        of_sentence = upstream.index_select(0, order).flatten()
-        sizes, indices = (B * T * C, C * C, C, C), (word, pair, first.flatten(), last.flatten())
-        weights = (each.flatten(), each[B:].flatten(), of_sentence, of_sentence)
-        parts = [upstream.new_zeros(n).index_add(0, i, w) for n, i, w in zip(sizes, indices, weights)]
-        return [parts[0].view(B, T, C), parts[1].view(C, C), parts[2], parts[3]]
+        each = upstream[..., None]
+        parts = zip(
+            (B * T * C, C * C, C, C), (words, pairs, first, last), (each * alive, each * followed, upstream, upstream)
+        )
+        nodes, edges, *ends = (upstream.new_zeros(n).index_add(0, i.flatten(), w.flatten()) for n, i, w in parts)
+        return [nodes.view(B, T, C), edges.view(C, C), *ends]
 
     total = _Linear.apply(value, gradient, *chain.scores)
     return total if missing is None else total.masked_fill(missing, NEG_INF)
@@ -85,11 +85,15 @@ def expected_score(chain: Chain, nodes: Tensor, edges: Tensor) -> Tensor:
     counts = (nodes, edges, nodes[:, 0], last)
 
     def value(scores: Scores) -> Tensor:
-        total = torch.zeros(len(nodes), dtype=torch.float64, device=nodes.device)
-        for count, score in zip(counts, scores):
-            # A count of zero takes no part, whatever the score: 0 * -inf or the padding's NaN must not become NaN.
-            total = total + (count * torch.where(count != 0, score.double(), 0.0)).flatten(1).sum(1)
-        return total
+        scores = Scores(*(part.double() for part in scores))
+        total = torch.linalg.vecdot(nodes.flatten(1), scores.emissions.flatten(1))
+        for count, score in zip(counts[1:], scores[1:]):
+            total = total + count.flatten(1) @ score.flatten()
+        if bool(torch.isfinite(total).all()):
+            return total
+        # A count of zero takes no part, whatever the score: 0 * -inf or the padding's NaN must not become NaN.
+        parts = [count * torch.where(count != 0, score, 0.0) for count, score in zip(counts, scores)]
+        return sum((part.flatten(1).sum(1) for part in parts), torch.zeros_like(total))
 
     def gradient(upstream: Tensor) -> list[Tensor]:
         shared = [torch.tensordot(upstream, count, 1) for count in counts[1:]]

@@ -224,16 +224,43 @@ def test_illegal_gold_path_is_minus_infinity_without_gradient():
     allowed = torch.tensor([[True, False], [True, True]])
     crf = LinearChainCRF(emissions, torch.zeros(2, 2), allowed=allowed)
     gold = torch.tensor([[0, 1, 1], [0, 0, 0]])
-    assert crf.log_prob(gold)[0] == -math.inf
+    assert crf.log_prob(gold, allow_illegal=True)[0] == -math.inf
     loss = crf.cross_entropy(SufficientStatistics.from_tags(gold, 2))
     assert loss[0] == math.inf
     close(loss[1], torch.tensor(4.0).log())
     loss.sum().backward()
     assert bool((emissions.grad[0] == 0).all())
     assert bool(torch.isfinite(emissions.grad).all())
-    with pytest.raises(ValueError, match="sentence 0"):
-        crf.log_prob(gold, check_legal=True)
-    assert crf.log_prob(gold[1:].expand(2, -1), check_legal=True).shape == (2,)
+    assert crf.log_prob(gold[1:].expand(2, -1)).shape == (2,)
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ([2, 0, 0], ["sentence 1", "path 0", "tag 2 cannot be first"]),
+        ([0, 0, 1], ["tag 1 cannot be last"]),
+        ([0, 1, 2], ["tag 1 at word 1 cannot follow tag 0"]),
+        ([1, 2, 0], ["tag 2 is excluded at word 1"]),
+    ],
+)
+def test_an_illegal_path_is_refused_and_the_step_named(path, words):
+    """Danger: -inf that reaches a mean and makes it -inf, without a word about which tag was wrong."""
+    allowed = torch.ones(3, 3, dtype=torch.bool)
+    allowed[0, 1] = False
+    emissions = torch.zeros(2, 4, 3)
+    emissions[1, 1, 2] = -math.inf
+    crf = LinearChainCRF(
+        emissions,
+        torch.zeros(3, 3),
+        lengths=torch.tensor([4, 3]),
+        allowed=allowed,
+        allowed_start=torch.tensor([True, True, False]),
+        allowed_end=torch.tensor([True, False, True]),
+    )
+    gold = torch.tensor([[0, 0, 0, 0], [*path, -100]])
+    with pytest.raises(ValueError) as error:
+        crf.log_prob(gold)
+    assert all(word in str(error.value) for word in words), error.value
 
 
 def test_unlabelled_sentences_have_no_loss_and_no_gradient():
