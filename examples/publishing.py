@@ -43,10 +43,14 @@ def describe(
         },
     )
     own: Mapping[str, float] = results.comparison["test"]["teachers"] or {}
+    taught = [teacher["language"] for teacher in described.teachers]  # several of one language share a score
     return replace(
         results,
         model=described.model,
-        teachers=[{**teacher, "score": own.get(teacher["language"])} for teacher in described.teachers],
+        teachers=[
+            {**teacher, "score": own.get(language) if taught.count(language) == 1 else None}
+            for teacher, language in zip(described.teachers, taught)
+        ],
         objective=described.objective,
         hyperparameters=described.hyperparameters,
         history=described.history,

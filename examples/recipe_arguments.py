@@ -3,6 +3,14 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+Temperature = float | Literal["auto"]
+
+
+def check_temperature(temperature: Temperature | None) -> None:
+    """Raise ValueError if a temperature, where one is given, is neither above 0 nor 'auto'."""
+    if temperature not in (None, "auto") and not float(temperature) > 0:
+        raise ValueError(f"a teacher's temperature must be above 0, or auto, not {temperature}")
+
 
 @dataclass
 class DataArguments:
@@ -37,7 +45,17 @@ class DataArguments:
         metadata={
             "help": "Further training sentences of each language that the student sees without their gold tags, to "
             "learn from the teachers alone: those after max_train_sentences and teacher_max_train_sentences, so that "
-            "no trained teacher saw their tags either. unlabelled_rate says how often they come."
+            "no trained teacher saw their tags either. unlabelled_rate says how often they come. See also "
+            "unlabelled_corpus."
+        },
+    )
+    unlabelled_corpus: str | dict[str, str] | None = field(
+        default=None,
+        metadata={
+            "help": "Sentences without tags, for the student to learn from the teachers alone: a path or Hub id with "
+            "{language}, or a mapping language -> one (other languages have none). A .txt file has one sentence a "
+            "line, its words between blanks; of all else `corpus` reads, the words are taken and tags not looked at. "
+            "unlabelled_sentences is then how many of each language, the first ones (default: all)."
         },
     )
     max_dev_sentences: int | None = field(default=None, metadata={"help": "Dev sentences of each language."})
@@ -78,15 +96,63 @@ class ModelArguments:
 
 
 @dataclass
+class TeacherSource:
+    """A given teacher, where a recipe says more of it than its checkpoint.
+
+    Args:
+        checkpoint: a Hub id or a folder.
+        weight: against the other teachers of the language, above 0.
+        temperature: divides its scores; `"auto"`: fitted on the dev sentences' gold tags. `teacher_temperature` where
+            `None`.
+        label_map: as in [`Teacher`]; `teacher_label_map` where `None`.
+        scheme: its tag scheme, where it cannot be told from its labels.
+        revision: branch, tag or commit on the Hub.
+        trust_remote_code: run code that comes with the checkpoint; the recipe's `trust_remote_code` where `None`.
+    """
+
+    checkpoint: str
+    weight: float = 1.0
+    temperature: Temperature | None = None
+    label_map: dict[str, str | list[str]] | None = None
+    scheme: Literal["BIO", "BIOES", "plain"] | None = None
+    revision: str | None = None
+    trust_remote_code: bool | None = None
+
+    def __post_init__(self) -> None:
+        check_temperature(self.temperature)
+        if not 0 < self.weight < float("inf"):
+            raise ValueError(f"a teacher's weight must be above 0, not {self.weight}")
+
+
+OneOrSeveralSources = str | TeacherSource | list[str | TeacherSource]
+
+
+@dataclass
 class TeacherArguments:
     """Where the teachers come from, and how those that are missing are trained."""
 
-    teachers: dict[str, str] | None = field(
+    teachers: dict[str, OneOrSeveralSources] | list[str | TeacherSource] | str | None = field(
         default=None,
-        metadata={"help": "Language -> checkpoint of its teacher (a Hub id or a folder). Others are trained."},
+        metadata={
+            "help": "Language -> its teacher; languages without one have theirs trained. A teacher is a checkpoint (a "
+            "Hub id or a folder), or a mapping {checkpoint, weight, temperature, label_map, scheme, revision, "
+            "trust_remote_code}, or a list of such: several teachers of one language. One teacher or one list in "
+            "place of the mapping of languages teaches all languages."
+        },
     )
-    teacher_label_map: dict[str, str] | None = field(
-        default=None, metadata={"help": "Label of the given teachers -> label of the corpora, where names differ."}
+    teacher_label_map: dict[str, str | list[str]] | None = field(
+        default=None,
+        metadata={
+            "help": "Label of the given teachers -> label of the corpora, or a list of labels that they cannot tell "
+            "apart, where names differ."
+        },
+    )
+    teacher_temperature: Temperature | None = field(
+        default=None,
+        metadata={
+            "help": "Divides the scores of all teachers, given and trained: calibrates their confidence. auto: fitted "
+            "for each on the gold tags of the dev sentences. Default: 1."
+        },
     )
     teacher_model: str | None = field(
         default=None, metadata={"help": "Encoder of the teachers to train (or 'scratch'); none are trained without."}
@@ -115,6 +181,15 @@ class TeacherArguments:
         default=None,
         metadata={"help": "Where the baseline is kept and found again; a folder of the output by default."},
     )
+
+    def __post_init__(self) -> None:
+        check_temperature(self.teacher_temperature)
+
+    def sources(self, language: str) -> list[TeacherSource]:
+        """The teachers that the recipe gives a language; none where one is to be trained."""
+        own = self.teachers.get(language) if isinstance(self.teachers, dict) else self.teachers
+        listed = own if isinstance(own, list) else [own] if own else []
+        return [TeacherSource(item) if isinstance(item, str) else item for item in listed]
 
 
 @dataclass

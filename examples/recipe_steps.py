@@ -39,8 +39,10 @@ from hf_structkd import (
     smaller_student,
 )
 from hf_structkd.data.collator import DataCollatorForStructKD
+from hf_structkd.data.raw_sentences import load_sentences
 from hf_structkd.data.tokenizer import train_tokenizer
 from hf_structkd.data.words import encode_corpus
+from hf_structkd.distillation.locks import LOCK_FILE, only_us
 from hf_structkd.evaluation.resources import measured_energy, peak_memory
 from hf_structkd.evaluation.results import write_atomically
 from hf_structkd.evaluation.tagging_metrics import TaggingMetrics
@@ -81,6 +83,23 @@ def load_data(
         tokens_column=args.tokens_column,
         column=args.column,
     )
+
+
+def load_unlabelled(args: DataArguments, languages: Sequence[str]) -> dict[str, Dataset]:
+    """language -> its sentences of `unlabelled_corpus`; languages that the field does not name have none."""
+    corpus = args.unlabelled_corpus
+    if isinstance(corpus, dict):
+        if unknown := [language for language in corpus if language not in languages]:
+            raise RecipeError(f"unlabelled_corpus names {', '.join(unknown)}, but no such language is in the corpora")
+        sources = corpus
+    elif "{language}" not in str(corpus) and len(languages) > 1:
+        raise RecipeError(
+            f"unlabelled_corpus {corpus!r} would give every language the same sentences: put {{language}} in it"
+        )
+    else:
+        sources = {language: str(corpus).replace("{language}", language) for language in languages}
+    limits = {"tokens_column": args.tokens_column, "max_sentences": args.unlabelled_sentences}
+    return {language: load_sentences(source, language=language, **limits) for language, source in sources.items()}
 
 
 def check_model(args: ModelArguments) -> None:
@@ -211,8 +230,25 @@ def train_into(
         Seconds of training; those of the first time, if the model was there. `training_record` tells more.
 
     Raises:
-        RecipeError: if the folder holds a model made with other settings; it says which.
+        RecipeError: if the folder holds a model made with other settings; it says which. Also if another process is
+            training into it.
     """
+    if not args.should_save or (folder / SETTINGS_FILE).exists():
+        return _train_into(folder, settings, args, train)
+    work = folder.with_name(folder.name + ".training")
+    with only_us(work, RecipeError, f"training {folder}"):
+        seconds = _train_into(folder, settings, args, train)
+        if work.exists() and [path.name for path in work.iterdir()] == [LOCK_FILE]:
+            shutil.rmtree(work)  # the other process finished just before this one got in
+    return seconds
+
+
+def _train_into(
+    folder: Path,
+    settings: Mapping[str, Any],
+    args: StructKDTrainingArguments,
+    train: Callable[[StructKDTrainingArguments], Trainer],
+) -> float:
     if (folder / SETTINGS_FILE).exists():
         stored = json.loads((folder / SETTINGS_FILE).read_text())
         refuse_other_settings(folder, stored["settings"], settings)
@@ -266,6 +302,8 @@ def replace_output(args: StructKDTrainingArguments, folder: Path, **changes: Any
 
 def refuse_other_settings(folder: Path, stored: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
     """Raise RecipeError, naming the settings that differ, if a folder was made with others than those asked."""
+    # What is not set is as good as a field that there was not yet.
+    stored, asked = ({k: v for k, v in settings.items() if v is not None} for settings in (stored, asked))
     if differ := compare_settings(stored, asked, ignore=FREE_SETTINGS):
         listed = "; ".join(f"{name}: there {old!r}, asked {new!r}" for name, (old, new) in differ.items())
         raise RecipeError(f"{folder} already holds another run ({listed}); choose another folder, or remove it")

@@ -23,6 +23,7 @@ from recipe_steps import (
     SETTINGS_FILE,
     check_model,
     load_data,
+    load_unlabelled,
     make_tagger,
     model_arguments_of_teacher,
     refuse_other_settings,
@@ -32,6 +33,7 @@ from recipe_steps import (
     train_tagger,
     training_record,
 )
+from recipe_teachers import calibrate_teachers, given_teachers, trained_teacher
 from scoring import compare
 
 from hf_structkd import StructKDTrainingArguments, Teacher, annotate
@@ -62,16 +64,20 @@ def unlabelled_part(
     whole: Corpora, data_args: DataArguments, teacher_args: TeacherArguments, args: StructKDTrainingArguments
 ) -> dict[str, Dataset]:
     """language -> the training sentences whose gold tags the student is not to see; empty if none are asked for."""
-    if data_args.unlabelled_sentences is None:
+    if data_args.unlabelled_sentences is None and data_args.unlabelled_corpus is None:
         if args.unlabelled_rate is not None:
-            raise RecipeError("unlabelled_rate needs unlabelled_sentences, which says how many there are")
+            raise RecipeError(
+                "unlabelled_rate needs unlabelled_sentences, which says how many there are, or unlabelled_corpus"
+            )
         return {}
     if not parse_objective(args.objective, args.temperature):
-        raise RecipeError("unlabelled_sentences are learnt from teachers alone, and objective 'none' asks no teacher")
+        raise RecipeError("unlabelled sentences are learnt from teachers alone, and objective 'none' asks no teacher")
+    if data_args.unlabelled_corpus is not None:
+        return load_unlabelled(data_args, list(whole))
     parts = {}
     for language, splits in whole.items():
         seen = [data_args.max_train_sentences]
-        if language not in (teacher_args.teachers or {}):
+        if not teacher_args.sources(language):
             seen.append(teacher_args.teacher_max_train_sentences)
         if None in seen:
             raise RecipeError(
@@ -83,68 +89,6 @@ def unlabelled_part(
             raise RecipeError(f"{language} has {len(train):,} training sentences, none after the first {start:,}")
         parts[language] = train.select(range(start, min(start + data_args.unlabelled_sentences, len(train))))
     return parts
-
-
-def given_teachers(
-    corpora: Corpora, labels: list[str], model_args: ModelArguments, teacher_args: TeacherArguments, device: Any
-) -> dict[str, Teacher]:
-    """The teachers that the recipe names, checked before any work is done."""
-    given = teacher_args.teachers or {}
-    missing = [language for language in corpora if language not in given]
-    if missing and not teacher_args.teacher_model:
-        raise RecipeError(
-            f"no teacher for language {', '.join(missing)}: name a checkpoint under `teachers`, or a `teacher_model` "
-            "to train one from"
-        )
-    if unused := [language for language in given if language not in corpora]:
-        raise RecipeError(f"there are teachers for {', '.join(unused)}, but no such language in the corpora")
-    loaded = {}
-    for language, checkpoint in given.items():
-        try:
-            loaded[language] = Teacher.from_pretrained(
-                checkpoint,
-                label_map=teacher_args.teacher_label_map,
-                trust_remote_code=model_args.trust_remote_code,
-                device=device,
-            )
-            loaded[language].label_order(labels)
-        except (OSError, ValueError) as error:
-            raise RecipeError(f"teacher for {language}, {checkpoint!r}: {error}") from error
-    return loaded
-
-
-def trained_teacher(
-    language: str,
-    splits: DatasetDict,
-    labels: list[str],
-    data_args: DataArguments,
-    model_args: ModelArguments,
-    teacher_args: TeacherArguments,
-    args: StructKDTrainingArguments,
-) -> tuple[Teacher, float]:
-    """Train a language's teacher, or take it up where it is; the seconds that training took, now or then."""
-    announce(f"Teacher for {language}")
-    changes = {
-        name: getattr(teacher_args, f"teacher_{name}")
-        for name in ("num_train_epochs", "learning_rate", "crf_learning_rate", "per_device_train_batch_size")
-        if getattr(teacher_args, f"teacher_{name}") is not None
-    }
-    folder = Path(teacher_args.teachers_dir or Path(args.output_dir) / "teachers") / language
-    own = model_arguments_of_teacher(teacher_args, model_args)
-    own_args = replace_output(args, folder, objective="none", unlabelled_rate=None, **changes)
-    train = first(splits["train"], teacher_args.teacher_max_train_sentences)
-    settings = settings_of(data_args, own, own_args) | {
-        "languages": [language],
-        "max_train_sentences": len(train),
-        "labels": labels,
-    }
-
-    def fit(ready: StructKDTrainingArguments) -> Any:
-        tagger = make_tagger(own, labels, data_args.tag_scheme, lambda: list(train["tokens"]))
-        return train_tagger(*tagger, train, {language: splits["dev"]}, ready)
-
-    seconds = train_into(folder, settings, own_args, fit)
-    return Teacher.from_pretrained(str(folder), device=args.device), seconds
 
 
 def show_examples(student: Teacher, corpora: Corpora, count: int = 1) -> None:
@@ -184,24 +128,28 @@ def main() -> None:
     unlabelled = unlabelled_part(whole, data_args, teacher_args, args)
     for language, splits in corpora.items():
         if PartialState().is_main_process:
-            shown = {**splits, **({"unlabelled": unlabelled[language]} if unlabelled else {})}
+            shown = {**splits, **({"unlabelled": unlabelled[language]} if language in unlabelled else {})}
             print(f"{language}: " + ", ".join(f"{len(data):,} {split}" for split, data in shown.items()))
     check_model(model_args)
     if teacher_args.teacher_model:
         check_model(model_arguments_of_teacher(teacher_args, model_args))
-    teachers = given_teachers(corpora, labels, model_args, teacher_args, args.device)
+    teachers = given_teachers(list(corpora), labels, model_args, teacher_args, args)
     if args.should_save:
         output.mkdir(parents=True, exist_ok=True)
         write_atomically(output / SETTINGS_FILE, json.dumps(settings, indent=2))
     # Teachers and baseline see gold tags alone; they are the same with unlabelled sentences and without.
-    gold_only = replace(data_args, unlabelled_sentences=None)
+    gold_only = replace(data_args, unlabelled_sentences=None, unlabelled_corpus=None)
     seconds = {"teachers": 0.0}
     for language, splits in whole.items():
         if language not in teachers:
+            announce(f"Teacher for {language}")
+            train = first(splits["train"], teacher_args.teacher_max_train_sentences)
             teachers[language], spent = trained_teacher(
-                language, splits, labels, gold_only, model_args, teacher_args, args
+                language, train, splits["dev"], labels, gold_only, model_args, teacher_args, args
             )
             seconds["teachers"] += spent
+    if objectives:
+        calibrate_teachers(teachers, corpora, labels, teacher_args)
 
     train = concatenate_datasets([splits["train"] for splits in corpora.values()])
     dev = {language: splits["dev"] for language, splits in corpora.items()}
@@ -243,7 +191,9 @@ def main() -> None:
     folders[name] = output / "student"
     own_args = replace_output(args, folders[name], push_to_hub=args.push_to_hub)
     settings_with_teachers = student_settings(data_args, own_args) | {
-        "teachers": {k: t.revision for k, t in teachers.items()}
+        "teachers": {language: panel.record() for language, panel in teachers.items()},
+        "readings": {language: panel.settings() for language, panel in teachers.items() if any(panel.settings())}
+        or None,
     }
     seconds[name] = train_into(
         folders[name], settings_with_teachers, own_args, lambda ready: train_student(ready, annotated)

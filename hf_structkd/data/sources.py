@@ -45,23 +45,13 @@ def open_source(
     Raises:
         CorpusError: If there is no such source, or, at once or while iterating, if it is broken.
     """
-    path = Path(source)
-    suffix = "".join(path.suffixes[-2:]).lower().removesuffix(".gz")
-    name = str(source)
+    path, name = Path(source), str(source)
     if name == "demo":
         demo = load_demo_corpus(language, split or "train")
         return _from_dataset(f"demo:{language}", demo, None, None, None)
-    if path.is_dir():
-        return _from_dataset(name, _saved(path, split), tokens_column, tags_column, label_names)
-    if not path.exists() and not FILE_NAME.fullmatch(name):
-        if match := _HUB_ID.fullmatch(name):
-            hub = _from_hub(match["name"], match["config"], split)
-            return _from_dataset(name, hub, tokens_column, tags_column, label_names)
-        raise CorpusError(f"{name}: no such file or folder, nor a Hub id (owner/name or owner/name:config).")
-    if not path.exists():
-        raise CorpusError(f"{name}: no such file.")
-    if suffix.endswith(".parquet"):
-        return _from_dataset(name, _parquet(path), tokens_column, tags_column, label_names)
+    if (table := open_table(source, split)) is not None:
+        return _from_dataset(name, table, tokens_column, tags_column, label_names)
+    suffix = file_suffix(path)
     if suffix.endswith((".json", ".jsonl")):
         return sentences_from_rows(name, read_json(path), _as_name(tokens_column), tags_column, label_names)
     if suffix.endswith(".conllu"):
@@ -69,6 +59,29 @@ def open_source(
     if tags_column is not None or isinstance(tokens_column, str):
         raise CorpusError(f"{name}: a column file has numbered columns; choose with column= and tokens_column=.")
     return read_conll(path, column, tokens_column or 0)
+
+
+def file_suffix(path: Path) -> str:
+    """What a file's name says of its format, ``.gz`` apart, in lower case."""
+    return "".join(path.suffixes[-2:]).lower().removesuffix(".gz")
+
+
+def open_table(source: str | Path, split: str | None) -> datasets.Dataset | None:
+    """A saved dataset, a Parquet file or a dataset on the Hub; ``None`` for files of other formats, which exist.
+
+    Raises:
+        CorpusError: If there is no such source, or it is broken.
+    """
+    path, name = Path(source), str(source)
+    if path.is_dir():
+        return _saved(path, split)
+    if not path.exists() and not FILE_NAME.fullmatch(name):
+        if match := _HUB_ID.fullmatch(name):
+            return _from_hub(match["name"], match["config"], split)
+        raise CorpusError(f"{name}: no such file or folder, nor a Hub id (owner/name or owner/name:config).")
+    if not path.exists():
+        raise CorpusError(f"{name}: no such file.")
+    return _parquet(path) if file_suffix(path).endswith(".parquet") else None
 
 
 def _as_name(column: str | int | None) -> str | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-LOCK_FILE = ".lock"
+LOCK_FILE = "_lock"  # names with _ stay out of pushes to the Hub
 
 
 @contextmanager

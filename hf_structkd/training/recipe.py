@@ -18,7 +18,17 @@ from typing import Any, NoReturn, get_type_hints
 import yaml
 from transformers import HfArgumentParser
 
-from .recipe_values import MismatchError, RecipeLoader, coerce, describe, from_text, is_kind, members_of, show
+from .recipe_values import (
+    MismatchError,
+    RecipeLoader,
+    coerce,
+    describe,
+    from_text,
+    is_kind,
+    is_required,
+    members_of,
+    show,
+)
 
 _SECRET = re.compile(r"(^|_)(token|password|secret|api_key)$")
 _SECRET_VALUE = re.compile(r"hf_[A-Za-z0-9]{20,}")
@@ -203,7 +213,7 @@ def _parse(parser: _RecipeParser, dtypes: list[type], argv: list[str]) -> tuple[
     instances = []
     for dtype in dtypes:
         own = {f.name for f in dataclasses.fields(dtype) if f.init}
-        required = [name for name in own if _is_required(known[name][0]) and name not in values]
+        required = [name for name in own if is_required(known[name][0]) and name not in values]
         if required:
             raise RecipeError(f"No value for {sorted(required)}: set it in the recipe, or with --{min(required)}.")
         try:
@@ -211,10 +221,6 @@ def _parse(parser: _RecipeParser, dtypes: list[type], argv: list[str]) -> tuple[
         except (ValueError, TypeError, ImportError, OSError) as error:
             raise RecipeError(f"{recipe or 'The command line'}: {error}") from error
     return tuple(instances)
-
-
-def _is_required(field: Any) -> bool:
-    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
 def _suggest(name: str, known: Mapping[str, Any], prefix: str = "") -> str:
@@ -245,6 +251,8 @@ def _checked(value: Any, field: Any, hint: Any, what: str) -> Any:
             raise MismatchError("", value)
     except MismatchError as mismatch:
         where, found = mismatch.where, mismatch.value
+        if mismatch.problem:
+            raise RecipeError(f"{what}{', ' if where else ''}{where.lstrip('.')}: {mismatch.problem}.") from None
         advice = ""
         if str in members_of(hint) or where:
             advice = " (text that looks like something else needs quotes)" if not isinstance(found, str) else ""

@@ -21,11 +21,12 @@ class MismatchError(Exception):
     Args:
         where: Place inside the field, for instance ``[1]`` or ``.key``; empty for the field itself.
         value: The value.
+        problem: What is wrong with it, where that is more than its type.
     """
 
-    def __init__(self, where: str, value: Any):
-        super().__init__(where, value)
-        self.where, self.value = where, value
+    def __init__(self, where: str, value: Any, problem: str = ""):
+        super().__init__(where, value, problem)
+        self.where, self.value, self.problem = where, value, problem
 
 
 class RecipeLoader(yaml.SafeLoader):
@@ -78,11 +79,7 @@ def coerce(value: Any, hint: Any, where: str) -> Any:
             if value == choice and isinstance(value, bool) == isinstance(choice, bool):
                 return choice
     elif dataclasses.is_dataclass(hint) and isinstance(value, dict):
-        hints = get_type_hints(hint)
-        names = {f.name for f in dataclasses.fields(hint) if f.init}
-        if unknown := [key for key in value if key not in names]:
-            raise MismatchError(f"{where}.{unknown[0]}", "a member it does not have")
-        return origin(**{key: coerce(member, hints[key], f"{where}.{key}") for key, member in value.items()})
+        return _coerce_dataclass(value, origin, where)
     elif is_kind(origin, Enum):
         for choice in hint:
             if value == choice.value or value is choice:
@@ -116,6 +113,24 @@ def coerce(value: Any, hint: Any, where: str) -> Any:
     raise MismatchError(where, value)
 
 
+def _coerce_dataclass(value: dict[Any, Any], kind: Any, where: str) -> Any:
+    hints = get_type_hints(kind)
+    names = [f.name for f in dataclasses.fields(kind) if f.init]
+    if unknown := [key for key in value if key not in names]:
+        raise MismatchError(where, value, f"unknown {unknown[0]!r}; there are {', '.join(names)}")
+    members = {key: coerce(member, hints[key], f"{where}.{key}") for key, member in value.items()}
+    try:
+        return kind(**members)
+    except (TypeError, ValueError) as error:  # a required member that is missing, or a value that it refuses
+        missing = [f.name for f in dataclasses.fields(kind) if is_required(f) and f.name not in members]
+        raise MismatchError(where, value, f"{missing[0]!r} is missing" if missing else str(error)) from None
+
+
+def is_required(field: Any) -> bool:
+    """Whether a dataclass's field has no default."""
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
 def _coerce_union(value: Any, members: tuple[Any, ...], where: str) -> Any:
     if any(is_kind(member, Enum) for member in members):
         members = tuple(member for member in members if member is not str)  # the names are the choices
@@ -126,7 +141,7 @@ def _coerce_union(value: Any, members: tuple[Any, ...], where: str) -> Any:
         try:
             return coerce(value, member, where)
         except MismatchError as mismatch:
-            if len(mismatch.where) > len(deepest.where):
+            if (len(mismatch.where), bool(mismatch.problem)) > (len(deepest.where), bool(deepest.problem)):
                 deepest = mismatch
     raise deepest
 
@@ -161,7 +176,8 @@ def from_text(text: str | list[str], hint: Any) -> Any:
     members = members_of(hint)
     lists = [member for member in members if is_kind(member, list)]
     if isinstance(text, list):
-        if len(text) == 1 and text[0].startswith("["):
+        mapping = any(is_kind(member, dict) for member in members)
+        if len(text) == 1 and (text[0].startswith("[") or (mapping and text[0].startswith("{"))):
             return _json(text[0])
         if text == ["null"] and type(None) in members:
             return None
@@ -212,14 +228,14 @@ def describe(hint: Any) -> str:
         members = get_args(hint)
         if any(is_kind(member, Enum) for member in members):
             members = tuple(member for member in members if member is not str)
-        return " or ".join(describe(member) for member in members)
+        return " or ".join(dict.fromkeys(describe(member) for member in members))
     if get_origin(hint) is Literal:
         return " or ".join(map(repr, get_args(hint)))
     if is_kind(hint, Enum):
         return "one of " + ", ".join(str(choice.value) for choice in hint)
     if is_kind(hint, list) or is_kind(hint, tuple):
         return f"list of {describe((*get_args(hint), Any)[0])}"
-    if is_kind(hint, dict):
+    if is_kind(hint, dict) or dataclasses.is_dataclass(hint):
         return "mapping"
     if hint is bool:
         return "true or false"
