@@ -4,6 +4,7 @@ Several strong taggers for single languages in, one multilingual encoder + CRF o
 """
 
 from transformers import AutoConfig, AutoModelForTokenClassification
+from transformers.pipelines import PIPELINE_REGISTRY
 
 from .data.collator import DataCollatorForStructKD
 from .data.corpora import load_corpora, load_corpus
@@ -17,6 +18,7 @@ from .modeling.deberta_v2_crf import DebertaV2CRFConfig, DebertaV2ForTokenClassi
 from .modeling.families import CRF_CLASSES, crf_class_for
 from .modeling.linear_chain import LinearChainCRF
 from .modeling.modernbert_crf import ModernBertCRFConfig, ModernBertForTokenClassificationCRF
+from .modeling.pipeline import TASK, CRFTokenClassificationPipeline
 from .modeling.smaller_student import smaller_student
 from .modeling.sufficient_statistics import SufficientStatistics
 from .modeling.tag_scheme import TagScheme
@@ -29,6 +31,7 @@ __all__ = [
     "CallableTeacher",
     "BertCRFConfig",
     "BertForTokenClassificationCRF",
+    "CRFTokenClassificationPipeline",
     "DataCollatorForStructKD",
     "DebertaV2CRFConfig",
     "DebertaV2ForTokenClassificationCRF",
@@ -54,3 +57,5 @@ __all__ = [
 for _model in CRF_CLASSES:
     AutoConfig.register(_model.config_class.model_type, _model.config_class)
     AutoModelForTokenClassification.register(_model.config_class, _model)
+# Under a name of its own: registering "token-classification" anew would take the stock pipeline from every model.
+PIPELINE_REGISTRY.register_pipeline(TASK, CRFTokenClassificationPipeline, AutoModelForTokenClassification, type="text")

@@ -28,6 +28,11 @@ def tokenizer(corpus):
     return train_tokenizer(corpus["tokens"], vocab_size=300)
 
 
+def label_fields(labels) -> dict:
+    """A label set as a configuration writes it."""
+    return {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
+
+
 @pytest.fixture
 def make_student(tokenizer, labels):
     """Makes tiny students: one layer of 16, every parameter drawn at random, the CRF's too."""
@@ -40,9 +45,7 @@ def make_student(tokenizer, labels):
             max_position_embeddings=40,
             type_vocab_size=1,
             pad_token_id=tokenizer.pad_token_id,
-            id2label=dict(enumerate(labels)),
-            label2id={label: i for i, label in enumerate(labels)},
-            **{**shape, **fields},
+            **{**shape, **label_fields(labels), **fields},
         )
         model = XLMRobertaForTokenClassificationCRF(config)
         for parameter in model.crf.parameters():

@@ -2,6 +2,11 @@
 
 from typing import Any, ClassVar
 
+from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
+
+# Not for the names alone: transformers copies a checkpoint's code by following imports, so this sends it along.
+from .pipeline import TASK, CRFTokenClassificationPipeline
+
 CONSTRAINT_MODES = ("none", "decode", "train")
 POOLING_MODES = ("first", "mean")
 
@@ -9,6 +14,17 @@ POOLING_MODES = ("first", "mean")
 def label_names(config: Any) -> list[str]:
     """A model's labels in the order of their ids."""
     return [config.id2label[i] for i in range(config.num_labels)]
+
+
+class _RegisteredPipelines(dict):
+    """Pipelines that need no code from the checkpoint, since the installed package has registered them.
+
+    `transformers.pipeline` infers the task from the keys, then asks whether a task is `in` here before it insists on
+    `trust_remote_code`. Were our task not to be found, a checkpoint could be run by its own code only.
+    """
+
+    def __contains__(self, task: object) -> bool:
+        return False
 
 
 class CRFConfigMixin:
@@ -77,6 +93,25 @@ class CRFConfigMixin:
         self.lstm_hidden_size = lstm_hidden_size
         self.lstm_layers = lstm_layers
         super().__init__(**kwargs)
+
+    @property
+    def custom_pipelines(self) -> dict[str, Any]:
+        """The pipelines that `transformers.pipeline(model=..., trust_remote_code=True)` finds with the checkpoint."""
+        from_the_hub = type(self).__module__.startswith(TRANSFORMERS_DYNAMIC_MODULE_NAME)
+        return self._carried_pipelines() if from_the_hub else _RegisteredPipelines(self._carried_pipelines())
+
+    @custom_pipelines.setter
+    def custom_pipelines(self, value: Any) -> None:
+        pass  # read from a file or set by `Pipeline.save_pretrained`; it never says anything else
+
+    @staticmethod
+    def _carried_pipelines() -> dict[str, Any]:
+        module = CRFTokenClassificationPipeline.__module__.rpartition(".")[2]
+        implementation = f"{module}.{CRFTokenClassificationPipeline.__name__}"
+        return {TASK: {"impl": implementation, "pt": ["AutoModelForTokenClassification"], "type": "text"}}
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**super().to_dict(), "custom_pipelines": self._carried_pipelines()}  # type: ignore[misc]
 
     @classmethod
     def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:

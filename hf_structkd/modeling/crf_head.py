@@ -19,7 +19,7 @@ from .tag_scheme import TagScheme
 from .windows import content_mask, encode_in_windows, encoder_window
 from .word_lstm import WordLSTM, fresh_lstm_values
 from .word_starts import WordStarts, refuse_bare_tokenizer, word_start_pieces
-from .word_tensors import IGNORED, LOG_ZERO, compact, gold_statistics, mean_over_subwords, spread
+from .word_tensors import IGNORED, LOG_ZERO, compact, gold_statistics, led_by, mean_over_subwords, merge_tags, spread
 
 
 class CRFHeadMixin:
@@ -214,6 +214,7 @@ class CRFHeadMixin:
         word_mask: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
         return_dict: bool | None = None,
+        decode: bool = True,
         **kwargs: Any,
     ) -> CRFTokenClassifierOutput | tuple:
         """Tag a batch.
@@ -224,6 +225,8 @@ class CRFHeadMixin:
                 is unlabelled and adds nothing to the loss.
             word_mask: (batch, subwords), True on the first subword of each word.
             num_items_in_batch: what the summed loss is divided by; `None`: the batch's labelled words.
+            decode: whether to decode in eval mode; without it `logits` are the emissions and `tags` are left out, for
+                callers who read the `distribution` themselves.
 
         Raises:
             ValueError: if nothing tells where words start, or a row is labelled in part.
@@ -240,10 +243,11 @@ class CRFHeadMixin:
         if labels is not None:
             nll, counted = self.gold_nll(output, labels, word_mask)
             output.loss = nll.sum() / (counted.clamp(min=1) if num_items_in_batch is None else num_items_in_batch)
-        if self.training:
+        if self.training or not decode:
             output.logits = spread(output.emissions, attention_mask, word_mask)
         else:
-            output.logits, output.tags = self.decode(output, attention_mask, word_mask)
+            # Without labels nobody compares tag ids, and the stock pipeline may be reading: it knows B- and I- only.
+            output.logits, output.tags = self.decode(output, attention_mask, word_mask, as_bio=labels is None)
         return output if return_dict is None or return_dict else output.to_tuple()
 
     def word_scores(self, input_ids, attention_mask, word_mask: Tensor, **kwargs: Any) -> CRFTokenClassifierOutput:
@@ -272,19 +276,22 @@ class CRFHeadMixin:
 
     @torch.no_grad()
     def decode(
-        self, output: CRFTokenClassifierOutput, attention_mask: Tensor, word_mask: Tensor
+        self, output: CRFTokenClassifierOutput, attention_mask: Tensor, word_mask: Tensor, as_bio: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """`logits` and `tags` as [`CRFTokenClassifierOutput`] defines them."""
-        distribution = self.distribution(output, "decode")
+        """`logits` and `tags` as [`CRFTokenClassifierOutput`] defines them.
+
+        Args:
+            as_bio: whether BIOES `logits` speak in B- and I- only, see [`TagScheme`]'s `bio_reading`.
+        """
+        scheme, distribution = self.tag_scheme, self.distribution(output, "decode")
         best, _ = distribution.argmax()
-        log_marginals = distribution.log_marginals.float().clamp(min=LOG_ZERO)
-        # The best path may pass through a tag that is not its word's most probable. Others are capped just below it,
-        # so that an argmax over logits gives the path and the path's tags keep the score nearest to their marginal.
-        chosen = best.clamp(min=0).unsqueeze(-1)
-        ceiling = log_marginals.gather(-1, chosen)
-        capped = torch.minimum(log_marginals, ceiling - 1e-3).scatter(-1, chosen, ceiling)
-        continuation = torch.tensor(self.tag_scheme.continuation, device=capped.device)
-        logits = spread(capped, attention_mask, word_mask, continuation)
+        log_marginals, chosen = distribution.log_marginals.float().clamp(min=LOG_ZERO), best.clamp(min=0)
+        if as_bio and scheme.name == "BIOES":
+            reading = torch.tensor(scheme.bio_reading, device=best.device)
+            log_marginals, chosen = merge_tags(log_marginals, reading), reading[chosen]
+        continuation = torch.tensor(scheme.continuation, device=best.device)
+        later = led_by(merge_tags(log_marginals, continuation), continuation[chosen])
+        logits = spread(led_by(log_marginals, chosen), attention_mask, word_mask, later)
         tags = torch.full(word_mask.shape, IGNORED, dtype=torch.long, device=word_mask.device)
         tags[word_mask] = best[torch.arange(best.shape[1], device=best.device) < output.lengths[:, None]]
         return logits, tags

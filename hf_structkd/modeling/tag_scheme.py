@@ -77,6 +77,10 @@ class TagScheme:
             ``B-X``, ``S-X`` or ``E-X``, a reader of subwords would open or close the entity once more). ``O``, plain
             tags, and tags of a type without ``I-X`` continue as themselves.
 
+        bio_reading: For each tag, the index of the tag that says the same to a reader who knows ``B-`` and ``I-``
+            only, as the stock pipeline does: ``B-X`` for ``S-X``, ``I-X`` for ``E-X``, else (and where the label set
+            lacks those) the tag itself.
+
     Raises:
         ValueError: If ``tags`` is empty, has duplicates, or has labels that the given scheme cannot read; the
             message names them.
@@ -113,6 +117,7 @@ class TagScheme:
         self.allowed_start = torch.tensor([self._may_follow("O", tag) for tag in self.tags])
         self.allowed_end = torch.tensor([self._may_follow(tag, "O") for tag in self.tags])
         self.continuation: tuple[int, ...] = tuple(self._continuation(tag) for tag in self.tags)
+        self.bio_reading: tuple[int, ...] = tuple(self._bio_reading(tag) for tag in self.tags)
 
     @classmethod
     def from_entity_types(cls, entity_types: Iterable[str], scheme: Literal["BIO", "BIOES"] = "BIO") -> "TagScheme":
@@ -166,6 +171,11 @@ class TagScheme:
     def _continuation(self, tag: str) -> int:
         prefix, entity_type = self._parts[tag]
         return self._index.get(_join("I", entity_type), self._index[tag]) if prefix else self._index[tag]
+
+    def _bio_reading(self, tag: str) -> int:
+        prefix, entity_type = self._parts[tag]
+        read = {"S": "B", "E": "I"}.get(prefix, prefix) if self.name == "BIOES" else ""
+        return self._index.get(_join(read, entity_type), self._index[tag]) if read else self._index[tag]
 
     def _check_known(self, tags: Sequence[str]) -> None:
         if unknown := sorted({tag for tag in tags if tag not in self._index}):

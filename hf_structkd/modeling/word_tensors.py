@@ -52,6 +52,20 @@ def gold_statistics(labels: Tensor, word_mask: Tensor, num_tags: int) -> tuple[S
     return SufficientStatistics.from_tags(gold, num_tags), known.sum()
 
 
+def led_by(log_probs: Tensor, chosen: Tensor) -> Tensor:
+    """Cap all others just below the chosen tag, so that an argmax finds it, and it keeps the score it has.
+
+    The best path may pass through a tag that is not its word's most probable.
+
+    Args:
+        log_probs: (..., tags), nats.
+        chosen: (...), tags.
+    """
+    chosen = chosen.unsqueeze(-1)
+    ceiling = log_probs.gather(-1, chosen)
+    return torch.minimum(log_probs, ceiling - 1e-3).scatter(-1, chosen, ceiling)
+
+
 def mean_over_subwords(vectors: Tensor, attention_mask: Tensor, word_mask: Tensor) -> Tensor:
     """The mean of each word's subword vectors, compacted: (batch, words, hidden).
 
@@ -71,21 +85,29 @@ def mean_over_subwords(vectors: Tensor, attention_mask: Tensor, word_mask: Tenso
     return sums / counts.clamp(min=1)
 
 
-def spread(values: Tensor, attention_mask: Tensor, word_mask: Tensor, continuation: Tensor | None = None) -> Tensor:
+def merge_tags(log_probs: Tensor, reading: Tensor) -> Tensor:
+    """Add up the probabilities of tags that are read as the same one: (..., tags), at least `LOG_ZERO`.
+
+    Args:
+        log_probs: (..., tags), nats.
+        reading: (tags,), the tag that each tag is read as.
+    """
+    merge = torch.nn.functional.one_hot(reading, log_probs.shape[-1]).to(log_probs.dtype)
+    return (log_probs.exp() @ merge).log().clamp(min=LOG_ZERO)
+
+
+def spread(values: Tensor, attention_mask: Tensor, word_mask: Tensor, later: Tensor | None = None) -> Tensor:
     """Word values (batch, words, tags) onto the words' subwords (batch, subwords, tags); zero off the words.
 
     Args:
         values: (batch, words, tags).
         attention_mask, word_mask: (batch, subwords).
-        continuation: (tags,), for log-probabilities: the tag that a word's later subwords carry for each tag of the
-            word; they get the sum of the probabilities of the tags that they may stand for.
+        later: (batch, words, tags), for all subwords of a word but its first; `values` by default.
     """
     word_of = word_mask.cumsum(dim=1) - 1
-    index = word_of.clamp(min=0).unsqueeze(-1)
-    onto = values.gather(1, index.expand(-1, -1, values.shape[-1]))
-    if continuation is not None:
-        merge = torch.nn.functional.one_hot(continuation, values.shape[-1]).to(values.dtype)
-        merged = (onto.exp() @ merge).log().clamp(min=LOG_ZERO)
-        onto = torch.where(word_mask.unsqueeze(-1), onto, merged)
+    index = word_of.clamp(min=0).unsqueeze(-1).expand(-1, -1, values.shape[-1])
+    onto = values.gather(1, index)
+    if later is not None:
+        onto = torch.where(word_mask.unsqueeze(-1), onto, later.gather(1, index))
     on_words = (attention_mask.bool() & (word_of >= 0)).unsqueeze(-1)
     return torch.where(on_words, onto, torch.zeros((), dtype=values.dtype, device=values.device))

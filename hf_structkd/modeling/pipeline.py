@@ -1,0 +1,269 @@
+"""Text or words in; entities with their exact probabilities out: the pipeline of taggers with a CRF.
+
+It has a task name of its own, ``crf-token-classification``, and travels with every checkpoint. The stock
+``token-classification`` pipeline runs the same models; it knows no more than one score for each subword.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, NamedTuple
+
+import torch
+from transformers import Pipeline
+
+from .entities import Analysis, analyses, entropies, label_marginals
+from .raw_text import split_words
+from .subwords import tokenize_words
+from .tag_scheme import Span, TagScheme
+from .windows import encoder_window
+
+TASK = "crf-token-classification"
+BATCH_SIZE = 16
+BATCHES_READ_AHEAD = 64  # sentences of like length are looked for among so many batches
+TEXT_COLUMNS = ("tokens", "text")
+
+
+class Sentence(NamedTuple):
+    """One input: the text that offsets count in, and where its words are in it."""
+
+    text: str
+    offsets: list[tuple[int, int]]
+
+    @property
+    def words(self) -> list[str]:
+        return [self.text[start:end] for start, end in self.offsets]
+
+
+class CRFTokenClassificationPipeline(Pipeline):
+    """Tags texts with a [`~.crf_head.CRFHeadMixin`] model.
+
+    `pipe(inputs, batch_size=16, **options)`: a text or a list of words (with `is_split_into_words=True`) gives one
+    answer, a list of texts or of lists of words a list of answers; a generator, a `KeyDataset` or a
+    `datasets.Dataset` (its column `tokens`, or else `text`) is read as it is needed and gives an iterator over
+    answers, in order. Texts are split into words by the rules of [`~.raw_text.split_words`]. Texts of any length are
+    tagged whole: the encoder sees overlapping windows, the CRF is one chain over all words.
+
+    Options, for the constructor or a call:
+        top_k (`int`): also the k best analyses of each sentence with their probabilities.
+        marginals (`bool`): also each word's probability of every label.
+        entropy (`bool`): also the entropy of each sentence's distribution over tag sequences, in nats.
+        threshold (`float`): leaves out entities (plain tags: words) whose probability is lower.
+        is_split_into_words (`bool`): a list of strings is one sentence's words, not several texts.
+
+    An answer is a `dict`:
+        entities: the best analysis' entities from left to right, each a `dict` of `entity_group` (its type), `score`
+            (the exact probability, summed over all tag sequences, that an entity of this type begins and ends just
+            here), `word` (its text), `start`, `end` (characters), `start_word`, `end_word` (words); ends are
+            exclusive. Characters are counted in the text, or in the words joined by single spaces.
+        tags: instead of entities for plain tags (parts of speech): for every word a `dict` of `tag`, `score` (its
+            marginal probability), `word`, `start`, `end`, `index`.
+        top_k: a list of `dict`, best first, of `score`, the analysis' probability, and its `entities` or `tags`.
+        marginals: for every word a `dict` of `word`, `start`, `end` and `scores`, a `dict` from label to probability.
+        entropy: nats.
+
+    Raises:
+        ValueError: if the model has no CRF of this package, the tokenizer is not a fast one, or an option is out of
+            range.
+        TypeError: for inputs that are neither texts nor words.
+    """
+
+    model: Any
+    tokenizer: Any
+    _load_tokenizer: Any = True
+    _load_processor: Any = False
+    _load_image_processor: Any = False
+    _load_feature_extractor: Any = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if not all(hasattr(self.model, name) for name in ("distribution", "tag_scheme")):
+            raise ValueError(
+                f"{type(self.model).__name__} has no CRF of hf_structkd, which the task {TASK!r} needs; "
+                "the task for other taggers is 'token-classification'"
+            )
+        if not getattr(self.tokenizer, "is_fast", False):
+            raise ValueError(f"the task {TASK!r} needs a fast tokenizer, not {type(self.tokenizer).__name__}")
+        self.model.eval()
+        self.scheme: TagScheme = self.model.tag_scheme
+        self.window = encoder_window(self.model) or math.inf
+
+    def _sanitize_parameters(  # type: ignore[override]
+        self,
+        top_k: int | None = None,
+        marginals: bool | None = None,
+        entropy: bool | None = None,
+        threshold: float | None = None,
+        is_split_into_words: bool | None = None,
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1):
+            raise ValueError(f"top_k must be a whole number of at least 1, not {top_k!r}")
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise ValueError(f"threshold is a probability, 0 to 1, not {threshold!r}")
+        parameters = (
+            {"is_split_into_words": is_split_into_words},
+            {"top_k": top_k, "marginals": marginals, "entropy": entropy},
+            {"threshold": threshold},
+        )
+        preprocess, forward, postprocess = ({k: v for k, v in some.items() if v is not None} for some in parameters)
+        return preprocess, forward, postprocess
+
+    def __call__(self, inputs: Any, *, batch_size: int | None = None, num_workers: int | None = None, **options: Any):  # type: ignore[override]
+        """See the class. `num_workers` is taken for the sake of other pipelines' callers: there is nothing to load."""
+        size = batch_size or self._batch_size or BATCH_SIZE
+        if size < 1:
+            raise ValueError(f"batch_size must be at least 1, not {size}")
+        own = (self._preprocess_params, self._forward_params, self._postprocess_params)
+        preprocess, forward, postprocess = ({**a, **b} for a, b in zip(own, self._sanitize_parameters(**options)))
+        split = preprocess.get("is_split_into_words", False)
+        if isinstance(inputs, str) or (split and _is_words(inputs)):
+            return next(self._answers([inputs], 1, forward, postprocess))
+        if isinstance(inputs, Mapping) or not hasattr(inputs, "__getitem__" if _is_sized(inputs) else "__iter__"):
+            raise TypeError(
+                f"give a text, a list of words with is_split_into_words=True, a list, generator or dataset of either, "
+                f"not {type(inputs).__name__}"
+            )
+        answers = self._answers(_column(inputs), size, forward, postprocess)
+        return list(answers) if isinstance(inputs, (list, tuple)) else answers
+
+    def _answers(
+        self, inputs: Iterable[Any], batch_size: int, forward: dict[str, Any], postprocess: dict[str, Any]
+    ) -> Iterator[dict[str, Any]]:
+        """Answers in order; inputs are read some batches ahead, so that sentences of like length go together."""
+        items = iter(inputs)
+        while sentences := [self.preprocess(item) for item in islice(items, batch_size * BATCHES_READ_AHEAD)]:
+            answers: list[dict[str, Any]] = [{}] * len(sentences)
+            full = [row for row, sentence in enumerate(sentences) if sentence.offsets]
+            for row in set(range(len(sentences))) - set(full):
+                answers[row] = self.postprocess(_nothing(forward), sentences[row], **postprocess)
+            for rows, model_inputs in self._batches(sentences, full, batch_size):
+                said = self.forward(model_inputs, **forward)
+                for place, row in enumerate(rows):
+                    one = {name: values[place] for name, values in said.items()}
+                    answers[row] = self.postprocess(one, sentences[row], **postprocess)
+            yield from answers
+
+    def _batches(
+        self, sentences: list[Sentence], rows: list[int], batch_size: int
+    ) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
+        """Row numbers and padded inputs, longest first; what is longer than the encoder's window comes alone."""
+        if not rows:
+            return
+        encoded = tokenize_words([sentences[row].words for row in rows], self.tokenizer)
+        ids = encoded["input_ids"]
+        order = sorted(range(len(rows)), key=lambda i: (-len(ids[i]), i))
+        padding = {"input_ids": self.tokenizer.pad_token_id or 0, "attention_mask": 0, "word_mask": 0}
+        while order:
+            long = len(ids[order[0]]) > self.window
+            taken, order = (order[:1], order[1:]) if long else (order[:batch_size], order[batch_size:])
+            width = len(ids[taken[0]])
+            yield (
+                [rows[i] for i in taken],
+                {
+                    name: torch.tensor([encoded[name][i] + [fill] * (width - len(ids[i])) for i in taken])
+                    for name, fill in padding.items()
+                },
+            )
+
+    def preprocess(self, item: Any, **_: Any) -> Sentence:  # type: ignore[override]
+        """One input's words. Raises TypeError if it is neither a text nor a list of words."""
+        if isinstance(item, str):
+            return Sentence(item, split_words(item))
+        if not _is_words(item):
+            raise TypeError(
+                f"an input is a text or a list of words, not {type(item).__name__}: {str(item)[:80]!r}; "
+                "of a dataset, name the column with KeyDataset(dataset, column)"
+            )
+        offsets, position = [], 0
+        for word in item:
+            offsets.append((position, position + len(word)))
+            position += len(word) + 1
+        return Sentence(" ".join(item), offsets)
+
+    def _forward(  # type: ignore[override]
+        self,
+        model_inputs: dict[str, torch.Tensor],
+        top_k: int | None = None,
+        marginals: bool = False,
+        entropy: bool = False,
+    ) -> dict[str, list[Any]]:
+        """What is said of each sentence of a batch; one pass of the encoder, one forward-backward for everything."""
+        distribution = self.model.distribution(self.model(**model_inputs, decode=False), "decode")
+        said: dict[str, list[Any]] = {"analyses": analyses(distribution, self.scheme, top_k)}
+        if top_k is not None:
+            said["top_k"] = said["analyses"]
+        if marginals:
+            said["marginals"] = label_marginals(distribution)
+        if entropy:
+            said["entropy"] = entropies(distribution)
+        return said
+
+    def postprocess(self, said: dict[str, Any], sentence: Sentence, threshold: float = 0.0) -> dict[str, Any]:  # type: ignore[override]
+        """One sentence's answer."""
+        name = "tags" if self.scheme.name == "plain" else "entities"
+        answer: dict[str, Any] = {name: self._read(said["analyses"][0], sentence, threshold)}
+        if "top_k" in said:
+            answer["top_k"] = [
+                {"score": analysis.score, name: self._read(analysis, sentence, threshold)}
+                for analysis in said["top_k"]
+            ]
+        if "marginals" in said:
+            answer["marginals"] = [
+                {"word": sentence.text[a:b], "start": a, "end": b, "scores": dict(zip(self.scheme.tags, scores))}
+                for (a, b), scores in zip(sentence.offsets, said["marginals"].tolist())
+            ]
+        if "entropy" in said:
+            answer["entropy"] = said["entropy"]
+        return answer
+
+    def _read(self, analysis: Analysis, sentence: Sentence, threshold: float) -> list[dict[str, Any]]:
+        read = self._tag if self.scheme.name == "plain" else self._entity
+        return [read(*one, sentence) for one in zip(analysis.spans, analysis.scores) if one[1] >= threshold]
+
+    @staticmethod
+    def _entity(span: Span, score: float, sentence: Sentence) -> dict[str, Any]:
+        start, end = sentence.offsets[span.start][0], sentence.offsets[span.end - 1][1]
+        return {
+            "entity_group": span.type,
+            "score": score,
+            "word": sentence.text[start:end],
+            "start": start,
+            "end": end,
+            "start_word": span.start,
+            "end_word": span.end,
+        }
+
+    @staticmethod
+    def _tag(span: Span, score: float, sentence: Sentence) -> dict[str, Any]:
+        start, end = sentence.offsets[span.start]
+        word = sentence.text[start:end]
+        return {"tag": span.type, "score": score, "word": word, "start": start, "end": end, "index": span.start}
+
+
+def _nothing(forward: dict[str, Any]) -> dict[str, Any]:
+    """What is said of a text without words: the empty tag sequence has probability 1."""
+    none = [Analysis(1.0, [], [])]
+    options = {"top_k": none, "marginals": torch.zeros(0), "entropy": 0.0}
+    return {"analyses": none, **{name: value for name, value in options.items() if forward.get(name)}}
+
+
+def _is_words(item: Any) -> bool:
+    return isinstance(item, Sequence) and not isinstance(item, str) and all(isinstance(word, str) for word in item)
+
+
+def _is_sized(inputs: Any) -> bool:
+    return hasattr(inputs, "__len__")
+
+
+def _column(inputs: Any) -> Iterable[Any]:
+    """The inputs themselves, or of a `datasets.Dataset` the column that holds words or texts."""
+    columns = getattr(inputs, "column_names", None)
+    if columns is None:
+        return (inputs[i] for i in range(len(inputs))) if _is_sized(inputs) else inputs
+    for name in TEXT_COLUMNS:
+        if name in columns:
+            return (row[name] for row in inputs)
+    raise ValueError(
+        f"a dataset needs a column of words or texts, {' or '.join(map(repr, TEXT_COLUMNS))}; this one has {columns}: "
+        "name the column with KeyDataset(dataset, column)"
+    )

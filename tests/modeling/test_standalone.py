@@ -1,0 +1,90 @@
+"""Danger: a checkpoint works only where it was made, because its code is incomplete or reaches for the package."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+from transformers import pipeline
+
+from hf_structkd import TagScheme
+
+from ..conftest import label_fields
+
+WORKER = Path(__file__).with_name("standalone_worker.py")
+TEXT = "Anna flew from Boston to Paris , said Maria Lopez of the Helsinki Tram Museum ."
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def close(one, other, tolerance=1e-5) -> bool:
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(close(one[key], other[key]) for key in one)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(close(a, b) for a, b in zip(one, other))
+    return abs(one - other) < tolerance if isinstance(one, float) else one == other
+
+
+@pytest.fixture(scope="module")
+def python_without_the_package(tmp_path_factory):
+    """An environment that sees everything installed here but this package."""
+    folder = tmp_path_factory.mktemp("alone")
+    venv.create(folder, with_pip=False, symlinks=True)
+    (site,) = folder.glob("lib/python*/site-packages")
+    installed = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
+    if any((Path(path) / "hf_structkd").exists() for path in installed):
+        pytest.skip("needs hf_structkd installed in editable mode, or not at all, to leave it out of an environment")
+    # Paths that a .pth file adds are searched, but the .pth files found there (editable installs) are not read.
+    (site / "elsewhere.pth").write_text("\n".join(installed))
+    return folder / "bin" / "python"
+
+
+@pytest.mark.slow
+def test_a_checkpoint_stands_alone(python_without_the_package, make_student, tokenizer, labels, tmp_path):
+    bioes = TagScheme.from_entity_types(dict.fromkeys(label.partition("-")[2] for label in labels[1:]), "BIOES").tags
+    repos = {"bio": labels, "bioes": bioes}
+    for name, tags in repos.items():
+        make_student(**label_fields(tags)).save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+    cached = tmp_path / "home" / "hub" / "models--someone--tagger"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text(COMMIT)
+    shutil.copytree(tmp_path / "bioes", cached / "snapshots" / COMMIT)
+
+    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "HF_MODULES_CACHE")}
+    ran = subprocess.run(
+        [str(python_without_the_package), str(WORKER), str(tmp_path), TEXT, *repos, "someone/tagger"],
+        env={**environment, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    seen = json.loads(ran.stdout.splitlines()[-1])
+    assert seen["someone/tagger"]["first"] == seen["bioes"]["first"]
+    for name in repos:
+        stages = seen[name]
+        assert all(close(stage, stages["first"]) for stage in stages.values()), name
+        here = pipeline("crf-token-classification", model=str(tmp_path / name))(TEXT, top_k=2)
+        assert close(stages["first"]["ours"], here)
+        # Stock entities are the Viterbi path's: the same places (this tokenizer's pieces hold the space before them),
+        # the same types.
+        stock = [(e["entity_group"], TEXT[e["start"] : e["end"]].strip(), e["end"]) for e in stages["first"]["stock"]]
+        assert stock == [(e["entity_group"], e["word"], e["end"]) for e in here["entities"]]
+        assert stock
+        assert all(0 < e["score"] <= 1 for e in stages["first"]["stock"])
+
+
+def test_a_checkpoint_holds_safetensors_code_and_nothing_that_unpickles(make_student, tmp_path):
+    make_student().save_pretrained(tmp_path)
+    kinds = {path.suffix for path in tmp_path.iterdir()}
+    assert kinds == {".json", ".py", ".safetensors"}
+    assert (tmp_path / "pipeline.py").exists()
+    pipelines = json.loads((tmp_path / "config.json").read_text())["custom_pipelines"]
+    (info,) = pipelines.values()
+    module, name = info["impl"].split(".")
+    assert f"class {name}" in (tmp_path / f"{module}.py").read_text()
