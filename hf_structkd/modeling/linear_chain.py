@@ -104,10 +104,17 @@ class LinearChainCRF:
             _structural("allowed_start", start, allowed_start),
             _structural("allowed_end", end, allowed_end),
         )
-        self._chain = Chain(self.scores, self.lengths)
+        # Devices without float64 lend their scores to the CPU: exact sums are worth copying a batch's words.
+        exact = Scores(*(part.cpu() for part in self.scores)) if emissions.device.type == "mps" else self.scores
+        self._chain = Chain(exact, self.lengths)
         self._sums = PathSums(self._chain)
+        self._device = emissions.device
         self._dtype = emissions.dtype if emissions.dtype in (torch.float32, torch.float64) else torch.float32
         self._cache: dict[str, Tensor] = {}
+
+    def _returned(self, value: Tensor) -> Tensor:
+        """In the type and on the device in which the caller works."""
+        return value.to(self._device, self._dtype)
 
     # -- sums over all paths ------------------------------------------------------------------------------------
 
@@ -125,31 +132,31 @@ class LinearChainCRF:
     @property
     def log_partition(self) -> Tensor:
         """log Z (B,), nats; ``-inf`` for a sentence without any allowed path."""
-        return self._quantity("log_partition").to(self._dtype)
+        return self._returned(self._quantity("log_partition"))
 
     @property
     def log_marginals(self) -> Tensor:
         """log p(y_t = c) (B, T, C): 0 on padding; ``-inf`` where no allowed path passes."""
-        return self._quantity("log_marginals").to(self._dtype)
+        return self._returned(self._quantity("log_marginals"))
 
     @property
     def marginals(self) -> Tensor:
         """p(y_t = c) (B, T, C): 0 on padding."""
-        return self._quantity("marginals").to(self._dtype)
+        return self._returned(self._quantity("marginals"))
 
     @property
     def edge_counts(self) -> Tensor:
         """Expected number of transitions [from, to] (B, C, C)."""
-        return self._quantity("edge_counts").to(self._dtype)
+        return self._returned(self._quantity("edge_counts"))
 
     def edge_marginals(self) -> Tensor:
         """p(y_t = i, y_{t+1} = j) (B, T - 1, C, C): 0 on padding. Large; `edge_counts` is what most uses need."""
-        return self._sums.evaluate("edge_marginals").to(self._dtype)
+        return self._returned(self._sums.evaluate("edge_marginals"))
 
     @property
     def statistics(self) -> SufficientStatistics:
         """This distribution's own exact expectations."""
-        return SufficientStatistics(*(part.to(self._dtype) for part in self._statistics()))
+        return SufficientStatistics(*(self._returned(part) for part in self._statistics()))
 
     def _statistics(self) -> SufficientStatistics:
         nodes = self._quantity("marginals")
@@ -186,12 +193,13 @@ class LinearChainCRF:
                 f"tags must be integers of shape {(B, T)} or ({B}, k, {T}), got {tags.dtype} of {tuple(tags.shape)}"
             )
         single = tags.dim() == 2
-        score = path_score(self._chain, tags[:, None] if single else tags)
+        paths = (tags[:, None] if single else tags).to(self._chain.device)
+        score = path_score(self._chain, paths)
         if not allow_illegal and bool((score == NEG_INF).any()):
-            check_legal(self._chain.detached(), self._chain.alive, tags[:, None] if single else tags)
+            check_legal(self._chain.detached(), self._chain.alive, paths)
         log_z = self._quantity("log_partition")[:, None]
         value = _log_ratio(score, log_z)
-        return (value.squeeze(1) if single else value).to(self._dtype)
+        return self._returned(value.squeeze(1) if single else value)
 
     def restrict(self, tags_allowed: Tensor) -> LinearChainCRF:
         """The same scores on fewer paths: those that take only allowed tags at each word.
@@ -208,7 +216,7 @@ class LinearChainCRF:
     def log_prob_of_set(self, tags_allowed: Tensor) -> Tensor:
         """log Σ p(y) (B,) over the paths whose tag at every word is allowed by the bool (B, T, C) mask."""
         inside = self.restrict(tags_allowed)._quantity("log_partition")
-        return _log_ratio(inside, self._quantity("log_partition")).to(self._dtype)
+        return self._returned(_log_ratio(inside, self._quantity("log_partition")))
 
     def span_log_prob(
         self, sentences: Tensor, starts: Tensor, ends: Tensor, tags: Tensor, continuing: Tensor | None = None
@@ -225,10 +233,10 @@ class LinearChainCRF:
         Returns:
             (S,) nats: log of the summed probability of all paths that agree.
         """
-        emissions = self.scores.emissions
+        emissions, *shared = self._chain.scores
         device, (_, T, C) = emissions.device, emissions.shape
         if len(sentences) == 0:
-            return emissions.new_zeros(0, dtype=self._dtype)
+            return self._returned(emissions.new_zeros(0))
         sentences, starts, ends, tags = (part.to(device).long() for part in (sentences, starts, ends, tags))
         check_spans(sentences, starts, ends, tags, self.lengths.to(device), C)
         position = torch.arange(T, device=device) - starts[:, None]
@@ -239,10 +247,10 @@ class LinearChainCRF:
             check_shape("continuing", continuing, (len(sentences), C), boolean=True)
             mask &= ~((torch.arange(T, device=device) == ends[:, None])[..., None] & continuing.to(device)[:, None])
         emissions = emissions[sentences].masked_fill(~mask, NEG_INF)
-        agreeing = LinearChainCRF(emissions, *self.scores[1:], lengths=self.lengths[sentences.cpu()])
+        agreeing = LinearChainCRF(emissions, *shared, lengths=self.lengths[sentences.cpu()])
         inside = agreeing._quantity("log_partition")
         log_z = self._quantity("log_partition")[sentences]
-        return _log_ratio(inside, log_z).to(self._dtype)
+        return self._returned(_log_ratio(inside, log_z))
 
     # -- best paths, samples ------------------------------------------------------------------------------------
 
@@ -252,20 +260,21 @@ class LinearChainCRF:
         Without any allowed path: tags -100, score ``-inf``.
         """
         tags = best_path(self._chain)
-        return tags, path_score(self._chain, tags[:, None])[:, 0].to(self._dtype)
+        score = path_score(self._chain, tags[:, None])[:, 0]
+        return tags.to(self._device), self._returned(score)
 
     def topk(self, k: int) -> TopK:
         """The k best paths, exactly, best first; fewer where fewer exist (see `TopK`)."""
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
         tags, valid = k_best(self._chain, k)
-        return TopK(tags, self.log_prob(tags).cummin(-1).values, valid)
+        return TopK(tags.to(self._device), self.log_prob(tags).cummin(-1).values, valid.to(self._device))
 
     def sample(self, n: int = 1, generator: torch.Generator | None = None) -> Tensor:
         """n independent exact samples per sentence (B, n, T), -100 on padding."""
         if n < 1:
             raise ValueError(f"n must be at least 1, got {n}")
-        return self._sums.sample(n, generator)
+        return self._sums.sample(n, generator).to(self._device)
 
     # -- comparing distributions --------------------------------------------------------------------------------
 
@@ -278,7 +287,7 @@ class LinearChainCRF:
         zero gradient; a target that puts weight on a structural zero has loss ``inf`` and zero gradient.
         """
         statistics = self._expectations_of(target) if isinstance(target, LinearChainCRF) else target
-        return self._cross_entropy(statistics).to(self._dtype)
+        return self._returned(self._cross_entropy(statistics))
 
     def _expectations_of(self, target: LinearChainCRF) -> SufficientStatistics:
         if not torch.equal(self.lengths, target.lengths):
@@ -293,7 +302,7 @@ class LinearChainCRF:
         check_shape("nodes", statistics.nodes, tuple(self.scores.emissions.shape))
         check_shape("edges", statistics.edges, (B, C, C))
         check_shape("mass", statistics.mass, (B,))
-        mass = statistics.mass.to(self.scores.emissions.device).double()
+        mass = statistics.mass.to(self._chain.device).double()
         nodes, edges = (part.to(mass.device).double() for part in statistics[:2])
         expected = expected_score(self._chain, nodes, edges)
         log_z = self._quantity("log_partition")
@@ -308,7 +317,7 @@ class LinearChainCRF:
     def kl(self, other: LinearChainCRF) -> Tensor:
         """KL(self || other) (B,), nats: ``inf`` where this distribution takes paths that the other excludes."""
         own = other._expectations_of(self)
-        return (other._cross_entropy(own) - self._cross_entropy(own)).to(self._dtype)
+        return self._returned(other._cross_entropy(own) - self._cross_entropy(own))
 
     def with_temperature(self, temperature: float) -> LinearChainCRF:
         """The distribution with all scores divided by a temperature ("global" temperature): above 1 is flatter."""

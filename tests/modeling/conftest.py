@@ -9,6 +9,7 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, pr
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
 from hf_structkd import crf_class_for
+from hf_structkd.modeling import native
 
 FAMILIES = ("xlm-roberta", "bert", "deberta-v2", "modernbert")
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -63,6 +64,16 @@ def spaces_as_pieces(sentences) -> PreTrainedTokenizerFast:
     backend.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
     trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=SPECIAL, show_progress=False)
     return _wrap(backend, trainer, sentences)
+
+
+@pytest.fixture(scope="module", params=["torch", "compiled"])
+def loops(request):
+    """The CRF's two implementations: `pytestmark = pytest.mark.usefixtures("loops")` runs a file with both."""
+    if request.param == "compiled":
+        pytest.importorskip("numba", reason="compiled loops need numba, the `fast` extra")
+    before = native.use_native(request.param == "compiled")
+    yield
+    native.use_native(before)
 
 
 @pytest.fixture(scope="session")

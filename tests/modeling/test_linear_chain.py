@@ -13,6 +13,7 @@ from hf_structkd.modeling.linear_chain import LinearChainCRF, SufficientStatisti
 from tests.modeling.enumeration import EnumeratedCRF
 
 close = torch.testing.assert_close
+pytestmark = pytest.mark.usefixtures("loops")  # torch and compiled
 examples = settings(max_examples=25, deadline=None, derandomize=True)
 
 
@@ -258,7 +259,7 @@ def test_an_illegal_path_is_refused_and_the_step_named(path, words):
         allowed_end=torch.tensor([True, False, True]),
     )
     gold = torch.tensor([[0, 0, 0, 0], [*path, -100]])
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match="allowed path") as error:
         crf.log_prob(gold)
     assert all(word in str(error.value) for word in words), error.value
 
@@ -382,6 +383,35 @@ def test_temperature_flattens_and_inputs_stay():
     crf.topk(3)
     for before, after in zip(kept, args):
         close(before, after, rtol=0, atol=0)
+
+
+def every_result(crf):
+    tags, score = crf.argmax()
+    best = crf.topk(2)
+    spans = (torch.tensor([0, 2]), torch.tensor([0, 1]), torch.tensor([2, 2]), torch.tensor([[0, 1], [2, -100]]))
+    yield from (tags, score, *best, crf.sample(2), *crf.statistics, crf.edge_marginals(), crf.log_marginals)
+    yield from (crf.log_partition, crf.log_prob(torch.zeros(3, 7, dtype=torch.long)), crf.span_log_prob(*spans))
+    yield from (crf.log_prob_of_set(torch.ones(3, 7, 4, dtype=torch.bool)), crf.entropy(), crf.kl(crf))
+
+
+def test_every_result_comes_back_to_the_callers_device():
+    """Danger: on a device without float64 the sums are made on the CPU; a result left there fails far away."""
+    crf = LinearChainCRF(*random_chain())
+    crf._device = torch.device("meta")
+    assert [result.device.type for result in every_result(crf)] == ["meta"] * 17
+
+
+@pytest.mark.skipif(not torch.backends.mps.is_available(), reason="needs an Apple GPU, a device without float64")
+def test_a_device_without_float64_gives_the_same_numbers():
+    """Danger: an error, or float32 sums, where float64 does not exist."""
+    parts = [part.detach() for part in random_chain()]
+    results = []
+    for device in ("cpu", "mps"):
+        torch.manual_seed(0)
+        crf = LinearChainCRF(*(part.to(device) for part in parts))
+        results.append([result.cpu() for result in every_result(crf)])
+    for here, there in zip(*results):
+        close(there, here)
 
 
 def bad(**changes):

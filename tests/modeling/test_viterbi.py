@@ -8,6 +8,7 @@ import torch
 from hf_structkd.modeling.linear_chain import LinearChainCRF
 
 close = torch.testing.assert_close
+pytestmark = pytest.mark.usefixtures("loops")  # torch and compiled
 
 
 def plain_k_best(emissions, transitions, start, end, length, k):
