@@ -1,0 +1,211 @@
+"""One cell: train its student, score it, leave `results.json` and the counts of every test sentence."""
+
+import contextlib
+import json
+import resource
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from grid import RESULTS_FILE, SENTENCES_FILE, Cell, Grid
+from pool import Pool, content_key
+from recipe_steps import SCRATCH, make_tagger, replace_output, train_tagger
+from transformers import set_seed
+from trimming import TrimmedEmbeddings, can_trim
+
+from hf_structkd import Teacher
+from hf_structkd.distillation.mixtures import Panel
+from hf_structkd.evaluation.aggregate import macro_average
+from hf_structkd.evaluation.results import collect_versions, to_json_types, write_atomically
+from hf_structkd.evaluation.significance import sentence_counts
+from hf_structkd.evaluation.tagging_metrics import TaggingMetrics
+
+SCHEMA_VERSION = 1
+
+
+def run_cell(cell: Cell, grid: Grid, pool: Pool, folder: Path) -> None:
+    """Train and score one cell; nothing but `results.json` and what it names is left in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    work = folder / "work"
+    shutil.rmtree(work, ignore_errors=True)  # of a run that was killed
+    _reset_peak_memory()
+    started = time.perf_counter()
+    set_seed(cell.seed)
+    scratch = cell.model.model == SCRATCH
+
+    def sentences() -> list[list[str]]:
+        seen = ((language, np.concatenate(pool.rows(language, cell))) for language in pool.languages)
+        return [words for language, rows in seen for words in pool.corpora[language]["train"].select(rows)["tokens"]]
+
+    model, tokenizer = make_tagger(cell.model, pool.labels, cell.data.tag_scheme, sentences)
+    key = None if scratch else content_key(cell.model.model)
+    train = pool.training_data(cell, tokenizer, key)
+    dev = {language: pool.encoded(language, "dev", tokenizer, key) for language in pool.languages}
+    trimmed = TrimmedEmbeddings(model, [train, *dev.values()]) if can_trim(model, cell.args.weight_decay) else None
+    if trimmed:
+        train, dev = trimmed.renumber(train), {language: trimmed.renumber(data) for language, data in dev.items()}
+    prepared = time.perf_counter()
+    trainer = train_tagger(model, tokenizer, train, dev, replace_output(cell.args, work), resume=False)
+    if trimmed:
+        trimmed.restore()
+    trained = time.perf_counter()
+
+    student = Teacher(trainer.model, tokenizer, name=str(cell))
+    scores, counts = score(pool, dict.fromkeys(pool.languages, student), student)
+    metrics = TaggingMetrics(pool.labels, cell.data.tag_scheme)
+    names = grid.teacher_set_of(cell)
+    results = {
+        "schema_version": SCHEMA_VERSION,
+        "grid": grid.name,
+        "cell": cell.name,
+        "seed": cell.seed,
+        "settings": cell.settings,
+        "versions": collect_versions(),
+        "corpora": pool.fingerprints,
+        "model_revision": key,
+        "teacher_revisions": pool.revisions(names) if names else None,
+        "gold_sentences": {language: len(pool.rows(language, cell)[0]) for language in pool.languages},
+        "text_sentences": {language: sum(map(len, pool.rows(language, cell))) for language in pool.languages},
+        "metric": metrics.metric_name,
+        "scores": scores,
+        "curve": dev_curve(trainer.state.log_history, metrics.metric_name),
+        "losses": [entry for entry in trainer.state.log_history if "loss" in entry],
+        "best_step": trainer.state.best_global_step,
+        "updates": trainer.state.global_step,
+        "parameters": sum(p.numel() for p in trainer.model.parameters()),
+        "seconds": {
+            "prepare": prepared - started,
+            "train": trained - prepared,
+            "score": time.perf_counter() - trained,
+        },
+        "peak_memory_bytes": _peak_memory(),
+        "device": str(trainer.args.device),
+        "threads": torch.get_num_threads(),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    write_counts(counts, folder)
+    shutil.rmtree(work)
+    write_record(results, folder)
+
+
+def score(
+    pool: Pool, taggers: dict[str, Teacher | Panel], zero_shot: Teacher | None = None
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Reports by split and language, their macro averages, and the counts of every test sentence by language."""
+    metrics = TaggingMetrics(pool.labels, pool.data_arguments.tag_scheme)
+    scores: dict[str, Any] = {}
+    counts: dict[str, np.ndarray] = {}
+
+    def one(tagger: Any, data: Dataset) -> tuple[dict[str, Any], np.ndarray]:
+        predictions = tagger.tag(list(data["tokens"]), pool.labels)
+        gold = list(data["tags"])
+        return metrics.report(predictions, gold), sentence_counts(predictions, gold, metrics.scheme)
+
+    for split in ("dev", "test"):
+        scores[split] = {}
+        for language, tagger in taggers.items():
+            scores[split][language], own = one(tagger, pool.corpora[language][split])
+            if split == "test":
+                counts[language] = own
+        scores[split]["avg"] = macro_average(scores[split])
+    if zero_shot is not None and pool.zero_shot:
+        scores["zero_shot"] = {}
+        for language, splits in pool.zero_shot.items():
+            scores["zero_shot"][language], counts[f"zero_shot/{language}"] = one(zero_shot, splits["test"])
+        scores["zero_shot"]["avg"] = macro_average(scores["zero_shot"])
+    return scores, counts
+
+
+def score_teachers(pool: Pool, name: str, folder: Path) -> None:
+    """Score a set of teachers, each language's on its own test sentences and each on the zero-shot languages."""
+    folder.mkdir(parents=True, exist_ok=True)
+    started = time.perf_counter()
+    scores, counts = score(pool, {language: pool.panel(name, language) for language in pool.languages})
+    if pool.zero_shot:
+        metrics = TaggingMetrics(pool.labels, pool.data_arguments.tag_scheme)
+        scores["zero_shot"] = {
+            own: {
+                language: metrics.report(
+                    pool.panel(name, own).tag(list(splits["test"]["tokens"]), pool.labels),
+                    list(splits["test"]["tags"]),
+                )
+                for language, splits in pool.zero_shot.items()
+            }
+            for own in pool.languages
+        }
+    results = {
+        "schema_version": SCHEMA_VERSION,
+        "grid": pool.grid.name,
+        "teacher_set": name,
+        "settings": pool.grid.content["teacher_sets"][name],
+        "versions": collect_versions(),
+        "corpora": pool.fingerprints,
+        "teacher_revisions": pool.revisions(name),
+        "metric": TaggingMetrics(pool.labels).metric_name,
+        "scores": scores,
+        "seconds": {"score": time.perf_counter() - started},
+    }
+    write_counts(counts, folder)
+    write_record(results, folder)
+
+
+def write_counts(counts: dict[str, np.ndarray], folder: Path) -> None:
+    """Keep per-sentence counts, small: `counts[language]` is (sentences, 3) or (sentences, 2)."""
+    small = {language: own.astype(np.min_scalar_type(own.max(initial=0))) for language, own in counts.items()}
+    temporary = folder / f".{SENTENCES_FILE}"
+    with temporary.open("wb") as file:
+        # column by column: numbers of a kind lie together and compress better
+        np.savez_compressed(file, **{language: own.T.copy() for language, own in small.items()})
+    temporary.replace(folder / SENTENCES_FILE)
+
+
+def write_record(results: dict[str, Any], folder: Path) -> None:
+    """Write `results.json`, a line for each member: small, and a diff shows what changed."""
+    lines = [
+        f"{json.dumps(name)}: {json.dumps(_short(member), ensure_ascii=False, allow_nan=False)}"
+        for name, member in to_json_types(results).items()
+    ]
+    write_atomically(folder / RESULTS_FILE, "{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def _short(value: Any) -> Any:
+    """Floats to 7 significant digits: far below any deviation, and half the size."""
+    if isinstance(value, float):
+        return float(f"{value:.7g}")
+    if isinstance(value, dict):
+        return {key: _short(member) for key, member in value.items()}
+    return [_short(member) for member in value] if isinstance(value, list) else value
+
+
+def dev_curve(history: list[dict[str, Any]], metric: str) -> list[dict[str, Any]]:
+    """Epoch by epoch the score and the loss on dev, of each language and their macro average."""
+    curve: dict[int, dict[str, Any]] = {}
+    for entry in history:
+        for name, value in entry.items():
+            for kind in (metric, "loss"):
+                if name.startswith("eval_") and name.endswith(f"_{kind}"):
+                    point = curve.setdefault(entry["step"], {"step": entry["step"], "epoch": entry["epoch"]})
+                    point.setdefault(kind, {})[name.removeprefix("eval_").removesuffix(f"_{kind}")] = value
+    return list(curve.values())
+
+
+def _reset_peak_memory() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: the high-water mark starts anew
+
+
+def _peak_memory() -> int:
+    """Bytes: the GPU's where there is one, else the process's, corpora and teachers' answers included."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
