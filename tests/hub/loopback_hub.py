@@ -1,0 +1,250 @@
+"""What a Hugging Face Hub on this machine knows and answers; `loopback_server.py` puts it on a port.
+
+Model repositories, public and private; access tokens and namespaces; uploads of regular and LFS files; commits and
+trees. It can be told to fail. The answers follow https://huggingface.co/docs/hub/api and the git-lfs batch API; xet is
+not spoken (HF_HUB_DISABLE_XET=1).
+"""
+
+import base64
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any
+
+import yaml
+
+TOKENS = {"hf_" + "loopbackalice" * 2: "alice", "hf_" + "loopbackbob" * 2: "bob"}
+ALICE, BOB = TOKENS
+LFS_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".png", ".onnx", ".arrow", ".parquet"}
+REQUIRED_RESULT = {"task": ("type",), "dataset": ("type", "name")}
+
+
+@dataclass
+class Commit:
+    oid: str
+    message: str
+    files: dict[str, bytes]
+
+
+@dataclass
+class Repo:
+    private: bool = False
+    commits: list[Commit] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.commit("initial commit", {".gitattributes": b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n"})
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        return self.commits[-1].files
+
+    def commit(self, message: str, files: dict[str, bytes]) -> Commit:
+        contents = {path: hashlib.sha256(data).hexdigest() for path, data in files.items()}
+        parent = self.commits[-1].oid if self.commits else ""
+        oid = hashlib.sha1(json.dumps([parent, message, contents], sort_keys=True).encode()).hexdigest()
+        self.commits.append(Commit(oid, message, dict(files)))
+        return self.commits[-1]
+
+    def at(self, revision: str) -> Commit | None:
+        if revision == "main":
+            return self.commits[-1]
+        return next((commit for commit in self.commits if commit.oid == revision), None)
+
+
+class RefusalError(Exception):
+    def __init__(self, status: int, code: str = "", message: str = "") -> None:
+        super().__init__(message or code)
+        self.status, self.code = status, code
+
+
+class LoopbackHub:
+    """The Hub's state and its API, but for HTTP.
+
+    Attributes:
+        repos: id -> repository.
+        lfs: SHA-256 -> contents of large files that arrived whole.
+        sent: SHA-256 of every large file that was sent, whole or not, in order.
+        cut_off: SHA-256 -> how many of the next uploads of this file are cut off in the middle.
+        refuse_commits: status with which commits are answered instead of being made; 0 for none.
+        requests: "METHOD /path" of everything that was asked.
+        address: what HF_ENDPOINT is to be.
+    """
+
+    def __init__(self) -> None:
+        self.repos: dict[str, Repo] = {}
+        self.lfs: dict[str, bytes] = {}
+        self.sent: list[str] = []
+        self.cut_off: dict[str, int] = {}
+        self.refuse_commits = 0
+        self.requests: list[str] = []
+        self.address = ""
+        self.lock = threading.RLock()
+
+    # ---- who may do what ----
+
+    def user(self, headers: Mapping[str, str]) -> str | None:
+        token = (headers.get("Authorization") or "").removeprefix("Bearer ").strip()
+        if token and token not in TOKENS:
+            raise RefusalError(401, message="Invalid credentials in Authorization header")
+        return TOKENS.get(token)
+
+    def readable(self, repo_id: str, user: str | None) -> Repo:
+        repo = self.repos.get(repo_id)
+        if repo is None or (repo.private and user != repo_id.split("/")[0]):
+            raise RefusalError(401 if user is None else 404, "RepoNotFound", "Repository not found")
+        return repo
+
+    def writable(self, repo_id: str, user: str | None) -> Repo:
+        repo = self.readable(repo_id, user)
+        if user is None:
+            raise RefusalError(401, message="Authentication is required")
+        if user != repo_id.split("/")[0]:
+            raise RefusalError(403, message="You do not have write access to this repository")
+        return repo
+
+    # ---- the API ----
+
+    def create(self, user: str | None, asked: Mapping[str, Any]) -> dict[str, Any]:
+        if user is None:
+            raise RefusalError(401, message="Authentication is required")
+        repo_id = f"{asked.get('organization') or user}/{asked['name']}"
+        if not repo_id.startswith(f"{user}/"):
+            raise RefusalError(403, message=f"You have no write access to namespace {asked.get('organization')}")
+        existed = repo_id in self.repos
+        if not existed:
+            private = bool(asked.get("private")) or asked.get("visibility") == "private"
+            self.repos[repo_id] = Repo(private)
+        return {"status": 409 if existed else 200, "url": f"{self.address}/{repo_id}", "name": repo_id}
+
+    def info(self, repo_id: str, revision: str, user: str | None) -> dict[str, Any]:
+        repo = self.readable(repo_id, user)
+        commit = self.revision(repo, revision)
+        siblings = [{"rfilename": path} for path in sorted(commit.files)]
+        return {
+            "_id": repo_id, "id": repo_id, "modelId": repo_id, "author": repo_id.split("/")[0], "sha": commit.oid,
+            "private": repo.private, "disabled": False, "gated": False, "downloads": 0, "likes": 0, "tags": [],
+            "siblings": siblings, "createdAt": "2020-01-01T00:00:00.000Z", "lastModified": "2020-01-01T00:00:00.000Z",
+        }  # fmt: skip
+
+    def revision(self, repo: Repo, name: str) -> Commit:
+        if (commit := repo.at(name)) is None:
+            raise RefusalError(404, "RevisionNotFound", f"Invalid rev id: {name}")
+        return commit
+
+    def tree(self, repo_id: str, revision: str, folder: str, recursive: bool, user: str | None) -> list[dict]:
+        files = self.revision(self.readable(repo_id, user), revision).files
+        prefix = f"{folder}/" if folder else ""
+        inside = {path: data for path, data in files.items() if path.startswith(prefix)}
+        if folder and not inside:
+            raise RefusalError(404, "EntryNotFound", f"{folder} does not exist")
+        entries: dict[str, dict] = {}
+        for path, data in sorted(inside.items()):
+            parents = [str(parent) for parent in PurePosixPath(path.removeprefix(prefix)).parents][:-1]
+            for parent in reversed(parents):
+                entries.setdefault(prefix + parent, {"type": "directory", "path": prefix + parent, "oid": "0" * 40})
+            if not parents or recursive:
+                entries[path] = entry_of(path, data)
+        return [entry for path, entry in entries.items() if recursive or "/" not in path.removeprefix(prefix)]
+
+    def preupload(self, repo_id: str, user: str | None, asked: Mapping[str, Any]) -> dict[str, Any]:
+        repo = self.writable(repo_id, user)
+        modes = []
+        for file in asked["files"]:
+            data = repo.files.get(file["path"])
+            oid = None if data is None else entry_of(file["path"], data)["oid"]
+            mode = "lfs" if is_large(file["path"]) else "regular"
+            modes.append({"path": file["path"], "uploadMode": mode, "shouldIgnore": False, "oid": oid})
+        return {"files": modes}
+
+    def lfs_batch(self, repo_id: str, user: str | None, asked: Mapping[str, Any]) -> dict[str, Any]:
+        self.writable(repo_id, user)
+        objects = []
+        for wanted in asked["objects"]:
+            actions = {
+                "upload": {"href": f"{self.address}/lfs/{wanted['oid']}", "header": {}},
+                "verify": {"href": f"{self.address}/lfs-verify/{repo_id}"},
+            }
+            held = {} if wanted["oid"] in self.lfs else {"actions": actions}
+            objects.append({"oid": wanted["oid"], "size": wanted["size"], **held})
+        return {"transfer": "basic", "objects": objects}
+
+    def commit(self, repo_id: str, user: str | None, lines: list[dict[str, Any]]) -> dict[str, Any]:
+        repo = self.writable(repo_id, user)
+        if self.refuse_commits:
+            raise RefusalError(self.refuse_commits, message="The Hub is out of order")
+        files, message = dict(repo.files), ""
+        for line in lines:
+            key, value = line["key"], line["value"]
+            if key == "header":
+                message = value["summary"]
+            elif key == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+            elif key == "lfsFile":
+                if value["oid"] not in self.lfs:
+                    raise RefusalError(400, message=f"LFS object {value['oid']} was never uploaded")
+                files[value["path"]] = self.lfs[value["oid"]]
+            elif key == "deletedFile":
+                files.pop(value["path"], None)
+            else:
+                raise RefusalError(400, message=f"unknown operation {key}")
+        made = repo.commit(message, files)
+        return {"success": True, "commitOid": made.oid, "commitUrl": f"{self.address}/{repo_id}/commit/{made.oid}"}
+
+    def commits(self, repo_id: str, revision: str, user: str | None) -> list[dict[str, Any]]:
+        repo = self.readable(repo_id, user)
+        self.revision(repo, revision)
+        date = "2020-01-01T00:00:00.000Z"
+        return [
+            {"id": c.oid, "title": c.message, "message": "", "date": date, "authors": []} for c in repo.commits[::-1]
+        ]
+
+
+def entry_of(path: str, data: bytes) -> dict[str, Any]:
+    sha = hashlib.sha256(data).hexdigest()
+    oid = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+    entry: dict[str, Any] = {"type": "file", "path": path, "size": len(data), "oid": oid}
+    if is_large(path):
+        entry["lfs"] = {"oid": sha, "size": len(data), "pointerSize": 130}
+    return entry
+
+
+def is_large(path: str) -> bool:
+    return PurePosixPath(path).suffix in LFS_SUFFIXES
+
+
+def card_errors(content: str) -> list[str]:
+    """What is wrong with a card's metadata, by the Hub's documented rules for `model-index` and the plain fields."""
+    found = re.match(r"---\r?\n(.*?)\r?\n---", content, re.DOTALL)
+    if not found:
+        return []
+    try:
+        metadata = yaml.safe_load(found[1])
+    except yaml.YAMLError as error:
+        return [f"invalid YAML: {error}"]
+    if not isinstance(metadata, dict):
+        return ["metadata must be a mapping"]
+    errors = []
+    for name, kinds in {
+        "license": str,
+        "library_name": str,
+        "pipeline_tag": str,
+        "tags": list,
+        "metrics": list,
+    }.items():
+        if name in metadata and not isinstance(metadata[name], kinds):
+            errors.append(f'"{name}" must be a {kinds.__name__}')
+    for i, model in enumerate(metadata.get("model-index") or []):
+        if not isinstance(model.get("name"), str) or not model["name"]:
+            errors.append(f'"model-index[{i}].name" is required')
+        for j, result in enumerate(model.get("results") or [{}]):
+            where = f"model-index[{i}].results[{j}]"
+            for member, fields in REQUIRED_RESULT.items():
+                errors += [f'"{where}.{member}.{f}" is required' for f in fields if not result.get(member, {}).get(f)]
+            for k, metric in enumerate(result.get("metrics") or [{}]):
+                if not metric.get("type") or not isinstance(metric.get("value"), (int, float, str, dict, list)):
+                    errors.append(f'"{where}.metrics[{k}]" needs a type and a value')
+    return errors

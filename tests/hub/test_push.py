@@ -1,0 +1,217 @@
+"""The real huggingface_hub client against a Hub on this machine.
+
+Dangers: repositories that lack code, card or tokenizer, half-made commits, lost training results, somebody's files
+overwritten, access tokens shown.
+"""
+
+import hashlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .loopback_hub import ALICE, BOB, LoopbackHub
+from .loopback_server import serve
+
+pytestmark = pytest.mark.slow
+WORKER = Path(__file__).with_name("push_worker.py")
+ROOT = WORKER.parents[2]
+WRONG = "hf_" + "nobodysaccesstoken" * 2
+# what somebody needs who has the repository and transformers
+NEEDED = {
+    "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "README.md", "results.json",
+    "plots/training_curves.png", "xlm_roberta_crf.py", "linear_chain.py", "crf_head.py", "configuration.py",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[LoopbackHub]:
+    with serve() as running:
+        yield running
+
+
+@pytest.fixture
+def own_hub() -> Iterator[LoopbackHub]:
+    with serve() as running:
+        yield running
+
+
+def environment(hub_address: str, home: Path, **more: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
+    own = {"HF_ENDPOINT": hub_address, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "OMP_NUM_THREADS": "1"}
+    return {**kept, **own, "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONPATH": str(ROOT), **more}
+
+
+def work(hub_address: str, home: Path, what: str, **arguments):
+    """The worker's answer; fails with what it said if it failed."""
+    more = arguments.pop("env", {})
+    done = subprocess.run(
+        [sys.executable, str(WORKER), what, json.dumps(arguments)], capture_output=True, text=True, timeout=250,
+        env=environment(hub_address, home, **more),
+    )  # fmt: skip
+    assert ALICE not in done.stdout + done.stderr, "an access token was printed"
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def pushed(hub, tmp_path_factory) -> Path:
+    """Four trainings, each with another hub_strategy, pushed; one into a repository with somebody's files."""
+    folder = tmp_path_factory.mktemp("pushed")
+    foreign = {"NOTES.md": b"mine", "data/table.csv": b"1,2", "adapter_model.safetensors": b"weights of another"}
+    hub.create("alice", {"name": "end"})
+    hub.repos["alice/end"].commit("by hand", {**hub.repos["alice/end"].files, **foreign})
+    work(hub.address, folder / "home", "strategies", folder=str(folder / "out"), token=ALICE)
+    return folder
+
+
+STRATEGIES = ("end", "every_save", "checkpoint", "all_checkpoints")
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_push_is_complete_those_during_training_too(hub, pushed, strategy):
+    repo = hub.repos[f"alice/{strategy}"]
+    own = [commit for commit in repo.commits if commit.message not in ("initial commit", "by hand")]
+    during = [commit for commit in own if commit.message.startswith("Training in progress")]
+    assert bool(during) == (strategy != "end")
+    assert own[-1].message == "End of training"
+    for commit in own:
+        assert commit.files.keys() >= NEEDED, (commit.message, NEEDED - commit.files.keys())
+        card = commit.files["README.md"].decode()
+        assert "![Loss" in card
+        assert "pipeline(" in card
+        weights = {name for name in commit.files if re.search(r"pytorch_model|\.(bin|pt|pth|h5|msgpack)$", name)}
+        # a checkpoint to resume from has its optimizer's state; of the model itself there is safetensors alone
+        assert {n for n in weights if "/" not in n} <= {"training_args.bin"}
+    assert "license: apache-2.0" in repo.files["README.md"].decode()
+    assert "| posterior+top_wk |" in repo.files["README.md"].decode()
+    assert repo.private == (strategy == "checkpoint")
+    folders = {name.split("/")[0] for name in repo.files if "/" in name} - {"plots", "data"}
+    expected = {"checkpoint": {"last-checkpoint"}, "all_checkpoints": {"checkpoint-1", "checkpoint-2"}}
+    assert folders == expected.get(strategy, set())
+
+
+def test_files_of_others_are_left_alone(hub, pushed):
+    files = hub.repos["alice/end"].files
+    assert (files["NOTES.md"], files["data/table.csv"]) == (b"mine", b"1,2")
+    assert files["adapter_model.safetensors"] == b"weights of another"
+
+
+def test_nothing_pushed_shows_the_token_or_this_machine(hub, pushed):
+    for repo in hub.repos.values():
+        for commit in repo.commits:
+            for name, data in commit.files.items():
+                assert ALICE.encode() not in data, name
+                if name.endswith((".md", ".json", ".py", ".txt")) and "/" not in name:
+                    assert str(pushed.parent).encode() not in data, name
+
+
+def test_what_was_pushed_runs_anywhere_and_then_offline(hub, pushed, tmp_path):
+    arguments = {"repo_ids": ["alice/end", "alice/every_save", "alice/checkpoint"], "token": ALICE}  # one is private
+    online = work(hub.address, tmp_path, "download", **arguments)
+    assert online["alice/end"]["class"] == "XLMRobertaForTokenClassificationCRF"
+    assert [len(answer["tags"]) for answer in online.values()] == [4, 4, 4]
+    offline = work("http://127.0.0.1:9", tmp_path, "download", **arguments, env={"HF_HUB_OFFLINE": "1"})
+    assert offline == online
+
+
+def test_what_is_not_there_private_or_not_ours_is_named(hub, pushed, tmp_path):
+    hub.create("bob", {"name": "diffusion"})
+    repo = hub.repos["bob/diffusion"]
+    repo.commit("a model of another kind", {**repo.files, "model_index.json": b"{}"})
+    repo_ids = ["alice/nothing", "bob/diffusion", "alice/checkpoint"]
+    said = work(hub.address, tmp_path, "missing", repo_ids=repo_ids, env={"HF_TOKEN": BOB})
+    assert list(said) == repo_ids
+    assert all(repo_id in text for repo_id, text in said.items())
+
+
+def test_refused_pushes_say_why_and_lose_nothing(own_hub, tmp_path):
+    own_hub.create("alice", {"name": "hers"})
+    own_hub.create("alice", {"name": "secret", "private": True})
+    broken = ALICE + "\n"  # copied with the end of the line
+    tokens = {"wrong": WRONG, "somebody else's": BOB, "broken": broken + "x"}
+    answer = work(
+        own_hub.address, tmp_path, "refusals", folder=str(tmp_path / "out"), repo_id="alice/hers", tokens=tokens
+    )
+    said = answer["said"]
+    assert set(said) == {*tokens, "before training"}
+    for text in said.values():
+        assert "could not push to alice/hers" in text
+        assert WRONG not in text
+        assert BOB not in text
+    assert "does not accept the access token" in said["wrong"]
+    assert "hf auth login" in said["before training"]
+    assert "may not write there" in said["somebody else's"]
+    assert f"Everything is in {tmp_path / 'out'}" in said["somebody else's"]
+    assert {name for name in NEEDED if "/" not in name} <= set(answer["left"])
+    assert len(own_hub.repos["alice/hers"].commits) == 1, "a refused push left something behind"
+
+
+def test_without_network_a_push_says_so_and_loses_nothing(tmp_path):
+    answer = work(
+        "http://127.0.0.1:9", tmp_path, "refusals", folder=str(tmp_path / "out"), repo_id="alice/new",
+        tokens={"good": ALICE},
+    )  # fmt: skip
+    assert "the Hub cannot be reached" in answer["said"]["good"]
+    assert {"model.safetensors", "config.json", "tokenizer.json"} <= set(answer["left"])
+
+
+def finished_folder(folder: Path) -> Path:
+    """A folder to push: two large files and some small ones."""
+    (folder / "plots").mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    (folder / "README.md").write_text("---\nlibrary_name: transformers\n---\n# a card\n")
+    (folder / "model.safetensors").write_bytes(bytes(range(256)) * 8000)
+    (folder / "plots" / "curves.png").write_bytes(b"picture" * 1000)
+    (folder / "settings.json").write_text('{"output_dir": "/home/somebody/runs"}')
+    return folder
+
+
+def sha(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_an_interrupted_push_leaves_no_half_and_resumes(own_hub, tmp_path):
+    """The process is killed while the weights are on their way."""
+    folder = finished_folder(tmp_path / "student")
+    weights, picture = sha(folder / "model.safetensors"), sha(folder / "plots" / "curves.png")
+    own_hub.cut_off[weights] = 1000
+    arguments = {"folder": str(folder), "repo_id": "alice/student", "token": ALICE}
+    process = subprocess.Popen(
+        [sys.executable, str(WORKER), "upload", json.dumps(arguments)], stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL, env=environment(own_hub.address, tmp_path),
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 120
+        while not (weights in own_hub.sent and picture in own_hub.lfs):
+            assert time.monotonic() < deadline, own_hub.requests
+            assert process.poll() is None
+            time.sleep(0.05)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert len(own_hub.repos["alice/student"].commits) == 1, "something half-written is to be seen"
+    own_hub.cut_off[weights] = 1  # one more dropped connection, which the client takes up again by itself
+    tries = own_hub.sent.count(weights)
+    assert work(own_hub.address, tmp_path, "upload", **arguments).endswith("/alice/student")
+    repo = own_hub.repos["alice/student"]
+    assert repo.files["model.safetensors"] == (folder / "model.safetensors").read_bytes()
+    assert own_hub.sent.count(weights) == tries + 2
+    assert own_hub.sent.count(picture) == 1, "what had arrived was sent again"
+    assert len(repo.commits) == 2
+    assert "settings.json" not in repo.files, "it names places on this machine"
+
+
+def test_the_clients_validator_takes_cards_and_finds_faults(hub, pushed, tmp_path):
+    good, bad = pushed / "out" / "end" / "README.md", tmp_path / "bad.md"
+    bad.write_text("---\nlicense: 5\n---\n# x\n")
+    fine, wrong = work(hub.address, tmp_path, "validate", cards=[str(good), str(bad)])
+    assert fine is None
+    assert "license" in wrong

@@ -1,0 +1,55 @@
+"""Danger: a program on a card that does not run."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hf_structkd import XLMRobertaForTokenClassificationCRF
+from hf_structkd.evaluation.results import RunResults
+from hf_structkd.hub.describe import describe_student
+from hf_structkd.hub.snippets import example_sentence, snippets
+from hf_structkd.modeling.configuration import label_names
+
+ROOT = Path(__file__).parents[2]
+CODE = re.compile(r"```python\n(.*?)```", re.DOTALL)
+
+
+def on_card(folder: Path) -> list[str]:
+    return CODE.findall((folder / "README.md").read_text(encoding="utf-8"))
+
+
+@pytest.mark.slow
+def test_every_program_on_a_card_runs(make_student, tokenizer, tmp_path):
+    """Each as it is printed, in a process of its own; only the repository's name is that of a folder."""
+    folder = tmp_path / "tagger"
+    student = make_student(seed=1)
+    student.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    model = {"name": "tagger", "class_name": type(student).__name__, "labels": label_names(student.config)}
+    describe_student(folder, RunResults(model={**model, "languages": ["ru"]}))
+    programs = on_card(folder)
+    assert len(programs) == 3
+    together = "\n".join(f"# {i}\n{program}" for i, program in enumerate(programs))
+    done = subprocess.run(
+        [sys.executable, "-c", together], cwd=tmp_path, capture_output=True, text=True, timeout=250,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    printed = done.stdout
+    words = example_sentence(("ru",)).split()
+    assert f"('{words[0]}', " in printed.splitlines()[0]  # the class: every word with its tag
+    best = [line for line in printed.splitlines() if re.match(r"[01]\.\d+ \[", line)]
+    assert len(best) == 3  # the k best analyses
+    probabilities = [float(line.split()[0]) for line in best]
+    assert probabilities == sorted(probabilities, reverse=True)
+
+
+@pytest.mark.parametrize("scheme", ["BIO", "plain"])
+def test_programs_are_python_for_every_kind_of_tags(scheme):
+    for program in snippets("org/it's", XLMRobertaForTokenClassificationCRF.__name__, ("xx",), scheme).values():
+        compile(program, "card", "exec")
+        assert ("aggregation_strategy" in program) <= (scheme == "BIO")
