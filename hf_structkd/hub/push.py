@@ -17,7 +17,7 @@ from huggingface_hub.errors import (
 from .public import without_tokens
 
 # Beside the model, but not of it: checkpoints, and files of the scripts that name places on this machine.
-NOT_PUSHED = ("_*", "checkpoint-*", "settings.json", "training_args.bin")
+NOT_PUSHED = ("_*", "checkpoint-*", "settings.json", "trainer_state.json", "training_args.bin")
 _LOG_IN = "log in with `hf auth login`, set HF_TOKEN, or give hub_token"
 
 
