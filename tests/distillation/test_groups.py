@@ -4,8 +4,10 @@ import itertools
 
 import pytest
 import torch
+from datasets import concatenate_datasets
 
-from hf_structkd import LinearChainCRF
+from hf_structkd import LinearChainCRF, StructKDTrainer, StructKDTrainingArguments, annotate
+from hf_structkd.data.unlabelled import hide_gold
 from hf_structkd.distillation.callable_teacher import CallableTeacher
 from hf_structkd.distillation.objectives import OBJECTIVES
 from hf_structkd.distillation.targets import Targets, ask
@@ -135,3 +137,26 @@ def test_groups_of_one_tag_each_change_nothing():
     for name in ("posterior", "top_wk", "top_k", "fuzzy"):
         crf = LinearChainCRF(*student, lengths=LENGTHS)
         torch.testing.assert_close(OBJECTIVES[name]()(crf, grouped), OBJECTIVES[name]()(crf, Targets(**alone)))
+
+
+def test_teachers_with_different_blind_spots_teach_copies(corpus, labels, make_student, tokenizer, tmp_path):
+    """Danger: the way that docs/teachers.md shows for them does not train, or reads one's groups for the other's."""
+    kinds = sorted({label.split("-")[1] for label in labels if label != "O"})
+
+    def knows(kind):
+        own = ["O", f"B-{kind}", f"I-{kind}"]
+        others = {"O": ["O", *(other for other in kinds if other != kind)]}
+        uniform = lambda sentences: [[[1 / 3] * 3] * len(words) for words in sentences]  # noqa: E731
+        return CallableTeacher(uniform, own, name=kind, revision="1", label_map=others)
+
+    few = corpus.select(range(6))
+    options = {"label_names": labels, "targets": ["teacher_marginals"], "progress": False}
+    parts = [annotate(few, knows(kinds[0]), **options), annotate(hide_gold(few), knows(kinds[1]), **options)]
+    train = concatenate_datasets(parts)
+    assert train[0]["teacher_groups"] != train[6]["teacher_groups"]
+    args = StructKDTrainingArguments(
+        str(tmp_path), objective="posterior", per_device_train_batch_size=12, max_steps=1, use_cpu=True,
+        report_to="none", disable_tqdm=True, save_strategy="no",
+    )  # fmt: skip
+    trainer = StructKDTrainer(make_student(), args, train_dataset=train, processing_class=tokenizer)
+    assert torch.isfinite(torch.tensor(trainer.train().training_loss))
