@@ -85,6 +85,8 @@ def language_gap_chart(report: ComparisonReport, path: str | os.PathLike[str]) -
         )
     axes.set_xticks(range(len(columns)), columns)
     axes.set_xlim(-0.6, len(columns) - 0.4)
+    axes.use_sticky_edges = False  # or the lowest bar, and the point on it, would lie on the frame
+    axes.margins(y=0.08)
     axes.set(ylabel=f"{report.metric} x 100", title=f"Scores on {report.split}" if report.split else "Scores")
     axes.grid(axis="y", color="0.9")
     axes.set_axisbelow(True)

@@ -1,5 +1,7 @@
 """The programs on a card. A test runs every one of them as it is printed."""
 
+import json
+
 _SENTENCES = {
     "de": "Clara Weber zog 1998 von Bremen nach Wien .",
     "en": "Clara Weber moved from Bremen to Vienna in 1998 .",
@@ -19,11 +21,11 @@ from transformers import AutoTokenizer
 
 from hf_structkd import {class_name}
 
-name = {model_id!r}
+name = {model_id}
 tokenizer = AutoTokenizer.from_pretrained(name)
 model = {class_name}.from_pretrained(name).eval()
 
-words = {words!r}
+words = {words}
 inputs = tokenizer(words, is_split_into_words=True, return_tensors="pt")
 with torch.inference_mode():
     tags = model(**inputs).tags[0]
@@ -32,19 +34,19 @@ print([(word, model.config.id2label[tag]) for word, tag in zip(words, tags[tags 
 _STOCK = """\
 from transformers import pipeline
 
-tagger = pipeline("token-classification", {model_id!r}, trust_remote_code=True{aggregation})
-for found in tagger({text!r}):
-    print(found[{key!r}], found["word"], round(float(found["score"]), 3))"""
+tagger = pipeline("token-classification", {model_id}, trust_remote_code=True{aggregation})
+for found in tagger({text}):
+    print(found["{key}"], found["word"], round(float(found["score"]), 3))"""
 
 _OWN = """\
 from transformers import pipeline
 
-tagger = pipeline("crf-token-classification", {model_id!r}, trust_remote_code=True)
-answer = tagger({text!r}, top_k=3)
-for found in answer[{members!r}]:
-    print(found[{key!r}], found["word"], round(found["score"], 3))
+tagger = pipeline("crf-token-classification", {model_id}, trust_remote_code=True)
+answer = tagger({text}, top_k=3)
+for found in answer["{members}"]:
+    print(found["{key}"], found["word"], round(found["score"], 3))
 for analysis in answer["top_k"]:
-    print(round(analysis["score"], 3), [(found[{key!r}], found["word"]) for found in analysis[{members!r}]])"""
+    print(round(analysis["score"], 3), [(found["{key}"], found["word"]) for found in analysis["{members}"]])"""
 
 
 def example_sentence(languages: tuple[str, ...]) -> str:
@@ -64,12 +66,13 @@ def snippets(model_id: str, class_name: str, languages: tuple[str, ...], scheme:
     Returns:
         ``"class"``, ``"stock"`` and ``"own"`` -> Python source.
     """
-    text, plain = example_sentence(languages), scheme == "plain"
+    sentence, plain = example_sentence(languages), scheme == "plain"
+    name, text, words = (json.dumps(value, ensure_ascii=False) for value in (model_id, sentence, sentence.split()))
     aggregation = "" if plain else ', aggregation_strategy="simple"'
     members, own_key = ("tags", "tag") if plain else ("entities", "entity_group")
     stock_key = "entity" if plain else "entity_group"
     return {
-        "class": _CLASS.format(model_id=model_id, class_name=class_name, words=text.split()),
-        "stock": _STOCK.format(model_id=model_id, aggregation=aggregation, text=text, key=stock_key),
-        "own": _OWN.format(model_id=model_id, text=text, members=members, key=own_key),
+        "class": _CLASS.format(model_id=name, class_name=class_name, words=words),
+        "stock": _STOCK.format(model_id=name, aggregation=aggregation, text=text, key=stock_key),
+        "own": _OWN.format(model_id=name, text=text, members=members, key=own_key),
     }

@@ -73,7 +73,9 @@ def training_results(
         teachers=[] if not chosen or teachers is None else _teachers(teachers),
         objective=_objective(args, chosen) if chosen else {},
         hyperparameters={
-            name: getattr(args, name) for name in _HYPERPARAMETERS if getattr(args, name, None) not in (None, -1)
+            name: getattr(value, "value", value)  # of transformers' enumerations
+            for name in _HYPERPARAMETERS
+            if (value := getattr(args, name, None)) not in (None, -1)
         },
         history=curves(history),
         citations=[BIBTEX[source] for source in sources],

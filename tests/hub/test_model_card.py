@@ -76,7 +76,7 @@ def test_the_card_says_what_it_must(data, no_network):
         "# student\n",
         "FacebookAI/xlm-roberta-base",
         "abc123",
-        "name = 'student'",
+        'name = "student"',
         "| 1 | `B-PER` | Clara, Weber |",
         "| `posterior` | 1 | 2 | global | 2004.03846 |",
         "| `PER` | 81.00 ± 1.00 | 70.00 |",

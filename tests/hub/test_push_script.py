@@ -66,7 +66,7 @@ def test_a_recipe_ends_on_the_hub(tmp_path):
         last = commits[-1].files
         assert "plots/language_gap.png" in last
         card = last["README.md"].decode()
-        for part in ("| teachers |", "| baseline |", "split: test", "'alice/demo-tagger'"):
+        for part in ("| teachers |", "| baseline |", "split: test", '"alice/demo-tagger"'):
             assert part in card, part
 
 
