@@ -2,6 +2,8 @@
 
 import copy
 import math
+from concurrent.futures import Future
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -282,6 +284,19 @@ def test_the_access_token_is_not_pickled_beside_checkpoints(make_trainer, tmp_pa
         assert b"hf_abcdefghijklmnop" not in path.read_bytes(), path.name
     assert torch.load(tmp_path / "out" / "training_args.bin", weights_only=False).top_k == trainer.args.top_k
     assert copy.deepcopy(trainer.args).hub_token == copy.copy(trainer.args).hub_token == "hf_abcdefghijklmnop"
+
+
+def test_a_push_that_failed_during_training_is_told_once(caplog):
+    """Danger: nobody hears that the Hub has had nothing since the first epoch."""
+    jobs = [Future(), Future(), Future()]
+    jobs[0].set_exception(OSError("no space for hf_abcdefghijklmnop"))
+    jobs[1].set_result("fine")
+    progress = SimpleNamespace(jobs=list(jobs))
+    for _ in range(2):
+        pushing_trainer.warn_of_failed_pushes(progress, "me/tagger", "hf_abcdefghijklmnop")
+    assert len(caplog.records) == 1
+    assert "A push to me/tagger during training failed: OSError: no space for <token>" in caplog.text
+    assert progress.jobs == jobs[1:]
 
 
 def test_the_corpus_is_not_pushed_by_accident(make_trainer, tmp_path):
