@@ -4,10 +4,13 @@
     python examples/benchmarks/crf_benchmark.py --grid full --output results/crf   # every T, C, B; JSON and plot
     python examples/benchmarks/crf_benchmark.py --memory              # peak memory of each operation (Linux)
     python examples/benchmarks/crf_benchmark.py --step                # share of an XLM-R-base training step
+    python examples/benchmarks/crf_benchmark.py --output results/crf --write docs/crf.md
 
 One thread and CPU time. Before timing, every library's answer is compared with ours; those that differ by more than
 1e-3 of the largest number are reported. Rounds visit all libraries in turn, so that a slower or busier machine slows
-all alike; the ratio reported is the median of the rounds' ratios. Needs ``pip install
+all alike; the ratio reported is the median of the rounds' ratios. A library that asks for more than `--memory_limit`
+GiB of address space fails alone, and is reported. `--write` puts the results of `--output` folders into a Markdown
+file, without measuring. Needs ``pip install
 'hf_structkd[benchmarks,fast,plots]'``; supar is installed by hand: ``pip install --no-deps supar==1.1.4 stanza`` and
 ``pip install nltk dill``. A library that is missing is left out.
 """
@@ -19,6 +22,7 @@ import ctypes
 import gc
 import json
 import platform
+import resource
 import statistics
 import subprocess
 import sys
@@ -28,17 +32,8 @@ from pathlib import Path
 
 import torch
 from crf_competitors import COMPETITORS, OPERATIONS, OURS, Problem, answer, run
+from crf_report import plot, verdict, write_report
 
-GATES = {  # operation: (peer, gate, goal), ours / peer
-    "nll": ("pytorch-crf", 0.20, 0.08),
-    "marginals": ("supar", 0.15, 0.10),
-    "posterior": ("supar", 0.25, 0.12),
-    "viterbi": ("pytorch-crf", 0.45, 0.30),
-    "k_best_5": ("supar", 0.05, 0.01),
-    "k_best_10": ("supar", 0.03, 0.01),
-    "structural": ("supar", 0.10, 0.05),
-    "top_wk_5": ("pytorch-crf", 0.10, 0.05),
-}
 GRIDS = {
     "gates": [(32, 128, 9), (32, 128, 20)],
     "full": [
@@ -73,7 +68,7 @@ def contenders(operation: str, problem: Problem, patience: float) -> tuple[dict[
                 notes[name] = f"computes other numbers: furthest {far:.1e} of the largest"
             if able[name] > patience:
                 notes[name] = f"{able[name]:.1f} s, more than {patience} s: timed once. {notes.get(name, '')}"
-        except (ImportError, RuntimeError, ValueError, IndexError) as error:
+        except (ImportError, RuntimeError, ValueError, IndexError, MemoryError) as error:
             notes[name] = f"{type(error).__name__}: {error}"[:160]
     return able, notes
 
@@ -114,49 +109,16 @@ def show(result: dict) -> None:
     operation, cell = result["operation"], f"B={result['B']} T={result['T']} C={result['C']}"
     for name, figures in result["libraries"].items():
         low, high = figures["quartiles"]
-        verdict = ""
-        if operation in GATES and name == GATES[operation][0] and (result["B"], result["T"]) == (32, 128):
-            _, gate, goal = GATES[operation]
-            ratio = figures["ours_over_it"]
-            verdict = "goal reached" if ratio <= goal else "gate held" if ratio <= gate else "GATE MISSED"
-            verdict = f"gate {gate}, goal {goal}: {verdict}"
         print(
             f"{operation:<11}{cell:<19}{name:<13}{figures['milliseconds']:>10.2f} ms [{low:.2f}, {high:.2f}]"
-            f"  ours/it {figures['ours_over_it']:<8}{verdict}"
+            f"  ours/it {figures['ours_over_it']:<8}{verdict(result, name)}"
         )
     for name, why in result["notes"].items():
         print(f"{operation:<11}{cell:<19}{name:<13}{why}")
     sys.stdout.flush()
 
 
-def plot(results: list[dict], path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    shown = ("nll", "posterior", "viterbi", "k_best_10")
-    figure, axes = plt.subplots(2, len(shown), figsize=(16, 7), squeeze=False)
-    for column, operation in enumerate(shown):
-        for row, (axis, fixed, label) in enumerate((("T", "C", "words"), ("C", "T", "tags"))):
-            panel, at = axes[row][column], {"C": 20, "T": 128}[fixed]
-            for name in COMPETITORS:
-                cells = [r for r in results if (r["operation"], r["B"], r[fixed]) == (operation, 32, at)]
-                points = sorted(
-                    (r[axis], r["libraries"][name]["milliseconds"]) for r in cells if name in r["libraries"]
-                )
-                if points:
-                    panel.plot(*zip(*points), marker="o", label=name)
-            panel.set(xscale="log", yscale="log", xlabel=f"{label} ({fixed} = {at}, 32 sentences)", title=operation)
-            panel.grid(alpha=0.3)
-        axes[0][0].set_ylabel("CPU time, ms")
-        axes[1][0].set_ylabel("CPU time, ms")
-    axes[0][0].legend()
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-
-
-def training_step(B: int, T: int, C: int) -> None:
+def training_step(B: int, T: int, C: int) -> list[dict]:
     """CPU time of one XLM-R-base training step (random weights) beside each CRF operation's."""
     from transformers import XLMRobertaConfig, XLMRobertaModel
 
@@ -171,23 +133,32 @@ def training_step(B: int, T: int, C: int) -> None:
         encoder(ids, problem.mask.long()).last_hidden_state.square().mean().backward()
         step = time.process_time() - start
     print(f"XLM-R-base forward and backward, B={B}, T={T} subwords, one thread: {step:.2f} s")
+    rows = []
     for name in (OURS, "ours, numba", "pytorch-crf", "supar"):
         for operation in OPERATIONS:
             if hasattr(COMPETITORS[name], operation):
                 run(name, operation, problem)
-                cost = statistics.median(seconds(name, operation, problem) for _ in range(3))
+                cost = statistics.median(seconds(name, operation, problem) for _ in range(9))
+                row = {"operation": operation, "library": name, "milliseconds": 1e3 * cost, "share": cost / step}
+                rows.append({**row, "B": B, "T": T, "C": C, "step_seconds": step})
                 print(f"{operation:<11}{name:<13}{1e3 * cost:>9.1f} ms  {100 * cost / step:.3f} % of the step")
+    return rows
 
 
-def peak_memory(B: int, T: int, C: int) -> None:
+def peak_memory(B: int, T: int, C: int) -> list[dict]:
     """Peak resident memory above what was resident before, each operation in a process of its own."""
+    rows = []
     for operation in OPERATIONS:
         for name in COMPETITORS:
             if hasattr(COMPETITORS[name], operation):
                 command = [sys.executable, __file__, "--one", name, operation, str(B), str(T), str(C)]
                 out = subprocess.run(command, capture_output=True, text=True, check=False)
-                said = out.stdout.strip() or "failed: " + out.stderr.strip().splitlines()[-1][:120]
+                mebibytes = float(out.stdout) if out.returncode == 0 else None
+                said = f"{mebibytes} MiB" if mebibytes is not None else out.stderr.strip().splitlines()[-1][:120]
+                row = {"operation": operation, "library": name, "mebibytes": mebibytes, "B": B, "T": T, "C": C}
+                rows.append(row)
                 print(f"{operation:<11}B={B} T={T} C={C}  {name:<13}{said}", flush=True)
+    return rows
 
 
 def one(name: str, operation: str, B: str, T: str, C: str) -> None:
@@ -199,7 +170,7 @@ def one(name: str, operation: str, B: str, T: str, C: str) -> None:
     Path("/proc/self/clear_refs").write_text("5")
     before = _status("VmRSS")
     run(name, operation, problem)
-    print(f"{(_status('VmHWM') - before) / 1024:.1f} MiB")
+    print(f"{(_status('VmHWM') - before) / 1024:.1f}")
 
 
 def _status(field: str) -> int:
@@ -213,20 +184,25 @@ def main() -> None:
     parser.add_argument("--operations", nargs="+", choices=OPERATIONS, default=OPERATIONS)
     parser.add_argument("--budget", type=float, default=6.0, help="CPU seconds of rounds per operation and cell")
     parser.add_argument("--patience", type=float, default=5.0, help="a library slower than this is timed once")
-    parser.add_argument("--output", type=Path, help="folder for crf_benchmark.json and crf_benchmark.png")
+    parser.add_argument("--output", type=Path, help="folder for what was measured, as JSON, and a plot")
+    parser.add_argument("--memory_limit", type=float, default=12.0, help="GiB of address space")
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--step", action="store_true")
     parser.add_argument("--shape", type=int, nargs=3, default=(32, 128, 20), help="B T C of --memory and --step")
+    parser.add_argument("--write", type=Path, help="write what --output holds into this Markdown file")
     parser.add_argument("--one", nargs=5, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    resource.setrlimit(resource.RLIMIT_AS, (int(options.memory_limit * 2**30),) * 2)
     warnings.filterwarnings("ignore", module="torch_struct")
     if options.one:
         return one(*options.one)
+    if options.write:
+        return write_report(options.output, options.write)
     if options.memory:
-        return peak_memory(*options.shape)
+        return keep(options.output, "memory", peak_memory(*options.shape))
     if options.step:
-        return training_step(*options.shape)
+        return keep(options.output, "step", training_step(*options.shape))
     print(f"torch {torch.__version__}, {platform.processor() or platform.machine()}, 1 thread, CPU time")
     results = []
     for B, T, C in GRIDS[options.grid]:
@@ -234,11 +210,16 @@ def main() -> None:
         for operation in options.operations:
             results.append(measure(operation, problem, options.budget, options.patience))
             show(results[-1])
-            if options.output:
-                options.output.mkdir(parents=True, exist_ok=True)
-                (options.output / "crf_benchmark.json").write_text(json.dumps(results, indent=1))
+            keep(options.output, "times", results)
     if options.output:
-        plot(results, options.output / "crf_benchmark.png")
+        plot(results, options.output / "times.png")
+
+
+def keep(folder: Path | None, name: str, rows: list[dict]) -> None:
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps({"torch": torch.__version__, "rows": rows}, indent=1)
+        (folder / f"{name}.json").write_text(text + "\n")
 
 
 if __name__ == "__main__":
