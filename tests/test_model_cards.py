@@ -1,0 +1,49 @@
+"""Dangers: committed cards typed by hand, out of date, or with what must not be published."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from huggingface_hub import ModelCard
+
+from hf_structkd.evaluation.results import read_results
+from hf_structkd.hub.describe import redescribe
+from hf_structkd.hub.public import publishable
+
+from .hub.loopback_hub import card_errors
+
+CARDS = sorted((Path(__file__).parents[1] / "model_cards").glob("*/results.json"))
+cards = pytest.mark.parametrize("results", CARDS, ids=lambda path: path.parent.name)
+
+
+def test_there_are_cards():
+    assert CARDS
+
+
+@cards
+def test_a_card_is_what_its_results_make(results, tmp_path):
+    pytest.importorskip("matplotlib", reason="pictures need the extra `plots`")
+    folder = results.parent
+    shutil.copy(results, tmp_path / "results.json")
+    if (folder / "runs").exists():
+        shutil.copytree(folder / "runs", tmp_path / "runs")
+    assert redescribe(tmp_path).read_bytes() == (folder / "README.md").read_bytes(), "run examples/make_card.py FOLDER"
+    # the bytes of pictures depend on the versions that drew them
+    assert {p.name for p in (tmp_path / "plots").iterdir()} == {p.name for p in (folder / "plots").iterdir()}
+
+
+@cards
+def test_a_card_is_valid_and_shows_no_machine(results):
+    folder = results.parent
+    assert not card_errors((folder / "README.md").read_text(encoding="utf-8"))
+    card = ModelCard.load(folder / "README.md")
+    assert card.data.eval_results
+    for path in (folder / "README.md", *folder.rglob("*.json")):
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"(?<![\w/:.<])/(home|tmp|root|work|usr|mnt|Users|data)/", text), path.name
+        assert not re.search(r"hf_[a-zA-Z]{20,}", text), path.name
+    for path in folder.rglob("*.json"):
+        read = read_results(path)
+        assert publishable(read) == read
+        assert not read.label_examples, "words of a corpus"
