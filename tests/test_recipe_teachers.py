@@ -122,7 +122,7 @@ def bioes_corpora(tmp_path) -> Path:
 
 
 @pytest.mark.slow
-def test_two_processes_learn_from_two_bioes_teachers_and_from_text(bioes_corpora):
+def test_a_student_learns_from_two_bioes_teachers_and_from_text(bioes_corpora):
     """Two softmax teachers, BIOES, unlike tokenizers, weighted, one calibrated; a BIO student; text at a rate."""
     fields = {
         **{"corpus": f"{bioes_corpora}/{{language}}.{{split}}.conll", "languages": ["en"], "baseline": False},
@@ -140,15 +140,12 @@ def test_two_processes_learn_from_two_bioes_teachers_and_from_text(bioes_corpora
         "output_dir": f"{bioes_corpora}/out",
     }
     (bioes_corpora / "recipe.yaml").write_text(yaml.safe_dump(fields))
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv_backend", "c10d"]
-    launcher += ["--rdzv_endpoint", "localhost:0"]
     command = [
         sys.executable,
-        *launcher,
         str(ROOT / "examples" / "run_distill.py"),
         str(bioes_corpora / "recipe.yaml"),
     ]
-    env = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true"}
+    env = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **env}, timeout=280)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "24 train, 12 dev, 8 test, 20 unlabelled" in done.stdout
@@ -160,6 +157,6 @@ def test_two_processes_learn_from_two_bioes_teachers_and_from_text(bioes_corpora
     assert summary["sentences"] == 44
     assert summary["unproven"] is not None
     state = json.loads((bioes_corpora / "out" / "student" / "trainer_state.json").read_text())
-    # One pass over 24 sentences with gold and as many draws of the 20 without, in batches of 4 on two processes.
-    assert state["max_steps"] == 48 // 8
+    # One pass over 24 sentences with gold and as many draws of the 20 without, in batches of 4.
+    assert state["max_steps"] == 48 // 4
     assert not list((bioes_corpora / "out").rglob("*.training"))
