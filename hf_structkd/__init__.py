@@ -8,6 +8,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from .data.collator import DataCollatorForStructKD
 from .data.corpora import load_corpora, load_corpus
+from .data.tagging import tag_dataset
 from .data.words import encode_corpus
 from .distillation.annotate import AnnotationError, annotate
 from .distillation.callable_teacher import CallableTeacher
@@ -52,6 +53,7 @@ __all__ = [
     "load_corpora",
     "load_corpus",
     "smaller_student",
+    "tag_dataset",
 ]
 
 for _model in CRF_CLASSES:

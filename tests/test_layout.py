@@ -14,6 +14,7 @@ ALLOWED = {
     "data": {"modeling"},
     "distillation": {"modeling", "data"},
     "evaluation": {"modeling", "data"},
+    "export": {"modeling"},
     "hub": {"modeling", "evaluation"},
     "training": {"modeling", "data", "distillation", "evaluation", "hub"},
 }

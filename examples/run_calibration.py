@@ -1,0 +1,109 @@
+"""How honest a checkpoint's entity scores are: expected calibration error and reliability diagrams on any corpora.
+
+python examples/run_calibration.py --checkpoint runs/demo/student --corpus demo --output_dir runs/demo/calibration
+"""
+
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from recipe_arguments import DataArguments
+from recipe_steps import load_data
+from transformers import AutoModelForTokenClassification, AutoTokenizer
+
+from hf_structkd import CRFTokenClassificationPipeline
+from hf_structkd.data.readers import CorpusError
+from hf_structkd.evaluation.calibration import DEFAULT_BINS, plot_reliability, reliability
+from hf_structkd.modeling.entities import analyses
+from hf_structkd.training.recipe import RecipeError, parse_recipe
+
+SCORES = ("exact", "mean_marginal", "mean_softmax")
+
+
+@dataclass
+class CalibrationArguments:
+    """What is measured, and where the results go."""
+
+    checkpoint: str = field(metadata={"help": "a checkpoint of this package: Hub id or folder"})
+    output_dir: str = field(metadata={"help": "calibration.json and calibration.png are written here"})
+    split: str = field(default="test", metadata={"help": "which split is scored"})
+    bins: int = field(default=DEFAULT_BINS, metadata={"help": "bins of equal width"})
+    batch_size: int = field(default=64, metadata={"help": "sentences a forward pass"})
+    trust_remote_code: bool = field(default=False, metadata={"help": "run the code that comes with the checkpoint"})
+
+
+class ScoringPipeline(CRFTokenClassificationPipeline):
+    """Gives, for each sentence, its predicted spans, each with the three scores."""
+
+    def _forward(self, model_inputs: dict[str, torch.Tensor], **_: Any) -> dict[str, list[Any]]:
+        output = self.model(**model_inputs, decode=False)
+        distribution = self.model.distribution(output, "decode")
+        word_scores = {"mean_marginal": distribution.marginals, "mean_softmax": output.emissions.softmax(dim=-1)}
+        found = []
+        for row, (best,) in enumerate(analyses(distribution, self.scheme)):
+            scored = []
+            for span, exact in zip(best.spans, best.scores):
+                tags = torch.tensor(self.scheme.entity_path(span)[0], device=output.emissions.device)
+                words = torch.arange(span.start, span.end, device=tags.device)
+                means = {name: float(values[row, words, tags].mean()) for name, values in word_scores.items()}
+                scored.append((span, {"exact": exact, **means}))
+            found.append(scored)
+        return {"found": found}
+
+    def postprocess(self, said: dict[str, Any], sentence: Any, **_: Any) -> Any:
+        return said.get("found", [])
+
+
+def main() -> None:
+    data_args, args = parse_recipe((DataArguments, CalibrationArguments), description=__doc__, exit_on_error=True)
+    corpora = load_data(data_args, splits=[args.split])
+    trust = {"trust_remote_code": args.trust_remote_code}
+    model = AutoModelForTokenClassification.from_pretrained(args.checkpoint, **trust)
+    tokenizer = AutoTokenizer.from_pretrained(args.checkpoint, **trust)
+    tagger = ScoringPipeline(model=model, tokenizer=tokenizer, batch_size=args.batch_size)
+    scores: dict[str, dict[str, list[float]]] = {}
+    right: dict[str, list[bool]] = {}
+    for language, splits in corpora.items():
+        data = splits[args.split]
+        scores[language], right[language] = {name: [] for name in SCORES}, []
+        for found, gold in zip(tagger(list(data["tokens"])), data["tags"]):
+            there = set(tagger.scheme.spans(gold))
+            for span, own in found:
+                right[language].append(span in there)
+                for name in SCORES:
+                    scores[language][name].append(own[name])
+    every = {name: [score for language in scores for score in scores[language][name]] for name in SCORES}
+    scores["all"], right["all"] = every, [outcome for language in right for outcome in right[language]]
+    diagrams = {
+        language: {name: reliability(scores[language][name], right[language], args.bins) for name in SCORES}
+        for language in scores
+    }
+    folder = Path(args.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    report = {
+        "checkpoint": args.checkpoint,
+        "corpus": data_args.corpus,
+        "split": args.split,
+        "languages": {
+            language: {name: found.to_dict() for name, found in own.items()} for language, own in diagrams.items()
+        },
+    }
+    (folder / "calibration.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    plot_reliability(diagrams["all"], folder / "calibration.png", f"{Path(args.checkpoint).name}, {args.split}")
+    print("| language | entities | right | " + " | ".join(f"ECE {name}" for name in SCORES) + " |")
+    print("|---|---:|---:|" + "---:|" * len(SCORES))
+    for language, own in diagrams.items():
+        share = sum(right[language]) / len(right[language])
+        eces = " | ".join(f"{100 * own[name].ece:.2f} %" for name in SCORES)
+        print(f"| {language} | {len(right[language])} | {100 * share:.1f} % | {eces} |")
+    print(f"\n{folder / 'calibration.json'}, {folder / 'calibration.png'}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (CorpusError, RecipeError) as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,157 @@
+"""Models as ONNX files: written once, run by onnxruntime without PyTorch's model code."""
+
+import copy
+import importlib
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from ..modeling.configuration import label_names
+from ..modeling.subwords import tokenize_words
+from ..modeling.windows import encoder_window
+from .onnx_graph import TaggerGraph
+
+MODEL_FILE, SETTINGS_FILE = "model.onnx", "tagger.json"
+INPUTS = ("input_ids", "attention_mask", "word_mask")
+
+
+def _needs(module: str) -> Any:
+    """Import what the `onnx` extra brings, or say what is missing."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError("ONNX needs onnx, onnxruntime and onnxscript: pip install 'hf_structkd[onnx]'") from error
+
+
+def export_onnx(model: Any, tokenizer: Any, folder: str | Path) -> Path:
+    """Write encoder and Viterbi as one ONNX graph, with the tokenizer and the labels beside it.
+
+    Inputs of the graph: `input_ids`, `attention_mask`, `word_mask`, (batch, subwords), int64. Outputs: `tags`
+    (batch, subwords), int64, -100 off the words; `emissions` (batch, subwords, tags), float32. Batch and length are
+    free, up to the encoder's window.
+
+    Args:
+        model: one with a CRF head.
+        tokenizer: its fast tokenizer.
+        folder: made if it is missing.
+
+    Returns:
+        The graph's path.
+
+    Raises:
+        ImportError: without the `onnx` extra.
+        ValueError: if the model has a BiLSTM over words.
+    """
+    _needs("onnxscript")
+    graph = TaggerGraph(copy.deepcopy(model).float().cpu()).eval()
+    folder = Path(folder)
+    encoded = tokenize_words([["a", "b", "c"], ["d", "e", "f"]], tokenizer)
+    width = max(map(len, encoded["input_ids"]))
+    example = tuple(
+        torch.tensor([row + [fill] * (width - len(row)) for row in encoded[name]])
+        for name, fill in zip(INPUTS, (tokenizer.pad_token_id or 0, 0, 0))
+    )
+    free = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    with torch.no_grad():
+        program = torch.onnx.export(
+            graph,
+            example,
+            input_names=list(INPUTS),
+            output_names=["tags", "emissions"],
+            dynamic_shapes=dict.fromkeys(INPUTS, free),
+            dynamo=True,
+            verbose=False,
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    assert program is not None  # only other exporters write to a file and give nothing
+    program.save(str(folder / MODEL_FILE))
+    tokenizer.save_pretrained(folder)
+    settings = {
+        "labels": label_names(model.config),
+        "window": encoder_window(model),
+        "pad_token_id": tokenizer.pad_token_id or 0,
+    }
+    (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    return folder / MODEL_FILE
+
+
+def quantize_onnx(source: str | Path, target: str | Path) -> Path:
+    """Store an exported model's matrices and embeddings as int8; activations are quantised as they come.
+
+    Args:
+        source: a folder that `export_onnx` wrote.
+        target: another folder, which will run like it.
+
+    Returns:
+        The quantised graph's path.
+    """
+    quantization = _needs("onnxruntime.quantization")
+    source, target = Path(source), Path(target)
+    target.mkdir(parents=True, exist_ok=True)
+    for file in source.iterdir():
+        if file.suffix == ".json":
+            shutil.copyfile(file, target / file.name)
+    quantization.quantize_dynamic(source / MODEL_FILE, target / MODEL_FILE, weight_type=quantization.QuantType.QInt8)
+    return target / MODEL_FILE
+
+
+class OnnxTagger:
+    """Runs an exported model with onnxruntime.
+
+    Args:
+        folder: what `export_onnx` or `quantize_onnx` wrote.
+        threads: of onnxruntime; `None`: as many as it likes.
+        providers: where it runs, as onnxruntime calls it.
+    """
+
+    def __init__(
+        self, folder: str | Path, threads: int | None = None, providers: Sequence[str] = ("CPUExecutionProvider",)
+    ) -> None:
+        runtime = _needs("onnxruntime")
+        settings = json.loads((Path(folder) / SETTINGS_FILE).read_text(encoding="utf-8"))
+        self.labels, self.window, self.pad = settings["labels"], settings["window"], settings["pad_token_id"]
+        self.tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+        options = runtime.SessionOptions()
+        options.log_severity_level = 3
+        if threads:
+            options.intra_op_num_threads = threads
+        self.session = runtime.InferenceSession(str(Path(folder) / MODEL_FILE), options, providers=list(providers))
+
+    def tag(self, sentences: Sequence[Sequence[str]], batch_size: int = 32) -> list[list[str]]:
+        """The best tag sequence of each sentence.
+
+        Args:
+            sentences: lists of words.
+            batch_size: sentences a run; sentences of like length go together.
+
+        Raises:
+            ValueError: for a sentence without words, or longer than the encoder's window.
+        """
+        if not sentences:
+            return []
+        encoded = tokenize_words(sentences, self.tokenizer)
+        ids = encoded["input_ids"]
+        order = sorted(range(len(ids)), key=lambda row: -len(ids[row]))
+        if self.window is not None and len(ids[order[0]]) > self.window:
+            raise ValueError(
+                f"sentence {order[0]} has {len(ids[order[0]])} subwords; an exported model takes {self.window} at "
+                "once: split it, or use the pipeline, which reads long texts through windows"
+            )
+        tagged: list[list[str]] = [[] for _ in ids]
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            width = len(ids[rows[0]])
+            inputs = {
+                name: np.array([encoded[name][row] + [fill] * (width - len(ids[row])) for row in rows], dtype=np.int64)
+                for name, fill in zip(INPUTS, (self.pad, 0, 0))
+            }
+            (tags,) = self.session.run(["tags"], inputs)
+            for row, path in zip(rows, tags.tolist()):
+                tagged[row] = [self.labels[tag] for tag in path if tag >= 0]
+        return tagged
