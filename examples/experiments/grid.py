@@ -10,11 +10,13 @@
     cells:                  # name -> fields that differ, of the recipe or of `CellArguments`
       none: {objective: none}
       posterior: {objective: posterior}
+      K={top_k}: {objective: top_wk, matrix: {top_k: [1, 2, 5]}}    # several at once, named by their fields
     curves: [...]           # what report.py draws
 
 `${NAME}` stands for what `--define NAME=VALUE` says, so that grids and results name no folder of one machine.
 """
 
+import itertools
 import json
 import re
 import tempfile
@@ -158,7 +160,12 @@ class Grid:
         self.pool_sentences: int | None = content.get("pool_sentences")
         seeds = content.get("seeds", 1)
         self.seeds: list[int] = list(range(1, seeds + 1)) if isinstance(seeds, int) else list(seeds)
-        self.cells: dict[str, dict[str, Any]] = {cell: dict(own or {}) for cell, own in content["cells"].items()}
+        self.cells: dict[str, dict[str, Any]] = {}
+        for cell, own in content["cells"].items():
+            for combined, fields_of_cell in _combinations(cell, dict(own or {})):
+                if combined in self.cells:
+                    raise GridError(f"grid {name}: two cells are called {combined!r}")
+                self.cells[combined] = fields_of_cell
         self.teacher_sets = {
             own: self._teacher_set(own, spec) for own, spec in (content.get("teacher_sets") or {}).items()
         }
@@ -184,7 +191,7 @@ class Grid:
         own = {member.name for member in fields(TeacherSet)} - {"recipe"}
         known = {key: value for key, value in spec.items() if key in own}
         recipe = {key: value for key, value in spec.items() if key not in own}
-        ways = [way for way, given in (("checkpoints", 1), ("ensemble", 1)) if spec.get(way) and given]
+        ways = [way for way in ("checkpoints", "ensemble") if spec.get(way)]
         if recipe:
             ways.append("training fields")
         if len(ways) != 1:
@@ -254,6 +261,19 @@ class Grid:
                 raise GridError(f"grid {self.name}: no cell matches {pattern!r}; there are {', '.join(self.cells)}")
         names = [cell for cell in self.cells if not patterns or any(fnmatch(cell, p) for p in patterns)]
         return [self.cell(name, seed) for seed in seeds or self.seeds for name in names]
+
+
+def _combinations(name: str, own: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """A cell, or those of its `matrix`: every combination of the values listed for some fields."""
+    matrix = own.pop("matrix", None)
+    if matrix is None:
+        return [(name, own)]
+    if not isinstance(matrix, Mapping) or not all(isinstance(values, list) and values for values in matrix.values()):
+        raise GridError(f"cell {name!r}: a matrix is a mapping from fields to lists of values, not {matrix!r}")
+    if missing := [field_name for field_name in matrix if f"{{{field_name}}}" not in name]:
+        raise GridError(f"cell {name!r} needs {{{missing[0]}}} in its name, which tells its combinations apart")
+    combined = [dict(zip(matrix, values)) for values in itertools.product(*matrix.values())]
+    return [(name.format(**values), {**own, **values}) for values in combined]
 
 
 def arguments(kinds: Sequence[type], values: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -5,9 +5,8 @@ share their seed. *Would other test sentences say the same?* is answered by resa
 (Koehn 2004; Efron and Tibshirani 1993) draws the same sentences for both taggers. Drawing seeds as well answers both.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -188,13 +187,16 @@ def paired_bootstrap(
                 "(seeds, sentences, counts), with the same seeds and sentences"
             )
     drawn = bootstrap_scores([system, baseline], over_seeds=over_seeds, resamples=resamples, seed=seed)
-    differences = drawn[0] - drawn[1]
-    observed = macro_score(system) - macro_score(baseline)
+    return of_resamples(drawn[0] - drawn[1], macro_score(system) - macro_score(baseline), confidence)
+
+
+def of_resamples(resampled: np.ndarray, observed: float, confidence: float = 0.95) -> Difference:
+    """A quantity with the uncertainty that its resamples show; its p value is of the hypothesis that it is 0."""
     tail = (1 - confidence) / 2
-    low, high = np.quantile(differences, [tail, 1 - tail])
-    below, above = int((differences <= 0).sum()), int((differences >= 0).sum())
-    p_value = min(1.0, 2 * (min(below, above) + 1) / (resamples + 1))
-    return Difference(float(observed), float(low), float(high), p_value, resamples)
+    low, high = np.quantile(resampled, [tail, 1 - tail])
+    below, above = int((resampled <= 0).sum()), int((resampled >= 0).sum())
+    p_value = min(1.0, 2 * (min(below, above) + 1) / (len(resampled) + 1))
+    return Difference(float(observed), float(low), float(high), p_value, len(resampled))
 
 
 def macro_score(counts: Mapping[str, np.ndarray]) -> float:
@@ -208,7 +210,6 @@ def bootstrap_scores(
     over_seeds: bool = True,
     resamples: int = 2000,
     seed: int = 0,
-    combine: Callable[[np.ndarray], Any] | None = None,
 ) -> np.ndarray:
     """Macro scores of taggers under the same resamples of sentences and seeds.
 
@@ -216,10 +217,10 @@ def bootstrap_scores(
         taggers: of each, language -> (seeds, sentences, counts). A tagger with one seed (teachers) is the same
             whichever seeds are drawn.
         over_seeds, resamples, seed: as for [`paired_bootstrap`].
-        combine: what to make of the (taggers, resamples) scores, a ratio of differences say; nothing by default.
 
     Returns:
-        (taggers, resamples), or what `combine` returns.
+        (taggers, resamples): any quantity made of several taggers' scores, the gap closed say, can be computed in
+        each resample and summed up by [`of_resamples`].
     """
     rng = np.random.default_rng(seed)
     runs = max(own.shape[0] for tagger in taggers for own in tagger.values())
@@ -239,5 +240,4 @@ def bootstrap_scores(
                 totals[number] += scores.mean(axis=1)
             else:
                 totals[number] += (scores * seeds).sum(axis=1)
-    totals /= len(languages)
-    return totals if combine is None else combine(totals)
+    return totals / len(languages)

@@ -135,9 +135,9 @@ def test_sentences_alone_would_be_overconfident_where_seeds_vary():
 def test_teachers_with_one_run_share_the_resamples():
     rng = np.random.default_rng(5)
     base, teachers = {"en": draw(rng, 0.7)}, {"en": draw(rng, 0.9, seeds=1)}
-    gaps = bootstrap_scores([base, teachers], resamples=300, combine=lambda scores: scores[1] - scores[0])
-    assert gaps.shape == (300,)
-    assert gaps.mean() == pytest.approx(macro_score(teachers) - macro_score(base), abs=0.01)
+    scores = bootstrap_scores([base, teachers], resamples=300)
+    assert scores.shape == (2, 300)
+    assert (scores[1] - scores[0]).mean() == pytest.approx(macro_score(teachers) - macro_score(base), abs=0.01)
 
 
 def test_what_cannot_be_paired_is_refused():

@@ -1,0 +1,192 @@
+"""Plots of a grid's results: by language, gap closed, cost, and the curves that the grid's file asks for.
+
+curves:
+  - {title: paths a teacher is asked for, x: top_k, lines: objective, cells: ['K=*']}
+  - {title: schedules of lambda, kind: schedules, cells: ['schedule *']}
+  - {title: dev score by epoch, kind: epochs, cells: [none, posterior]}
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from comparison import Row
+from grid import GridError
+from grid_results import GridResults
+
+from hf_structkd.distillation.schedules import Progress, make_schedule
+
+KINDS = ("field", "schedules", "epochs")
+
+
+def draw_all(results: GridResults, rows: Mapping[str, Row], folder: Path) -> dict[str, Path]:
+    """Draw what there is to draw; title -> file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files: dict[str, Path] = {}
+
+    def add(title: str, draw: Callable[[Any], object], size: tuple[float, float]) -> None:
+        figure = _figure(*size)
+        axes = figure.add_subplot()
+        draw(axes)
+        axes.set_title(title, fontsize="medium")
+        name = re.sub(r"\W+", "_", title.lower()).strip("_")
+        files[title] = folder / f"{name}.png"
+        # without the drawing program's version, so that the same figures give the same file
+        figure.savefig(files[title], dpi=110, metadata={"Software": None})
+
+    wide = max(6.0, 0.16 * len(rows) * (len(results.languages) + 1))
+    add("Test score by language", lambda axes: by_language(axes, results, rows), (min(wide, 16.0), 4.0))
+    if any(row.gap for row in rows.values()):
+        add("Gap closed", lambda axes: gap_closed(axes, rows), (6.5, 0.8 + 0.26 * len(rows)))
+    add("Score against training time", lambda axes: cost(axes, results, rows), (7.0, 4.5))
+    for curve in results.grid.curves:
+        kind = curve.get("kind", "field")
+        if kind not in KINDS or "title" not in curve or (kind == "field" and "x" not in curve):
+            raise GridError(f"a curve needs a title and x, or kind {' or '.join(KINDS[1:])}: {curve}")
+        chosen = [row for row in rows.values() if any(fnmatch(row.name, p) for p in curve.get("cells", ["*"]))]
+        if chosen:
+            draw = {"field": by_field, "schedules": schedules, "epochs": epochs}[kind]
+            add(curve["title"], lambda axes, d=draw, c=curve, r=chosen: d(axes, results, r, c), (7.0, 4.5))
+    return files
+
+
+def by_language(axes: Any, results: GridResults, rows: Mapping[str, Row]) -> None:
+    """A bar for each cell in every language, deviations as error bars, the teachers as lines."""
+    languages = [*results.languages, "avg"]
+    width = 0.84 / len(rows)
+    lowest = 1.0
+    for number, row in enumerate(rows.values()):
+        at = np.arange(len(languages)) - 0.42 + width * (number + 0.5)
+        heights = [100 * row.test[language][0] for language in languages]
+        errors = [100 * (row.test[language][1] or 0.0) for language in languages]
+        axes.bar(at, heights, width, yerr=errors, label=row.name, color=_color(number), error_kw={"lw": 0.8})
+        lowest = min(lowest, *(height / 100 for height in heights))
+    if results.reference_teachers is not None:
+        scores = [results.reference_teachers.score(language) for language in languages]
+        left, right = np.arange(len(languages)) - 0.44, np.arange(len(languages)) + 0.44
+        axes.hlines([100 * s for s in scores], left, right, colors="black", linestyles="dashed", label="teachers")
+    axes.set_ylim(bottom=max(0.0, 100 * lowest - 8))  # bars that start at 0 would all look alike
+    axes.set_xticks(range(len(languages)), languages)
+    axes.set_ylabel(f"{results.metric} x 100")
+    _legend(axes)
+
+
+def gap_closed(axes: Any, rows: Mapping[str, Row]) -> None:
+    """The share of the teachers' gap, with its interval."""
+    known = [(row.name, row.gap) for row in rows.values() if row.gap is not None]
+    known.sort(key=lambda item: item[1].estimate)
+    at = range(len(known))
+    values = np.array([[100 * gap.estimate, 100 * gap.low, 100 * gap.high] for _, gap in known])
+    errors = np.clip([values[:, 0] - values[:, 1], values[:, 2] - values[:, 0]], 0, None)
+    axes.barh(at, values[:, 0], xerr=errors, color="C0", error_kw={"lw": 0.9})
+    axes.axvline(0, color="black", lw=0.8)
+    axes.set_yticks(list(at), [name for name, _ in known])
+    axes.set_xlabel("% of the way from baseline to teachers, 95 % interval over seeds and sentences")
+
+
+def cost(axes: Any, results: GridResults, rows: Mapping[str, Row]) -> None:
+    """What a student costs to train and what it scores."""
+    for number, row in enumerate(rows.values()):
+        mean, deviation = row.test["avg"]
+        axes.errorbar(
+            row.seconds, 100 * mean, yerr=100 * (deviation or 0.0), fmt="o", ms=4, color=_color(number), label=row.name
+        )
+    axes.set_xlabel("seconds of training a student")
+    _scores(axes, results)
+
+
+def by_field(axes: Any, results: GridResults, rows: Sequence[Row], curve: Mapping[str, Any]) -> None:
+    """Scores against a setting, a line for each value of another one."""
+    points: dict[str, list[tuple[float, float, float]]] = {}
+    for row in rows:
+        record = next(iter(results.cells[row.name].values())).record
+        x = _setting(record, curve["x"])
+        if x is None:
+            continue
+        line = str(_setting(record, curve["lines"])) if "lines" in curve else results.metric
+        mean, deviation = row.test["avg"]
+        points.setdefault(line, []).append((float(x), 100 * mean, 100 * (deviation or 0.0)))
+    for number, (line, own) in enumerate(points.items()):
+        xs, means, deviations = np.array(sorted(own)).T
+        axes.errorbar(xs, means, yerr=deviations, marker="o", ms=4, capsize=2, label=line, color=_color(number))
+    axes.set_xlabel(curve.get("label", curve["x"].replace("_", " ")))
+    if curve.get("log"):
+        axes.set_xscale("log")
+    _references(axes, results)
+    _scores(axes, results)
+
+
+def schedules(axes: Any, results: GridResults, rows: Sequence[Row], curve: Mapping[str, Any]) -> None:
+    """lambda over training, and what came of it."""
+    for number, row in enumerate(rows):
+        settings = next(iter(results.cells[row.name].values())).record["settings"]
+        schedule = make_schedule(
+            settings.get("lambda_schedule", "linear"),
+            settings.get("lambda_start", 1.0),
+            settings.get("lambda_end", 0.0),
+            settings.get("lambda_rate"),
+        )
+        epochs = float(settings.get("num_train_epochs", 3))
+        done = np.arange(400)
+        values = [schedule(Progress(int(step), 400, epochs * step / 400, epochs)) for step in done]
+        axes.plot(done / 400, values, label=f"{row.name}: {100 * row.test['avg'][0]:.2f}", color=_color(number))
+    axes.set_xlabel("share of training done")
+    axes.set_ylabel("lambda")
+    _legend(axes)
+
+
+def epochs(axes: Any, results: GridResults, rows: Sequence[Row], curve: Mapping[str, Any]) -> None:
+    """The macro score on dev after every epoch, means over seeds."""
+    for number, row in enumerate(rows):
+        records = [run.record for run in results.cells[row.name].values()]
+        lines = [[point[results.metric]["macro"] for point in record["curve"]] for record in records]
+        shortest = min(map(len, lines))
+        xs = [point["epoch"] for point in records[0]["curve"][:shortest]]
+        means = 100 * np.mean([line[:shortest] for line in lines], axis=0)
+        axes.plot(xs, means, marker="o", ms=3, label=row.name, color=_color(number))
+    axes.set_xlabel("epochs")
+    axes.set_ylabel(f"{results.metric} x 100 on dev")
+    _legend(axes)
+
+
+def _setting(record: Mapping[str, Any], name: str) -> Any:
+    """A setting of a cell; numbers of sentences are those there were, in the mean over languages."""
+    if name in ("gold_sentences", "text_sentences"):
+        return float(np.mean(list(record[name].values())))
+    value = record["settings"].get(name)
+    return "+".join(value) if isinstance(value, Mapping) else value
+
+
+def _references(axes: Any, results: GridResults) -> None:
+    """Baseline and teachers as horizontal lines."""
+    if results.baseline is not None:
+        scores = [run.score() for run in results.cells[results.baseline].values()]
+        axes.axhline(100 * float(np.mean(scores)), color="grey", ls="dotted", label=f"baseline ({results.baseline})")
+    if results.reference_teachers is not None:
+        axes.axhline(100 * results.reference_teachers.score(), color="black", ls="dashed", label="teachers")
+
+
+def _scores(axes: Any, results: GridResults) -> None:
+    axes.set_ylabel(f"macro {results.metric} x 100 on test")
+    _legend(axes)
+
+
+def _color(number: int) -> Any:
+    from matplotlib import colormaps
+
+    return colormaps["tab20"](number % 20)
+
+
+def _figure(width: float, height: float) -> Any:
+    # pyplot would open windows on some machines, and keeps every figure until it is told not to
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _legend(axes: Any) -> None:
+    """Beside the axes: points may lie anywhere in them."""
+    axes.legend(fontsize="x-small", frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))

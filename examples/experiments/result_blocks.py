@@ -1,0 +1,171 @@
+"""Tables in Markdown, and the marked places of a document that they are written into.
+
+    <!-- results: GRID -->            everything about a grid
+    <!-- end -->
+
+    Baseline: <!-- results: GRID | CELL | score --><!-- end -->
+
+What stands between a marker and the next `<!-- end -->` is replaced; all else in a document is left as it is. Of a
+cell there are score, dev, difference, gap, p and seeds; of `teachers` the score.
+"""
+
+import re
+from collections.abc import Mapping
+
+from comparison import RESAMPLES, Row, Spread
+from grid import GridError
+from grid_results import GridResults
+
+from hf_structkd.evaluation.report import percent
+from hf_structkd.evaluation.significance import CORRECTION, Difference
+
+_MARK = re.compile(r"(<!-- results: ([^>]*?) -->)(.*?)(<!-- end -->)", re.DOTALL)
+
+
+def fill(text: str, blocks: Mapping[str, str], grids: set[str]) -> str:
+    """A document with its marked places filled.
+
+    Args:
+        text: the document.
+        blocks: what stands at each marker.
+        grids: those that are being reported; markers of others are left as they are.
+
+    Raises:
+        GridError: for a marker of one of these grids that says nothing that is there.
+    """
+
+    def replace(match: re.Match) -> str:
+        key = " | ".join(part.strip() for part in match[2].split("|"))
+        if key.split(" | ")[0] not in grids:
+            return match[0]
+        if key not in blocks:
+            raise GridError(f"nothing is called {key!r}; there are {', '.join(blocks)}")
+        content = f"\n{blocks[key]}\n" if "\n" in blocks[key] else blocks[key]
+        return f"{match[1]}{content}{match[4]}"
+
+    return _MARK.sub(replace, text)
+
+
+def blocks_of(results: GridResults, rows: Mapping[str, Row], figures: Mapping[str, str]) -> dict[str, str]:
+    """Marker -> text, for a grid as a whole and for the values of its cells."""
+    name = results.grid.name
+    blocks = {f"{name} | {cell} | {what}": text for cell, row in rows.items() for what, text in _values(row).items()}
+    blocks[f"{name} | baseline"] = f"`{results.baseline}`"
+    if results.reference_teachers is not None:
+        blocks[f"{name} | teachers | score"] = percent(results.reference_teachers.score())
+    if results.baseline in rows:
+        blocks |= {f"{name} | baseline | {w}": text for w, text in _values(rows[results.baseline]).items()}
+    parts = [results.grid.description, score_table(results, rows), _notes(results, rows), detail_table(rows)]
+    if results.zero_shot_languages:
+        parts.append(zero_shot_table(results, rows))
+    parts += [f"![{title}]({path})" for title, path in figures.items()]
+    blocks[name] = "\n\n".join(part for part in parts if part)
+    return blocks
+
+
+def score_table(results: GridResults, rows: Mapping[str, Row]) -> str:
+    """Test scores by language, and every cell against the baseline."""
+    header = ["", "seeds", *results.languages, "avg", "difference", "p", "p (bootstrap)", "gap closed"]
+    lines = []
+    for name, run in results.teachers.items():
+        scores = [percent(run.score(language)) for language in [*results.languages, "avg"]]
+        lines.append([f"teachers `{name}`", "", *scores, "", "", "", ""])
+    for row in rows.values():
+        scores = [_spread(row.test[language]) for language in [*results.languages, "avg"]]
+        title = f"`{row.name}`" + (" (baseline)" if row.name == results.baseline else "")
+        tests = [_points(row.difference), _p(row.p_value), _p(row.bootstrap_p), _share(row.gap)]
+        lines.append([title, str(len(row.seeds)), *scores, *tests])
+    return table(header, lines)
+
+
+def detail_table(rows: Mapping[str, Row]) -> str:
+    """Dev scores, entity types, cost and what changed sentence by sentence."""
+    types = list(dict.fromkeys(name for row in rows.values() for name in row.types))
+    header = ["", "dev avg", *types, "regressions", "gains", "updates", "training s", "peak MiB"]
+    lines = [
+        [
+            f"`{row.name}`",
+            _spread(row.dev["avg"]),
+            *(percent(row.types.get(name)) for name in types),
+            "" if row.regressions is None else f"{100 * row.regressions:.2f} %",
+            "" if row.gains is None else f"{100 * row.gains:.2f} %",
+            f"{row.updates:,.0f}",
+            f"{row.seconds:.0f}",
+            f"{row.memory / 2**20:,.0f}",
+        ]
+        for row in rows.values()
+    ]
+    return table(header, lines)
+
+
+def zero_shot_table(results: GridResults, rows: Mapping[str, Row]) -> str:
+    """Languages that nobody was trained on: the best of the teachers on each, and every cell."""
+    languages = results.zero_shot_languages
+    lines = []
+    for name, run in results.teachers.items():
+        of_teachers = run.record["scores"].get("zero_shot")
+        if of_teachers:
+            best = [max(own[language][run.metric] for own in of_teachers.values()) for language in languages]
+            lines.append([f"best of teachers `{name}`", *map(percent, best), percent(sum(best) / len(best))])
+    lines += [
+        [f"`{row.name}`", *(_spread(row.zero_shot[language]) for language in [*languages, "avg"])]
+        for row in rows.values()
+    ]
+    return "Zero-shot:\n\n" + table(["", *languages, "avg"], lines)
+
+
+def _notes(results: GridResults, rows: Mapping[str, Row]) -> str:
+    seeds = sorted({seed for row in rows.values() for seed in row.seeds})
+    compared = sum(row.difference is not None for row in rows.values())
+    chosen = len(results.grid.baselines) > 1
+    return " ".join(
+        [
+            f"{results.metric} x 100 on test, mean ± sample deviation over seeds ({len(seeds)} at most), epoch chosen "
+            "on dev; avg is the macro average over languages.",
+            f"Baseline: `{results.baseline}`" + (", of several lengths the best one on dev." if chosen else "."),
+            "Difference: to the baseline over the same seeds, with the 95 % interval of a paired t test, whose p is "
+            f"corrected for {compared} comparisons ({CORRECTION}). p (bootstrap): {RESAMPLES:,} resamples of seeds "
+            "and test sentences together, corrected likewise; from the same resamples the 95 % interval of the gap "
+            "closed. Regressions: test sentences that the teacher has right and the student wrong; gains: the other "
+            "way round.",
+        ]
+    )
+
+
+def _values(row: Row) -> dict[str, str]:
+    return {
+        "score": _spread(row.test["avg"]),
+        "dev": _spread(row.dev["avg"]),
+        "difference": _points(row.difference),
+        "gap": _share(row.gap),
+        "p": _p(row.p_value),
+        "seeds": str(len(row.seeds)),
+    }
+
+
+def table(header: list[str], lines: list[list[str]]) -> str:
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in [header, rule, *lines])
+
+
+def _spread(spread: Spread) -> str:
+    return percent(*spread)
+
+
+def _points(difference: Difference | None) -> str:
+    if difference is None:
+        return ""
+    text = f"{100 * difference.estimate:+.2f}"
+    if difference.low == difference.low:  # not NaN, as with one seed
+        text += f" [{100 * difference.low:+.2f}, {100 * difference.high:+.2f}]"
+    return text
+
+
+def _share(gap: Difference | None) -> str:
+    return "" if gap is None else f"{100 * gap.estimate:.0f} % [{100 * gap.low:.0f}, {100 * gap.high:.0f}]"
+
+
+def _p(value: float | None) -> str:
+    if value is None or value != value:
+        return ""
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"

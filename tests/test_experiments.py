@@ -1,0 +1,327 @@
+"""Dangers: a grid that trains something else than it says, loses or repeats work, or compares what cannot be."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from hf_structkd import Teacher
+from hf_structkd.data.words import encode_corpus
+
+ROOT = Path(__file__).parents[1]
+EXPERIMENTS = ROOT / "examples" / "experiments"
+TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+CONTENT = {
+    "description": "A tiny grid.",
+    "recipe": {
+        "corpus": "demo", "languages": ["en", "ru"], "max_train_sentences": 40, "max_dev_sentences": 10,
+        "max_test_sentences": 20, "model": "scratch", "model_config": TINY, "vocab_size": 250, "use_cpu": True,
+        "num_train_epochs": 2, "per_device_train_batch_size": 8, "learning_rate": 0.02, "crf_learning_rate": 0.02,
+    },
+    "pool_sentences": 80,
+    "seeds": 2,
+    "teacher_sets": {"lab": {"model": "scratch", "model_config": TINY, "num_train_epochs": 4, "seeds": [1, 2]}},
+    "baseline": "none",
+    "zero_shot": {"corpus": "demo", "languages": ["de"], "max_test_sentences": 10},
+    "cells": {
+        "none": {"objective": "none"},
+        "K={top_k}": {"objective": "top_wk", "matrix": {"top_k": [2, 5]}},
+        "text": {"objective": "posterior", "max_train_sentences": 0, "text_sentences": 60},
+    },
+    "curves": [{"title": "paths", "x": "top_k", "cells": ["K=*"]}, {"title": "dev", "kind": "epochs"}],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def importable():
+    """The scripts' folders are on the path, as they are for a script."""
+    sys.path[:0] = [str(EXPERIMENTS), str(EXPERIMENTS.parent)]
+    yield
+    del sys.path[:2]
+
+
+def grid_of(**changes):
+    from grid import Grid
+
+    return Grid({**CONTENT, **changes}, "tiny")
+
+
+def run(script, *arguments, check=True):
+    done = subprocess.run(
+        [sys.executable, EXPERIMENTS / script, *map(str, arguments)], capture_output=True, text=True, timeout=280
+    )
+    assert not check or done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+# ---- grids ----
+
+
+def test_cells_come_seed_by_seed_and_matrices_are_combined():
+    cells = grid_of().all_cells()
+    assert [str(cell) for cell in cells[:5]] == [
+        "none, seed 1", "K=2, seed 1", "K=5, seed 1", "text, seed 1", "none, seed 2",
+    ]  # fmt: skip
+    assert cells[1].args.top_k == 2
+    assert cells[1].args.seed == 1
+    assert [cell.name for cell in grid_of().all_cells(["K=*"], [7])] == ["K=2", "K=5"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"cells": {"a": {"objective": "none", "leraning_rate": 1}}}, "cell 'a': .*did you mean 'learning_rate'"),
+        ({"cells": {"a": {"objective": "posterior", "teacher_set": "b"}}}, "cell 'a' wants teacher set 'b'"),
+        ({"cells": {"none": {"objective": "none", "max_train_sentences": 0}}}, "neither gold tags nor teachers"),
+        ({"cells": {"none": {"objective": "none", "text_sentences": 10}}}, "fewer than max_train_sentences 40"),
+        ({"cells": {"none": {"objective": "none", "unlabelled_sentences": 10}}}, "a grid says text_sentences"),
+        ({"cells": {"none": {"objective": "top_k", "top_k": 11}}}, "above annotation_top_k"),
+        ({"cells": {"a": {"matrix": {"top_k": [1]}}}, "baseline": "a"}, "needs {top_k} in its name"),
+        ({"baseline": "nobody"}, "baseline names cells that it does not have"),
+        ({"cell": {}}, "unknown members"),
+        ({"teacher_sets": {"lab": {"seeds": [1]}}}, "needs checkpoints, an ensemble or training fields"),
+    ],
+)
+def test_wrong_grids_are_one_clear_error(changes, message):
+    from grid import GridError
+
+    changes = {"baseline": next(iter(changes.get("cells", ["none"]))), **changes}
+    with pytest.raises(GridError, match=message):
+        grid_of(**changes).all_cells()
+
+
+def test_placeholders_are_filled_but_not_recorded():
+    from grid import Grid, GridError
+
+    content = {**CONTENT, "recipe": {**CONTENT["recipe"], "model": "${MODELS}/small"}}
+    cell = Grid(content, "tiny", {"MODELS": "/somewhere"}).cell("none", 1)
+    assert cell.model.model == "/somewhere/small"
+    assert "/somewhere" not in json.dumps(cell.settings)
+    with pytest.raises(GridError, match="needs --define MODELS=VALUE"):
+        Grid(content, "tiny").cell("none", 1)
+
+
+@pytest.mark.parametrize("file", sorted((EXPERIMENTS / "grids").glob("*.yaml")), ids=lambda file: file.stem)
+def test_committed_grids_are_read(file):
+    from grid import Grid
+
+    grid = Grid.read(file, {"DATA": "/data", "ENCODERS": "/encoders"})
+    assert len(grid.all_cells(seeds=[1])) == len(grid.cells)
+    assert set(grid.baselines) <= set(grid.cells)
+
+
+# ---- what cells see ----
+
+
+def test_seeds_draw_subsets_and_text_contains_gold(tmp_path):
+    from pool import Pool
+
+    grid = grid_of()
+    pool = Pool(grid, tmp_path)
+    first, second, text = (grid.cell(*which) for which in (("none", 1), ("none", 2), ("text", 1)))
+    gold, rest = pool.rows("en", first)
+    assert len(gold) == 40
+    assert len(rest) == 0
+    assert set(gold) != set(pool.rows("en", second)[0])
+    assert set(gold) != set(pool.rows("ru", first)[0])
+    none, seen = pool.rows("en", text)
+    assert len(none) == 0
+    assert len(seen) == 60
+    assert set(gold) <= set(seen)  # more text of the same seed is the same text and more
+
+
+def test_trimming_embeddings_changes_nothing(corpus, tokenizer, labels, make_student):
+    """Danger: the fast way of training gives another student."""
+    from trimming import TrimmedEmbeddings
+
+    data = encode_corpus(corpus.select(range(6)), tokenizer, labels)
+    kinds = {"input_ids": torch.long, "attention_mask": torch.long, "labels": torch.long, "word_mask": torch.bool}
+
+    def train(model, sentences):
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.0)
+        for row in sentences:
+            batch = {name: torch.tensor([row[name]], dtype=kind) for name, kind in kinds.items()}
+            model(**batch).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    whole, other = make_student(3), make_student(3)
+    train(whole, data)
+    trimmed = TrimmedEmbeddings(other, [data.select([0, 1, 2]), data.select([3, 4, 5])])
+    assert len(trimmed.kept) < whole.get_input_embeddings().num_embeddings
+    train(other, trimmed.renumber(data))
+    trimmed.restore()
+    for name, value in whole.state_dict().items():
+        torch.testing.assert_close(other.state_dict()[name], value, msg=name)
+
+
+def test_wrong_paths_are_those_of_transposed_transitions(tokenizer, make_student, corpus):
+    from pool import WrongPathsTeacher
+
+    model, sentences = make_student(1), list(corpus["tokens"][:4])
+    right, wrong = Teacher(model, tokenizer), WrongPathsTeacher(model, tokenizer)
+    a, b = right.own_scores(sentences).scores, wrong.own_scores(sentences).scores
+    assert torch.equal(a.emissions, b.emissions)
+    assert torch.equal(a.transitions.T, b.transitions)
+    assert not b.start.any()
+    assert right.revision != wrong.revision
+
+
+def test_first_paths_are_the_first_asked_for():
+    from datasets import Dataset
+    from pool import first_paths
+
+    data = Dataset.from_dict(
+        {"teacher_topk_tags": [[[0, 1], [1, 1], [0, 0]]], "teacher_topk_log_probs": [[-0.1, -1.0, -2.0]]}
+    )
+    cut = first_paths(data, 2)
+    assert cut[0] == {"teacher_topk_tags": [[0, 1], [1, 1]], "teacher_topk_log_probs": [-0.1, -1.0]}
+    assert cut.features == data.features
+
+
+# ---- sharing ----
+
+
+def test_shared_jobs_are_done_once_and_failures_do_not_stop_the_rest(tmp_path):
+    from filelock import FileLock
+    from shared_work import Job, do_shared
+
+    done, failed = [], []
+
+    def work(name):
+        if name == "b":
+            raise RuntimeError("no")
+        done.append(name)
+
+    jobs = [Job(n, tmp_path / n, lambda n=n: n in done, lambda n=n: work(n)) for n in "abcd"]
+    with FileLock(tmp_path / "d"):  # another process is at it
+        do_shared(jobs, lambda job, error: failed.append(job.name), wait=False)
+    assert done == ["a", "c"]
+    assert failed == ["b"]
+
+
+# ---- the whole way ----
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished grid: its file and its folder."""
+    folder = tmp_path_factory.mktemp("grid")
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(CONTENT))
+    printed = run("run_grid.py", folder / "tiny.yaml", "--output_dir", folder / "out", "--processes", "2").stdout
+    assert "8 of 8 cells finished" in printed
+    return folder
+
+
+@pytest.mark.slow
+def test_cells_leave_their_results_and_nothing_else(finished):
+    cell = finished / "out" / "tiny" / "cells" / "text" / "seed-1"
+    assert {file.name for file in cell.iterdir()} == {"results.json", "sentences.npz", ".lock"}
+    results = json.loads((cell / "results.json").read_text())
+    assert results["gold_sentences"] == {"en": 0, "ru": 0}
+    assert results["text_sentences"] == {"en": 60, "ru": 60}
+    assert results["updates"] == 2 * 15
+    assert [point["epoch"] for point in results["curve"]] == [1.0, 2.0]
+    assert set(results["curve"][0]["f1"]) == {"en", "ru", "macro"}
+    assert all(entry["loss_nll"] == 0.0 for entry in results["losses"])
+    assert set(results["scores"]["zero_shot"]) == {"de", "avg"}
+    assert results["peak_memory_bytes"] > 2**20
+    assert str(finished) not in (cell / "results.json").read_text()
+    with np.load(cell / "sentences.npz") as counts:
+        assert counts["ru"].shape == (3, 20)
+    # two seeds for each of two languages, whatever the number of cells
+    assert len(list((finished / "out" / "cache" / "teachers").glob("*/model.safetensors"))) == 4
+    assert len(list((finished / "out" / "cache" / "answers").glob("*/answers.arrow"))) == 2
+
+
+@pytest.mark.slow
+def test_started_again_it_does_what_is_missing_and_refuses_what_has_changed(finished):
+    cells = finished / "out" / "tiny" / "cells"
+    times = {file: file.stat().st_mtime_ns for file in cells.glob("*/*/results.json")}
+    lost = cells / "none" / "seed-2" / "results.json"
+    before = json.loads(lost.read_text())
+    lost.unlink()
+    (lost.parent / "work").mkdir()  # of a cell that was killed
+    again = run("run_grid.py", finished / "tiny.yaml", "--output_dir", finished / "out").stdout
+    assert "8 cells, 7 finished before" in again
+    assert json.loads(lost.read_text())["scores"] == before["scores"]  # a cell is what its seed makes it
+    assert not (lost.parent / "work").exists()
+    assert {file for file, at in times.items() if file.stat().st_mtime_ns != at} == {lost}
+    other = {**CONTENT, "recipe": {**CONTENT["recipe"], "learning_rate": 0.01}}
+    (finished / "changed").mkdir()
+    (finished / "changed" / "tiny.yaml").write_text(yaml.safe_dump(other))
+    refused = run("run_grid.py", finished / "changed" / "tiny.yaml", "--output_dir", finished / "out", check=False)
+    assert refused.returncode != 0
+    assert "learning_rate: there 0.02, asked 0.01" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+@pytest.mark.slow
+def test_a_cell_that_fails_says_so_and_the_rest_goes_on(finished):
+    own = {"none": {"objective": "none"}, "broken": {"objective": "none", "learning_rate": 0.01, "keep_layers": 9}}
+    (finished / "broken.yaml").write_text(yaml.safe_dump({**CONTENT, "cells": own, "seeds": 1, "curves": []}))
+    options = ("--output_dir", finished / "out")
+    done = run("run_grid.py", finished / "broken.yaml", *options, check=False)
+    assert done.returncode == 1
+    assert "1 of 2 cells finished" in done.stdout
+    assert "without results: broken, seed 1" in done.stderr
+    failure = finished / "out" / "broken" / "cells" / "broken" / "seed-1" / "failure.txt"
+    assert "keep_layers must be from 1 to 1" in failure.read_text()
+
+
+@pytest.mark.slow
+def test_results_become_tables_plots_and_marked_places(finished):
+    document = finished / "RESULTS.md"
+    document.write_text(
+        "Typed. <!-- results: tiny | none | score -->stale<!-- end --> <!-- results: other -->kept<!-- end -->\n"
+        "<!-- results: tiny --><!-- end -->\n"
+    )
+    options = ("--results_dir", finished / "out", "--keep", finished / "kept", "--update", document)
+    printed = run("report.py", finished / "tiny.yaml", *options, "--resamples", "50").stdout
+    assert "`none` (baseline)" in printed
+    text = document.read_text()
+    assert text.startswith("Typed. ")
+    assert "stale" not in text
+    assert "<!-- results: other -->kept<!-- end -->" in text
+    assert "Zero-shot:" in text
+    for figure in ("test_score_by_language", "score_against_training_time", "paths", "dev"):
+        assert f"(kept/tiny/figures/{figure}.png)" in text
+        assert (finished / "kept" / "tiny" / "figures" / f"{figure}.png").stat().st_size > 1000
+    assert not list((finished / "kept").rglob("*.safetensors"))
+    rows = json.loads((finished / "kept" / "tiny" / "summary.json").read_text())
+    scores = {
+        (run["cell"], run["seed"]): run["scores"]["test"]["avg"]["f1"]
+        for run in (json.loads(file.read_text()) for file in (finished / "kept").rglob("cells/*/*/results.json"))
+    }
+    expected = [scores["K=5", seed] - scores["none", seed] for seed in (1, 2)]
+    assert rows["K=5"]["difference"]["estimate"] == pytest.approx(sum(expected) / 2, abs=1e-6)
+    run("report.py", finished / "tiny.yaml", *options, "--resamples", "50")
+    assert document.read_text() == text  # again the same
+
+
+@pytest.mark.slow
+def test_a_report_refuses_results_of_other_corpora_and_unknown_marks(finished):
+    from grid import Grid, GridError
+    from grid_results import GridResults
+    from result_blocks import fill
+
+    grid = Grid.read(finished / "tiny.yaml")
+    with pytest.raises(GridError, match="holds no results"):
+        GridResults.read(grid, finished / "nowhere")
+    with pytest.raises(GridError, match=r"nothing is called 'tiny \| nobody \| score'"):
+        fill("<!-- results: tiny | nobody | score --><!-- end -->", {}, {"tiny"})
+    file = finished / "out" / "tiny" / "cells" / "none" / "seed-1" / "results.json"
+    text = file.read_text()
+    results = json.loads(text)
+    results["corpora"]["en"]["test"] = "another"
+    file.write_text(json.dumps(results))
+    try:
+        with pytest.raises(GridError, match="run on other corpora"):
+            GridResults.read(grid, finished / "out" / "tiny")
+    finally:
+        file.write_text(text)
