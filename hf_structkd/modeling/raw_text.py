@@ -35,6 +35,7 @@ _WORD = regex.compile(
     | \b\p{{L}}\p{{M}}*\.(?:\p{{L}}\p{{M}}*\.)*(?!{_PART})                  # J.  U.S.
     | {_PART}+(?:(?!{_CLITIC})(?:[-‐‑'’·:]|(?<=\p{{N}})[.,–](?=\p{{N}})|(?<=\p{{L}}\p{{M}}*)\.(?=\p{{L}})){_PART}+)*
     | (\p{{P}}|\p{{S}})\1+
+    | [\p{{Z}}\p{{Cc}}]                                                        # or \X would give it the marks after it
     | \X
     """,
     regex.VERBOSE | regex.VERSION1,

@@ -37,6 +37,7 @@ def words(text: str) -> list[str]:
         ("a\u200bb\ufeff c\u00a0d\u3000e", ["a", "b", "c", "d", "e"]),
         ("a\x00b\x07\r\nc", ["a", "b", "c"]),
         ("👨\u200d👩\u200d👧 hi😀", ["👨\u200d👩\u200d👧", "hi", "😀"]),
+        (" \u0e31 a \u0301", ["\u0e31", "a", "\u0301"]),  # marks without a letter, after a space
         ("", []),
         (" \t\n\u200b\x00", []),
     ],
