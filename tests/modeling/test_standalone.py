@@ -9,9 +9,11 @@ import venv
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 from transformers import pipeline
 
-from hf_structkd import TagScheme
+from hf_structkd import TagScheme, XLMRobertaForTokenClassificationCRF
 
 from ..conftest import label_fields
 
@@ -88,3 +90,18 @@ def test_a_checkpoint_holds_safetensors_code_and_nothing_that_unpickles(make_stu
     (info,) = pipelines.values()
     module, name = info["impl"].split(".")
     assert f"class {name}" in (tmp_path / f"{module}.py").read_text()
+
+
+def test_missing_and_extra_crf_weights_are_named_and_never_garbage(make_student, tmp_path):
+    make_student().save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    weights = load_file(file)
+    transitions = weights.pop("crf.transitions")
+    save_file({**weights, "crf.other": torch.zeros(3)}, file, metadata={"format": "pt"})
+    model, report = XLMRobertaForTokenClassificationCRF.from_pretrained(tmp_path, output_loading_info=True)
+    assert report["missing_keys"] == {"crf.transitions"}
+    assert report["unexpected_keys"] == {"crf.other"}
+    assert (model.crf.transitions == 0).all()
+    save_file({**weights, "crf.transitions": transitions[1:]}, file, metadata={"format": "pt"})
+    with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
+        XLMRobertaForTokenClassificationCRF.from_pretrained(tmp_path)
