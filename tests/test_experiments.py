@@ -161,7 +161,7 @@ def test_trimming_embeddings_changes_nothing(corpus, tokenizer, labels, make_stu
 
 
 def test_wrong_paths_are_those_of_transposed_transitions(tokenizer, make_student, corpus):
-    from pool import WrongPathsTeacher
+    from wrong_paths import WrongPathsTeacher
 
     model, sentences = make_student(1), list(corpus["tokens"][:4])
     right, wrong = Teacher(model, tokenizer), WrongPathsTeacher(model, tokenizer)

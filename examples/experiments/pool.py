@@ -17,6 +17,7 @@ from recipe_arguments import DataArguments, ModelArguments
 from recipe_steps import SETTINGS_FILE, load_data, make_tagger, settings_of, train_into, train_tagger
 from shared_work import Job
 from transformers import TrainingArguments
+from wrong_paths import WrongPathsTeacher
 
 from hf_structkd import StructKDTrainingArguments, Teacher, annotate
 from hf_structkd.data.columns import (
@@ -36,27 +37,12 @@ from hf_structkd.data.words import encode_corpus
 from hf_structkd.distillation.annotate import corpus_fingerprint
 from hf_structkd.distillation.mixtures import Panel
 from hf_structkd.distillation.objectives import annotation_temperature
-from hf_structkd.distillation.tag_teacher import TeacherScores
-from hf_structkd.modeling.log_space import Scores
 
 # Asked for all at once, where a teacher can give them: a cell added later finds its answers there.
 ALL_TARGETS = (TOPK_TAGS, TOPK_LOG_PROBS, MARGINALS, EDGE_COUNTS, EMISSIONS, TRANSITIONS, START_END)
 # Say nothing about what a training gives.
 UNIMPORTANT = ("save_only_model", "save_total_limit", "use_cpu")
 STUDENT_COLUMNS = ("input_ids", "attention_mask", "word_mask", "labels", "language")
-
-
-class WrongPathsTeacher(Teacher):
-    """A CRF teacher asked as SLKD's official code asks it: transitions transposed, start and end scores lost."""
-
-    @property
-    def revision(self) -> str:  # type: ignore[override]
-        return super().revision[:32] + "-transp."
-
-    def own_scores(self, sentences: Any) -> TeacherScores:
-        scores, lengths, _ = super().own_scores(sentences)
-        none = scores.start.new_zeros(scores.start.shape)
-        return TeacherScores(Scores(scores.emissions, scores.transitions.transpose(-1, -2), none, none), lengths, {})
 
 
 class Pool:

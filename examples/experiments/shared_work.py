@@ -1,6 +1,5 @@
 """Jobs that processes, of one runner or of several, share without a master: whoever locks one does it."""
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -62,9 +61,3 @@ def do_shared(
         if not busy or not wait:
             return
         time.sleep(POLL_SECONDS)
-
-
-def low_priority() -> None:
-    """Let everything else on the machine go first."""
-    if hasattr(os, "nice"):
-        os.nice(19 - os.nice(0))
