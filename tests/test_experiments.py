@@ -308,12 +308,12 @@ def test_results_become_tables_plots_and_marked_places(finished):
 def test_a_report_refuses_results_of_other_corpora_and_unknown_marks(finished):
     from grid import Grid, GridError
     from grid_results import GridResults
-    from result_blocks import fill
+    from marked_figures import fill
 
     grid = Grid.read(finished / "tiny.yaml")
     with pytest.raises(GridError, match="holds no results"):
         GridResults.read(grid, finished / "nowhere")
-    with pytest.raises(GridError, match=r"nothing is called 'tiny \| nobody \| score'"):
+    with pytest.raises(ValueError, match=r"nothing is called 'tiny \| nobody \| score'"):
         fill("<!-- results: tiny | nobody | score --><!-- end -->", {}, {"tiny"})
     file = finished / "out" / "tiny" / "cells" / "none" / "seed-1" / "results.json"
     text = file.read_text()

@@ -9,7 +9,7 @@ from pathlib import Path
 from crf_competitors import COMPETITORS, OURS
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from generated_block import write_block
+from marked_figures import fill_file
 
 GATES = {  # operation: (peer, gate, goal), ours / peer
     "nll": ("pytorch-crf", 0.20, 0.08),
@@ -118,14 +118,15 @@ def by_library(rows: list[dict], field: str, form: str) -> str:
 def write_report(folder: Path, page: Path) -> None:
     """Write the tables of times.json, step.json and memory.json, as far as they are there."""
     files = {file.stem: json.loads(file.read_text())["rows"] for file in folder.glob("*.json")}
+    figures = {}
     if "times" in files:
-        write_block(page, "crf gates", gates(files["times"]))
-        write_block(page, "crf grid", grid(files["times"]))
+        figures |= {"crf | gates": gates(files["times"]), "crf | grid": grid(files["times"])}
     if "step" in files:
         first = files["step"][0]
-        said = (
+        step = (
             f"One step of the encoder, {first['B']} sentences of {first['T']} subwords: {first['step_seconds']:.1f} s."
         )
-        write_block(page, "crf step", said + "\n\n" + by_library(files["step"], "share", "{:.3%}"))
+        figures["crf | step"] = step + "\n\n" + by_library(files["step"], "share", "{:.3%}")
     if "memory" in files:
-        write_block(page, "crf memory", by_library(files["memory"], "mebibytes", "{:.1f}"))
+        figures["crf | memory"] = by_library(files["memory"], "mebibytes", "{:.1f}")
+    fill_file(page, "crf", figures)

@@ -10,14 +10,14 @@ median ratio and its quartiles, and median milliseconds of the loss alone. Teach
 given shape with random weights, which take as long as trained ones; sentences are made of the demo corpus's words,
 their lengths spread evenly around `--words`.
 
-`--write` puts the tables between the marks in a Markdown file.
+`--write` puts the tables into their marked place in a Markdown file.
 """
 
 import argparse
-import os
 import platform
 import random
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -38,8 +38,10 @@ from hf_structkd.data.demo_corpus import load_demo_corpus
 from hf_structkd.data.tokenizer import train_tokenizer
 from hf_structkd.distillation.objectives import NO_DISTILLATION, OBJECTIVES, needed_columns, parse_objective
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from marked_figures import fill_file
+
 SPECS = [NO_DISTILLATION, *OBJECTIVES, "posterior+top_wk"]
-BEGIN, END = "<!-- objective_cost.py writes from here -->", "<!-- objective_cost.py writes to here -->"
 
 
 def make_corpus(args: argparse.Namespace, labels: list[str]) -> Dataset:
@@ -180,7 +182,8 @@ def as_markdown(args: argparse.Namespace, measured: dict[int, dict[str, dict[str
         else f"Measured with `examples/benchmarks/objective_cost.py` on a {torch.cuda.get_device_name()}",
         f"({torch.get_num_threads()} thread(s), torch {torch.__version__.split('+')[0]}): batches of "
         f"{args.batch_size} sentences of {args.words} words on average, k = {args.top_k}, an encoder with "
-        f"{args.layers} layers of {args.hidden}, {args.rounds} rounds. *Step*: time of a training step over that of `none` on the same batch, "
+        f"{args.layers} layers of {args.hidden}, {args.rounds} rounds. *Step*: time of a training step over that of "
+        "`none` on the same batch, "
         "median (quartiles). *Loss*: the loss and its gradients without the encoder, for the batch, gold's part "
         "included. *Bytes*: the targets of a sentence.",
         "",
@@ -201,17 +204,6 @@ def as_markdown(args: argparse.Namespace, measured: dict[int, dict[str, dict[str
     )
 
 
-def write_between_marks(file: Path, text: str) -> None:
-    """Replace what is between the marks of a Markdown file. Raises SystemExit if they are not there."""
-    whole = file.read_text(encoding="utf-8")
-    if BEGIN not in whole or END not in whole:
-        raise SystemExit(f"error: {file} has no marks {BEGIN!r} and {END!r}")
-    before, rest = whole.split(BEGIN, 1)
-    temporary = file.with_name(f".{file.name}.tmp")
-    temporary.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{rest.split(END, 1)[1]}", encoding="utf-8")
-    os.replace(temporary, file)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tags", type=int, nargs="+", default=[9, 20, 33])
@@ -221,12 +213,12 @@ def main() -> None:
     }.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--write", type=Path, help="a Markdown file with the marks")
+    parser.add_argument("--write", type=Path, help="a Markdown file with the place")
     args = parser.parse_args()
     text = as_markdown(args, {count: measure(args, count) for count in args.tags})
     print(text)
     if args.write:
-        write_between_marks(args.write, text)
+        fill_file(args.write, "objective_cost", {"objective_cost": f"\n{text}\n"})
 
 
 if __name__ == "__main__":

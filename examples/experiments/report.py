@@ -21,7 +21,8 @@ from comparison import RESAMPLES, compare, summary
 from figures import draw_all
 from grid import RESULTS_FILE, SENTENCES_FILE, Grid, GridError
 from grid_results import GridResults
-from result_blocks import blocks_of, fill, score_table
+from marked_figures import fill
+from result_blocks import blocks_of, score_table
 
 from hf_structkd.evaluation.results import to_json_types, write_atomically
 
@@ -88,5 +89,5 @@ def keep(source: Path, target: Path) -> Path:
 if __name__ == "__main__":
     try:
         main()
-    except GridError as error:
+    except (GridError, ValueError) as error:
         sys.exit(f"error: {error}")

@@ -1,49 +1,15 @@
-"""Tables in Markdown, and the marked places of a document that they are written into.
+"""A grid's results as Markdown: tables, and every figure under the name by which documents mark its place.
 
-    <!-- results: GRID -->            everything about a grid
-    <!-- end -->
-
-    Baseline: <!-- results: GRID | CELL | score --><!-- end -->
-
-What stands between a marker and the next `<!-- end -->` is replaced; all else in a document is left as it is. Of a
-cell there are score, dev, difference, gap, p and seeds; of `teachers` the score.
+Of a cell there are score, dev, difference, gap, p and seeds; of `teachers` the score. See `marked_figures.py`.
 """
 
-import re
 from collections.abc import Mapping
 
 from comparison import RESAMPLES, Row, Spread
-from grid import GridError
 from grid_results import GridResults
 
 from hf_structkd.evaluation.report import percent
 from hf_structkd.evaluation.significance import CORRECTION, Difference
-
-_MARK = re.compile(r"(<!-- results: ([^>]*?) -->)(.*?)(<!-- end -->)", re.DOTALL)
-
-
-def fill(text: str, blocks: Mapping[str, str], grids: set[str]) -> str:
-    """A document with its marked places filled.
-
-    Args:
-        text: the document.
-        blocks: what stands at each marker.
-        grids: those that are being reported; markers of others are left as they are.
-
-    Raises:
-        GridError: for a marker of one of these grids that says nothing that is there.
-    """
-
-    def replace(match: re.Match) -> str:
-        key = " | ".join(part.strip() for part in match[2].split("|"))
-        if key.split(" | ")[0] not in grids:
-            return match[0]
-        if key not in blocks:
-            raise GridError(f"nothing is called {key!r}; there are {', '.join(blocks)}")
-        content = f"\n{blocks[key]}\n" if "\n" in blocks[key] else blocks[key]
-        return f"{match[1]}{content}{match[4]}"
-
-    return _MARK.sub(replace, text)
 
 
 def blocks_of(results: GridResults, rows: Mapping[str, Row], figures: Mapping[str, str]) -> dict[str, str]:

@@ -11,7 +11,7 @@ from hf_structkd import LinearChainCRF
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "crf.md"
 sys.path.insert(0, str(ROOT / "examples"))
-from generated_block import write_block  # noqa: E402
+from marked_figures import fill_file  # noqa: E402
 
 
 def test_the_example_runs_and_the_members_exist():
@@ -26,14 +26,16 @@ def test_the_example_runs_and_the_members_exist():
     assert [name for name in members if not hasattr(LinearChainCRF, name)] == []
 
 
-def test_generated_blocks_are_replaced_and_missing_ones_named(tmp_path):
+def test_figures_go_into_their_places_and_missing_places_are_named(tmp_path):
     """Danger: a figure written beside its marks, or over the text after them."""
     page = tmp_path / "page.md"
-    page.write_text("a\n<!-- begin x: by y -->\nold\n<!-- end x -->\nb\n<!-- begin x2 -->\n<!-- end x2 -->\n")
+    page.write_text("a\n<!-- results: x | y -->\nold\n<!-- end -->\nb <!-- results: z --><!-- end -->\n")
     for _ in range(2):
-        write_block(page, "x", "new \\1\n")
-    assert page.read_text().startswith(
-        "a\n<!-- begin x: by y -->\nnew \\1\n<!-- end x -->\nb\n<!-- begin x2 -->\n<!--"
+        fill_file(page, "x", {"x | y": "\\1 new\nlines"})
+    assert page.read_text() == (
+        "a\n<!-- results: x | y -->\n\\1 new\nlines\n<!-- end -->\nb <!-- results: z --><!-- end -->\n"
     )
-    with pytest.raises(ValueError, match="begin z"):
-        write_block(page, "z", "")
+    with pytest.raises(ValueError, match="no place for 'x'"):
+        fill_file(page, "x", {"x": ""})
+    with pytest.raises(ValueError, match="nothing is called 'z'"):
+        fill_file(page, "z", {})
