@@ -110,23 +110,27 @@ def encode_in_windows(
 
     window_ids = cut(input_ids, pad_token_id)
     others = {name: cut(values, 0) for name, values in (along or {}).items()}
-    step = len(window_ids) if training else MAX_WINDOWS_AT_ONCE
-    vectors = torch.cat(
-        [
-            encode(
-                window_ids[i : i + step],
-                window_mask[i : i + step].to(attention_mask.dtype),
-                **{name: values[i : i + step] for name, values in others.items()},
-            )
-            for i in range(0, len(window_ids), step)
-        ]
-    )
 
     # Every subword is taken from the window position with the widest margin, so keys start with the margin.
     positions = torch.arange(window_ids.numel(), device=input_ids.device)
     keys = (all_margins.flatten() * len(positions) + positions)[window_mask.flatten()]
     target = (row_of * input_ids.shape[1] + all_columns)[window_mask]
-    source = torch.zeros(input_ids.numel(), dtype=torch.long, device=input_ids.device)
-    source = source.scatter_reduce(0, target, keys, "amax") % len(positions)
-    gathered = vectors.flatten(0, 1)[source].view(*input_ids.shape, -1)
-    return gathered * attended.unsqueeze(-1).to(gathered.dtype)
+    source = torch.full((input_ids.numel(),), -1, device=input_ids.device)
+    source = source.scatter_reduce(0, target, keys, "amax")
+    source = torch.where(source < 0, -1, source % len(positions))
+
+    # One result that the windows write into: a long document should not be held several times over.
+    step = len(window_ids) if training else MAX_WINDOWS_AT_ONCE
+    result: Tensor | None = None
+    for i in range(0, len(window_ids), step):
+        vectors = encode(
+            window_ids[i : i + step],
+            window_mask[i : i + step].to(attention_mask.dtype),
+            **{name: values[i : i + step] for name, values in others.items()},
+        ).flatten(0, 1)
+        if result is None:
+            result = vectors.new_zeros(input_ids.numel(), vectors.shape[1])
+        taken = ((source >= i * window) & (source < (i + step) * window)).nonzero()[:, 0]
+        result[taken] = vectors[source[taken] - i * window]
+    assert result is not None  # there is at least one window
+    return result.view(*input_ids.shape, -1)
