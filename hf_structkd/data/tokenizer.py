@@ -34,7 +34,13 @@ def train_tokenizer(
     tokenizer = Tokenizer(models.Unigram())
     # Compatibility forms only: XLM-R's own character map also removes joiners, which Indic scripts need.
     tokenizer.normalizer = normalizers.NFKC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
+    # Spaces are split off first, as in XLM-R's own tokenizer, or offsets into raw text would include them.
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.WhitespaceSplit(),
+            pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always"),
+        ]
+    )
     tokenizer.decoder = decoders.Metaspace(replacement="▁", prepend_scheme="always")
     characters = len(set("".join(texts))) + len(_SPECIAL) + 1
     if vocab_size <= characters:

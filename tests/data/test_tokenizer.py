@@ -50,3 +50,13 @@ def test_refuses(sentences):
         train_tokenizer([], 100)
     with pytest.raises(ValueError, match="too small"):
         train_tokenizer(sentences, 20)
+
+
+def test_offsets_into_raw_text_are_those_of_the_words(tokenizer):
+    """Danger: an entity of the stock pipeline that begins with the space before it."""
+    text = "Ada  lives in Amsterdam"
+    encoding = tokenizer(text, return_offsets_mapping=True, add_special_tokens=False)
+    covered = {place for start, end in encoding["offset_mapping"] for place in range(start, end)}
+    assert covered == {place for place, character in enumerate(text) if character != " "}
+    words = tokenizer(text.split(), is_split_into_words=True, add_special_tokens=False)
+    assert encoding["input_ids"] == words["input_ids"]
