@@ -6,6 +6,7 @@ from torch import Tensor
 from ..modeling.linear_chain import TopK
 from ..modeling.log_space import Scores
 from ..modeling.sufficient_statistics import SufficientStatistics
+from .hidden_chains import Hidden
 from .tag_distribution import top_of_pool
 
 
@@ -47,6 +48,11 @@ class KnownPaths:
 
     def topk(self, k: int) -> TopK:
         return TopK(*(part[:, :k] for part in self.paths))
+
+    def hidden(self) -> list[Hidden]:
+        """Each sequence is a state, and stays the one it is."""
+        stay = torch.eye(self.paths.tags.shape[1], dtype=torch.float64, device=self.paths.tags.device)
+        return [Hidden(1.0, self.paths.log_prob.exp(), lambda word: stay, self.paths.tags.transpose(1, 2))]
 
     def log_prob(self, tags: Tensor) -> Tensor:
         same = (tags[:, :, None] == self.paths.tags[:, None]).all(dim=-1) & (tags[..., :1] >= 0)

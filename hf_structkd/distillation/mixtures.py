@@ -1,6 +1,7 @@
 """Several weighted teachers for one language: their mixture is one distribution."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Union
 
 import torch
@@ -10,7 +11,8 @@ from ..data.columns import TRANSITIONS
 from ..modeling.log_space import Scores, logsumexp
 from .batches import tag_sentences
 from .best_of import best_of
-from .tag_distribution import BestPaths, TagDistribution, log_prob_of, select, unlisted
+from .hidden_chains import Hidden, hidden_chains
+from .tag_distribution import BestPaths, TagDistribution, log_prob_of, select
 from .tag_teacher import TagTeacher
 
 OneOrSeveral = Union[TagTeacher, "Panel", Sequence["TagTeacher | tuple[TagTeacher, float]"]]
@@ -20,8 +22,8 @@ Teachers = Mapping[str, OneOrSeveral] | OneOrSeveral
 class Mixture:
     """Several distributions over the same tag sequences, mixed: p(y) = sum over m of w_m p_m(y).
 
-    Marginals, expected transitions and probabilities of sequences are mixed exactly. The k best are those of the
-    members pooled, under the mixture's exact probabilities, as `best_of` says. The entropy is the weighted mean of the
+    Marginals, expected transitions and probabilities of sequences are mixed exactly. The k best are
+    those under the mixture's exact probabilities, as `best_of` says. The entropy is the weighted mean of the
     members', which bounds the mixture's from below. A temperature divides the members' scores.
 
     Args:
@@ -67,12 +69,12 @@ class Mixture:
     def topk(self, k: int) -> BestPaths:
         return best_of(self, k)
 
-    def candidates(self, number: int) -> tuple[Tensor, Tensor]:
-        lists = [member.topk(number) for member in self.members]
-        device = lists[0].tags.device
-        # What no member lists has in each of them no more than what it left out.
-        bound = self._mixed([unlisted(paths, number) for paths in lists])
-        return torch.cat([paths.tags.to(device) for paths in lists], dim=1), bound
+    def hidden(self) -> list[Hidden]:
+        return [
+            replace(chain, weight=weight * chain.weight)
+            for member, weight in zip(self.members, self.weights)
+            for chain in hidden_chains(member)
+        ]
 
     def select(self, rows: Tensor) -> "Mixture":
         return Mixture([select(member, rows) for member in self.members], self.weights)

@@ -7,6 +7,7 @@ from ..modeling.linear_chain import LinearChainCRF, TopK
 from ..modeling.log_space import Scores, logsumexp
 from .best_of import best_of
 from .groups import path_group_log_probs
+from .hidden_chains import Hidden, hidden_chain
 from .label_maps import Reading
 from .tag_distribution import BestPaths, TagDistribution, select
 
@@ -69,10 +70,8 @@ class ReadChain:
             return TopK(self._read(paths.tags), paths.log_prob, paths.valid)
         return best_of(self, k)
 
-    def candidates(self, number: int) -> tuple[Tensor, Tensor]:
-        states = self.chain.topk(number).tags
-        # Any number of improbable state sequences may be read as one sequence of tags: nothing bounds their sum.
-        return self._read(states), torch.ones(len(states))
+    def hidden(self) -> list[Hidden]:
+        return [hidden_chain(self.chain, self._read_as)]
 
     def select(self, rows: Tensor) -> "ReadChain":
         return ReadChain(select(self.chain, rows), self.reading)  # type: ignore[arg-type]

@@ -15,14 +15,12 @@ class BestPaths(NamedTuple):
     Args:
         tags, log_prob, valid: as in [`TopK`].
         proven: (batch,), boolean: no sequence that is not listed is more probable than one that is.
-        outside: (batch,), a probability that no sequence which is not listed exceeds.
     """
 
     tags: Tensor
     log_prob: Tensor
     valid: Tensor
     proven: Tensor
-    outside: Tensor
 
 
 class TagDistribution(Protocol):
@@ -85,15 +83,6 @@ def log_prob_of(distribution: TagDistribution, tags: Tensor) -> Tensor:
     if isinstance(distribution, LinearChainCRF):
         return distribution.log_prob(tags, allow_illegal=True)
     return distribution.log_prob(tags)
-
-
-def unlisted(paths: TopK | BestPaths, asked: int) -> Tensor:
-    """(batch,), a probability that no sequence exceeds which is not among the `asked` best; 0 where all are listed."""
-    if isinstance(paths, BestPaths):
-        return paths.outside
-    if paths.tags.shape[1] < asked:
-        return paths.log_prob.new_zeros(len(paths.tags))
-    return torch.where(paths.valid[:, -1], paths.log_prob[:, -1].exp(), 0.0)
 
 
 def top_of_pool(tags: Tensor, log_probs: Tensor, k: int) -> TopK:
