@@ -9,8 +9,9 @@
 One thread and CPU time. Before timing, every library's answer is compared with ours; those that differ by more than
 1e-3 of the largest number are reported. Rounds visit all libraries in turn, so that a slower or busier machine slows
 all alike; the ratio reported is the median of the rounds' ratios. A library that asks for more than `--memory_limit`
-GiB of address space fails alone, and is reported. `--write` puts the results of `--output` folders into a Markdown
-file, without measuring. Needs ``pip install
+GiB of address space fails alone, and is reported; one slower than `--patience` is not asked for larger problems. A run
+that was stopped goes on where it was. `--write` puts what `--output` holds into a Markdown file, without measuring.
+Needs ``pip install
 'hf_structkd[benchmarks,fast,plots]'``; supar is installed by hand: ``pip install --no-deps supar==1.1.4 stanza`` and
 ``pip install nltk dill``. A library that is missing is left out.
 """
@@ -51,12 +52,26 @@ def seconds(competitor: str, operation: str, problem: Problem) -> float:
     return time.process_time() - start
 
 
-def contenders(operation: str, problem: Problem, patience: float) -> tuple[dict[str, float], dict[str, str]]:
+def too_slow(operation: str, problem: Problem, earlier: list[dict], patience: float) -> dict[str, str]:
+    """Libraries that lost patience on a problem no larger than this one, and where."""
+    shape, found = (problem.B, problem.T, problem.C), {}
+    for result in earlier:
+        if result["operation"] == operation and all(result[axis] <= n for axis, n in zip("BTC", shape)):
+            for name, figures in result["libraries"].items():
+                if figures["milliseconds"] > 1e3 * patience:
+                    smaller = f"B={result['B']} T={result['T']} C={result['C']}"
+                    found[name] = f"not run: {figures['milliseconds'] / 1e3:.1f} s at {smaller}"
+    return found
+
+
+def contenders(
+    operation: str, problem: Problem, patience: float, hopeless: dict[str, str]
+) -> tuple[dict[str, float], dict[str, str]]:
     """Who offers the operation, with a first time; and who fails, differs from us or is slow, and how."""
     ours = answer(operation, problem, run(OURS, operation, problem))
-    able, notes = {OURS: seconds(OURS, operation, problem)}, {}
+    able, notes = {OURS: seconds(OURS, operation, problem)}, dict(hopeless)
     for name in COMPETITORS:
-        if name == OURS or not hasattr(COMPETITORS[name], operation):
+        if name == OURS or name in hopeless or not hasattr(COMPETITORS[name], operation):
             continue
         try:
             run(name, operation, Problem(2, 8, problem.C))  # imports and compilation
@@ -73,8 +88,9 @@ def contenders(operation: str, problem: Problem, patience: float) -> tuple[dict[
     return able, notes
 
 
-def measure(operation: str, problem: Problem, budget: float, patience: float) -> dict:
-    able, notes = contenders(operation, problem, patience)
+def measure(operation: str, problem: Problem, budget: float, patience: float, earlier: list[dict]) -> dict:
+    hopeless = too_slow(operation, problem, earlier, patience)
+    able, notes = contenders(operation, problem, patience, hopeless)
     slow = {name: first for name, first in able.items() if first > patience}
     names = [name for name in able if name not in slow]
     once = sum(seconds(name, operation, problem) * (2 if able[name] < 1.0 else 1) for name in names)
@@ -204,15 +220,24 @@ def main() -> None:
     if options.step:
         return keep(options.output, "step", training_step(*options.shape))
     print(f"torch {torch.__version__}, {platform.processor() or platform.machine()}, 1 thread, CPU time")
-    results = []
-    for B, T, C in GRIDS[options.grid]:
+    results = kept(options.output, "times")
+    done = {(r["operation"], r["B"], r["T"], r["C"]) for r in results}
+    for B, T, C in sorted(GRIDS[options.grid], key=lambda shape: shape[0] * shape[1] * shape[2] ** 2):
         problem = Problem(B, T, C)
         for operation in options.operations:
-            results.append(measure(operation, problem, options.budget, options.patience))
+            if (operation, B, T, C) in done:
+                continue
+            results.append(measure(operation, problem, options.budget, options.patience, results))
             show(results[-1])
             keep(options.output, "times", results)
     if options.output:
         plot(results, options.output / "times.png")
+
+
+def kept(folder: Path | None, name: str) -> list[dict]:
+    """What an earlier run into this folder measured: a run that was stopped goes on."""
+    file = folder / f"{name}.json" if folder else None
+    return json.loads(file.read_text())["rows"] if file and file.exists() else []
 
 
 def keep(folder: Path | None, name: str, rows: list[dict]) -> None:
