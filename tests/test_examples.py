@@ -137,13 +137,16 @@ def test_a_softmax_teacher_is_trained_and_taken_by_name(recipe, tmp_path):
 
 
 def test_two_processes_train_one_student(recipe, tmp_path):
+    """Dangers: each takes the whole epoch, or counts the sentences without gold otherwise than the other."""
     launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
     run(
         "run_distill.py", recipe, "--output_dir", tmp_path / "out", "--baseline", "false", "--num_train_epochs", "1",
+        "--teacher_max_train_sentences", "20", "--unlabelled_sentences", "10", "--unlabelled_rate", "0.5",
         launcher=launcher, ACCELERATE_USE_CPU="true",
     )  # fmt: skip
     state = json.loads((tmp_path / "out" / "student" / "trainer_state.json").read_text())
-    assert state["max_steps"] == 3  # 40 sentences in batches of 8 on each of two processes
+    # 40 sentences with gold and as many draws of the 20 without, in batches of 8 on each of two processes
+    assert state["max_steps"] == state["global_step"] == 5
     assert (tmp_path / "out" / "results.json").exists()
 
 

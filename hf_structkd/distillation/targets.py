@@ -66,7 +66,9 @@ class Targets:
         """What was asked under this name. Raises ValueError where it was not."""
         value = getattr(self, column)
         if value is None:
-            raise ValueError(f"the batch has no column {column!r}: annotate the data with what the objective needs")
+            raise ValueError(
+                f"the objective reads the column {column!r}, which the batch has not: {how_to_make([column])}"
+            )
         return value
 
     def __bool__(self) -> bool:
@@ -100,6 +102,14 @@ class Targets:
         if column in (None, TOPK_LOG_PROBS) and self.teacher_topk_log_probs is not None:
             return (self.teacher_topk_log_probs[:, 0] > float("-inf")).float()
         return (self[column or EMISSIONS].abs().sum(dim=(1, 2)) > 0).float()
+
+
+def how_to_make(columns: Sequence[str]) -> str:
+    """What to do where target columns are missing, for messages."""
+    return (
+        "give StructKDTrainer teachers=..., or a training corpus that has been through "
+        f"hf_structkd.annotate(corpus, teachers, label_names=..., targets={list(columns)})"
+    )
 
 
 def ask(distribution: TagDistribution, wanted: Sequence[str], top_k: int) -> dict[str, np.ndarray]:

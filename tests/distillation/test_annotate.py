@@ -54,9 +54,9 @@ def test_answers_are_kept_and_teachers_not_asked_again(corpus, teachers, labels,
     assert sorted(path.name for path in tmp_path.iterdir()) == ["answers"]
 
 
-@pytest.mark.parametrize("changed", ["top_k", "labels", "teacher", "data", "temperature"])
+@pytest.mark.parametrize("changed", ["top_k", "labels", "teacher", "data", "temperature", "version"])
 def test_a_kept_answer_to_another_question_is_an_error_that_names_it(
-    corpus, teachers, labels, make_student, tokenizer, tmp_path, changed
+    corpus, teachers, labels, make_student, tokenizer, tmp_path, monkeypatch, changed
 ):
     annotate(corpus, teachers, label_names=labels, targets=["teacher_topk_tags"], output_dir=tmp_path / "a")
     options = {"label_names": labels, "targets": ["teacher_topk_tags"], "output_dir": tmp_path / "a"}
@@ -68,6 +68,8 @@ def test_a_kept_answer_to_another_question_is_an_error_that_names_it(
         teachers = {**teachers, "ru": Teacher(make_student(seed=9), tokenizer)}
     elif changed == "data":
         corpus = corpus.select(range(10))
+    elif changed == "version":
+        monkeypatch.setattr("hf_structkd.distillation.annotate.version", lambda package: "0.0.1")
     else:
         options["temperature"] = 2.0
     with pytest.raises(AnnotationError, match=f"another question .*{changed}"):

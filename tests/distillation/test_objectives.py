@@ -221,6 +221,12 @@ def test_bad_choices_are_named(spec, message):
 
 
 @pytest.mark.parametrize("name", sorted(OBJECTIVES))
+def test_targets_that_were_not_stored_are_named_with_the_call_that_makes_them(name):
+    with pytest.raises(ValueError, match=r"'(teacher_\w+)'.*hf_structkd\.annotate\(.*targets=\['\1'\]"):
+        OBJECTIVES[name]()(LinearChainCRF(*random_scores(1), lengths=LENGTHS), Targets())
+
+
+@pytest.mark.parametrize("name", sorted(OBJECTIVES))
 def test_a_global_temperature_is_the_objective_between_two_divided_chains(name):
     """T^2 times the loss at T = 1 between CRFs whose every score is divided by T."""
     T = 2.0
