@@ -17,7 +17,7 @@ from ..data.words import encode_corpus, tag_column, tag_names
 from ..distillation.annotate import Teachers, annotate, check_temperature
 from ..distillation.objectives import annotation_temperature, needed_columns, parse_objective, weighted_losses
 from ..distillation.schedules import LambdaSchedule, Progress, make_schedule
-from ..distillation.targets import Targets
+from ..distillation.targets import Targets, how_to_make
 from ..evaluation.tagging_metrics import TaggingMetrics
 from ..modeling.configuration import label_names
 from ..modeling.crf_head import gold_statistics
@@ -138,7 +138,7 @@ class StructKDTrainer(PushingTrainer):
             if teachers is None:
                 raise ValueError(
                     f"objective {args.objective!r} needs the columns {missing}, and there are no teachers to ask: "
-                    "give StructKDTrainer teachers=..., or a dataset that hf_structkd.annotate has been through"
+                    + how_to_make(missing)
                 )
             dataset = annotate(
                 dataset,
