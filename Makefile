@@ -4,7 +4,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-EXTRAS ?= dev,demo,fast,onnx,plots
+EXTRAS ?= dev,demo,fast,lora,onnx,plots,search,space,trackers
 WORKERS ?= 2
 DEMO_RECIPE ?= examples/recipes/demo.yaml
 

@@ -81,10 +81,9 @@ class StructKDTrainer(PushingTrainer):
             )
         config = (model if model is not None else model_init()).config  # type: ignore[misc]
         self.label_names_in_order = label_names(config)
-        self.objectives = parse_objective(args.objective, args.temperature, args.temperature_mode)  # type: ignore
-        self.lambda_schedule = lambda_schedule or make_schedule(
-            args.lambda_schedule, args.lambda_start, args.lambda_end, args.lambda_rate
-        )
+        self._given_schedule = lambda_schedule
+        self._read_objective(args)
+        self._asked_top_k = args.top_k
         self.teachers = teachers
         if train_dataset is not None:
             train_dataset = self._prepare_training_data(train_dataset, processing_class, teachers, args, config)
@@ -112,6 +111,33 @@ class StructKDTrainer(PushingTrainer):
         self.model_accepts_loss_kwargs = True
         self.loss_is_scaled_for_ga = True
         self.loss_log = LossLog()
+
+    def _read_objective(self, args: StructKDTrainingArguments) -> None:
+        self.objectives = parse_objective(args.objective, args.temperature, args.temperature_mode)  # type: ignore
+        self.lambda_schedule = self._given_schedule or make_schedule(
+            args.lambda_schedule, args.lambda_start, args.lambda_end, args.lambda_rate
+        )
+
+    def _hp_search_setup(self, trial: Any) -> None:
+        """As in `Trainer`; a trial may choose objective, temperature and lambda too.
+
+        Raises:
+            ValueError: if a trial wants what the teachers, who were asked before the search, were not asked for.
+        """
+        super()._hp_search_setup(trial)
+        if self.hp_search_backend is None or trial is None:
+            return
+        self._read_objective(self.args)
+        data: Any = self.train_dataset
+        lacking = [name for name in needed_columns(self.objectives) if name not in data.column_names]
+        if lacking or (self.objectives and self.args.top_k != self._asked_top_k):
+            wanted = f"the columns {lacking}" if lacking else f"top_k {self.args.top_k}, not {self._asked_top_k}"
+            raise ValueError(
+                f"a trial with objective {self.args.objective!r} needs {wanted}, but teachers are asked once, before "
+                "the search: give StructKDTrainer an objective that names all those the search chooses from, and "
+                "search over a fixed top_k"
+            )
+        check_temperature(data, self.objectives)
 
     # ---- data ----
 
@@ -305,6 +331,8 @@ class StructKDTrainer(PushingTrainer):
                     averages[f"{metric_key_prefix}_macro_{key}"] = sum(scores) / len(scores)  # type: ignore[arg-type]
             self.log(averages)
             metrics.update(averages)
+            # Callbacks have heard of every language by now; EarlyStoppingCallback may be waiting for the average.
+            self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, averages)
         return metrics
 
 
