@@ -1,6 +1,8 @@
 """How honest a checkpoint's entity scores are: expected calibration error and reliability diagrams on any corpora.
 
 python examples/run_calibration.py --checkpoint runs/demo/student --corpus demo --output_dir runs/demo/calibration
+
+`--write` puts the table into its marked place (`<!-- results: calibration -->`) in a Markdown file.
 """
 
 import json
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from marked_figures import fill_file
 from recipe_arguments import DataArguments
 from recipe_steps import load_data
 from transformers import AutoModelForTokenClassification, AutoTokenizer
@@ -32,6 +35,7 @@ class CalibrationArguments:
     split: str = field(default="test", metadata={"help": "which split is scored"})
     bins: int = field(default=DEFAULT_BINS, metadata={"help": "bins of equal width"})
     batch_size: int = field(default=64, metadata={"help": "sentences a forward pass"})
+    write: str | None = field(default=None, metadata={"help": "a Markdown file with a place for the table"})
     trust_remote_code: bool = field(default=False, metadata={"help": "run the code that comes with the checkpoint"})
 
 
@@ -93,12 +97,15 @@ def main() -> None:
     }
     (folder / "calibration.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     plot_reliability(diagrams["all"], folder / "calibration.png", f"{Path(args.checkpoint).name}, {args.split}")
-    print("| language | entities | right | " + " | ".join(f"ECE {name}" for name in SCORES) + " |")
-    print("|---|---:|---:|" + "---:|" * len(SCORES))
+    table = ["| language | entities | right | " + " | ".join(f"ECE {name}" for name in SCORES) + " |"]
+    table.append("|---|---:|---:|" + "---:|" * len(SCORES))
     for language, own in diagrams.items():
         share = sum(right[language]) / len(right[language])
         eces = " | ".join(f"{100 * own[name].ece:.2f} %" for name in SCORES)
-        print(f"| {language} | {len(right[language])} | {100 * share:.1f} % | {eces} |")
+        table.append(f"| {language} | {len(right[language])} | {100 * share:.1f} % | {eces} |")
+    print("\n".join(table))
+    if args.write:
+        fill_file(Path(args.write), "calibration", {"calibration": "\n".join(table)})
     print(f"\n{folder / 'calibration.json'}, {folder / 'calibration.png'}")
 
 
