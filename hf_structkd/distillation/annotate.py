@@ -76,8 +76,8 @@ def annotate(
         `teacher_groups`.
 
     Raises:
-        ValueError: for k < 1, an unknown target, a language without a teacher, label sets that differ, targets that a
-            teacher cannot give, or a teacher that answers NaN.
+        ValueError: for k < 1, an unknown target, a sentence without words, a language without a teacher, label sets
+            that differ, targets that a teacher cannot give, or a teacher that answers NaN.
         AnnotationError: if `output_dir` holds answers to another question, or damaged ones; it says what differs. Also
             if another job is asking for the same folder.
     """
@@ -95,6 +95,10 @@ def annotate(
     if TOKENS not in dataset.column_names:
         raise ValueError(
             f"a corpus needs a column {TOKENS!r} with lists of words; this one has {dataset.column_names}"
+        )
+    if (empty := next((row for row, words in enumerate(dataset[TOKENS]) if not words), None)) is not None:
+        raise ValueError(
+            f"row {empty} of the corpus has no words, and no teacher anything to say: leave such rows out"
         )
     panels = _panels(dataset, teachers)
     for panel in panels.values():

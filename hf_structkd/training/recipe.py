@@ -219,7 +219,9 @@ def _parse(parser: _RecipeParser, dtypes: list[type], argv: list[str]) -> tuple[
         try:
             instances.append(dtype(**{name: value for name, value in values.items() if name in own}))
         except (ValueError, TypeError, ImportError, OSError) as error:
-            raise RecipeError(f"{recipe or 'The command line'}: {error}") from error
+            given = [f"--{name}" for name in vars(options) if name in own]
+            where = [*([recipe] if recipe else []), *([", ".join(given)] if given else [])]
+            raise RecipeError(f"{' with '.join(where) or 'The command line'}: {error}") from error
     return tuple(instances)
 
 

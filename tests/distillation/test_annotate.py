@@ -119,6 +119,13 @@ def test_bad_questions_are_named(corpus, teachers, labels, options, message):
         annotate(corpus, **arguments)
 
 
+def test_a_sentence_without_words_is_named_before_anybody_is_asked(corpus, teachers, labels, monkeypatch):
+    monkeypatch.setattr(Teacher, "distribution", lambda *a, **k: pytest.fail("asked"))
+    emptied = corpus.map(lambda row, i: {"tokens": [] if i == 7 else row["tokens"]}, with_indices=True)
+    with pytest.raises(ValueError, match="row 7 of the corpus has no words"):
+        asked(emptied, teachers, labels)
+
+
 def test_a_summary_lies_beside_the_answers(corpus, teachers, labels, tmp_path, caplog):
     caplog.set_level("INFO", logger="hf_structkd.distillation.annotate")
     annotated = asked(corpus, teachers, labels, output_dir=tmp_path / "answers")
