@@ -6,6 +6,7 @@ of every sentence, scores each term by term, and sums, sorts or picks. Only for 
 
 from __future__ import annotations
 
+from copy import copy
 from typing import NamedTuple
 
 import torch
@@ -54,6 +55,10 @@ class EnumeratedCRF:
         allowed = every if allowed is None else allowed
         allowed_start = every[0] if allowed_start is None else allowed_start
         allowed_end = every[0] if allowed_end is None else allowed_end
+        inf = torch.tensor(NEG_INF, dtype=torch.float64)
+        self.emissions = emissions.double()
+        self.transitions = torch.where(allowed, transitions.double(), inf)
+        self.end = torch.where(allowed_end, end, inf)
         self.paths, self.path_scores = [], []
         for b, length in enumerate(self.lengths):
             paths = torch.cartesian_prod(*[torch.arange(C)] * length).view(-1, length)
@@ -84,7 +89,7 @@ class EnumeratedCRF:
         length = self.lengths[b]
         return self._agreeing(b, (self.paths[b] == path[:length]).all(1))
 
-    def log_prob(self, tags):
+    def log_prob(self, tags, *, allow_illegal=True):
         if tags.dim() == 3:
             return torch.stack([self.log_prob(tags[:, k]) for k in range(tags.shape[1])], 1)
         return self._per_sentence(lambda b: self._log_prob_of(b, tags[b]))
@@ -108,6 +113,39 @@ class EnumeratedCRF:
         for b, t, c in self._words():
             value[b, t, c] = self._agreeing(b, self.paths[b][:, t] == c)
         return value
+
+    def completions(self):
+        """log-sum over all suffixes that begin with a tag at a word, the word's own emission included."""
+        value = torch.zeros(self.shape, dtype=torch.float64)
+        for b, t, c in self._words():
+            length = self.lengths[b] - t
+            paths = torch.cartesian_prod(*[torch.arange(self.shape[2])] * length).view(-1, length)
+            paths = paths[paths[:, 0] == c]
+            words = self.emissions[b, t : self.lengths[b]]
+            scores = words[torch.arange(length), paths].sum(1) + self.end[paths[:, -1]]
+            value[b, t, c] = log_sum(scores + self.transitions[paths[:, :-1], paths[:, 1:]].sum(1))
+        return value
+
+    def restrict(self, tags_allowed):
+        """The same scores on the paths whose every tag is allowed."""
+        fewer = copy(self)
+        fewer.emissions = torch.where(tags_allowed, self.emissions, torch.tensor(NEG_INF, dtype=torch.float64))
+        inside = [
+            torch.stack([tags_allowed[b, t, paths[:, t]] for t in range(length)]).all(0)
+            for b, (paths, length) in enumerate(zip(self.paths, self.lengths))
+        ]
+        fewer.paths = [paths[keep] for paths, keep in zip(self.paths, inside)]
+        fewer.path_scores = [scores[keep] for scores, keep in zip(self.path_scores, inside)]
+        return fewer
+
+    def sample(self, n=1, generator=None):
+        """Draws from the list of all paths."""
+        B, T, _ = self.shape
+        tags = torch.full((B, n, T), -100)
+        for b, (paths, length) in enumerate(zip(self.paths, self.lengths)):
+            if len(paths):
+                tags[b, :, :length] = paths[self.probabilities(b).multinomial(n, True, generator=generator)]
+        return tags
 
     def edge_marginals(self):
         B, T, C = self.shape
@@ -172,7 +210,8 @@ class EnumeratedCRF:
         return torch.stack(total)
 
     def with_temperature(self, temperature):
-        copy = object.__new__(EnumeratedCRF)
-        copy.__dict__ = dict(self.__dict__)
-        copy.path_scores = [scores / temperature for scores in self.path_scores]
-        return copy
+        flatter = copy(self)
+        for name in ("emissions", "transitions", "end"):
+            setattr(flatter, name, getattr(self, name) / temperature)
+        flatter.path_scores = [scores / temperature for scores in self.path_scores]
+        return flatter

@@ -82,6 +82,27 @@ def test_sums_agree_with_enumeration(chain):
     close(one, (real & exists).double(), rtol=0, atol=1e-6)
 
 
+def test_the_oracle_knows_every_member():
+    """Danger: a member that nobody checks against enumeration."""
+    members = [name for name in dir(LinearChainCRF) if not name.startswith("_")]
+    assert [name for name in members if not hasattr(EnumeratedCRF, name)] == []
+
+
+@given(chains(), st.integers(0, 2**31))
+@examples
+def test_fewer_paths_and_completions_agree_with_enumeration(chain, seed):
+    """Danger: a restricted chain with another scale, completions off by more than a constant per word."""
+    ours, truth = both(chain)
+    allowed = torch.rand(chain[0][0].shape, generator=torch.Generator().manual_seed(seed)) < 0.7
+    same_log(ours.restrict(allowed).log_partition, truth.restrict(allowed).log_partition)
+    same_log(ours.restrict(allowed).log_marginals, truth.restrict(allowed).log_marginals)
+    found, expected = ours.completions(), truth.completions()
+    for b, length in enumerate(ours.lengths.tolist()):
+        if truth.log_partition[b] > -math.inf:
+            rows = [part[b, :length] - part[b, :length].amax(1, keepdim=True) for part in (found, expected)]
+            close(rows[0], rows[1], rtol=1e-6, atol=1e-6)
+
+
 @given(chains(), st.sampled_from([1, 2, 3, 7, 40]))
 @examples
 def test_best_paths_agree_with_enumeration(chain, k):
