@@ -124,7 +124,7 @@ class Panel:
         return [[teacher.revision, weight] for teacher, weight in self.members]
 
     def settings(self) -> list[dict[str, Any]]:
-        """Each member's label map and temperature, as in [`TagTeacher.settings`]."""
+        """Each member's, as in [`TagTeacher.settings`]."""
         return [teacher.settings() for teacher, _ in self.members]
 
     def described(self) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from datasets import Dataset
 from torch import Tensor
 
 from ..modeling.log_space import Scores
+from ..modeling.tag_scheme import infer_scheme
 from .batches import tag_sentences
 from .calibration import Calibration, fit_temperature
 from .label_maps import LabelMap, Reading, mapped_labels, read_labels
@@ -80,7 +81,7 @@ class TagTeacher(ABC):
         """Its scores over its own tags for a batch of sentences, lists of words of any length."""
 
     def settings(self) -> dict[str, Any]:
-        """How its answers are read, for the record of an annotation: label map and temperature, where it has some."""
+        """How its answers are read, for the record of an annotation: what is not as it is by default."""
         settings: dict[str, Any] = {}
         if self.label_map:
             settings["label_map"] = {
@@ -88,6 +89,8 @@ class TagTeacher(ABC):
             }
         if self.temperature != 1.0:
             settings["temperature"] = self.temperature
+        if self.scheme is not None and self.scheme != infer_scheme(self.labels):
+            settings["scheme"] = self.scheme
         return settings
 
     def read_as(self, label_names: Sequence[str] | None = None) -> Reading:

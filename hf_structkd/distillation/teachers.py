@@ -99,6 +99,12 @@ class Teacher(TagTeacher):
             )
         return digest.hexdigest()[:40]
 
+    def settings(self) -> dict[str, Any]:
+        if self.model.dtype == torch.float32:
+            return super().settings()
+        # a Hub commit does not say it
+        return {**super().settings(), "dtype": str(self.model.dtype).removeprefix("torch.")}
+
     def own_scores(self, sentences: Sequence[Sequence[str]]) -> TeacherScores:
         batch = self._pad(tokenize_words(sentences, self.tokenizer))
         words = batch["word_mask"].bool()

@@ -171,6 +171,16 @@ def test_one_path_makes_top_k_and_top_wk_the_likelihood_of_the_best_sequence():
         torch.testing.assert_close(loss, expected, atol=1e-6, rtol=1e-6)
 
 
+def test_all_paths_make_top_wk_the_exact_structural_loss():
+    """So its minimum is at the teacher as k grows; that of `top_k`, which weighs them alike, is not."""
+    needs = dict.fromkeys((*OBJECTIVES["top_wk"].needs, *OBJECTIVES["structural"].needs))
+    targets, student = targets_of(random_scores(5), list(needs), top_k=C**T), random_scores(6)
+    crf = LinearChainCRF(*student, lengths=LENGTHS)
+    exact = OBJECTIVES["structural"]()(crf, targets)
+    torch.testing.assert_close(OBJECTIVES["top_wk"]()(crf, targets), exact, atol=2e-3, rtol=2e-3)
+    assert (OBJECTIVES["top_k"]()(crf, targets) - exact).abs().max() > 0.1
+
+
 def test_the_golden_example_of_the_paper():
     """SLKD table 1: Top-2 weights .57 and .43. Positions are written into the tags, as its edge scores differ."""
     psi = {(0, "FF"): 2, (0, "FT"): 0.5, (0, "TF"): 0.5, (0, "TT"): 2}

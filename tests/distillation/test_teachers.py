@@ -84,6 +84,14 @@ def test_the_revision_changes_with_weights_and_labels_and_with_nothing_else(make
     assert Teacher.from_pretrained(str(tmp_path)).revision == teacher.revision
 
 
+def test_what_a_hub_commit_does_not_tell_is_in_the_settings(make_student, tokenizer):
+    """Danger: kept answers of another precision, or read in another tag scheme, are taken for these."""
+    assert Teacher(make_student(), tokenizer, revision="abc").settings() == {}
+    half = Teacher(make_student().to(torch.bfloat16), tokenizer, revision="abc", temperature=2.0)
+    assert half.settings() == {"temperature": 2.0, "dtype": "bfloat16"}
+    assert Teacher(make_student(), tokenizer, revision="abc", scheme="plain").settings() == {"scheme": "plain"}
+
+
 def test_a_student_teaches_another_and_a_blind_teacher_a_part_end_to_end(
     make_student, tokenizer, corpus, labels, tmp_path
 ):
