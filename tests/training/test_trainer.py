@@ -96,6 +96,13 @@ def test_logged_parts_add_up_to_the_loss_and_lambda_mixes_them(make_trainer):
     assert logs[-1]["kd_lambda"] == 0.0
 
 
+def test_any_callable_is_a_schedule(make_trainer):
+    own = {"lambda_schedule": lambda progress: 0.25 if progress.step < progress.max_steps / 2 else 0.75}
+    trainer = make_trainer(objective="posterior", max_steps=4, trainer_options=own)
+    trainer.train()
+    assert [log["kd_lambda"] for log in steps(trainer)] == [0.25, 0.25, 0.75, 0.75]
+
+
 def test_accumulated_logs_are_means_over_updates(make_trainer):
     one = make_trainer(objective="posterior", num_train_epochs=2, seed=5)
     one.train()
