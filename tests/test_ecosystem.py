@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from transformers import XLMRobertaConfig, XLMRobertaModel
+from transformers.trainer_utils import HPSearchBackend
 
 from hf_structkd import (
     CRFTokenClassificationPipeline,
@@ -97,7 +98,7 @@ def test_early_stopping_stops_and_the_best_epoch_is_what_remains(world):
     assert trainer.state.best_model_checkpoint.endswith("checkpoint-4")
 
 
-def test_a_search_tries_objective_and_lambda_too(world, caplog):
+def test_a_search_tries_objective_and_lambda_too(world):
     # Danger: what the trainer has read from its arguments before the search stays, whatever a trial says.
     pytest.importorskip("optuna", reason="needs optuna, the extra 'search'")
     world["options"] |= {"report_to": "none", "eval_strategy": "epoch", "save_strategy": "no", "logging_steps": 1}
@@ -106,7 +107,7 @@ def test_a_search_tries_objective_and_lambda_too(world, caplog):
     class Seen(StructKDTrainer):
         def train(self, *args, **kwargs):
             out = super().train(*args, **kwargs)
-            seen.append((self.args, train_logs(self)))
+            seen.append((self.args.objective, self.args.lambda_end, train_logs(self)))
             return out
 
     world["StructKDTrainer"] = Seen
@@ -114,6 +115,10 @@ def test_a_search_tries_objective_and_lambda_too(world, caplog):
     assert best.objective is not None
     assert set(best.hyperparameters) == {"crf_learning_rate", "lambda_end", "objective"}
     assert len(seen) == 2
+    for objective, lambda_end, logs in seen:
+        parts = {name.removeprefix("loss_") for name in logs[0] if name.startswith("loss_")}
+        assert parts == {"nll", *objective.split("+")}
+        assert logs[-1]["kd_lambda"] == pytest.approx(lambda_end)
 
 
 def trial_of(**values):
@@ -121,8 +126,6 @@ def trial_of(**values):
 
 
 def searching(world, **options) -> StructKDTrainer:
-    from transformers.trainer_utils import HPSearchBackend
-
     args = StructKDTrainingArguments("search", report_to="none", **world["options"], **options)
     trainer = StructKDTrainer(
         world["model"], args, train_dataset=world["train"], processing_class=world["tokenizer"],
