@@ -163,8 +163,7 @@ class PackedPass(Messages):
         return self.packing.unpack(rows, self.T)
 
     def _edge_sides(self) -> tuple[Tensor, Tensor]:
-        none = self.right.new_zeros(self.sizes[0], self.right.shape[1])
-        left, right = (self._padded(torch.cat([none, side]))[:, 1:] for side in self._packed_edge_sides())
+        left, right = (self.packing.unpack(side, self.T)[:, 1:] for side in self._packed_edge_sides())
         return left, right
 
     def _packed_edge_sides(self) -> tuple[Tensor, Tensor]:

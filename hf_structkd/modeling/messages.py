@@ -32,14 +32,15 @@ class Potentials:
         word_peaks = _peak(emissions, -1).double()  # before the conversion: half the memory to go through
         self.word_peaks = word_peaks.squeeze(-1)
         self.x = (emissions.double() - word_peaks).exp_()
-        transitions, start, end = (part.double() for part in scores[1:])
-        peaks = [part.amax() for part in (transitions, start, end)]
-        peaks = [torch.where(peak > NEG_INF, peak, 0.0) for peak in peaks]
-        self.E, self.first, self.last = ((part - peak).exp() for part, peak in zip((transitions, start, end), peaks))
-        self.shift = (peaks[0], peaks[1] + peaks[2])
-        self.lost = underflow(self.E, transitions) or underflow(
-            torch.cat([self.first, self.last]), torch.cat([start, end])
-        )
+        # A row each, start and end repeated to its length: the three go through the same few operations.
+        C = emissions.shape[-1]
+        rows = (scores.transitions.flatten(), scores.start.repeat(C), scores.end.repeat(C))
+        shared = torch.stack([row.double() for row in rows])
+        peaks = _peak(shared, 1)
+        exponentials = (shared - peaks).exp_()
+        self.E, self.first, self.last = exponentials[0].view(C, C), exponentials[1, :C], exponentials[2, :C]
+        self.shift = (peaks[0, 0], peaks[1, 0] + peaks[2, 0])
+        self.lost = underflow(exponentials, shared)
 
 
 class Messages:

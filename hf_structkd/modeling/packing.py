@@ -62,9 +62,9 @@ class Packing:
         return padded.flatten(0, 1).index_select(0, self.word)
 
     def unpack(self, rows: Tensor, T: int, dtype: torch.dtype = torch.float64) -> Tensor:
-        """(N, ...) to (B, T, ...), zero on padding."""
+        """(N, ...) to (B, T, ...), zero on padding; or (N - B, ...), all words but the first, which are zero too."""
         padded = torch.zeros(len(self.order) * T, *rows.shape[1:], dtype=dtype, device=rows.device)
-        padded.index_copy_(0, self.word, rows.to(dtype))
+        padded.index_copy_(0, self.word[len(self.word) - len(rows) :], rows.to(dtype))
         return padded.view(len(self.order), T, *rows.shape[1:])
 
     def per_sentence(self, rows: Tensor) -> Tensor:

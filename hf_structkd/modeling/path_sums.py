@@ -67,9 +67,10 @@ class PathSums:
         if not self.messages.ok:
             with torch.no_grad():
                 return self._reference(quantity, self.chain.scores)
-        with torch.inference_mode():
+        with torch.no_grad():
             value = getattr(self.messages, quantity)()
-        return value.clone()  # what leaves inference mode by a copy may take part in autograd
+        # The messages were made in inference mode; what leaves it by a copy may take part in autograd.
+        return value.clone() if value.is_inference() else value
 
     def _reference(self, quantity: str, scores: Scores) -> Tensor:
         return REFERENCE[quantity](self.chain.clean(scores), self.chain.lengths_there)
