@@ -238,8 +238,8 @@ def kept(folder: Path | None, name: str) -> list[dict]:
 def keep(folder: Path | None, name: str, rows: list[dict]) -> None:
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"torch": torch.__version__, "rows": rows}, indent=1)
-        (folder / f"{name}.json").write_text(text + "\n")
+        lines = ",\n".join(json.dumps(row) for row in rows)
+        (folder / f"{name}.json").write_text(f'{{"torch": "{torch.__version__}", "rows": [\n{lines}\n]}}\n')
 
 
 if __name__ == "__main__":

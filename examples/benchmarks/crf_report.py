@@ -48,14 +48,17 @@ def plot(results: list[dict], path: Path) -> None:
     for column, operation in enumerate(shown):
         for row, (axis, fixed, label) in enumerate((("T", "C", "words"), ("C", "T", "tags"))):
             panel, at = axes[row][column], {"C": 20, "T": 128}[fixed]
-            for name in COMPETITORS:
+            for colour, name in enumerate(COMPETITORS):
                 cells = [r for r in results if (r["operation"], r["B"], r[fixed]) == (operation, 32, at)]
                 points = sorted(
                     (r[axis], r["libraries"][name]["milliseconds"]) for r in cells if name in r["libraries"]
                 )
                 if points:
-                    panel.plot(*zip(*points), marker="o", label=name)
+                    panel.plot(*zip(*points), marker="o", label=name, color=f"C{colour}")
             panel.set(xscale="log", yscale="log", xlabel=f"{label} ({fixed} = {at}, 32 sentences)", title=operation)
+            measured = sorted({r[axis] for r in results})
+            panel.set_xticks(measured, [str(number) for number in measured])
+            panel.minorticks_off()
             panel.grid(alpha=0.3)
         axes[0][0].set_ylabel("CPU time, ms")
         axes[1][0].set_ylabel("CPU time, ms")
@@ -130,3 +133,5 @@ def write_report(folder: Path, page: Path) -> None:
     if "memory" in files:
         figures["crf | memory"] = by_library(files["memory"], "mebibytes", "{:.1f}")
     fill_file(page, "crf", figures)
+    if "times" in files:
+        plot(files["times"], folder / "times.png")
