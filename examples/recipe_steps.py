@@ -48,6 +48,7 @@ from hf_structkd.evaluation.results import write_atomically
 from hf_structkd.evaluation.tagging_metrics import TaggingMetrics
 from hf_structkd.modeling.configuration import CRFConfigMixin, label_names
 from hf_structkd.modeling.crf_head import CRFHeadMixin
+from hf_structkd.training.checkpoints import CheckpointedTrainer
 from hf_structkd.training.recipe import RecipeError, compare_settings, dump_settings
 
 logger = logging.getLogger(__name__)
@@ -200,7 +201,7 @@ def _softmax_trainer(
     if args.metric_for_best_model == "macro":
         # The stock trainer knows no macro average; a teacher has one language, whose score it is.
         args.metric_for_best_model = f"{next(iter(dev))}_{metrics.metric_name}"
-    return Trainer(
+    return CheckpointedTrainer(
         model,
         args,
         data_collator=DataCollatorForStructKD(tokenizer),

@@ -42,9 +42,11 @@ class LossLog:
         """The means over the updates since the last call, which this ends.
 
         Args:
-            reduce: mean over processes.
+            reduce: (parts,) -> (parts,), the mean over processes; all of them have the same parts.
         """
-        logs = {name: float(reduce(value)) / len(self._steps) for name, value in self._sums.items()}
+        # One number at a time would be one wait for the other processes each.
+        means = reduce(torch.stack(list(self._sums.values()))) if self._sums else torch.zeros(0)
+        logs = {name: value / len(self._steps) for name, value in zip(self._sums, means.tolist())}
         if self._lambdas:
             logs["kd_lambda"] = sum(self._lambdas) / len(self._lambdas)
         self._sums, self._lambdas, self._steps = {}, [], set()

@@ -16,11 +16,12 @@ from ..hub.model_card import CARD_NAME, REWRITTEN
 from ..hub.push import pushing, reason
 from .arguments import StructKDTrainingArguments
 from .card import trainer_results
+from .checkpoints import CheckpointedTrainer
 
 logger = logging.getLogger(__name__)
 
 
-class PushingTrainer(Trainer):
+class PushingTrainer(CheckpointedTrainer):
     """[`transformers.Trainer`] with complete pushes, and errors on the way to the Hub that cost no result.
 
     `push_to_hub()` and every `hub_strategy` push what `save_model` writes and, beside it, `results.json`, pictures and

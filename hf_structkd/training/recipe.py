@@ -1,4 +1,4 @@
-"""Recipes: a YAML file and command-line options, typed, into dataclasses; and the settings of a run back out.
+"""Recipes: YAML files and command-line options, typed, into dataclasses; and the settings of a run back out.
 
 Built on ``transformers.HfArgumentParser``, which resolves the dataclasses and groups the help. What it does not do is
 done here: values of a YAML file are checked against the fields' types, typing errors in names are answered with the
@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from enum import Enum
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NoReturn, get_type_hints
 
@@ -45,17 +46,18 @@ def parse_recipe(
     description: str | None = None,
     exit_on_error: bool = False,
 ) -> tuple[Any, ...]:
-    """Read ``[RECIPE.yaml] [--field value ...]`` into one instance of each dataclass.
+    """Read ``[RECIPE.yaml ...] [--field value ...]`` into one instance of each dataclass.
 
-    The keys of the recipe are the names of the dataclasses' fields. Options win over the recipe, the recipe over the
-    defaults; an option replaces a list or mapping of the recipe as a whole. YAML is read by the rules of YAML 1.2's
+    The keys of a recipe are the names of the dataclasses' fields. Options win over recipes, recipes over the defaults,
+    and of several recipes (the corpora in one, the student in another) the later one; a list or mapping is replaced as
+    a whole. YAML is read by the rules of YAML 1.2's
     core schema: ``5e-5`` is a number and ``no`` (Norwegian) a string. On the command line a list is several values or
     one JSON list, a mapping is JSON, ``null`` is no value, and a boolean field takes ``--flag``, ``--no_flag`` or
     ``--flag false``. Fields typed ``Any``, or as a union of text and numbers, read their option as YAML would.
 
     Args:
         dataclass_types: Dataclasses without common field names; one may derive from ``TrainingArguments``.
-        argv: The arguments, ``sys.argv[1:]`` by default. The recipe, if any, comes first.
+        argv: The arguments, ``sys.argv[1:]`` by default. Recipes, if any, come first.
         description: What ``--help`` says the script does.
         exit_on_error: Print an error without a traceback and leave with status 2, as scripts should.
 
@@ -63,7 +65,7 @@ def parse_recipe(
         The instances, in the order of ``dataclass_types``.
 
     Raises:
-        RecipeError: If the recipe cannot be read, a field is unknown, given twice, missing or of a wrong type, or a
+        RecipeError: If a recipe cannot be read, a field is unknown, given twice, missing or of a wrong type, or a
             dataclass refuses its values.
         SystemExit: After ``--help`` (status 0); instead of RecipeError with ``exit_on_error`` (status 2).
     """
@@ -71,7 +73,7 @@ def parse_recipe(
     parser = _RecipeParser(
         list(dataclass_types),
         description=description,
-        usage="%(prog)s [RECIPE.yaml] [--field value ...]",
+        usage="%(prog)s [RECIPE.yaml ...] [--field value ...]",
         allow_abbrev=False,  # else --learn is taken for --learning_rate, and a typing error for a prefix
     )
     try:
@@ -185,25 +187,26 @@ class _Once(argparse.Action):
 
 
 def _parse(parser: _RecipeParser, dtypes: list[type], argv: list[str]) -> tuple[Any, ...]:
-    recipe = argv.pop(0) if argv and not argv[0].startswith("-") else None
+    recipes = list(takewhile(lambda argument: not argument.startswith("-"), argv))
     hints = {dtype: get_type_hints(dtype) for dtype in dtypes}
     known = {f.name: (f, hints[dtype][f.name]) for dtype in dtypes for f in dataclasses.fields(dtype) if f.init}
-    options, unknown = parser.parse_known_args(argv)
+    options, unknown = parser.parse_known_args(argv[len(recipes) :])
     for argument in unknown:
         if not argument.startswith("-"):
-            raise RecipeError(f"Unexpected argument {argument!r}: the recipe comes first, then --field value.")
+            raise RecipeError(f"Unexpected argument {argument!r}: recipes come first, then --field value.")
         name = argument.lstrip("-").partition("=")[0].replace("-", "_")
         raise RecipeError(f"Unknown option {argument!r}{_suggest(name, known, '--')}")
 
     values: dict[str, Any] = {}
-    for name, value in (_read_recipe(recipe) if recipe is not None else {}).items():
-        if name not in known:
-            raise RecipeError(f"Unknown field {name!r} in recipe {recipe}{_suggest(str(name), known)}")
-        values[name] = _checked(value, *known[name], f"Field {name!r} in recipe {recipe}")
+    for recipe in recipes:
+        for name, value in _read_recipe(recipe).items():
+            if name not in known:
+                raise RecipeError(f"Unknown field {name!r} in recipe {recipe}{_suggest(str(name), known)}")
+            values[name] = _checked(value, *known[name], f"Field {name!r} in recipe {recipe}")
     for name, text in vars(options).items():
         field, hint = known[name]
-        if recipe is None and isinstance(text, list) and text[-1].endswith((".yaml", ".yml")):
-            raise RecipeError(f"--{name} would take {text[-1]!r} as a value: put the recipe first.")
+        if isinstance(text, list) and text[-1].endswith((".yaml", ".yml")):
+            raise RecipeError(f"--{name} would take {text[-1]!r} as a value: put recipes first.")
         try:
             value = from_text(text, hint)
         except ValueError as error:
@@ -220,7 +223,7 @@ def _parse(parser: _RecipeParser, dtypes: list[type], argv: list[str]) -> tuple[
             instances.append(dtype(**{name: value for name, value in values.items() if name in own}))
         except (ValueError, TypeError, ImportError, OSError) as error:
             given = [f"--{name}" for name in vars(options) if name in own]
-            where = [*([recipe] if recipe else []), *([", ".join(given)] if given else [])]
+            where = [*([", ".join(recipes)] if recipes else []), *([", ".join(given)] if given else [])]
             raise RecipeError(f"{' with '.join(where) or 'The command line'}: {error}") from error
     return tuple(instances)
 

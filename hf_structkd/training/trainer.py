@@ -6,24 +6,22 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
-from transformers import EvalPrediction, PreTrainedConfig, PreTrainedModel
+from transformers import EvalPrediction, PreTrainedModel
 from transformers.trainer_pt_utils import nested_gather
 
 from ..data.collator import DataCollatorForStructKD
-from ..data.columns import LANGUAGE, TARGET_COLUMNS, TOKENS
-from ..data.sampling import MixedSampler
-from ..data.unlabelled import has_gold
-from ..data.words import encode_corpus, tag_column, tag_names
-from ..distillation.annotate import Teachers, annotate, check_temperature
-from ..distillation.objectives import annotation_temperature, needed_columns, parse_objective, weighted_losses
+from ..data.columns import TARGET_COLUMNS
+from ..distillation.annotate import Teachers, check_temperature
+from ..distillation.objectives import needed_columns, parse_objective
 from ..distillation.schedules import LambdaSchedule, Progress, make_schedule
-from ..distillation.targets import Targets, how_to_make
+from ..distillation.targets import Targets
 from ..evaluation.tagging_metrics import TaggingMetrics
 from ..modeling.configuration import label_names
-from ..modeling.crf_head import gold_statistics
-from ..modeling.tag_scheme import TagScheme
 from .arguments import StructKDTrainingArguments
+from .loss_guard import LossGuard
 from .loss_log import LossLog
+from .losses import loss_items, mixed_losses
+from .preparation import annotated, encoded, mixed_sampler
 from .pushing_trainer import PushingTrainer
 
 MACRO = "macro"  # as metric_for_best_model: the headline metric's average over languages
@@ -86,7 +84,8 @@ class StructKDTrainer(PushingTrainer):
         self._asked_top_k = args.top_k
         self.teachers = teachers
         if train_dataset is not None:
-            train_dataset = self._prepare_training_data(train_dataset, processing_class, teachers, args, config)
+            train_dataset = annotated(train_dataset, teachers, self.objectives, args, config)
+            train_dataset = encoded(train_dataset, processing_class, self.label_names_in_order)
         if isinstance(eval_dataset, Mapping):
             eval_dataset = {name: self._encode(data, processing_class) for name, data in eval_dataset.items()}
         elif eval_dataset is not None:
@@ -110,7 +109,7 @@ class StructKDTrainer(PushingTrainer):
         # The loss is a sum divided by the items of the whole accumulated batch on all processes.
         self.model_accepts_loss_kwargs = True
         self.loss_is_scaled_for_ga = True
-        self.loss_log = LossLog()
+        self.loss_log, self.loss_guard = LossLog(), LossGuard()
 
     def _read_objective(self, args: StructKDTrainingArguments) -> None:
         self.objectives = parse_objective(args.objective, args.temperature, args.temperature_mode)  # type: ignore
@@ -141,60 +140,8 @@ class StructKDTrainer(PushingTrainer):
 
     # ---- data ----
 
-    def _encode(self, dataset: Dataset, tokenizer: Any) -> Dataset:
-        columns = getattr(dataset, "column_names", None) or []
-        if TOKENS not in columns or "input_ids" in columns:
-            return dataset
-        if tokenizer is None:
-            raise ValueError("the corpora are not tokenised: give StructKDTrainer the tokenizer as processing_class")
-        return encode_corpus(dataset, tokenizer, self.label_names_in_order)
-
-    def _prepare_training_data(
-        self,
-        dataset: Dataset,
-        tokenizer: Any,
-        teachers: Teachers | None,
-        args: StructKDTrainingArguments,
-        config: PreTrainedConfig,
-    ) -> Dataset:
-        self._refuse_illegal_gold(dataset, config)
-        needed = needed_columns(self.objectives)
-        columns = getattr(dataset, "column_names", None) or []
-        if missing := [name for name in needed if name not in columns]:
-            if teachers is None:
-                raise ValueError(
-                    f"objective {args.objective!r} needs the columns {missing}, and there are no teachers to ask: "
-                    + how_to_make(missing)
-                )
-            dataset = annotate(
-                dataset,
-                teachers,
-                label_names=self.label_names_in_order,
-                targets=needed,
-                top_k=args.top_k,
-                temperature=annotation_temperature(self.objectives),
-                batch_size=args.annotation_batch_size,
-                output_dir=args.annotation_dir,
-                progress=not args.disable_tqdm,
-            )
-        if needed and isinstance(dataset, Dataset):
-            check_temperature(dataset, self.objectives)
-        return self._encode(dataset, tokenizer)
-
-    def _refuse_illegal_gold(self, dataset: Dataset, config: PreTrainedConfig) -> None:
-        """With constraints in training an illegal gold sequence has probability 0, and its loss is infinite."""
-        column = tag_column(dataset) if isinstance(dataset, Dataset) else None
-        if getattr(config, "crf_constraints", "none") != "train" or column is None:
-            return
-        scheme, names = TagScheme(self.label_names_in_order, config.tag_scheme), tag_names(dataset)
-        for row, tags in enumerate(dataset[column]):
-            known = [names[tag] if names else tag for tag in tags or [] if tag not in (None, -100)]
-            if wrong := scheme.violations(known):
-                raise ValueError(
-                    f"row {row} of the training data has tags that {scheme.name} does not allow, first at word "
-                    f"{wrong[0]}: {known}. With crf_constraints='train' they have probability 0: repair the corpus "
-                    "(orphans='repair'), or use crf_constraints='decode'"
-                )
+    def _encode(self, dataset: Any, tokenizer: Any) -> Any:
+        return encoded(dataset, tokenizer, self.label_names_in_order)
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
@@ -203,30 +150,17 @@ class StructKDTrainer(PushingTrainer):
         self._signature_columns = list(dict.fromkeys(columns))  # type: ignore[assignment]
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> torch.utils.data.Sampler | None:
-        temperature, rate = self.args.language_sampling_temperature, self.args.unlabelled_rate
-        if temperature is None and rate is None:
-            return super()._get_train_sampler(train_dataset)
-        # The columns the model does not take are gone by now, so these come from the dataset as given.
-        data: Any = self.train_dataset
-        columns = getattr(data, "column_names", [])
-        if temperature is not None and LANGUAGE not in columns:
-            raise ValueError(f"language_sampling_temperature needs a column {LANGUAGE!r} in the training data")
-        grouped = self.args.train_sampling_strategy == "group_by_length"
-        return MixedSampler(
-            data[LANGUAGE] if LANGUAGE in columns else [""] * len(data),
-            temperature or 1.0,
-            self.args.data_seed if self.args.data_seed is not None else self.args.seed,
-            labelled=None if rate is None else has_gold(data),
-            unlabelled_rate=rate,
-            lengths=[len(ids) for ids in data["input_ids"]] if grouped else None,
-            batch_size=self.args.train_batch_size * self.args.gradient_accumulation_steps,
-        )
+        # The columns the model does not take are gone by now, so the order is made from the dataset as given.
+        sampler = mixed_sampler(self.train_dataset, self.args)
+        return super()._get_train_sampler(train_dataset) if sampler is None else sampler
 
     # ---- loss ----
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor | int | None:
         # Trainer counts labels, which unlabelled sentences have not: show it as many as there are items.
-        items = [{"labels": torch.where(_items(batch, self.args.normalization), 0, -100)} for batch in batch_samples]
+        items = [
+            {"labels": torch.where(loss_items(batch, self.args.normalization), 0, -100)} for batch in batch_samples
+        ]
         return super()._get_num_items_in_batch(items, device)
 
     def current_lambda(self) -> float:
@@ -255,33 +189,30 @@ class StructKDTrainer(PushingTrainer):
             word_mask = inputs["word_mask"] = labels != -100
         outputs = model(**inputs)
         student = self.accelerator.unwrap_model(model).distribution(outputs, "train")
-
-        unlabelled = torch.ones_like(outputs.lengths, dtype=torch.float32)
-        nll = torch.zeros_like(unlabelled)
-        if labels is not None:
-            gold, _ = gold_statistics(labels, word_mask, student.scores.emissions.shape[-1])
-            nll = student.cross_entropy(gold)
-            unlabelled = 1.0 - gold.mass.float()
-        parts = {}
-        if self.objectives and targets:
-            parts = weighted_losses(self.objectives, student, targets)
-
-        lam = self.current_lambda() if parts else 0.0
-        # Without gold tags there is nothing to interpolate with: distillation counts in full.
-        kd_weight = lam + (1.0 - lam) * unlabelled if parts else torch.zeros_like(unlabelled)
-        weighted = {"nll": (1.0 - lam) * nll, **{name: kd_weight * part for name, part in parts.items()}}
+        lam = self.current_lambda()
+        weighted, unweighted = mixed_losses(student, labels, word_mask, targets, self.objectives, lam)
 
         if num_items_in_batch is None:
-            num_items_in_batch = _items({"word_mask": word_mask}, self.args.normalization).sum()
+            num_items_in_batch = loss_items({"word_mask": word_mask}, self.args.normalization).sum()
         scale = 1.0 / num_items_in_batch
         if model.training and self.args.average_tokens_across_devices:
             scale = scale * self.accelerator.num_processes  # gradients are averaged over processes afterwards
         loss = scale * torch.stack([part.sum() for part in weighted.values()]).sum()
         if model.training:
-            step = self.state.global_step
-            self.loss_log.add(weighted, {"nll": nll, **parts}, scale, lam if self.objectives else None, step)
+            self.loss_guard.remember(weighted)
+            self.loss_log.add(weighted, unweighted, scale, lam if self.objectives else None, self.state.global_step)
         loss = loss.to(outputs.emissions.dtype)
         return (loss, {"loss": loss, "logits": outputs.logits}) if return_outputs else loss
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
+        """As in `Trainer`. Raises NonFiniteLossError, naming the sentences, where the loss is NaN or infinite."""
+        loss = super().training_step(model, inputs, *args, **kwargs)
+        # After the backward pass, where Trainer waits for the device anyway (`logging_nan_inf_filter`).
+        if not torch.isfinite(loss):
+            plain = self.accelerator.unwrap_model(model)
+            step, data, tokenizer = self.state.global_step, self.train_dataset, self.processing_class
+            raise self.loss_guard.explain(loss, inputs, step, plain, data, tokenizer)
+        return loss
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """As in `Trainer`, with the CRF's scores in a group of their own where they have their own learning rate."""
@@ -305,9 +236,12 @@ class StructKDTrainer(PushingTrainer):
 
     # ---- logging and evaluation ----
 
+    def _mean_over_processes(self, values: Tensor) -> Tensor:
+        return nested_gather(values, self.args.parallel_mode).reshape(-1, len(values)).mean(dim=0)
+
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if "loss" in logs and self.loss_log:
-            logs = {**logs, **self.loss_log.pop(lambda t: nested_gather(t, self.args.parallel_mode).mean())}
+            logs = {**logs, **self.loss_log.pop(self._mean_over_processes)}
         super().log(logs, *args, **kwargs)
 
     def evaluate(
@@ -339,9 +273,3 @@ class StructKDTrainer(PushingTrainer):
 def _argmax(logits: Any, labels: Any) -> Tensor:
     logits = logits[0] if isinstance(logits, tuple | list) else logits
     return logits.argmax(dim=-1)
-
-
-def _items(batch: Mapping[str, Tensor], normalization: str) -> Tensor:
-    """What a loss is divided by, one True each: (batch, subwords) words or (batch,) sentences."""
-    words = batch["word_mask"].bool() if "word_mask" in batch else batch["labels"] != -100
-    return words if normalization == "word" else words.any(dim=1)

@@ -1,0 +1,178 @@
+"""Checkpoints that are whole or not believed: sealed with checksums when all is written, checked before they are used.
+
+`Trainer` writes a checkpoint file by file into its place. A run killed meanwhile leaves a folder that looks like the
+newest checkpoint and cannot be loaded, or loads as something else. Here the last file of a checkpoint is the list of
+all others with their checksums, and older checkpoints are removed only after it is written: whenever the run dies,
+there is one to go on from, if there ever was.
+"""
+
+import json
+import logging
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import Trainer
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from ..distillation.checksums import file_sha256
+from ..evaluation.results import write_atomically
+
+logger = logging.getLogger(__name__)
+CHECKSUMS_FILE = "checksums.json"
+_NUMBERED = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)")
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint is damaged, or could not be written."""
+
+
+def seal_checkpoint(folder: Path) -> None:
+    """Write the sizes and SHA-256 checksums of all of a checkpoint's files into it, in one step."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != CHECKSUMS_FILE)
+    sums = {path.relative_to(folder).as_posix(): _described(path) for path in files}
+    write_atomically(folder / CHECKSUMS_FILE, json.dumps(sums, indent=2))
+
+
+def is_sealed(folder: Path) -> bool:
+    """Whether a checkpoint was finished; a stock `Trainer`'s never looks it."""
+    return (folder / CHECKSUMS_FILE).exists()
+
+
+def check_checkpoint(folder: Path) -> None:
+    """Raise CheckpointError if a sealed checkpoint is not what was written; it names the file."""
+    file = folder / CHECKSUMS_FILE
+    try:
+        sums = json.loads(file.read_text(encoding="utf-8"))
+        kept = [(folder / name, said["bytes"], said["sha256"]) for name, said in sums.items()]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise CheckpointError(f"{file} is damaged: {error}") from error
+    for path, size, digest in kept:
+        if not path.is_file():
+            raise CheckpointError(f"{path} is missing: {size:,} bytes were written")
+        if (found := _described(path)) != {"bytes": size, "sha256": digest}:
+            raise CheckpointError(
+                f"{path} is damaged: {size:,} bytes were written and their checksum kept; now there are "
+                f"{found['bytes']:,} with another one"
+            )
+
+
+def numbered_checkpoints(folder: Path) -> list[Path]:
+    """A training's checkpoints, newest first."""
+    found = [path for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if _NUMBERED.fullmatch(path.name)]
+    return sorted(found, key=lambda path: -int(path.name.rsplit("-", 1)[1]))
+
+
+def last_whole_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that is finished and undamaged; why newer ones are not is logged."""
+    for checkpoint in numbered_checkpoints(folder):
+        if not is_sealed(checkpoint):
+            logger.warning("%s was never finished: it is left out", checkpoint)
+            continue
+        try:
+            check_checkpoint(checkpoint)
+        except CheckpointError as error:
+            logger.warning("%s; an older checkpoint is looked for", error)
+            continue
+        return checkpoint
+    return None
+
+
+class CheckpointedTrainer(Trainer):
+    """[`transformers.Trainer`] whose checkpoints are sealed, and checked before they are used."""
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """As in `Trainer`. With `resume_from_checkpoint=True` it goes on from the newest checkpoint that is whole.
+
+        Where a run died before its first checkpoint was finished, it starts from the beginning, and says so.
+
+        Raises:
+            CheckpointError: if the checkpoint named is damaged.
+        """
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = self._whole_checkpoint()
+        elif resume_from_checkpoint:
+            named = Path(resume_from_checkpoint)
+            if is_sealed(named):
+                check_checkpoint(named)
+            else:
+                logger.warning("%s has no %s: whether it is whole is not known", named, CHECKSUMS_FILE)
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _whole_checkpoint(self) -> str | bool:
+        output = Path(str(self.args.output_dir))
+        found = numbered_checkpoints(output)
+        whole = last_whole_checkpoint(output)
+        self.accelerator.wait_for_everyone()  # before anything is removed, all have looked
+        if self.args.should_save:
+            for checkpoint in found:
+                if not is_sealed(checkpoint):
+                    shutil.rmtree(checkpoint, ignore_errors=True)
+        if whole is None and found:
+            logger.warning("no checkpoint in %s is whole: training starts from the beginning", output)
+            return False
+        return str(whole) if whole is not None else True  # Trainer says that there is none
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        limit = self.args.save_total_limit
+        try:
+            if self.args.should_save:
+                (folder / CHECKSUMS_FILE).unlink(missing_ok=True)  # of a run that came this far before
+            self.args.save_total_limit = None  # nothing is removed before this one is sealed
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()  # every process has written its own random state
+            if self.args.should_save:
+                seal_checkpoint(folder)
+        except Exception as error:
+            if self.args.should_save:
+                shutil.rmtree(folder, ignore_errors=True)  # it takes the room that the next attempt needs
+            if not _is_about_files(error):
+                raise
+            raise CheckpointError(_not_written(folder, error)) from error
+        finally:
+            self.args.save_total_limit = limit
+        if self.args.should_save and limit:
+            self._remove_old_checkpoints(folder, limit)
+
+    def _remove_old_checkpoints(self, newest: Path, limit: int) -> None:
+        best = self.state.best_model_checkpoint
+        kept = {newest, *([Path(best)] if best else [])}
+        others = [path for path in numbered_checkpoints(newest.parent) if path not in kept]
+        others.sort(key=os.path.getmtime, reverse=True)  # as Trainer does: an earlier run's may have higher numbers
+        for checkpoint in others[max(0, limit - len(kept)) :]:
+            shutil.rmtree(checkpoint, ignore_errors=True)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As in `Trainer`. Raises CheckpointError, naming the folder, if the disk is full or may not be written to."""
+        try:
+            super().save_model(output_dir, _internal_call)
+        except Exception as error:
+            if not _is_about_files(error):
+                raise
+            raise CheckpointError(_not_written(Path(output_dir or str(self.args.output_dir)), error)) from error
+
+    def _load_best_model(self) -> None:
+        best = self.state.best_model_checkpoint
+        if best and is_sealed(Path(best)):
+            check_checkpoint(Path(best))
+        super()._load_best_model()
+
+
+def _is_about_files(error: Exception) -> bool:
+    # safetensors and torch.save have errors of their own for what the operating system said
+    return isinstance(error, OSError) or type(error).__name__ == "SafetensorError" or "writing file" in str(error)
+
+
+def _not_written(folder: Path, error: Exception) -> str:
+    return (
+        f"{folder} could not be written ({error}): make room, or choose another folder, and start again; checkpoints "
+        "that were finished are there to go on from"
+    )
+
+
+def _described(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": file_sha256(path)}

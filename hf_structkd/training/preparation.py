@@ -1,0 +1,110 @@
+"""Training data before the first step: legal gold tags, teachers' answers, subwords, and the order they come in."""
+
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import PreTrainedConfig
+
+from ..data.columns import LANGUAGE, TOKENS
+from ..data.sampling import MixedSampler
+from ..data.unlabelled import has_gold
+from ..data.words import encode_corpus, tag_column, tag_names
+from ..distillation.annotate import Teachers, annotate, check_temperature
+from ..distillation.objectives import Chosen, annotation_temperature, needed_columns
+from ..distillation.targets import how_to_make
+from ..modeling.configuration import label_names
+from ..modeling.tag_scheme import TagScheme
+from .arguments import StructKDTrainingArguments
+
+
+def encoded(dataset: Any, tokenizer: Any, labels: list[str]) -> Any:
+    """A corpus with subwords; what has them already, or is no corpus with words, stays as it is.
+
+    Raises:
+        ValueError: if there is no tokenizer.
+    """
+    columns = getattr(dataset, "column_names", None) or []
+    if TOKENS not in columns or "input_ids" in columns:
+        return dataset
+    if tokenizer is None:
+        raise ValueError("the corpora are not tokenised: give StructKDTrainer the tokenizer as processing_class")
+    return encode_corpus(dataset, tokenizer, labels)
+
+
+def annotated(
+    dataset: Any,
+    teachers: Teachers | None,
+    objectives: Chosen,
+    args: StructKDTrainingArguments,
+    config: PreTrainedConfig,
+) -> Any:
+    """Training data with the answers that the objectives read; teachers are asked where they are missing.
+
+    Raises:
+        ValueError: if there are neither answers nor teachers, answers at another temperature, or gold tags that the
+            model's constraints exclude.
+    """
+    _refuse_illegal_gold(dataset, config)
+    needed = needed_columns(objectives)
+    columns = getattr(dataset, "column_names", None) or []
+    if missing := [name for name in needed if name not in columns]:
+        if teachers is None:
+            raise ValueError(
+                f"objective {args.objective!r} needs the columns {missing}, and there are no teachers to ask: "
+                + how_to_make(missing)
+            )
+        dataset = annotate(
+            dataset,
+            teachers,
+            label_names=label_names(config),
+            targets=needed,
+            top_k=args.top_k,
+            temperature=annotation_temperature(objectives),
+            batch_size=args.annotation_batch_size,
+            output_dir=args.annotation_dir,
+            progress=not args.disable_tqdm,
+        )
+    if needed and isinstance(dataset, Dataset):
+        check_temperature(dataset, objectives)
+    return dataset
+
+
+def mixed_sampler(data: Any, args: StructKDTrainingArguments) -> torch.utils.data.Sampler | None:
+    """The order in which training data come, where languages or sentences without gold have a share of their own.
+
+    Raises:
+        ValueError: if languages are to be balanced and the data do not tell them.
+    """
+    temperature, rate = args.language_sampling_temperature, args.unlabelled_rate
+    if temperature is None and rate is None:
+        return None
+    columns = getattr(data, "column_names", [])
+    if temperature is not None and LANGUAGE not in columns:
+        raise ValueError(f"language_sampling_temperature needs a column {LANGUAGE!r} in the training data")
+    grouped = args.train_sampling_strategy == "group_by_length"
+    return MixedSampler(
+        data[LANGUAGE] if LANGUAGE in columns else [""] * len(data),
+        temperature or 1.0,
+        args.data_seed if args.data_seed is not None else args.seed,
+        labelled=None if rate is None else has_gold(data),
+        unlabelled_rate=rate,
+        lengths=[len(ids) for ids in data["input_ids"]] if grouped else None,
+        batch_size=args.train_batch_size * args.gradient_accumulation_steps,
+    )
+
+
+def _refuse_illegal_gold(dataset: Any, config: PreTrainedConfig) -> None:
+    """With constraints in training an illegal gold sequence has probability 0, and its loss is infinite."""
+    column = tag_column(dataset) if isinstance(dataset, Dataset) else None
+    if getattr(config, "crf_constraints", "none") != "train" or column is None:
+        return
+    scheme, names = TagScheme(label_names(config), config.tag_scheme), tag_names(dataset)
+    for row, tags in enumerate(dataset[column]):
+        known = [names[tag] if names else tag for tag in tags or [] if tag not in (None, -100)]
+        if wrong := scheme.violations(known):
+            raise ValueError(
+                f"row {row} of the training data has tags that {scheme.name} does not allow, first at word "
+                f"{wrong[0]}: {known}. With crf_constraints='train' they have probability 0: repair the corpus "
+                "(orphans='repair'), or use crf_constraints='decode'"
+            )
