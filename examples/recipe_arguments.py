@@ -1,6 +1,6 @@
 """The fields of a recipe, besides those of `StructKDTrainingArguments`. The three scripts share them."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 Temperature = float | Literal["auto"]
@@ -19,8 +19,9 @@ class DataArguments:
     corpus: str | dict[str, Any] = field(
         default="demo",
         metadata={
-            "help": "Where the corpora are: a path or Hub id with {language} and {split} to be filled in, a mapping "
-            "language -> such a template or language -> {train, dev, test}, or 'demo' for the built-in corpus."
+            "help": "Where the corpora are: a path or Hub id (owner/name:config@revision) with {language} and {split} "
+            "to be filled in, a mapping language -> such a template or language -> {train, dev, test}, or 'demo' for "
+            "the built-in corpus."
         },
     )
     languages: list[str] | None = field(
@@ -33,6 +34,13 @@ class DataArguments:
     )
     tag_scheme: Literal["BIO", "BIOES", "plain"] | None = field(
         default=None, metadata={"help": "BIO, BIOES or plain; found from the tags by default."}
+    )
+    corpus_scheme: Literal["BIO", "BIOES"] | None = field(
+        default=None,
+        metadata={
+            "help": "Scheme of the corpora's tags where it is not tag_scheme: BIO corpora are rewritten as BIOES, or "
+            "the reverse. The entities stay the same."
+        },
     )
     orphans: Literal["accept", "repair", "refuse"] = field(
         default="accept", metadata={"help": "What becomes of tag sequences the scheme forbids, an I- after O say."}
@@ -60,6 +68,12 @@ class DataArguments:
     )
     max_dev_sentences: int | None = field(default=None, metadata={"help": "Dev sentences of each language."})
     max_test_sentences: int | None = field(default=None, metadata={"help": "Test sentences of each language."})
+
+    def __post_init__(self) -> None:
+        if self.corpus_scheme is not None and self.tag_scheme not in ("BIO", "BIOES"):
+            raise ValueError(
+                f"corpus_scheme {self.corpus_scheme} is rewritten as tag_scheme: BIO or BIOES, not {self.tag_scheme}"
+            )
 
 
 @dataclass
@@ -137,7 +151,7 @@ class TeacherArguments:
             "help": "Language -> its teacher; languages without one have theirs trained. A teacher is a checkpoint (a "
             "Hub id or a folder), or a mapping {checkpoint, weight, temperature, label_map, scheme, revision, "
             "trust_remote_code}, or a list of such: several teachers of one language. One teacher or one list in "
-            "place of the mapping of languages teaches all languages."
+            "place of the mapping of languages teaches all languages; runs/teachers/{language} names one for each."
         },
     )
     teacher_label_map: dict[str, str | list[str]] | None = field(
@@ -189,7 +203,8 @@ class TeacherArguments:
         """The teachers that the recipe gives a language; none where one is to be trained."""
         own = self.teachers.get(language) if isinstance(self.teachers, dict) else self.teachers
         listed = own if isinstance(own, list) else [own] if own else []
-        return [TeacherSource(item) if isinstance(item, str) else item for item in listed]
+        sources = [TeacherSource(item) if isinstance(item, str) else item for item in listed]
+        return [replace(source, checkpoint=source.checkpoint.replace("{language}", language)) for source in sources]
 
 
 @dataclass

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import datasets
 
-from ..modeling.tag_scheme import SchemeName, TagScheme, infer_scheme, split_tag
+from ..modeling.tag_scheme import SchemeName, TagScheme, convert_tags, infer_scheme, split_tag
 from .demo_corpus import DEMO_LANGUAGES
 from .readers import CorpusError, RawSentence
 from .sources import FILE_NAME, open_source
@@ -39,6 +39,7 @@ def load_corpus(
     language: str,
     split: str | None = None,
     scheme: SchemeName | None = None,
+    to_scheme: SchemeName | None = None,
     orphans: Orphans = "accept",
     tags_column: str | None = None,
     tokens_column: str | int | None = None,
@@ -50,12 +51,13 @@ def load_corpus(
 
     Args:
         source: A CoNLL column file, ``.conllu``, ``.jsonl``, ``.json`` (each of these possibly gzipped),
-            ``.parquet``, a folder written by ``save_to_disk``, a Hub id (``"owner/name"`` or
-            ``"owner/name:config"``), or ``"demo"`` for the built-in corpus. What exists on disk is never looked for
-            on the Hub; any other file name is read as a column file.
+            ``.parquet``, a folder written by ``save_to_disk``, a Hub id (``"owner/name"``,
+            ``"owner/name:config"``, either with ``"@revision"``), or ``"demo"`` for the built-in corpus. What exists
+            on disk is never looked for on the Hub; any other file name is read as a column file.
         language: The value of the ``language`` column.
         split: Which split, for sources that have several. ``dev`` and ``validation`` are the same.
         scheme: The tag scheme, to judge legality; inferred from the tags by default.
+        to_scheme: BIO tags are rewritten as BIOES, or the reverse, if this is the other one.
         orphans: What to do with tag sequences that the scheme does not allow (an ``I-`` after ``O``): ``"accept"``
             them as they are, ``"repair"`` them (see :meth:`TagScheme.repair`; this makes BIO out of IOB1), or
             ``"refuse"`` them with an error naming the place. They are counted and logged.
@@ -87,7 +89,9 @@ def load_corpus(
         raise CorpusError(f"{source}: no sentences. Is it the right file, and complete?")
     if label_names is not None:
         _check_labels(sentences, label_names)
-    _treat_orphans(source, sentences, scheme, orphans, label_names)
+    found = _treat_orphans(source, sentences, scheme, orphans, label_names)
+    if to_scheme not in (None, found):
+        _convert(source, sentences, found, to_scheme)
     columns = {
         "tokens": [sentence.tokens for sentence in sentences],
         "tags": [sentence.tags for sentence in sentences],
@@ -240,15 +244,15 @@ def _treat_orphans(
     scheme: SchemeName | None,
     orphans: Orphans,
     label_names: Sequence[str] | None,
-) -> None:
-    """Count illegal tag sequences, and accept, repair (in place) or refuse them."""
+) -> SchemeName:
+    """Count illegal tag sequences, and accept, repair (in place) or refuse them; the scheme that they follow."""
     tags = sorted({tag for sentence in sentences for tag in sentence.tags})
     name = scheme or infer_scheme(label_names or tags)
     if name == "plain":
         odd = [tag for tag in tags if tag != "O" and not split_tag(tag)[0]]
         if scheme is None and "O" in tags and len(odd) < len(tags) - 1:  # one mistyped tag undoes the inference
             logger.warning("%s: read as plain tags because of %s; give scheme= if it is BIO or BIOES.", source, odd)
-        return
+        return name
     # Over the complete label set, so that an IOB1 corpus that never says B-PER is judged, and repaired, as BIO.
     types = sorted({split_tag(tag)[1] for tag in tags if split_tag(tag)[0]})
     full = TagScheme.from_entity_types(types, name)
@@ -281,3 +285,15 @@ def _treat_orphans(
         logger.warning(
             "%s: %d illegal %s tag(s) in %d of %d sentences %s.", source, words, name, count, len(sentences), outcome
         )
+    return name
+
+
+def _convert(source: str | Path, sentences: list[RawSentence], scheme: Any, to_scheme: Any) -> None:
+    """Rewrite tags in another scheme, in place."""
+    if "plain" in (scheme, to_scheme):
+        raise CorpusError(f"{source}: {scheme} tags cannot be rewritten as {to_scheme} tags.")
+    for sentence in sentences:
+        try:
+            sentence.tags = convert_tags(sentence.tags, scheme, to_scheme)
+        except ValueError as error:
+            raise CorpusError(f"{sentence.place(0)}: {error} orphans='repair' does.") from error

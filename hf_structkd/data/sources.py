@@ -21,7 +21,8 @@ from .readers import (
 
 # Names with these endings are files: that one is missing must not send us looking on the Hub.
 FILE_NAME = re.compile(r".*\.(conllu?|conll\d+|txt|tsv|iob\d?|bio|bioes|jsonl?|parquet|gz)", re.IGNORECASE)
-_HUB_ID = re.compile(r"(?P<name>\w[\w.-]*/[\w.-]+)(?::(?P<config>[\w.+-]+))?")
+_HUB_ID = re.compile(r"(?P<name>\w[\w.-]*/[\w.-]+)(?::(?P<config>[\w.+-]+))?(?:@(?P<revision>\w[\w./+-]*))?")
+_CONVERTED = re.compile(r"refs/convert/\w+")  # branches that the Hub itself writes, from datasets with scripts too
 _SAME_SPLIT = {"dev": "validation", "validation": "dev"}
 
 
@@ -77,8 +78,10 @@ def open_table(source: str | Path, split: str | None) -> datasets.Dataset | None
         return _saved(path, split)
     if not path.exists() and not FILE_NAME.fullmatch(name):
         if match := _HUB_ID.fullmatch(name):
-            return _from_hub(match["name"], match["config"], split)
-        raise CorpusError(f"{name}: no such file or folder, nor a Hub id (owner/name or owner/name:config).")
+            return _from_hub(match["name"], match["config"], match["revision"], split)
+        raise CorpusError(
+            f"{name}: no such file or folder, nor a Hub id (owner/name, owner/name:config, either with @revision)."
+        )
     if not path.exists():
         raise CorpusError(f"{name}: no such file.")
     return _parquet(path) if file_suffix(path).endswith(".parquet") else None
@@ -115,14 +118,18 @@ def _parquet(path: Path) -> datasets.Dataset:
         raise CorpusError(f"{path}: not a Parquet file ({error}).") from error
 
 
-def _from_hub(name: str, config: str | None, split: str | None) -> datasets.Dataset:
+def _from_hub(name: str, config: str | None, revision: str | None, split: str | None) -> datasets.Dataset:
+    which: dict[str, str | None] = {} if revision is None else {"revision": revision}
+    if revision is not None and _CONVERTED.fullmatch(revision):
+        config, which["data_dir"] = None, config  # there a configuration is a folder, and nothing names it
     try:
-        loaded = datasets.load_dataset(name, config)
+        loaded = datasets.load_dataset(name, config, **which)
     except Exception as error:  # network, permissions, missing configurations: the Hub's own words are the best
         reason = f"{type(error).__name__}: {error}"
         raise CorpusError(
             f"{name}: neither a file nor to be had from the Hub ({reason}). Give a path that exists, or the id of a "
-            "dataset without loading script, with its configuration as owner/name:config."
+            "dataset without loading script, with its configuration as owner/name:config. Many of those with a script "
+            "are there without it as owner/name:config@refs/convert/parquet."
         ) from error
     return _choose_split(name, cast("datasets.DatasetDict", loaded), split)
 

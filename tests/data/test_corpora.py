@@ -207,6 +207,38 @@ class TestTables:
         assert_is_the_corpus(load("someone/set", split="validation"))
         assert asked == [("someone/wikiann", "en"), ("someone/set", None)]
 
+    def test_hub_revisions(self, monkeypatch):
+        asked = []
+
+        def load_dataset(name, config, **which):
+            asked.append((name, config, which))
+            return datasets.DatasetDict(train=self.classes())
+
+        monkeypatch.setattr(corpora.datasets, "load_dataset", load_dataset)
+        for source in ("ud/ud:en_ewt@2.15", "a/b@v1.0", "a/b:es@refs/convert/parquet", "a/b@refs/convert/parquet"):
+            assert_is_the_corpus(load(source, split="train"))
+        converted = {"revision": "refs/convert/parquet"}
+        assert asked == [
+            ("ud/ud", "en_ewt", {"revision": "2.15"}),
+            ("a/b", None, {"revision": "v1.0"}),
+            ("a/b", None, converted | {"data_dir": "es"}),
+            ("a/b", None, converted | {"data_dir": None}),
+        ]
+
+    def test_a_converted_branch_is_read_as_the_hub_lays_it_out(self, tmp_path, monkeypatch):
+        # One folder a configuration, and no card that names them: asking for a configuration by name fails there.
+        for config, count in (("es", 1), ("nl", 2)):
+            (tmp_path / config / "train").mkdir(parents=True)
+            self.classes().select(range(count)).to_parquet(tmp_path / config / "train" / "0000.parquet")
+        real = datasets.load_dataset
+
+        def load_dataset(name, config, revision, data_dir):
+            return real(str(tmp_path), config, data_dir=data_dir, cache_dir=str(tmp_path / "cache"))
+
+        monkeypatch.setattr(corpora.datasets, "load_dataset", load_dataset)
+        assert len(load("a/b:es@refs/convert/parquet", split="train")) == 1
+        assert_is_the_corpus(load("a/b:nl@refs/convert/parquet", split="train"))
+
     def test_hub_failure_is_explained(self, monkeypatch):
         def load_dataset(name, config):
             raise ConnectionError("offline")
@@ -257,6 +289,14 @@ class TestTables:
 class TestTags:
     IOB1 = "Ada I-PER\nin O\nNew I-LOC\nYork I-LOC\nRome B-LOC\n"
 
+    def test_another_scheme(self, write):
+        path = write(CONLL)
+        bioes = [["B-PER", "E-PER", "O", "O", "S-LOC"], ["O"] * 4]
+        assert load(path, to_scheme="BIOES")["tags"] == bioes
+        assert_is_the_corpus(load(path, to_scheme="BIO"))
+        rewritten = write("\n".join("".join(f"{w}\t{t}\n" for w, t in zip(*row)) for row in zip(TOKENS, bioes)))
+        assert_is_the_corpus(load(rewritten, to_scheme="BIO"))
+
     def test_orphans(self, write, caplog):
         path = write(self.IOB1)
         with caplog.at_level(logging.WARNING):
@@ -267,6 +307,11 @@ class TestTags:
         with pytest.raises(CorpusError, match=r"corpus.conll:1: 'I-PER' after 'O'.*orphans='repair'"):
             load(path, orphans="refuse")
         assert load(path, orphans="refuse", scheme="plain").num_rows == 1
+        with pytest.raises(CorpusError, match=r"corpus.conll:1: Illegal BIO tag 'I-PER' at word 0.*orphans='repair'"):
+            load(path, to_scheme="BIOES")
+        assert load(path, to_scheme="BIOES", orphans="repair").num_rows == 1
+        with pytest.raises(CorpusError, match="plain tags cannot be rewritten as BIOES"):
+            load(path, scheme="plain", to_scheme="BIOES")
 
     def test_label_set(self, write):
         path = write(CONLL)

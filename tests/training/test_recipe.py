@@ -96,6 +96,22 @@ def test_options_win_over_the_recipe_and_the_recipe_over_defaults(recipe):
     assert arguments.languages == ["de", "nl"]
 
 
+def test_of_several_recipes_the_later_one_wins_and_each_is_named(recipe, tmp_path):
+    corpora = tmp_path / "corpora.yaml"
+    corpora.write_text("languages: [en, de]\nsizes: {en: 5}\nlimit: 10\n")
+    student = recipe("sizes: {de: 1}\nfraction: 0.5\n")
+    arguments = read(str(corpora), student, "--limit", "3")
+    assert (arguments.languages, arguments.fraction, arguments.limit) == (["en", "de"], 0.5, 3)
+    assert arguments.sizes == {"de": 1}  # as a whole: a mapping of two halves would be nobody's
+    assert read(student, str(corpora)).sizes == {"en": 5}
+    corpora.write_text("limit: many\n")
+    assert "corpora.yaml" in refusal(str(corpora), student)
+    assert "recipes first" in refusal(student, "--languages", "en", str(corpora))
+    corpora.write_text("limit: 1\n")
+    student = recipe("output_dir: x\nload_best_model_at_end: true\neval_strategy: 'no'\nsave_strategy: steps\n")
+    assert f"{corpora}, {student}: " in refusal(str(corpora), student, types=(DataArguments, TrainArguments))
+
+
 @pytest.mark.parametrize(
     ("argv", "name", "expected"),
     [
@@ -190,8 +206,8 @@ def test_a_wrong_recipe_is_refused_by_name(recipe, text, parts):
         (["--lowercase", "perhaps"], ["--lowercase", "'perhaps'"]),
         (["--sizes", "{en: 5}"], ["--sizes", "not JSON"]),
         (["--sizes", '{"en": 1, "en": 2}'], ["--sizes", "twice"]),
-        (["--languages", "en", "recipe.yaml"], ["recipe first"]),
-        (["--limit", "3", "recipe.yaml"], ["comes first"]),
+        (["--languages", "en", "recipe.yaml"], ["recipes first"]),
+        (["--limit", "3", "recipe.yaml"], ["come first"]),
         (["absent.yaml"], ["absent.yaml", "cannot be read"]),
     ],
 )
