@@ -174,10 +174,10 @@ def _bar(sentences: int, done: int, progress: bool) -> tqdm:
 
 def _in_memory(question: Question, shard_size: int, progress: bool) -> Dataset:
     shards = question.shards(shard_size)
-    with _bar(len(question.sentences), 0, progress) as bar:
+    with _bar(question.count, 0, progress) as bar:
         tables, sums = zip(*(question.answer(shard, bar.update) for shard in shards))
     notes = [{"language": shard.language, "sums": part} for shard, part in zip(shards, sums)]
-    _log_summary(_summary(question, notes), sum(table.nbytes for table in tables) / len(question.sentences))
+    _log_summary(_summary(question, notes), sum(table.nbytes for table in tables) / question.count)
     return Dataset(in_order(tables, [shard.rows for shard in shards]))
 
 

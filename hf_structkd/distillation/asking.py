@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from datasets import Dataset
 
@@ -28,16 +29,18 @@ from .targets import UNPROVEN, ask
 ALL = "*"  # stands for every language where one panel serves all
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Shard:
     """Sentences that are asked and kept together: rows of the dataset, all of one panel, longest first."""
 
     language: str
-    rows: tuple[int, ...]
+    rows: np.ndarray  # (sentences,)
 
 
 class Question:
     """What is asked about which sentences, and of whom.
+
+    Sentences are read from the dataset when they are asked about, so what lies in memory is a few bytes a sentence.
 
     Args:
         dataset: the corpus.
@@ -59,11 +62,12 @@ class Question:
     ) -> None:
         self.panels, self.label_names, self.targets = dict(panels), list(label_names), list(targets)
         self.top_k, self.temperature, self.batch_size = top_k, temperature, batch_size
-        self.sentences: list[list[str]] = list(dataset[TOKENS])
-        self.languages = [ALL] * len(self.sentences) if ALL in self.panels else list(dataset[LANGUAGE])
+        self.count = len(dataset)
+        self._lengths, self._panel_of = _lengths_and_panels(dataset, sorted(self.panels))
         self.features = target_features(self.targets, len(self.label_names))
         column = tag_column(dataset)
-        self._gold = list(dataset[column]) if column else None
+        self._gold_column = column
+        self._dataset = dataset.with_format(None).select_columns([TOKENS, *([column] if column else [])])
         names = tag_names(dataset) or self.label_names
         ids = {label: i for i, label in enumerate(self.label_names)}
         self._gold_ids: dict[str | int, int] = {i: ids.get(name, -1) for i, name in enumerate(names)}
@@ -73,10 +77,10 @@ class Question:
     def shards(self, size: int) -> list[Shard]:
         """Every sentence once; by language, longest first, so that batches waste little on padding."""
         shards = []
-        for language in sorted(self.panels):
-            rows = [row for row, own in enumerate(self.languages) if own == language]
-            rows.sort(key=lambda row: (-len(self.sentences[row]), row))
-            shards += [Shard(language, tuple(rows[start : start + size])) for start in range(0, len(rows), size)]
+        for number, language in enumerate(sorted(self.panels)):
+            rows = np.flatnonzero(self._panel_of == number)
+            rows = rows[np.argsort(-self._lengths[rows], kind="stable")]
+            shards += [Shard(language, rows[start : start + size]) for start in range(0, len(rows), size)]
         return shards
 
     def answer(self, shard: Shard, done: Callable[[int], object] = lambda count: None) -> tuple[pa.Table, Sums]:
@@ -91,7 +95,7 @@ class Question:
         """
         batches, sums = [], []
         for start in range(0, len(shard.rows), self.batch_size):
-            rows = shard.rows[start : start + self.batch_size]
+            rows = shard.rows[start : start + self.batch_size].tolist()
             batch, part = self._answer(shard.language, rows)
             batches.append(batch)
             sums.append(part)
@@ -101,7 +105,9 @@ class Question:
     @torch.inference_mode()
     def _answer(self, language: str, rows: Sequence[int]) -> tuple[pa.RecordBatch, Sums]:
         panel, groups = self.panels[language], self._groups[language]
-        sentences = [self.sentences[row] for row in rows]
+        asked = self._dataset[list(rows)]
+        sentences: list[list[str]] = asked[TOKENS]
+        gold_tags = asked[self._gold_column] if self._gold_column else [None] * len(rows)
         lengths = np.array([len(words) for words in sentences])
         try:
             distribution = panel.distribution(sentences, self.label_names)
@@ -113,21 +119,36 @@ class Question:
             raise ValueError(f"asking {panel.name} about rows {list(rows[:5])}...: {error}") from error
         for name in (MARGINALS, EMISSIONS, TOPK_LOG_PROBS, ENTROPY):
             if name in values and np.isnan(values[name]).any():
-                row = rows[int(np.isnan(values[name]).reshape(len(rows), -1).any(axis=1).argmax())]
+                at = int(np.isnan(values[name]).reshape(len(rows), -1).any(axis=1).argmax())
                 raise ValueError(
-                    f"{panel.name} answered NaN ({name}) to row {row}, {' '.join(self.sentences[row])[:80]!r}: check "
+                    f"{panel.name} answered NaN ({name}) to row {rows[at]}, {' '.join(sentences[at])[:80]!r}: check "
                     "its weights and its dtype"
                 )
         values[GROUPS] = np.tile(np.array(groups or range(len(self.label_names))), (len(rows), 1))
         values[TEMPERATURE] = np.full(len(rows), self.temperature)
         best = values[TOPK_TAGS][:, 0] if TOPK_TAGS in values else values[MARGINALS].argmax(axis=-1)
-        gold = [self._gold_of(row, groups) for row in rows]
+        gold = [self._gold_ids_of(tags, words, groups) for tags, words in zip(gold_tags, sentences)]
         sums = batch_sums(lengths, values[ENTROPY], values.get(TOPK_LOG_PROBS), values.get(UNPROVEN), best, gold)
         return arrow_batch(values, lengths, self.features), sums
 
-    def _gold_of(self, row: int, groups: tuple[int, ...] | None) -> np.ndarray | None:
-        tags = self._gold[row] if self._gold is not None else None
-        if not tags or len(tags) != len(self.sentences[row]):
+    def _gold_ids_of(
+        self, tags: Sequence[str | int] | None, words: Sequence[str], groups: tuple[int, ...] | None
+    ) -> np.ndarray | None:
+        if not tags or len(tags) != len(words):
             return None
         ids = [self._gold_ids.get(tag, -1) for tag in tags]
         return np.array([groups[tag] if groups and tag >= 0 else tag for tag in ids])
+
+
+def _lengths_and_panels(dataset: Dataset, panels: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Each sentence's number of words, and the number of the panel it goes to: (sentences,) each."""
+    by_language = ALL not in panels
+    columns = [TOKENS, *([LANGUAGE] if by_language else [])]
+    lengths, places = np.zeros(len(dataset), np.int32), np.zeros(len(dataset), np.int32)
+    start = 0
+    for table in dataset.with_format("arrow").select_columns(columns).iter(batch_size=10_000):
+        here = slice(start, start := start + len(table))
+        lengths[here] = pc.list_value_length(table[TOKENS]).to_numpy()
+        if by_language:
+            places[here] = pc.index_in(table[LANGUAGE], pa.array(panels)).to_numpy()
+    return lengths, places

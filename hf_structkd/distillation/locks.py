@@ -19,18 +19,22 @@ def only_us(folder: Path, error: type[Exception], doing: str) -> Iterator[None]:
 
     Args:
         folder: a work folder.
-        error: what is raised if another process holds it.
+        error: what is raised if another process holds it, or it cannot be written to.
         doing: what that one must be doing, for the message (`"asking the teachers for runs/x/annotations"`).
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK_FILE)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / LOCK_FILE)
         lock.acquire(blocking=False)
     except Timeout:
         raise error(
             f"another process is {doing} (it holds {folder / LOCK_FILE}): wait until it has finished, or choose "
             "another folder"
         ) from None
+    except OSError as refused:
+        raise error(
+            f"{folder} cannot be written to ({refused.strerror or refused}): choose another folder"
+        ) from refused
     try:
         yield
     finally:

@@ -5,6 +5,9 @@ and, written after it, a note with its checksum. A process that is killed leaves
 nobody reads. When all shards are there they become one file in the dataset's order, and the folder takes its name in
 one step. Shards do not depend on how many processes ask, nor does the file made of them. One job at a time holds the
 work folder.
+
+Every file has a checksum, in a file that has one of itself: a shard that is not what was written is asked again, and
+of finished answers the file that is damaged is named.
 """
 
 import hashlib
@@ -12,8 +15,8 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset
 
+from .checksums import file_sha256, read_sealed, sealed
 from .locks import LOCK_FILE, only_us
 from .summary import Sums
 
@@ -31,7 +35,7 @@ _ROWS_AT_ONCE = 1000
 
 
 class AnnotationError(ValueError):
-    """A stored annotation does not fit what is asked, or is damaged."""
+    """A stored annotation does not fit what is asked, is damaged, or could not be written."""
 
 
 def differences(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
@@ -53,17 +57,18 @@ def finished(folder: Path) -> bool:
 
 def load_finished(folder: Path, record: Mapping[str, Any]) -> Dataset:
     """The answers of a finished folder. Raises AnnotationError if they answer another question or are damaged."""
-    stored = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
+    stored = _read_record(folder / RECORD_FILE, f"remove {folder} and ask again")
     if differ := differences(stored, record):
         raise AnnotationError(f"{folder} holds answers to another question ({differ}); use another folder")
-    file, kept = folder / ANSWERS_FILE, stored.get("answers", {})
-    if not file.exists() or _checksum(file) != kept.get("sha256"):
-        found = f"{file.stat().st_size:,} bytes" if file.exists() else "no file"
-        raise AnnotationError(
-            f"{file} is damaged: {kept.get('bytes', 0):,} bytes were written and their checksum kept; now there is "
-            f"{found} with another one. Remove {folder} and ask again"
-        )
-    return Dataset.from_file(str(file))
+    for name, kept in stored.get("files", {ANSWERS_FILE: stored.get("answers", {})}).items():
+        file = folder / name
+        if not file.exists() or file_sha256(file) != kept.get("sha256"):
+            found = f"{file.stat().st_size:,} bytes with another one" if file.exists() else "no file"
+            raise AnnotationError(
+                f"{file} is damaged: {kept.get('bytes', 0):,} bytes were written and their checksum kept; now there "
+                f"is {found}. Remove {folder} and ask again"
+            )
+    return Dataset.from_file(str(folder / ANSWERS_FILE))
 
 
 def load_summary(folder: Path) -> dict[str, Any]:
@@ -96,7 +101,7 @@ class PartialAnswers:
     def open(self) -> None:
         """Make or take up the work folder, which is held. Raises AnnotationError if it belongs to another question."""
         file = self.work / QUESTION_FILE
-        stored = json.loads(file.read_text(encoding="utf-8")) if file.exists() else self.question
+        stored = _read_record(file, f"remove {self.work} and ask again") if file.exists() else self.question
         if differ := differences(stored, self.question):
             raise AnnotationError(
                 f"{self.work} holds unfinished answers to another question ({differ}); remove it, or use another "
@@ -104,7 +109,7 @@ class PartialAnswers:
             )
         for stale in self.work.glob("*.tmp"):  # of processes that were killed
             stale.unlink()
-        _write(file, json.dumps(self.question, indent=2, ensure_ascii=False).encode())
+        _write(file, _json(sealed(self.question)))
 
     def _paths(self, number: int) -> tuple[Path, Path]:
         return self.work / f"shard-{number:05d}.arrow", self.work / f"shard-{number:05d}.json"
@@ -114,8 +119,12 @@ class PartialAnswers:
         file, note_file = self._paths(number)
         if not note_file.exists() or not file.exists():
             return None
-        note = json.loads(note_file.read_text(encoding="utf-8"))
-        if _checksum(file) != note["sha256"]:
+        try:
+            note = read_sealed(note_file)
+        except ValueError as error:
+            logger.warning("%s is damaged (%s): its shard is asked again", note_file, error)
+            return None
+        if file_sha256(file) != note.get("sha256"):
             logger.warning("%s does not match its checksum: it is asked again", file)
             return None
         return note
@@ -130,10 +139,10 @@ class PartialAnswers:
         data = sink.getvalue().to_pybytes()
         _write(file, data)
         note = {"sha256": hashlib.sha256(data).hexdigest(), "language": language, "sums": sums}
-        _write(note_file, json.dumps(note).encode())
+        _write(note_file, json.dumps(sealed(note)).encode())
 
     def finish(
-        self, rows_of_shards: Sequence[Sequence[int]], summary: Callable[[list[dict[str, Any]]], dict[str, Any]]
+        self, rows_of_shards: Sequence[np.ndarray], summary: Callable[[list[dict[str, Any]]], dict[str, Any]]
     ) -> None:
         """Put all shards together in the dataset's order, and give the folder its name.
 
@@ -151,14 +160,20 @@ class PartialAnswers:
             )
         ready = self.work / "finished"
         shutil.rmtree(ready, ignore_errors=True)
-        ready.mkdir()
-        tables = [_read(self._paths(number)[0]) for number in range(len(rows_of_shards))]
-        in_order(tables, rows_of_shards, ready / ANSWERS_FILE)
-        file = ready / ANSWERS_FILE
-        record = {**self.question, "answers": {"sha256": _checksum(file), "bytes": file.stat().st_size}}
-        made = summary([note for note in notes if note is not None])
-        _write(ready / SUMMARY_FILE, json.dumps(made, indent=2, ensure_ascii=False).encode())
-        _write(ready / RECORD_FILE, json.dumps(record, indent=2, ensure_ascii=False).encode())
+        try:
+            with _writing(ready):
+                ready.mkdir()
+                tables = [_read(self._paths(number)[0]) for number in range(len(rows_of_shards))]
+                in_order(tables, rows_of_shards, ready / ANSWERS_FILE)
+            _write(ready / SUMMARY_FILE, _json(summary([note for note in notes if note is not None])))
+            files = {
+                name: {"sha256": file_sha256(ready / name), "bytes": (ready / name).stat().st_size}
+                for name in (ANSWERS_FILE, SUMMARY_FILE)
+            }
+            _write(ready / RECORD_FILE, _json(sealed({**self.question, "files": files})))
+        except BaseException:
+            shutil.rmtree(ready, ignore_errors=True)  # the shards are all there, and may need the room
+            raise
         os.replace(ready, self.folder)  # onto nothing, or onto an empty folder
         self.discard()
 
@@ -169,7 +184,7 @@ class PartialAnswers:
 
 
 def in_order(
-    tables: Sequence[pa.Table], rows_of_shards: Sequence[Sequence[int]], file: Path | None = None
+    tables: Sequence[pa.Table], rows_of_shards: Sequence[np.ndarray], file: Path | None = None
 ) -> pa.Table | None:
     """The shards' rows in the dataset's order.
 
@@ -204,15 +219,36 @@ def _read(file: Path) -> pa.Table:
         return stream.read_all()
 
 
+def _json(content: Mapping[str, Any]) -> bytes:
+    return json.dumps(content, indent=2, ensure_ascii=False).encode()
+
+
+def _read_record(file: Path, what_to_do: str) -> dict[str, Any]:
+    try:
+        return read_sealed(file)
+    except ValueError as error:
+        raise AnnotationError(f"{file} is damaged ({error}): {what_to_do}") from error
+
+
+@contextmanager
+def _writing(what: Path) -> Iterator[None]:
+    """Turn what the operating system says into an AnnotationError that names the file and what is kept."""
+    try:
+        yield
+    except OSError as error:
+        raise AnnotationError(
+            f"{what} could not be written ({error.strerror or error}): make room, or choose another folder, and start "
+            "again; shards that are finished are not asked twice"
+        ) from error
+
+
 def _write(file: Path, data: bytes) -> None:
     temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(data)
-    os.replace(temporary, file)
-
-
-def _checksum(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+    try:
+        with _writing(file):
+            temporary.write_bytes(data)
+            os.replace(temporary, file)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()  # a full disk needs the room
+        raise
