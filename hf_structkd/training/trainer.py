@@ -7,7 +7,6 @@ import torch
 from datasets import Dataset
 from torch import Tensor, nn
 from transformers import EvalPrediction, PreTrainedModel
-from transformers.trainer_pt_utils import nested_gather
 
 from ..data.collator import DataCollatorForStructKD
 from ..data.columns import TARGET_COLUMNS
@@ -237,7 +236,7 @@ class StructKDTrainer(PushingTrainer):
     # ---- logging and evaluation ----
 
     def _mean_over_processes(self, values: Tensor) -> Tensor:
-        return nested_gather(values, self.args.parallel_mode).reshape(-1, len(values)).mean(dim=0)
+        return self.accelerator.reduce(values, reduction="mean")
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if "loss" in logs and self.loss_log:
