@@ -29,6 +29,9 @@ def main() -> None:
         label_map=evaluation_args.label_map,
         trust_remote_code=evaluation_args.trust_remote_code,
     )
+    known = getattr(tagger.model.config, "languages", None)
+    if known and (unseen := [language for language in corpora if language not in known]):
+        print(f"zero-shot, not among the languages of its training ({', '.join(known)}): {', '.join(unseen)}\n")
     name = Path(evaluation_args.checkpoint).name
     started = time.perf_counter()
     scores, comparison = compare(

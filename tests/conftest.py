@@ -1,5 +1,7 @@
 """Tiny real components, shared: a corpus, a tokenizer and a student made from it."""
 
+import functools
+
 import pytest
 import torch
 from datasets import Dataset, concatenate_datasets
@@ -33,25 +35,21 @@ def label_fields(labels) -> dict:
     return {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
 
 
+def draw_student(tokenizer, labels, seed: int = 0, **fields) -> XLMRobertaForTokenClassificationCRF:
+    """A tiny student: one layer of 16, every parameter drawn at random, the CRF's too."""
+    torch.manual_seed(seed)
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    common = {"max_position_embeddings": 40, "type_vocab_size": 1, "pad_token_id": tokenizer.pad_token_id}
+    config = XLMRobertaCRFConfig(vocab_size=len(tokenizer), **{**common, **shape, **label_fields(labels), **fields})
+    model = XLMRobertaForTokenClassificationCRF(config)
+    for parameter in model.crf.parameters():
+        torch.nn.init.normal_(parameter)
+    torch.nn.init.normal_(model.classifier.weight)
+    model.set_word_starts(tokenizer)
+    return model.eval()
+
+
 @pytest.fixture
 def make_student(tokenizer, labels):
-    """Makes tiny students: one layer of 16, every parameter drawn at random, the CRF's too."""
-
-    def make(seed: int = 0, **fields) -> XLMRobertaForTokenClassificationCRF:
-        torch.manual_seed(seed)
-        shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-        config = XLMRobertaCRFConfig(
-            vocab_size=len(tokenizer),
-            max_position_embeddings=40,
-            type_vocab_size=1,
-            pad_token_id=tokenizer.pad_token_id,
-            **{**shape, **label_fields(labels), **fields},
-        )
-        model = XLMRobertaForTokenClassificationCRF(config)
-        for parameter in model.crf.parameters():
-            torch.nn.init.normal_(parameter)
-        torch.nn.init.normal_(model.classifier.weight)
-        model.set_word_starts(tokenizer)
-        return model.eval()
-
-    return make
+    """Makes tiny students: see `draw_student`."""
+    return functools.partial(draw_student, tokenizer, labels)

@@ -2,6 +2,8 @@
 
 import logging
 import os
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -122,11 +124,14 @@ def _metadata(data: StudentCardData, name: str, distilled: bool) -> ModelCardDat
     metric = data.comparison.metric if data.comparison else ("accuracy" if data.scheme == "plain" else "f1")
     own = ["hf_structkd", "crf", "sequence-labelling", *(["knowledge-distillation"] if distilled else [])]
     more: dict[str, Any] = {}
+    languages, variants = hub_languages(data.languages)
+    if variants:
+        more["language_bcp47"] = variants
     if "co2_kg" in data.energy:
         grams = round(1000 * float(data.energy["co2_kg"]), 6)
         more["co2_eq_emissions"] = {"emissions": grams, "source": "codecarbon", "training_type": "fine-tuning"}
     return ModelCardData(
-        language=list(data.languages) or None,
+        language=languages or None,
         license=data.license,
         library_name="transformers",
         pipeline_tag="token-classification",
@@ -139,6 +144,20 @@ def _metadata(data: StudentCardData, name: str, distilled: bool) -> ModelCardDat
         eval_results=_eval_results(data) or None,
         **more,
     )
+
+
+def hub_languages(codes: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Languages as the Hub's metadata takes them; it refuses a whole card for one name that it does not know.
+
+    Args:
+        codes: what the corpora's languages are called, by whoever called them so.
+
+    Returns:
+        ISO 639 codes, and the BCP 47 tags that say more (``"pt-BR"``, whose code is ``"pt"``). A name of another kind
+        (``"english"``) is in neither; the card's text has it.
+    """
+    tags = [code for code in codes if re.fullmatch(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*", code)]
+    return list(dict.fromkeys(tag.split("-")[0] for tag in tags)), [tag for tag in tags if "-" in tag]
 
 
 def _eval_results(data: StudentCardData) -> list[EvalResult]:

@@ -51,7 +51,8 @@ for analysis in answer["top_k"]:
 
 def example_sentence(languages: tuple[str, ...]) -> str:
     """A sentence, words separated by spaces, in the first of these languages that there is one for."""
-    return next((_SENTENCES[language] for language in languages if language in _SENTENCES), _SENTENCES["en"])
+    known = (code for language in languages if (code := language.split("-")[0]) in _SENTENCES)
+    return _SENTENCES[next(known, "en")]
 
 
 def snippets(model_id: str, class_name: str, languages: tuple[str, ...], scheme: str) -> dict[str, str]:

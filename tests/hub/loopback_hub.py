@@ -237,6 +237,9 @@ def card_errors(content: str) -> list[str]:
     }.items():
         if name in metadata and not isinstance(metadata[name], kinds):
             errors.append(f'"{name}" must be a {kinds.__name__}')
+    for i, code in enumerate(metadata.get("language") or []):
+        if not re.fullmatch(r"[a-z]{2,3}|code|multilingual", str(code)):
+            errors.append(f'"language[{i}]" must be an ISO 639 code, or in "language_bcp47"')
     for i, model in enumerate(metadata.get("model-index") or []):
         if not isinstance(model.get("name"), str) or not model["name"]:
             errors.append(f'"model-index[{i}].name" is required')

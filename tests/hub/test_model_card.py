@@ -11,6 +11,8 @@ from hf_structkd.evaluation.report import ComparisonReport
 from hf_structkd.hub import model_card
 from hf_structkd.hub.model_card import StudentCardData, TeacherCard, build_model_card, public_name, write_model_card
 
+from .loopback_hub import card_errors
+
 
 @pytest.fixture
 def data(tmp_path) -> StudentCardData:
@@ -118,6 +120,19 @@ def test_metadata_can_be_read_back_with_plain_numbers(data, tmp_path):
 def test_metadata_has_the_scores_of_these_weights_not_the_mean_over_seeds(data):
     data.own_scores = {"en": 0.5, "de": 0.4}
     assert [result.metric_value for result in build_model_card(data).data.eval_results] == [0.5, 0.4]
+
+
+def test_languages_that_the_hub_does_not_know_cost_no_push(data):
+    """Danger: the Hub refuses the card, and with it the push, for one language's name, after hours of training."""
+    data.languages = ["pt-BR", "zh-Hans-CN", "de", "english", "zz_1", "DE", ""]
+    card = build_model_card(data)
+    assert not card_errors(str(card))
+    assert card.data.language == ["pt", "zh", "de"]
+    assert card.data.language_bcp47 == ["pt-BR", "zh-Hans-CN"]
+    assert "english, zz_1" in card.text
+    assert "em 1998" in card.text  # the example is in the first language that there is one for
+    data.languages = ["klingon"]
+    assert build_model_card(data).data.language is None
 
 
 def test_no_machine_path_reaches_the_card(data, tmp_path):

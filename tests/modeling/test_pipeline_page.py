@@ -1,0 +1,33 @@
+"""Danger: examples of docs/pipeline.md that do not run, or that give something else than the page says."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+PAGE = (Path(__file__).parents[2] / "docs" / "pipeline.md").read_text(encoding="utf-8")
+PROGRAMS = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+
+
+@pytest.fixture
+def names(make_student, tokenizer, corpus, tmp_path, monkeypatch) -> dict:
+    """What the page goes on from: a model and its tokenizer, also as the checkpoint of the examples; a dataset."""
+    monkeypatch.chdir(tmp_path)
+    model = make_student()
+    model.save_pretrained("someone/tagger")
+    tokenizer.save_pretrained("someone/tagger")
+    return {"model": model, "tokenizer": tokenizer, "dataset": corpus.select(range(3))}
+
+
+def test_the_examples_run_and_give_what_the_page_says(names):
+    *programs, onnx = PROGRAMS
+    assert "export_onnx" in onnx  # tests/export runs it
+    assert len(programs) == 3
+    for program in programs:
+        exec(compile(program, "docs/pipeline.md", "exec"), names)
+    documented = re.findall(r"^\| `(\w+)` \|", PAGE, flags=re.MULTILINE)
+    assert {"tags", *names["answer"]} == set(documented)  # a model of entities has no `tags`
+    assert len(names["answer"]["top_k"]) == 3
+    members = re.search(r"analysis' entities: (.*?) \(characters\), (.*?) \(words\)", PAGE)
+    assert set(names["answer"]["entities"][0]) == set(re.findall(r"`(\w+)`", " ".join(members.groups())))
+    assert {"entities", "entropy"} < set(names["dataset"].column_names)
