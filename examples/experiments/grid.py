@@ -34,7 +34,7 @@ from hf_structkd import StructKDTrainingArguments
 from hf_structkd.data.columns import TOPK_TAGS
 from hf_structkd.distillation.objectives import parse_objective
 from hf_structkd.training.recipe import RecipeError, compare_settings, parse_recipe
-from hf_structkd.training.recipe_values import RecipeLoader
+from hf_structkd.training.recipe_values import read_yaml
 
 RESULTS_FILE, SENTENCES_FILE, FAILURE_FILE = "results.json", "sentences.npz", "failure.txt"
 # What every cell and teacher is trained with unless the grid says otherwise: the best epoch on dev is kept.
@@ -180,7 +180,7 @@ class Grid:
     @classmethod
     def read(cls, path: str | Path, definitions: Mapping[str, str] | None = None) -> "Grid":
         try:
-            content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=RecipeLoader)
+            content = read_yaml(Path(path).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise GridError(f"grid {path} cannot be read: {error}") from None
         if not isinstance(content, dict):

@@ -4,12 +4,12 @@ import logging
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import datasets
 
-from .readers import TOKENS_COLUMNS, CorpusError, pick_column, read_conll, read_conllu, read_json, read_text
-from .sources import file_suffix, open_table
+from .readers import TOKENS_COLUMNS, CorpusError, is_text, pick_column, read_conll, read_conllu, read_json, read_text
+from .sources import file_suffix, numbered_rows, open_table
 
 logger = logging.getLogger(__name__)
 
@@ -54,8 +54,7 @@ def _open(source: str | Path, split: str | None, tokens_column: str | int | None
     path, name = Path(source), str(source)
     table = open_table(source, split)
     if table is not None:
-        rows = ((f", row {i}", cast("dict[str, Any]", row)) for i, row in enumerate(table, 1))
-        return _words_of_rows(name, rows, tokens_column)
+        return _words_of_rows(name, numbered_rows(name, table), tokens_column)
     suffix = file_suffix(path)
     if suffix.endswith(".txt"):
         return _words_of_lines(path)
@@ -76,7 +75,7 @@ def _words_of_lines(path: Path) -> Iterator[list[str]]:
                 f"{path}:{number}: a tab; a .txt file holds one sentence a line, words between spaces. Give a file "
                 "with columns another ending, .conll say."
             )
-        yield [word for word in line.strip("\r").split(" ") if word]
+        yield [word for word in line.split(" ") if word]
 
 
 def _words_of_rows(source: str, rows: Any, tokens_column: str | int | None) -> Iterator[list[str]]:
@@ -84,6 +83,6 @@ def _words_of_rows(source: str, rows: Any, tokens_column: str | int | None) -> I
     for place, row in rows:
         column = pick_column(f"{source}{place}", row, wanted, TOKENS_COLUMNS, "tokens")
         words = row[column]
-        if not isinstance(words, (list, tuple)) or not all(isinstance(word, str) and word for word in words):
+        if not isinstance(words, (list, tuple)) or not all(is_text(word) and word for word in words):
             raise CorpusError(f"{source}{place}: {column!r} must be a list of words, not {words!r:.80}.")
         yield list(words)

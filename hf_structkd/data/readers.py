@@ -1,5 +1,6 @@
 """Reading annotated sentences out of files, with the place of every word kept for error messages."""
 
+import codecs
 import gzip
 import json
 import logging
@@ -16,6 +17,8 @@ CONLLU_FIELDS = ("id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel
 TOKENS_COLUMNS = ("tokens", "words")
 TAGS_COLUMNS = ("tags", "ner_tags", "upos", "labels")
 DOCUMENT_START = "-DOCSTART"
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")  # JSON can escape halves of surrogate pairs; nothing can store them
+_LINE_END = re.compile(r"\r+(\n|$)")  # "\r\r\n" is what a file becomes that is converted twice
 
 
 class CorpusError(ValueError):
@@ -49,7 +52,8 @@ def read_text(path: Path) -> str:
     """The text of a UTF-8 file, gzipped or not, without byte order mark and with ``\\n`` line ends.
 
     Raises:
-        CorpusError: If the file is missing, a broken gzip file, not UTF-8, or holds NUL characters.
+        CorpusError: If the file is missing, a broken gzip file, not UTF-8, or holds NUL characters or lines that end
+            with a carriage return alone.
     """
     try:
         data = path.read_bytes()
@@ -63,14 +67,22 @@ def read_text(path: Path) -> str:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
+        encoding = "UTF-16" if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "LATIN1"
         raise CorpusError(
             f"{path}:{line}: byte {error.start} (0x{data[error.start]:02x}) is not UTF-8. Convert the file, for "
-            "instance with `iconv -f LATIN1 -t UTF-8`."
+            f"instance with `iconv -f {encoding} -t UTF-8`."
         ) from error
     if (nul := text.find("\0")) >= 0:
         line = text.count("\n", 0, nul) + 1
         raise CorpusError(f"{path}:{line}: a NUL character. The file is damaged or not a text file in UTF-8.")
-    return text.replace("\r\n", "\n")
+    text = _LINE_END.sub("\n", text)
+    if (lone := text.find("\r")) >= 0:
+        line = text.count("\n", 0, lone) + 1
+        raise CorpusError(
+            f"{path}:{line}: a carriage return inside a line. If it ends lines, as on old Macs, convert the file with "
+            "`tr '\\r' '\\n'`."
+        )
+    return text
 
 
 def _blocks(text: str) -> Iterator[list[tuple[int, str]]]:
@@ -78,8 +90,8 @@ def _blocks(text: str) -> Iterator[list[tuple[int, str]]]:
     block: list[tuple[int, str]] = []
     # Only "\n" ends a line, and only ASCII blanks are blank: U+2028, U+0085, U+00A0 occur inside words.
     for number, line in enumerate(text.split("\n"), 1):
-        if line.strip(" \t\r"):
-            block.append((number, line.rstrip(" \t\r")))
+        if line.strip(" \t"):
+            block.append((number, line.rstrip(" \t")))
         elif block:
             yield block
             block = []
@@ -98,18 +110,19 @@ def read_conll(path: Path, column: int = -1, tokens_column: int = 0) -> Iterator
         path: The file.
         column: The column of the tags, counted from 0, or from the end if negative. From the end, all lines must
             have as many columns as the first: in a shorter line, the last column would be another one.
-        tokens_column: The column of the words.
+        tokens_column: The column of the words, counted likewise.
 
     Raises:
-        CorpusError: On a line with too few columns, or an empty word.
+        CorpusError: If there is no such column, on a line with too few columns, or on an empty word.
     """
     text = read_text(path)
     words = (line for block in _blocks(text) for _, line in block if not line.startswith(("#", DOCUMENT_START)))
     first = next(words, "")
     separator = "\t" if "\t" in first else None
     expected = len(_columns(first, separator))
-    if (first and not -expected <= column < expected) or tokens_column >= expected > 0:
-        raise CorpusError(f"{path}: {expected} column(s), so there is no column {max(column, tokens_column)}.")
+    for wanted in (column, tokens_column):
+        if first and not -expected <= wanted < expected:
+            raise CorpusError(f"{path}: {expected} column(s), so there is no column {wanted}.")
 
     def sentence(rows: list[tuple[int, list[str]]]) -> RawSentence:
         tokens, tags = [row[tokens_column] for _, row in rows], [row[column] for _, row in rows]
@@ -130,8 +143,9 @@ def read_conll(path: Path, column: int = -1, tokens_column: int = 0) -> Iterator
             if not rows and line.startswith("#") and reads_as_comment:
                 comments += 1
                 continue
-            needed = expected if column < 0 else max(column, tokens_column) + 1
-            if len(columns) < needed or (column < 0 and len(columns) > expected):
+            from_the_end = min(column, tokens_column) < 0
+            needed = expected if from_the_end else max(column, tokens_column) + 1
+            if len(columns) < needed or (from_the_end and len(columns) > expected):
                 blanks = "tabs" if separator else "spaces"
                 raise CorpusError(
                     f"{path}:{number}: {len(columns)} column(s) between {blanks} instead of {needed}: {line!r}. "
@@ -185,6 +199,8 @@ def read_conllu(path: Path, field: str = "upos") -> Iterator[RawSentence]:
                 tag = keys.get(key, "O" if name.lower() == "misc" else "_")
             elif tag == "_" and name.lower() == "upos":
                 raise CorpusError(f"{path}:{number}: word {columns[1]!r} has no UPOS.")
+            if not columns[1].strip() or not tag:
+                raise CorpusError(f"{path}:{number}: an empty word or tag: {line!r}.")
             tokens.append(columns[1])
             tags.append(tag)
             lines.append(number)
@@ -206,7 +222,7 @@ def read_json(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     text = read_text(path)
     try:
         whole = json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # lines, or told below by the line
         whole = None
     if isinstance(whole, dict) and isinstance(whole.get("data"), list):
         whole = whole["data"]
@@ -227,6 +243,8 @@ def _json_lines(path: Path, text: str) -> Iterator[tuple[str, Any]]:
                 yield f":{number}", json.loads(line)
             except json.JSONDecodeError as error:
                 raise CorpusError(f"{path}:{number}: not JSON ({error.msg}, column {error.colno}).") from error
+            except (ValueError, RecursionError) as error:  # a number of thousands of digits; brackets without end
+                raise CorpusError(f"{path}:{number}: JSON that cannot be read ({error}).") from None
 
 
 def pick_column(source: str, present: Iterable[str], wanted: str | None, candidates: Sequence[str], what: str) -> str:
@@ -273,14 +291,19 @@ def sentences_from_rows(
             raise CorpusError(f"{source}{place}: {len(tokens)} {tokens_name} but {len(tags)} {tags_name}.")
         sentence = RawSentence(list(tokens), list(tags), source, row=place)
         for i, token in enumerate(tokens):
-            if not isinstance(token, str) or "\0" in token:
-                raise CorpusError(f"{sentence.place(i)}: {token!r} is not a word in {tokens_name!r}.")
+            if not is_text(token):
+                raise CorpusError(f"{sentence.place(i)}: {token!r:.80} is not a word in {tokens_name!r}.")
         sentence.tags = [_tag_name(sentence, i, tag, names) for i, tag in enumerate(tags)]
         yield sentence
 
 
+def is_text(value: Any) -> bool:
+    """Whether a value of a table is text that every file can hold: no NUL, no half of a surrogate pair."""
+    return isinstance(value, str) and not _NO_TEXT.search(value)
+
+
 def _tag_name(sentence: RawSentence, word: int, tag: Any, names: Sequence[str] | None) -> str:
-    if isinstance(tag, str):
+    if is_text(tag):
         return tag
     if isinstance(tag, int) and not isinstance(tag, bool):
         if names is None:
@@ -288,4 +311,4 @@ def _tag_name(sentence: RawSentence, word: int, tag: Any, names: Sequence[str] |
         if 0 <= tag < len(names):
             return names[tag]
         raise CorpusError(f"{sentence.place(word)}: tag {tag}, but there are only {len(names)} label names.")
-    raise CorpusError(f"{sentence.place(word)}: {tag!r} is not a tag.")
+    raise CorpusError(f"{sentence.place(word)}: {tag!r:.80} is not a tag.")

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any, cast
 
@@ -74,17 +75,38 @@ def open_table(source: str | Path, split: str | None) -> datasets.Dataset | None
         CorpusError: If there is no such source, or it is broken.
     """
     path, name = Path(source), str(source)
+    try:
+        there = path.exists()
+    except OSError as error:  # a name too long for any file, a folder that may not be entered
+        raise CorpusError(f"{name:.200}: {error.strerror}.") from error
     if path.is_dir():
         return _saved(path, split)
-    if not path.exists() and not FILE_NAME.fullmatch(name):
+    if not there and not FILE_NAME.fullmatch(name):
         if match := _HUB_ID.fullmatch(name):
             return _from_hub(match["name"], match["config"], match["revision"], split)
         raise CorpusError(
             f"{name}: no such file or folder, nor a Hub id (owner/name, owner/name:config, either with @revision)."
         )
-    if not path.exists():
+    if not there:
         raise CorpusError(f"{name}: no such file.")
     return _parquet(path) if file_suffix(path).endswith(".parquet") else None
+
+
+def numbered_rows(source: str, table: datasets.Dataset) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """A table's rows with their places, as `sentences_from_rows` wants them.
+
+    Raises:
+        CorpusError: On a row that cannot be decoded, text that is not UTF-8 say.
+    """
+    rows = iter(table)
+    for number in count(1):
+        try:
+            row = cast("Mapping[str, Any]", next(rows))
+        except StopIteration:
+            return
+        except Exception as error:
+            raise CorpusError(f"{source}, row {number}: cannot be decoded ({error}).") from error
+        yield f", row {number}", row
 
 
 def _as_name(column: str | int | None) -> str | None:
@@ -109,13 +131,13 @@ def _saved(path: Path, split: str | None) -> datasets.Dataset:
 
 
 def _parquet(path: Path) -> datasets.Dataset:
-    from pyarrow import ArrowInvalid, parquet
+    from pyarrow import parquet
 
     try:
         # Straight from Arrow: the dataset builder would leave a second copy of the file in the cache.
         return datasets.Dataset(datasets.table.InMemoryTable(parquet.read_table(path)))
-    except (ArrowInvalid, OSError) as error:
-        raise CorpusError(f"{path}: not a Parquet file ({error}).") from error
+    except Exception as error:  # Arrow's own, and whatever a schema's metadata of another kind does to datasets
+        raise CorpusError(f"{path}: not a Parquet file, or a damaged one ({error}).") from error
 
 
 def _from_hub(name: str, config: str | None, revision: str | None, split: str | None) -> datasets.Dataset:
@@ -141,7 +163,7 @@ def _from_dataset(
     tags_column: str | None,
     label_names: Sequence[str] | None,
 ) -> Iterator[RawSentence]:
-    rows = ((f", row {i}", cast("Mapping[str, Any]", row)) for i, row in enumerate(dataset, 1))
+    rows = numbered_rows(source, dataset)
     by_column = {
         name: inner.names
         for name, feature in dataset.features.items()

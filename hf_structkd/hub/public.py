@@ -8,7 +8,7 @@ from typing import Any
 
 from ..evaluation.results import RunResults
 
-_TOKEN = re.compile(r"\b(hf|api_org)_\w{8,}")
+_TOKEN = re.compile(r"(?<![A-Za-z0-9])(hf|api_org)_[A-Za-z0-9]{20,}")  # longer than `hf_structkd` by far
 
 
 def public_name(name: str | os.PathLike[str]) -> str:

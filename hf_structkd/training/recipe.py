@@ -19,24 +19,30 @@ from typing import Any, NoReturn, get_type_hints
 import yaml
 from transformers import HfArgumentParser
 
+from ..hub.public import without_tokens
 from .recipe_values import (
     MismatchError,
-    RecipeLoader,
     coerce,
     describe,
     from_text,
     is_kind,
     is_required,
     members_of,
+    read_yaml,
     show,
 )
 
 _SECRET = re.compile(r"(^|_)(token|password|secret|api_key)$")
-_SECRET_VALUE = re.compile(r"hf_[A-Za-z0-9]{20,}")
 
 
 class RecipeError(ValueError):
-    """A recipe or an option that cannot be used; the message names the field, the value and what was expected."""
+    """A recipe or an option that cannot be used; the message names the field, the value and what was expected.
+
+    Values may be access tokens in the wrong place: what looks like one is blanked.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(without_tokens(message))
 
 
 def parse_recipe(
@@ -235,8 +241,7 @@ def _suggest(name: str, known: Mapping[str, Any], prefix: str = "") -> str:
 
 def _read_recipe(path: str) -> dict[Any, Any]:
     try:
-        # A SafeLoader: a recipe builds numbers, strings, lists and mappings, never objects.
-        content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=RecipeLoader)
+        content = read_yaml(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"Recipe {path} cannot be read: {error}.") from None
     except yaml.YAMLError as error:
@@ -270,7 +275,7 @@ def _json_safe(value: Any) -> Any:
     if isinstance(value, Enum):
         return _json_safe(value.value)
     if isinstance(value, str):
-        return _SECRET_VALUE.sub("<token>", value)
+        return without_tokens(value)
     if value is None or isinstance(value, (bool, int, float)):
         return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

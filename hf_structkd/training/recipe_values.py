@@ -12,6 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import yaml
 
 _UNIONS = (Union, types.UnionType)
+MAX_VALUES = 100_000  # of one recipe
 _YES_NO = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
@@ -29,10 +30,23 @@ class MismatchError(Exception):
         self.where, self.value, self.problem = where, value, problem
 
 
-class RecipeLoader(yaml.SafeLoader):
+class _RecipeLoader(yaml.SafeLoader):
     """SafeLoader with YAML 1.2's scalars (5e-5 a number; no, 1:30 and 012 strings), refusing duplicate keys."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 (PyYAML's own protocol)
+
+    def construct_document(self, node: Any) -> Any:
+        _refuse_explosions(node)
+        return super().construct_document(node)
+
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (yaml.YAMLError, RecursionError):
+            raise
+        except Exception as error:  # PyYAML's constructors fail in their own ways on `!!bool maybe`, say
+            problem = f"{type(error).__name__} reading it as {node.tag.removeprefix('tag:yaml.org,2002:')}: {error}"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from None
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -45,6 +59,40 @@ class RecipeLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def _refuse_explosions(root: Any) -> None:
+    """Raise ConstructorError where aliases make a document endless or, of a few lines, millions of values."""
+    sizes: dict[int, int] = {}
+    open_nodes: set[int] = set()
+
+    def size(node: Any) -> int:
+        if id(node) in open_nodes:
+            raise yaml.constructor.ConstructorError(None, None, "an alias inside what it names", node.start_mark)
+        if id(node) not in sizes:
+            open_nodes.add(id(node))
+            members = [] if isinstance(node, yaml.ScalarNode) else node.value
+            flat = [child for member in members for child in (member if isinstance(member, tuple) else (member,))]
+            sizes[id(node)] = 1 + sum(map(size, flat))
+            open_nodes.discard(id(node))
+            if sizes[id(node)] > MAX_VALUES:
+                problem = f"more than {MAX_VALUES:,} values, aliases counted as often as they stand"
+                raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        return sizes[id(node)]
+
+    size(root)
+
+
+def read_yaml(text: str) -> Any:
+    """Numbers, strings, lists and mappings out of YAML, by the rules of :func:`parse_recipe`; never objects.
+
+    Raises:
+        yaml.YAMLError: If the text is no such YAML, nested too deep, or much longer than it looks (aliases).
+    """
+    try:
+        return yaml.load(text, Loader=_RecipeLoader)
+    except RecursionError:
+        raise yaml.YAMLError("brackets or blocks are nested too deep") from None
+
+
 for _tag, _pattern, _first in (
     ("bool", r"true|True|TRUE|false|False|FALSE", [*"tTfF"]),
     ("null", r"~|null|Null|NULL|", [*"~nN", ""]),
@@ -52,7 +100,7 @@ for _tag, _pattern, _first in (
     ("float", r"[-+]?(\.[0-9]+|(0|[1-9][0-9]*)(\.[0-9]*)?([eE][-+]?[0-9]+)?|\.(inf|Inf|INF))", [*"-+.0123456789"]),
     ("merge", r"<<", ["<"]),
 ):
-    RecipeLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), _first)
+    _RecipeLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), _first)
 
 
 def coerce(value: Any, hint: Any, where: str) -> Any:
@@ -92,7 +140,10 @@ def coerce(value: Any, hint: Any, where: str) -> Any:
     elif origin in (int, float):
         number = _number(value)
         if number is not None and (origin is float or number == number // 1):
-            return origin(number)
+            try:
+                return origin(number)
+            except OverflowError:
+                raise MismatchError(where, value, "a number too large") from None
     elif is_kind(origin, Path) and isinstance(value, str):
         return origin(value)
     elif is_kind(origin, list) or is_kind(origin, tuple) or origin is Sequence:
@@ -194,7 +245,10 @@ def from_text(text: str | list[str], hint: Any) -> Any:
     if text.startswith("[") and Any in members:
         return _json(text)
     if Any in members or (str in members and {int, float, bool} & set(members)):
-        value = yaml.load(text, Loader=RecipeLoader)
+        try:
+            value = read_yaml(text)
+        except yaml.YAMLError:
+            return text  # a title with two colons, say
         return text if isinstance(value, (dict, list)) else value
     return text
 
@@ -206,7 +260,10 @@ def _json(text: str) -> Any:
             raise ValueError(f"{duplicates} given twice")
         return dict(pairs)
 
-    return json.loads(text, object_pairs_hook=refuse_duplicates)
+    try:
+        return json.loads(text, object_pairs_hook=refuse_duplicates)
+    except RecursionError:
+        raise ValueError("brackets nested too deep") from None
 
 
 def members_of(hint: Any) -> tuple[Any, ...]:
