@@ -34,6 +34,15 @@ def test_a_card_is_what_its_results_make(results, tmp_path):
 
 
 @cards
+def test_a_card_shows_seeds_and_deviations_of_student_and_baseline(results):
+    text = (results.parent / "README.md").read_text(encoding="utf-8")
+    assert "3 runs with seeds 1, 2, 3" in text
+    table = text[text.index("\n## Scores\n") :].split("\n![")[0]
+    for row in ("baseline", read_results(results).objective["name"]):
+        assert len(re.findall(r"\d ± \d", re.search(rf"^\| {re.escape(row)} \|.*$", table, re.MULTILINE)[0])) == 5, row
+
+
+@cards
 def test_a_card_is_valid_and_shows_no_machine(results):
     folder = results.parent
     assert not card_errors((folder / "README.md").read_text(encoding="utf-8"))

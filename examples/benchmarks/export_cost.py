@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
+from datasets import Dataset
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from marked_figures import fill_file
@@ -26,6 +27,8 @@ from hf_structkd.data.readers import CorpusError
 from hf_structkd.evaluation.aggregate import macro_average
 from hf_structkd.evaluation.tagging_metrics import TaggingMetrics
 from hf_structkd.export.onnx import OnnxTagger, export_onnx, quantize_onnx
+from hf_structkd.modeling.subwords import tokenize_words
+from hf_structkd.modeling.windows import encoder_window
 from hf_structkd.training.recipe import RecipeError, parse_recipe
 
 MIB = 2**20
@@ -49,11 +52,20 @@ def size_of(file: Path) -> int:
     return sum(part.stat().st_size for part in file.parent.glob(f"{file.name}*"))
 
 
+def those_that_fit(data: Dataset, teacher: Teacher) -> Dataset:
+    """Sentences that an exported model takes: it has no windows for long ones."""
+    ids = tokenize_words(list(data["tokens"]), teacher.tokenizer)["input_ids"]
+    window = encoder_window(teacher.model)
+    return data.select([row for row, own in enumerate(ids) if window is None or len(own) <= window])
+
+
 def main() -> None:
     data_args, args = parse_recipe((DataArguments, ExportArguments), description=__doc__, exit_on_error=True)
     torch.set_num_threads(1)
     sentences = {language: splits[args.split] for language, splits in load_data(data_args, [args.split]).items()}
     teacher = Teacher.from_pretrained(args.checkpoint, trust_remote_code=args.trust_remote_code)
+    given = sum(map(len, sentences.values()))
+    sentences = {language: those_that_fit(data, teacher) for language, data in sentences.items()}
     folder = Path(args.exported)
     graphs = {"ONNX": export_onnx(teacher.model, teacher.tokenizer, folder / "onnx")}
     graphs["ONNX, int8"] = quantize_onnx(folder / "onnx", folder / "int8")
@@ -70,8 +82,9 @@ def main() -> None:
             seconds[name].append(time.process_time() - started)
     metrics = TaggingMetrics(teacher.labels)
     count = sum(map(len, words.values()))
+    long = f" ({given - count} longer than the encoder's window left out)" if given > count else ""
     lines = [
-        f"{count:,} sentences, batches of {args.batch_size}, one thread.",
+        f"{count:,} sentences{long}, batches of {args.batch_size}, one thread.",
         "",
         f"|  | MiB | sentences/s | {metrics.metric_name} x 100 | sentences tagged as by PyTorch |",
         "|---|---:|---:|---:|---:|",

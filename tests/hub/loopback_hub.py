@@ -72,6 +72,7 @@ class LoopbackHub:
         refuse_commits: status with which commits are answered instead of being made; 0 for none.
         requests: "METHOD /path" of everything that was asked.
         address: what HF_ENDPOINT is to be.
+        gone: whether somebody has asked for /hang-up; no connection is taken any more, and those that are open end.
     """
 
     def __init__(self) -> None:
@@ -82,6 +83,7 @@ class LoopbackHub:
         self.refuse_commits = 0
         self.requests: list[str] = []
         self.address = ""
+        self.gone = False
         self.lock = threading.RLock()
 
     # ---- who may do what ----

@@ -33,6 +33,9 @@ class Handler(BaseHTTPRequestHandler):
         url = urlsplit(self.path)
         path, query = unquote(url.path), parse_qs(url.query)
         hub = self.hub
+        if hub.gone:
+            self.close_connection = True
+            return None
         hub.requests.append(f"{self.command} {path}")
         if self.command == "PUT" and path.startswith("/lfs/"):
             return self.receive_large(path.removeprefix("/lfs/"))
@@ -42,7 +45,7 @@ class Handler(BaseHTTPRequestHandler):
                 user = hub.user(self.headers)
                 if found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
                     return self.send_file(*found.groups(), user)
-                answer = self.route(path, query, user, body)
+                answer = self.hang_up() if path == "/hang-up" else self.route(path, query, user, body)
         except RefusalError as refusal:
             return self.send(refusal.status, {"error": str(refusal)}, {"X-Error-Code": refusal.code})
         status = answer.pop("status", 200) if isinstance(answer, dict) else 200
@@ -78,6 +81,13 @@ class Handler(BaseHTTPRequestHandler):
         if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/([^/]+))?", path):
             return hub.info(found[1], found[2] or "main", user)
         raise RefusalError(404, message=f"no such endpoint: {path}")
+
+    def hang_up(self) -> dict[str, Any]:
+        """From now on nobody is here."""
+        self.hub.gone = True
+        self.server.shutdown()
+        self.server.server_close()
+        return {}
 
     def receive_large(self, oid: str) -> None:
         size = int(self.headers["Content-Length"])

@@ -4,6 +4,7 @@ Prints one line of JSON last.
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -67,60 +68,79 @@ def strategies(folder: str, token: str) -> dict:
     return addresses
 
 
-def refusals(folder: str, repo_id: str, tokens: dict[str, str]) -> dict:
-    """What a push says that the Hub refuses, and what is left on this machine."""
+def refusals(folder: str, repo_id: str, tokens: dict[str, str], absent: list[str]) -> dict:
+    """What is said of pushes that the Hub refuses, of teachers that it does not give, and once it is gone; and what is
+    left on this machine."""
+    import urllib.request
+
+    from huggingface_hub import constants
+
+    from hf_structkd import Teacher
     from hf_structkd.hub.push import PushError
 
     trainer = make_trainer(folder, save_strategy="no", hub_model_id=repo_id)
     trainer.train()
-    said = {}
-    for name, token in tokens.items():
+    said, missing = {}, {}
+
+    def push(name: str, token: str) -> None:
         try:
             trainer.push_to_hub(token=token)
         except PushError as error:
             said[name] = str(error)
+
+    for name, token in tokens.items():
+        push(name, token)
     try:
         make_trainer(folder + "-early", push_to_hub=True, hub_model_id=repo_id, hub_token=next(iter(tokens.values())))
     except PushError as error:
         said["before training"] = str(error)
-    return {"said": said, "left": sorted(path.name for path in Path(folder).iterdir())}
+    for name in absent:
+        try:
+            Teacher.from_pretrained(name)
+        except (OSError, ValueError) as error:
+            missing[name] = str(error)
+    urllib.request.urlopen(f"{constants.ENDPOINT}/hang-up").close()
+    push("no network", next(iter(tokens.values())))
+    return {"said": said, "missing": missing, "left": sorted(path.name for path in Path(folder).iterdir())}
 
 
-def upload(folder: str, repo_id: str, token: str) -> str:
+def upload_twice(folder: str, repo_id: str, token: str) -> str:
+    """Push from a process that somebody kills, whose id is printed; after a line of input push again."""
     from hf_structkd.hub.push import push_folder
 
+    if not (child := os.fork()):
+        push_folder(folder, repo_id, token=token)
+        os._exit(0)
+    print(child, flush=True)
+    assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    sys.stdin.readline()
     return push_folder(folder, repo_id, token=token)
 
 
-def download(repo_ids: list[str], without_package: bool = True, token: str | None = None) -> dict:
+def download(repo_ids: list[str], token: str | None = None) -> dict:
     """Tag a sentence with what the Hub has, as somebody who has transformers and torch alone."""
-    if without_package:
-        sys.modules["hf_structkd"] = None  # type: ignore[assignment]  # importing it fails
+    sys.modules["hf_structkd"] = None  # type: ignore[assignment]  # importing it fails
     import torch
-    from transformers import AutoModelForTokenClassification, AutoTokenizer
+    from transformers import AutoModelForTokenClassification, AutoTokenizer, pipeline
 
     found = {}
+    words = ["Clara", "lives", "in", "Bremen"]
     for repo_id in repo_ids:
-        model = AutoModelForTokenClassification.from_pretrained(repo_id, trust_remote_code=True, token=token).eval()
-        tokenizer = AutoTokenizer.from_pretrained(repo_id, trust_remote_code=True, token=token)
-        inputs = tokenizer(["Clara", "lives", "in", "Bremen"], is_split_into_words=True, return_tensors="pt")
+        options = {"trust_remote_code": True, "token": token}
+        model = AutoModelForTokenClassification.from_pretrained(repo_id, **options).eval()
+        tokenizer = AutoTokenizer.from_pretrained(repo_id, **options)
+        inputs = tokenizer(words, is_split_into_words=True, return_tensors="pt")
         with torch.inference_mode():
             output = model(**inputs)
-        found[repo_id] = {"tags": output.tags[output.tags != -100].tolist(), "class": type(model).__name__}
+        stock = pipeline("token-classification", repo_id, aggregation_strategy="simple", **options)
+        found[repo_id] = {
+            "class": type(model).__name__,
+            "tags": [model.config.id2label[tag] for tag in output.tags[output.tags != -100].tolist()],
+            "stock": [(one["entity_group"], one["end"]) for one in stock(" ".join(words))],
+            "by its task": pipeline("crf-token-classification", repo_id, **options)(" ".join(words), marginals=True),
+            "by its name alone": pipeline(model=repo_id, **options)(" ".join(words), marginals=True),
+        }
     return found
-
-
-def missing(repo_ids: list[str]) -> dict:
-    """What a teacher says that is not there."""
-    from hf_structkd import Teacher
-
-    said = {}
-    for repo_id in repo_ids:
-        try:
-            Teacher.from_pretrained(repo_id)
-        except (OSError, ValueError) as error:
-            said[repo_id] = str(error)
-    return said
 
 
 def validate(cards: list[str]) -> list[str | None]:
@@ -138,5 +158,5 @@ def validate(cards: list[str]) -> list[str | None]:
 
 
 if __name__ == "__main__":
-    work = {f.__name__: f for f in (strategies, refusals, upload, download, missing, validate)}[sys.argv[1]]
+    work = {f.__name__: f for f in (strategies, refusals, upload_twice, download, validate)}[sys.argv[1]]
     print(json.dumps(work(**json.loads(sys.argv[2]))))

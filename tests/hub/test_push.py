@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from hf_structkd import TagScheme
+
 from .loopback_hub import ALICE, BOB, LoopbackHub
 from .loopback_server import serve
 
@@ -114,34 +116,42 @@ def test_nothing_pushed_shows_the_token_or_this_machine(hub, pushed):
 
 
 def test_what_was_pushed_runs_anywhere_and_then_offline(hub, pushed, tmp_path):
+    """By repository id: the model, the stock pipeline, and our own, which no package has registered."""
     arguments = {"repo_ids": ["alice/end", "alice/every_save", "alice/checkpoint"], "token": ALICE}  # one is private
     online = work(hub.address, tmp_path, "download", **arguments)
-    assert online["alice/end"]["class"] == "XLMRobertaForTokenClassificationCRF"
-    assert [len(answer["tags"]) for answer in online.values()] == [4, 4, 4]
-    offline = work("http://127.0.0.1:9", tmp_path, "download", **arguments, env={"HF_HUB_OFFLINE": "1"})
-    assert offline == online
+    for answer in online.values():
+        assert answer["class"] == "XLMRobertaForTokenClassificationCRF"
+        ours = answer["by its task"]
+        assert ours == answer["by its name alone"]
+        best = TagScheme(list(ours["marginals"][0]["scores"])).spans(answer["tags"])
+        assert [(e["start_word"], e["end_word"], e["entity_group"]) for e in ours["entities"]] == best
+        assert answer["stock"] == [[e["entity_group"], e["end"]] for e in ours["entities"]]
+        assert len(ours["marginals"]) == len(answer["tags"]) == 4
+    assert work("http://127.0.0.1:9", tmp_path, "download", **arguments, env={"HF_HUB_OFFLINE": "1"}) == online
 
 
-def test_what_is_not_there_private_or_not_ours_is_named(hub, pushed, tmp_path):
-    hub.create("bob", {"name": "diffusion"})
-    repo = hub.repos["bob/diffusion"]
-    repo.commit("a model of another kind", {**repo.files, "model_index.json": b"{}"})
-    repo_ids = ["alice/nothing", "bob/diffusion", "alice/checkpoint"]
-    said = work(hub.address, tmp_path, "missing", repo_ids=repo_ids, env={"HF_TOKEN": BOB})
-    assert list(said) == repo_ids
-    assert all(repo_id in text for repo_id, text in said.items())
+@pytest.fixture(scope="module")
+def refused(tmp_path_factory) -> tuple[dict, LoopbackHub, Path]:
+    """What is said where nothing can be pushed or fetched, one thing after the other; the network goes last."""
+    folder = tmp_path_factory.mktemp("refused")
+    with serve() as hub:
+        hub.create("alice", {"name": "hers"})
+        hub.create("alice", {"name": "secret", "private": True})
+        hub.create("bob", {"name": "diffusion"})
+        repo = hub.repos["bob/diffusion"]
+        repo.commit("a model of another kind", {**repo.files, "model_index.json": b"{}"})
+        tokens = {"wrong": WRONG, "somebody else's": BOB, "broken": ALICE + "\nx"}  # copied with more than the line
+        answer = work(
+            hub.address, folder / "home", "refusals", folder=str(folder / "out"), repo_id="alice/hers", tokens=tokens,
+            absent=["alice/nothing", "bob/diffusion", "alice/secret"], env={"HF_TOKEN": BOB},
+        )  # fmt: skip
+    return answer, hub, folder / "out"
 
 
-def test_refused_pushes_say_why_and_lose_nothing(own_hub, tmp_path):
-    own_hub.create("alice", {"name": "hers"})
-    own_hub.create("alice", {"name": "secret", "private": True})
-    broken = ALICE + "\n"  # copied with the end of the line
-    tokens = {"wrong": WRONG, "somebody else's": BOB, "broken": broken + "x"}
-    answer = work(
-        own_hub.address, tmp_path, "refusals", folder=str(tmp_path / "out"), repo_id="alice/hers", tokens=tokens
-    )
+def test_refused_pushes_say_why_and_lose_nothing(refused):
+    answer, hub, folder = refused
     said = answer["said"]
-    assert set(said) == {*tokens, "before training"}
+    assert set(said) == {"wrong", "somebody else's", "broken", "before training", "no network"}
     for text in said.values():
         assert "could not push to alice/hers" in text
         assert WRONG not in text
@@ -149,18 +159,19 @@ def test_refused_pushes_say_why_and_lose_nothing(own_hub, tmp_path):
     assert "does not accept the access token" in said["wrong"]
     assert "hf auth login" in said["before training"]
     assert "may not write there" in said["somebody else's"]
-    assert f"Everything is in {tmp_path / 'out'}" in said["somebody else's"]
+    assert f"Everything is in {folder}" in said["somebody else's"]
+    assert "the Hub cannot be reached" in said["no network"]
     assert {name for name in NEEDED if "/" not in name} <= set(answer["left"])
-    assert len(own_hub.repos["alice/hers"].commits) == 1, "a refused push left something behind"
+    assert len(hub.repos["alice/hers"].commits) == 1, "a refused push left something behind"
 
 
-def test_without_network_a_push_says_so_and_loses_nothing(tmp_path):
-    answer = work(
-        "http://127.0.0.1:9", tmp_path, "refusals", folder=str(tmp_path / "out"), repo_id="alice/new",
-        tokens={"good": ALICE},
-    )  # fmt: skip
-    assert "the Hub cannot be reached" in answer["said"]["good"]
-    assert {"model.safetensors", "config.json", "tokenizer.json"} <= set(answer["left"])
+def test_what_is_not_there_private_or_not_ours_is_named(refused):
+    missing = refused[0]["missing"]
+    assert set(missing) == {"alice/nothing", "bob/diffusion", "alice/secret"}
+    for name, text in missing.items():
+        assert name in text
+    assert "is not a valid model identifier" in missing["alice/nothing"]
+    assert "Unrecognized model in bob/diffusion" in missing["bob/diffusion"]
 
 
 def finished_folder(folder: Path) -> Path:
@@ -185,23 +196,26 @@ def test_an_interrupted_push_leaves_no_half_and_resumes(own_hub, tmp_path):
     weights, picture = sha(folder / "model.safetensors"), sha(folder / "plots" / "curves.png")
     own_hub.cut_off[weights] = 1000
     arguments = {"folder": str(folder), "repo_id": "alice/student", "token": ALICE}
-    process = subprocess.Popen(
-        [sys.executable, str(WORKER), "upload", json.dumps(arguments)], stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL, env=environment(own_hub.address, tmp_path),
+    worker = subprocess.Popen(
+        [sys.executable, str(WORKER), "upload_twice", json.dumps(arguments)], stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment(own_hub.address, tmp_path),
     )  # fmt: skip
+    assert worker.stdout is not None
     try:
+        pushing = int(worker.stdout.readline())
         deadline = time.monotonic() + 120
         while not (weights in own_hub.sent and picture in own_hub.lfs):
             assert time.monotonic() < deadline, own_hub.requests
-            assert process.poll() is None
             time.sleep(0.05)
+        os.kill(pushing, signal.SIGKILL)
+        assert len(own_hub.repos["alice/student"].commits) == 1, "something half-written is to be seen"
+        own_hub.cut_off[weights] = 1  # one more dropped connection, which the client takes up again by itself
+        tries = own_hub.sent.count(weights)
+        said, _ = worker.communicate("on\n", timeout=120)
     finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert len(own_hub.repos["alice/student"].commits) == 1, "something half-written is to be seen"
-    own_hub.cut_off[weights] = 1  # one more dropped connection, which the client takes up again by itself
-    tries = own_hub.sent.count(weights)
-    assert work(own_hub.address, tmp_path, "upload", **arguments).endswith("/alice/student")
+        worker.kill()
+        worker.wait()
+    assert json.loads(said.splitlines()[-1]).endswith("/alice/student")
     repo = own_hub.repos["alice/student"]
     assert repo.files["model.safetensors"] == (folder / "model.safetensors").read_bytes()
     assert own_hub.sent.count(weights) == tries + 2
