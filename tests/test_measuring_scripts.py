@@ -1,0 +1,111 @@
+"""Dangers: a script that measures fails after hours, or writes other figures into a document than it measured."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+from transformers.utils import logging
+
+from hf_structkd.data.demo_corpus import load_demo_corpus
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run a script as from the command line, in this process; returns what it printed."""
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+
+    def call(script: str, *arguments: object) -> str:
+        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+        verbosity = logging.get_verbosity()
+        try:
+            runpy.run_path(str(EXAMPLES / script), run_name="__main__")
+        finally:
+            logging.set_verbosity(verbosity)
+        return capsys.readouterr().out
+
+    return call
+
+
+@pytest.fixture
+def checkpoint(make_student, tokenizer, tmp_path) -> Path:
+    make_student(languages=["en", "ru"], max_position_embeddings=130).save_pretrained(tmp_path / "student")
+    tokenizer.save_pretrained(tmp_path / "student")
+    return tmp_path / "student"
+
+
+@pytest.fixture
+def page(tmp_path) -> Path:
+    path = tmp_path / "page.md"
+    places = "".join(f"<!-- results: {n} -->old<!-- end -->\n" for n in ("calibration", "throughput", "export"))
+    path.write_text(f"before\n{places}after\n", encoding="utf-8")
+    return path
+
+
+def test_calibration(run, checkpoint, page, tmp_path):
+    pytest.importorskip("matplotlib", reason="reliability diagrams need the extra `plots`")
+    printed = run(
+        "run_calibration.py", "--checkpoint", checkpoint, "--corpus", "demo", "--languages", "en", "ru",
+        "--max_test_sentences", 20, "--output_dir", tmp_path / "out", "--write", page,
+    )  # fmt: skip
+    report = json.loads((tmp_path / "out" / "calibration.json").read_text())
+    assert set(report["languages"]) == {"en", "ru", "all"}
+    for language, by_score in report["languages"].items():
+        assert set(by_score) == {"exact", "mean_marginal", "mean_softmax"}
+        eces = " | ".join(f"{100 * found['ece']:.2f} %" for found in by_score.values())
+        (line,) = [line for line in printed.splitlines() if line.startswith(f"| {language} |")]
+        assert line.endswith(f"{eces} |")
+        assert line in page.read_text()
+    assert (tmp_path / "out" / "calibration.png").read_bytes().startswith(b"\x89PNG")
+    assert page.read_text().count("old") == 2  # what others measure is left as it is
+
+
+def test_pipeline_throughput(run, page):
+    printed = run(
+        "benchmarks/pipeline_throughput.py", "--sentences", 4, "--hidden", 16, "--layers", 1, "--heads", 2,
+        "--rounds", 1, "--batch-size", 2, "--write", page,
+    )  # fmt: skip
+    report = json.loads(printed)
+    first, *others = report["contestants"].values()
+    assert first["ratio"] == 1
+    assert len(others) == 2
+    assert all(each["ratio"] > 0 and each["sentences_per_s"] > 0 for each in others)
+    assert f"{others[-1]['ratio']:.2f}" in page.read_text()
+
+
+@pytest.mark.slow
+def test_export_cost(run, checkpoint, page, tmp_path):
+    pytest.importorskip("onnxscript", reason="needs the onnx extra: onnx, onnxruntime, onnxscript")
+    printed = run(
+        "benchmarks/export_cost.py", "--checkpoint", checkpoint, "--corpus", "demo", "--languages", "en",
+        "--max_test_sentences", 6, "--exported", tmp_path / "out", "--rounds", 1, "--write", page,
+    )  # fmt: skip
+    rows = {cells[1]: cells for line in printed.splitlines() if len(cells := [c.strip() for c in line.split("|")]) > 5}
+    assert rows["ONNX"][5] == rows["PyTorch"][5] == "100.00 %"
+    assert rows["ONNX"][4] == rows["PyTorch"][4]
+    assert "6 sentences, batches of 32" in page.read_text()
+
+
+def test_languages_that_a_checkpoint_was_not_trained_on_are_named(run, checkpoint):
+    """Danger: a zero-shot score taken for one that was trained for."""
+    common = ("--checkpoint", checkpoint, "--corpus", "demo", "--max_test_sentences", 3, "--languages")
+    printed = run("run_evaluate.py", *common, "en", "de")
+    assert "zero-shot, not among the languages of its training (en, ru): de\n" in printed
+    assert "zero-shot" not in run("run_evaluate.py", *common, "ru")
+
+
+@pytest.mark.parametrize("script", ["run_evaluate.py", "run_calibration.py"])
+def test_an_unknown_language_is_named_with_those_there_are(run, checkpoint, tmp_path, script):
+    more = ("--output_dir", tmp_path / "out") if "calibration" in script else ()
+    with pytest.raises(SystemExit, match=r"error: .*no language 'xx'; it has .*en"):
+        run(script, "--checkpoint", checkpoint, "--corpus", "demo", "--languages", "en", "xx", *more)
+    template = tmp_path / "{language}.{split}.conll"
+    rows = load_demo_corpus("en", "test", num_sentences=2)
+    lines = ["".join(f"{w}\t{t}\n" for w, t in zip(row["tokens"], row["tags"])) for row in rows]
+    (tmp_path / "en.test.conll").write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(SystemExit, match=r"error: language 'xx', split 'test': no such file"):
+        run(script, "--checkpoint", checkpoint, "--corpus", template, "--languages", "en", "xx", *more)
+    assert not (tmp_path / "out").exists()
