@@ -172,6 +172,24 @@ def test_trackers_show_the_parts_of_the_loss_and_lambda(world):
         assert shown == pytest.approx([log[name] for log in logs], rel=1e-5), name
 
 
+def test_energy_is_on_the_card_where_codecarbon_measured_it(world, monkeypatch):
+    pytest.importorskip("codecarbon", reason="needs codecarbon: pip install codecarbon")
+    monkeypatch.setenv("CODECARBON_LOG_LEVEL", "error")
+    args = StructKDTrainingArguments("student", report_to="codecarbon", max_steps=2, **world["options"])
+    trainer = StructKDTrainer(
+        world["model"], args, train_dataset=world["train"], processing_class=world["tokenizer"],
+        teachers=world["teachers"],
+    )  # fmt: skip
+    trainer.train()
+    trainer.create_model_card()
+    card = Path("student/README.md").read_text(encoding="utf-8")
+    shown = float(
+        re.search(r"^\| energy \| (\S+) kWh, \S+ kg CO2 equivalents \(codecarbon\) \|$", card, re.MULTILINE)[1]
+    )
+    assert 0 < shown < 0.1
+    assert "co2_eq_emissions:" in card
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("whole", [False, True], ids=["encoder", "torch_compile=True"])
 def test_compiled_models_train_the_same_and_the_crf_stays_out_of_the_graph(world, make_student, whole):
