@@ -6,6 +6,7 @@ PYTHON ?= python3
 VENV ?= .venv
 EXTRAS ?= dev,demo,fast,lora,onnx,plots,search,space,trackers
 WORKERS ?= 2
+FUZZ_CASES ?= 8500
 DEMO_RECIPE ?= examples/recipes/demo.yaml
 
 BIN := $(VENV)/bin
@@ -17,7 +18,7 @@ OFFLINE := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=fa
 TEST_ENV := $(OFFLINE) OMP_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast lint format
+.PHONY: help install demo test test-fast fuzz lint format
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-16s %s\n", $$1, $$2 }'
@@ -46,6 +47,9 @@ test: lint ## everything that must pass: formatting, lint, types, all tests
 
 test-fast: $(STAMP) ## the tests not marked slow, stopping at the first failure
 	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -x -m "not slow"
+
+fuzz: $(STAMP) ## more than 100,000 inputs that nobody meant, about half an hour of one core (FUZZ_CASES= a property)
+	$(TEST_ENV) FUZZ_CASES=$(FUZZ_CASES) $(BIN)/python -m pytest tests/fuzz --timeout 7200 --hypothesis-show-statistics
 
 format: $(STAMP) ## rewrite the code into the house style
 	$(BIN)/ruff check --fix $(CODE)

@@ -60,15 +60,32 @@ def load_finished(folder: Path, record: Mapping[str, Any]) -> Dataset:
     stored = _read_record(folder / RECORD_FILE, f"remove {folder} and ask again")
     if differ := differences(stored, record):
         raise AnnotationError(f"{folder} holds answers to another question ({differ}); use another folder")
-    for name, kept in stored.get("files", {ANSWERS_FILE: stored.get("answers", {})}).items():
+    for name, kept in _files(stored, folder).items():
         file = folder / name
-        if not file.exists() or file_sha256(file) != kept.get("sha256"):
+        if not file.exists() or file_sha256(file) != kept["sha256"]:
             found = f"{file.stat().st_size:,} bytes with another one" if file.exists() else "no file"
             raise AnnotationError(
-                f"{file} is damaged: {kept.get('bytes', 0):,} bytes were written and their checksum kept; now there "
+                f"{file} is damaged: {kept['bytes']:,} bytes were written and their checksum kept; now there "
                 f"is {found}. Remove {folder} and ask again"
             )
     return Dataset.from_file(str(folder / ANSWERS_FILE))
+
+
+def _files(stored: Mapping[str, Any], folder: Path) -> dict[str, dict[str, Any]]:
+    """What a record says of the files beside it. A record may be a stranger's: it names no files but ours."""
+    files = stored.get("files", {ANSWERS_FILE: stored.get("answers")})
+    well_formed = (
+        isinstance(files, dict)
+        and {ANSWERS_FILE} <= files.keys() <= {ANSWERS_FILE, SUMMARY_FILE}
+        and all(isinstance(kept, dict) and isinstance(kept.get("bytes"), int) for kept in files.values())
+        and all(isinstance(kept.get("sha256"), str) for kept in files.values())
+    )
+    if not well_formed:
+        raise AnnotationError(
+            f"{folder / RECORD_FILE} is damaged (what it says of files is not what was written): remove {folder} and "
+            "ask again"
+        )
+    return files
 
 
 def load_summary(folder: Path) -> dict[str, Any]:

@@ -1,0 +1,193 @@
+"""Danger: a corpus of strange bytes that hangs the reader, ends in somebody else's traceback, or is read wrong."""
+
+import gzip
+import json
+from pathlib import Path
+from tempfile import mkdtemp
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pyarrow import parquet
+
+from hf_structkd.data.corpora import load_corpus
+from hf_structkd.data.raw_sentences import load_sentences
+from hf_structkd.data.readers import CorpusError
+
+from .fuzzing import AWKWARD, TEXT, fuzz, only_our_errors
+
+FORMATS = ("conll", "tsv", "conllu", "jsonl", "json", "txt", "parquet")
+ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "latin-1", "cp1252", "shift_jis")
+GOOD = {
+    "conll": "Ada\tB-PER\nlives\tO\n\n# 1\nin\tO\nRome\tB-LOC\n",
+    "tsv": "Ada NNP B-PER\nlives VBZ O\n\n-DOCSTART- -X- O\n\nin IN O\n",
+    "conllu": "# text = Ada\n1-2\tAd\t_\t_\t_\t_\t_\t_\t_\t_\n1\tAda\t_\tNOUN\t_\t_\t_\t_\t_\tNER=O\n",
+    "jsonl": '{"tokens": ["Ada", "é"], "tags": ["B-PER", "O"]}\n{"tokens": ["x"], "tags": ["O"]}\n',
+    "json": '[{"words": ["Ada"], "labels": ["B-PER"]}]',
+    "txt": "Ada lives in Rome\n\nand so on\n",
+}
+FOLDER = Path(mkdtemp())
+PLAIN_WORDS = st.sampled_from(["a", "#", "é", "\u200b", "1\xa0000", "日本", "👩\u200d👧", "שלום"])
+
+
+def table_of(rows: list[dict]) -> bytes:
+    sink = pa.BufferOutputStream()
+    parquet.write_table(pa.Table.from_pylist(rows), sink)
+    return sink.getvalue().to_pybytes()
+
+
+@st.composite
+def changed(draw, data: bytes) -> bytes:
+    """Bytes with some flipped, cut out, doubled or put in; cut short; packed, and then all of that again."""
+    for _ in range(draw(st.integers(0, 4))):
+        at = draw(st.integers(0, len(data)))
+        to = draw(st.integers(at, min(len(data), at + 20)))
+        kind = draw(st.sampled_from(["flip", "remove", "double", "put", "cut", "pack"]))
+        if kind == "flip" and at < len(data):
+            data = data[:at] + bytes([data[at] ^ (1 << draw(st.integers(0, 7)))]) + data[at + 1 :]
+        elif kind == "remove":
+            data = data[:at] + data[to:]
+        elif kind == "double":
+            data = data[:to] + data[at:]
+        elif kind == "put":
+            put = draw(st.one_of(st.binary(max_size=6), st.sampled_from(AWKWARD).map(encoded)))
+            data = data[:at] + put + data[at:]
+        elif kind == "cut":
+            data = data[:at]
+        elif kind == "pack":
+            data = gzip.compress(data, mtime=0)
+    return data
+
+
+def encoded(text: str, encoding: str = "utf-8") -> bytes:
+    try:
+        return text.encode(encoding, "surrogatepass")
+    except (UnicodeError, ValueError):
+        return text.encode(encoding, "replace")
+
+
+@st.composite
+def corpora(draw) -> tuple[str, bytes]:
+    """A format's name, and bytes that claim to be of it."""
+    name = draw(st.sampled_from(FORMATS))
+    if name == "parquet":
+        words = st.lists(st.one_of(st.none(), st.text(max_size=5)), max_size=4)
+        rows = draw(st.lists(st.fixed_dictionaries({"tokens": words, "tags": words}), min_size=1, max_size=3))
+        return name, draw(changed(table_of(rows)))
+    cells = st.lists(TEXT, min_size=1, max_size=4)
+    text = draw(
+        st.one_of(
+            st.just(GOOD[name]),
+            st.lists(cells.map("\t".join), max_size=8).map("\n".join),
+            st.lists(cells.map(" ".join), max_size=8).map("\r\n".join),
+            json_texts(),
+        )
+    )
+    data = encoded(text, draw(st.sampled_from(ENCODINGS)))
+    return name, draw(changed(data))
+
+
+def json_texts() -> st.SearchStrategy[str]:
+    scalars = st.one_of(TEXT, st.none(), st.booleans(), st.integers(), st.floats())
+    values = st.one_of(scalars, st.lists(scalars, max_size=4), st.lists(st.lists(scalars, max_size=2), max_size=2))
+    rows = st.dictionaries(st.sampled_from(["tokens", "words", "tags", "labels", "data", "x"]), values, max_size=4)
+    whole = st.one_of(rows, st.lists(rows, max_size=4), rows.map(lambda row: {"data": [row]}))
+    return st.one_of(whole.map(json.dumps), st.lists(rows, max_size=4).map(lambda r: "\n".join(map(json.dumps, r))))
+
+
+def check_words(words: list[str]) -> None:
+    assert words
+    assert all(isinstance(word, str) and "\0" not in word and "\n" not in word for word in words if word.strip())
+    "".join(words).encode()
+
+
+@fuzz(2)
+@given(corpora(), st.sampled_from(["accept", "repair", "refuse"]), st.sampled_from([None, "BIO", "BIOES", "plain"]))
+def test_corpora(corpus, orphans, scheme):
+    name, data = corpus
+    path = FOLDER / f"corpus.{name}"
+    path.write_bytes(data)
+    with only_our_errors(path):
+        dataset = load_corpus(path, language="xx", orphans=orphans, scheme=scheme)
+        assert len(dataset)
+        for row in dataset:
+            assert len(row["tokens"]) == len(row["tags"])
+            assert all(isinstance(tag, str) for tag in row["tags"])
+            check_words(row["tokens"])
+
+
+@fuzz()
+@given(corpora())
+def test_sentences_without_tags(corpus):
+    name, data = corpus
+    path = FOLDER / f"sentences.{name}"
+    path.write_bytes(data)
+    with only_our_errors(path):
+        for words in load_sentences(path, language="xx")["tokens"]:
+            check_words(words)
+
+
+@fuzz()
+@given(
+    st.lists(st.lists(st.tuples(PLAIN_WORDS, st.sampled_from(["O", "B-X"])), min_size=1, max_size=5), max_size=4),
+    st.sampled_from(["\n", "\r\n", "\r\r\n"]),
+    st.sampled_from(["\t", " ", "  "]),
+    st.sampled_from(["utf-8", "utf-8-sig"]),
+    st.booleans(),
+)  # fmt: skip
+def test_what_was_written_is_read(sentences, end, blank, encoding, packed):
+    """Line ends, byte order marks, blanks and packing change nothing of a corpus."""
+    sentences = [[("first", "O")], *sentences]  # lines that begin with # do not tell how many columns there are
+    blocks = [end.join(f"{word}{blank}{tag}" for word, tag in sentence) for sentence in sentences]
+    data = (end + end).join([*blocks, ""]).encode(encoding)
+    path = FOLDER / "round.conll"
+    path.write_bytes(gzip.compress(data, mtime=0) if packed else data)
+    dataset = load_corpus(path, language="xx")
+    assert [list(zip(row["tokens"], row["tags"])) for row in dataset] == sentences
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("a.conll", "a\tO\n".encode("utf-16"), "iconv -f UTF-16"),
+        ("a.conll", b"a\tO\rb\tO\r", "corpus_file:1: a carriage return"),
+        ("a.txt", b"a b\rc d\n", "corpus_file:1: a carriage return"),
+        ("a.conll", b"\x1f\x8b\x08garbage", "cannot be read"),
+        ("a.conll", b"a\tO\nb\0\tO\n", "corpus_file:2: a NUL"),
+        ("a.jsonl", rb'{"tokens": ["\ud800"], "tags": ["O"]}', "corpus_file:1, word 1"),
+        ("a.jsonl", rb'{"tokens": ["a"], "tags": ["\udc00"]}', "corpus_file:1, word 1"),
+        ("a.jsonl", b"[" * 100_000, "corpus_file:1: JSON that cannot be read"),
+        ("a.jsonl", b'{"tokens": ["a"], "tags": [' + b"9" * 5000 + b"]}", "corpus_file:1: JSON that cannot be read"),
+        ("a.conllu", b"1\t\t_\tNOUN\t_\t_\t_\t_\t_\t_\n", "corpus_file:1: an empty word"),
+        ("a.parquet", b"PAR1" + b"\0" * 20 + b"PAR1", "not a Parquet file"),
+    ],
+    ids=["utf-16", "old-mac", "old-mac-txt", "gzip", "nul", "surrogate", "surrogate-tag", "nested", "digits", "empty",
+         "parquet"],
+)  # fmt: skip
+def test_named_kinds_of_damage(tmp_path, name, data, message):
+    path = tmp_path / name
+    path.write_bytes(data)
+    load = load_sentences if name.endswith(".txt") else load_corpus
+    with pytest.raises(CorpusError, match=message.replace("corpus_file", str(path)).replace("(", r"\(")):
+        load(path, language="xx")
+
+
+def test_bytes_in_parquet_that_are_not_text(tmp_path):
+    """Arrow believes a column that says it is UTF-8; the error then came when a row was read."""
+    words = pa.ListArray.from_arrays([0, 1], pa.array([b"\xff\xfe"]).view(pa.string()))
+    parquet.write_table(pa.table({"tokens": words, "tags": [["O"]]}), tmp_path / "a.parquet")
+    with pytest.raises(CorpusError, match=r"a.parquet, row 1: cannot be decoded"):
+        load_corpus(tmp_path / "a.parquet", language="xx")
+
+
+@pytest.mark.parametrize("column", [-7, 7])
+def test_word_columns_that_do_not_exist(tmp_path, column):
+    (tmp_path / "a.conll").write_text("a O\n")
+    with pytest.raises(CorpusError, match=f"no column {column}"):
+        load_corpus(tmp_path / "a.conll", language="xx", tokens_column=column)
+
+
+def test_a_name_too_long_for_a_file():
+    with pytest.raises(CorpusError, match="name too long"):
+        load_corpus("x" * 5000 + ".conll", language="xx")
