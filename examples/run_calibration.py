@@ -15,9 +15,8 @@ import torch
 from marked_figures import fill_file
 from recipe_arguments import DataArguments
 from recipe_steps import load_data
-from transformers import AutoModelForTokenClassification, AutoTokenizer
 
-from hf_structkd import CRFTokenClassificationPipeline
+from hf_structkd import CRFTokenClassificationPipeline, Teacher
 from hf_structkd.data.readers import CorpusError
 from hf_structkd.evaluation.calibration import DEFAULT_BINS, plot_reliability, reliability
 from hf_structkd.modeling.entities import analyses
@@ -64,10 +63,11 @@ class ScoringPipeline(CRFTokenClassificationPipeline):
 def main() -> None:
     data_args, args = parse_recipe((DataArguments, CalibrationArguments), description=__doc__, exit_on_error=True)
     corpora = load_data(data_args, splits=[args.split])
-    trust = {"trust_remote_code": args.trust_remote_code}
-    model = AutoModelForTokenClassification.from_pretrained(args.checkpoint, **trust)
-    tokenizer = AutoTokenizer.from_pretrained(args.checkpoint, **trust)
-    tagger = ScoringPipeline(model=model, tokenizer=tokenizer, batch_size=args.batch_size)
+    try:
+        loaded = Teacher.from_pretrained(args.checkpoint, trust_remote_code=args.trust_remote_code)
+        tagger = ScoringPipeline(model=loaded.model, tokenizer=loaded.tokenizer, batch_size=args.batch_size)
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"checkpoint {args.checkpoint!r}: {error}") from error
     scores: dict[str, dict[str, list[float]]] = {}
     right: dict[str, list[bool]] = {}
     for language, splits in corpora.items():

@@ -23,12 +23,15 @@ def main() -> None:
         (DataArguments, EvaluationArguments), description=__doc__, exit_on_error=True
     )
     corpora = load_data(data_args, splits=evaluation_args.splits)
-    tagger = Teacher.from_pretrained(
-        evaluation_args.checkpoint,
-        revision=evaluation_args.revision,
-        label_map=evaluation_args.label_map,
-        trust_remote_code=evaluation_args.trust_remote_code,
-    )
+    try:
+        tagger = Teacher.from_pretrained(
+            evaluation_args.checkpoint,
+            revision=evaluation_args.revision,
+            label_map=evaluation_args.label_map,
+            trust_remote_code=evaluation_args.trust_remote_code,
+        )
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"checkpoint {evaluation_args.checkpoint!r}: {error}") from error
     known = getattr(tagger.model.config, "languages", None)
     if known and (unseen := [language for language in corpora if language not in known]):
         print(f"zero-shot, not among the languages of its training ({', '.join(known)}): {', '.join(unseen)}\n")

@@ -98,7 +98,7 @@ def test_languages_that_a_checkpoint_was_not_trained_on_are_named(run, checkpoin
 
 
 @pytest.mark.parametrize("script", ["run_evaluate.py", "run_calibration.py"])
-def test_an_unknown_language_is_named_with_those_there_are(run, checkpoint, tmp_path, script):
+def test_unknown_languages_and_checkpoints_are_named(run, checkpoint, tmp_path, script):
     more = ("--output_dir", tmp_path / "out") if "calibration" in script else ()
     with pytest.raises(SystemExit, match=r"error: .*no language 'xx'; it has .*en"):
         run(script, "--checkpoint", checkpoint, "--corpus", "demo", "--languages", "en", "xx", *more)
@@ -108,4 +108,6 @@ def test_an_unknown_language_is_named_with_those_there_are(run, checkpoint, tmp_
     (tmp_path / "en.test.conll").write_text("\n".join(lines), encoding="utf-8")
     with pytest.raises(SystemExit, match=r"error: language 'xx', split 'test': no such file"):
         run(script, "--checkpoint", checkpoint, "--corpus", template, "--languages", "en", "xx", *more)
+    with pytest.raises(SystemExit, match=r"error: checkpoint '\S*nothing': "):
+        run(script, "--checkpoint", tmp_path / "nothing", "--corpus", "demo", "--languages", "en", *more)
     assert not (tmp_path / "out").exists()

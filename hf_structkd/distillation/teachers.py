@@ -77,10 +77,20 @@ class Teacher(TagTeacher):
             label_map, scheme, temperature: see the class.
             device: where it runs; the CPU where `None`.
             kwargs: for the model's `from_pretrained`.
+
+        Raises:
+            OSError: if there is no such checkpoint.
+            ValueError: if weights are missing: a plain encoder, or a damaged tagger, would teach noise.
         """
         kwargs.setdefault("dtype", torch.float32)
         common = {"revision": revision or "main", "trust_remote_code": trust_remote_code}
-        model = AutoModelForTokenClassification.from_pretrained(model_id_or_path, **common, **kwargs)
+        model, found = AutoModelForTokenClassification.from_pretrained(
+            model_id_or_path, output_loading_info=True, **common, **kwargs
+        )
+        if missing := sorted(set(found["missing_keys"]) - {"word_starts.pieces"}):  # told which words there are
+            raise ValueError(
+                f"{model_id_or_path} lacks the weights {', '.join(missing)}: no trained tagger, or not all of one"
+            )
         tokenizer = AutoTokenizer.from_pretrained(model_id_or_path, **common)
         commit = getattr(model.config, "_commit_hash", None)
         reading: dict[str, Any] = {"label_map": label_map, "scheme": scheme, "temperature": temperature}

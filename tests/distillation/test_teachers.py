@@ -152,3 +152,19 @@ def test_a_global_temperature_reaches_teachers_and_student(make_student, tokeniz
     )
     loss = trainer.compute_loss(student.eval(), batch)
     assert loss.item() * len(row["tokens"]) == pytest.approx(kd.item(), rel=1e-2)
+
+
+def test_a_checkpoint_that_is_no_trained_tagger_teaches_nobody(make_student, softmax_model, tokenizer, tmp_path):
+    """Danger: what is missing is drawn at random, the log says so, and the student learns noise for hours."""
+    student = make_student()
+    encoder = softmax_model.base_model
+    encoder.save_pretrained(tmp_path / "encoder")
+    tokenizer.save_pretrained(tmp_path / "encoder")
+    with pytest.raises(ValueError, match=r"encoder lacks the weights classifier.bias, classifier.weight"):
+        Teacher.from_pretrained(str(tmp_path / "encoder"))
+    student.save_pretrained(tmp_path / "damaged", state_dict={
+        name: value for name, value in student.state_dict().items() if name != "crf.transitions"
+    })  # fmt: skip
+    tokenizer.save_pretrained(tmp_path / "damaged")
+    with pytest.raises(ValueError, match=r"damaged lacks the weights crf.transitions: no trained tagger"):
+        Teacher.from_pretrained(str(tmp_path / "damaged"))
