@@ -28,18 +28,30 @@ class LossGuard:
 
     def __init__(self) -> None:
         self._parts: dict[str, Tensor] = {}
+        self._emissions = torch.zeros(0)
 
-    def remember(self, parts: Mapping[str, Tensor]) -> None:
-        """Keep a micro-batch's losses by part, (batch,) each, until the next one's."""
+    def remember(self, parts: Mapping[str, Tensor], emissions: Tensor) -> None:
+        """Keep a micro-batch's losses by part, (batch,) each, and its (batch, words, tags) scores until the next's."""
         self._parts = {name: part.detach() for name, part in parts.items()}
+        self._emissions = emissions.detach()
+
+    def all_finite(self, model: nn.Module) -> bool:
+        """Whether the micro-batch's scores and the model's weights are; this waits for the device."""
+        return bool(self._emissions.isfinite().all()) and not _broken(model)
 
     def explain(
-        self, loss: Tensor, inputs: Mapping[str, Any], step: int, model: nn.Module, corpus: Any, tokenizer: Any = None
+        self,
+        loss: float | None,
+        inputs: Mapping[str, Any],
+        step: int,
+        model: nn.Module,
+        corpus: Any,
+        tokenizer: Any = None,
     ) -> NonFiniteLossError:
         """The error to raise for a loss that is not finite.
 
         Args:
-            loss: the micro-batch's.
+            loss: the micro-batch's; `None` where its scores are so bad that there is none.
             inputs: the collated micro-batch.
             step: updates done before it.
             model: which part of it is not finite, if any, is said too.
@@ -47,6 +59,8 @@ class LossGuard:
             tokenizer: decodes those.
         """
         parts = {name: part.cpu() for name, part in self._parts.items()}
+        if loss is None:
+            parts = {"scores": self._emissions.flatten(1).sum(dim=1).cpu()}
         bad = {name: part for name, part in parts.items() if not part.isfinite().all()}
         ids = _unpadded(inputs)
         affected = sorted({i for part in bad.values() for i in (~part.isfinite()).nonzero()[:, 0].tolist()})
@@ -59,8 +73,10 @@ class LossGuard:
             lines.append(f"  {where}" + (f": {', '.join(named)}" if named else ""))
         if len(affected) > _SHOWN:
             lines.append(f"  and {len(affected) - _SHOWN} more of the {len(ids)} sentences of this batch")
+        what = f"the loss of update {step + 1} is" if loss is not None else f"the scores of update {step + 1} are"
+        value = f"{loss:g}" if loss is not None else "not finite"
         return NonFiniteLossError(
-            f"the loss of update {step + 1} is {loss.item():g}; training has stopped before it changed any weight. "
+            f"{what} {value}; training has stopped before it changed any weight. "
             "Sentences of the training data that it came from:\n" + "\n".join(lines) + "\n" + _state_of(model)
         )
 
@@ -110,9 +126,12 @@ def _decoded(ids: Sequence[int], tokenizer: Any) -> str:
     return f"a sentence that the corpus cannot be searched for, {text}"
 
 
+def _broken(model: nn.Module) -> list[str]:
+    return [name for name, parameter in model.named_parameters() if not torch.isfinite(parameter).all()]
+
+
 def _state_of(model: nn.Module) -> str:
-    broken = [name for name, parameter in model.named_parameters() if not torch.isfinite(parameter).all()]
-    if broken:
+    if broken := _broken(model):
         return (
             f"The model's weights were not finite already ({len(broken)} parameters, first {broken[0]}): an earlier "
             "update broke them, not these sentences. Go on from a checkpoint before it with a smaller learning rate, "

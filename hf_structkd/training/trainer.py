@@ -17,7 +17,7 @@ from ..distillation.targets import Targets
 from ..evaluation.tagging_metrics import TaggingMetrics
 from ..modeling.configuration import label_names
 from .arguments import StructKDTrainingArguments
-from .loss_guard import LossGuard
+from .loss_guard import LossGuard, NonFiniteLossError
 from .loss_log import LossLog
 from .losses import loss_items, mixed_losses
 from .preparation import annotated, encoded, mixed_sampler
@@ -187,6 +187,8 @@ class StructKDTrainer(PushingTrainer):
                 raise ValueError("a batch needs word_mask or labels to know its words")
             word_mask = inputs["word_mask"] = labels != -100
         outputs = model(**inputs)
+        if model.training:
+            self.loss_guard.remember({}, outputs.emissions)
         student = self.accelerator.unwrap_model(model).distribution(outputs, "train")
         lam = self.current_lambda()
         weighted, unweighted = mixed_losses(student, labels, word_mask, targets, self.objectives, lam)
@@ -198,20 +200,28 @@ class StructKDTrainer(PushingTrainer):
             scale = scale * self.accelerator.num_processes  # gradients are averaged over processes afterwards
         loss = scale * torch.stack([part.sum() for part in weighted.values()]).sum()
         if model.training:
-            self.loss_guard.remember(weighted)
+            self.loss_guard.remember(weighted, outputs.emissions)
             self.loss_log.add(weighted, unweighted, scale, lam if self.objectives else None, self.state.global_step)
         loss = loss.to(outputs.emissions.dtype)
         return (loss, {"loss": loss, "logits": outputs.logits}) if return_outputs else loss
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
         """As in `Trainer`. Raises NonFiniteLossError, naming the sentences, where the loss is NaN or infinite."""
-        loss = super().training_step(model, inputs, *args, **kwargs)
+        plain = self.accelerator.unwrap_model(model)
+        try:
+            loss = super().training_step(model, inputs, *args, **kwargs)
+        except ValueError as error:  # the CRF takes no scores that are not numbers
+            if self.loss_guard.all_finite(plain):
+                raise
+            raise self._explained(None, inputs, plain) from error
         # After the backward pass, where Trainer waits for the device anyway (`logging_nan_inf_filter`).
         if not torch.isfinite(loss):
-            plain = self.accelerator.unwrap_model(model)
-            step, data, tokenizer = self.state.global_step, self.train_dataset, self.processing_class
-            raise self.loss_guard.explain(loss, inputs, step, plain, data, tokenizer)
+            raise self._explained(float(loss), inputs, plain)
         return loss
+
+    def _explained(self, loss: float | None, inputs: dict[str, Any], model: nn.Module) -> NonFiniteLossError:
+        step, data, tokenizer = self.state.global_step, self.train_dataset, self.processing_class
+        return self.loss_guard.explain(loss, inputs, step, model, data, tokenizer)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """As in `Trainer`, with the CRF's scores in a group of their own where they have their own learning rate."""

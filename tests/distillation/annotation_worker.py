@@ -1,9 +1,6 @@
-"""One process of an annotation, for tests that start several or kill them: a teacher that notes what it is asked."""
+"""An annotation for tests that start several or kill them: a teacher that notes what it is asked."""
 
 import hashlib
-import json
-import os
-import sys
 import time
 from pathlib import Path
 
@@ -54,18 +51,3 @@ def run(folder: Path, log: Path | None = None, seconds: float = 0.0) -> Dataset:
         output_dir=folder,
         progress=False,
     )
-
-
-if __name__ == "__main__":
-    from accelerate import PartialState
-
-    out = Path(sys.argv[1])
-    annotated = run(out / "answers", out / f"asked-{os.environ['RANK']}.txt")
-    state = PartialState()
-    report = {
-        "world": state.num_processes,
-        "backend": state.backend,
-        "env": os.environ["WORLD_SIZE"],
-        "rows": json.loads(json.dumps(annotated.to_dict())),
-    }
-    (out / f"report-{state.process_index}.json").write_text(json.dumps(report))

@@ -1,0 +1,141 @@
+"""Dangers: half precision that drifts away, memory that grows with every step or sentence.
+
+`STRUCTKD_LONG=1` runs the memory tests at their full length: 2,000 updates and 100,000 sentences.
+"""
+
+import gc
+import os
+import resource
+import tracemalloc
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import pytest
+import torch
+from datasets import Dataset
+
+from hf_structkd.distillation.annotate import annotate
+from hf_structkd.distillation.callable_teacher import CallableTeacher
+from hf_structkd.distillation.shards import PartialAnswers
+from tests import crashes
+
+LONG = os.environ.get("STRUCTKD_LONG") == "1"
+PLAIN = {
+    **{"save_strategy": "no", "eval_strategy": "no", "unlabelled_rate": None, "gradient_accumulation_steps": 1},
+    **{"per_device_train_batch_size": 9},
+}
+
+
+@pytest.fixture(scope="module")
+def setting():
+    return crashes.Setting()
+
+
+class HalfPrecision(crashes.StructKDTrainer):
+    """float16 autocast on a CPU, for which `fp16=True` is not, and without loss scaling: these losses are large."""
+
+    dtype = torch.float16
+
+    def autocast_smart_context_manager(self, cache_enabled=True):
+        return torch.autocast("cpu", dtype=self.dtype, cache_enabled=cache_enabled)
+
+    compute_loss_context_manager = autocast_smart_context_manager
+
+
+def losses_of(trainer) -> torch.Tensor:
+    trainer.train()
+    return torch.tensor([log["loss"] for log in trainer.state.log_history if "loss" in log], dtype=torch.float64)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_200_updates_in_half_precision_stay_near_float32(setting, tmp_path, precision):
+    """The bounds: no update's loss further off than 10 % (bf16) or 2 % (fp16), means of 50 than 2 % or 0.5 %."""
+    updates, runs = 200, []
+    options = {**PLAIN, "max_steps": updates, "learning_rate": 2e-3}
+    one, mean = {"bf16": (0.10, 0.02), "fp16": (0.02, 0.005)}[precision]
+    for half in (False, True):
+        trainer = setting.trainer(tmp_path / f"{half}", **options, bf16=half and precision == "bf16")
+        trainer.model = setting.student(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+        trainer.model_wrapped = trainer.model
+        if half and precision == "fp16":
+            trainer.__class__ = HalfPrecision
+        runs.append(losses_of(trainer))
+    exact, half = runs
+    assert len(exact) == updates
+    assert exact[-20:].mean() < 0.9 * exact[:20].mean()  # it learns
+    assert not torch.equal(exact, half)  # it was in half precision
+    assert ((half - exact).abs() / exact).max() < one
+    blocks = [run.reshape(-1, 50).mean(dim=1) for run in runs]
+    assert ((blocks[1] - blocks[0]).abs() / blocks[0]).max() < mean
+
+
+def memory() -> float:
+    """MiB of this process."""
+    gc.collect()
+    return psutil.Process().memory_info().rss / 2**20
+
+
+def tensors() -> int:
+    gc.collect()
+    return sum(1 for thing in gc.get_objects() if isinstance(thing, torch.Tensor))
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_updates(setting, tmp_path):
+    """Danger: a graph or a batch is kept from every update, in a log of losses or in the guard of the loss."""
+    from transformers import TrainerCallback
+
+    updates = 2000 if LONG else 60
+    seen: dict[int, tuple[int, float]] = {}
+
+    class Look(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step in (updates // 4, updates // 2, updates):
+                seen[state.global_step] = (tensors(), memory())
+
+    trainer = setting.trainer(tmp_path, **{**PLAIN, "max_steps": updates, "logging_steps": updates})
+    trainer.add_callback(Look())
+    trainer.train()
+    counts = [count for count, _ in seen.values()]
+    print("tensors and MiB:", seen)
+    assert counts[0] == counts[1] == counts[2]
+    if LONG:
+        assert seen[updates][1] - seen[updates // 4][1] < 16  # MiB over 1,500 updates
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_annotated_sentences(tmp_path, monkeypatch):
+    """Danger: answers of finished shards, or the sentences, are kept in memory; a bound a tenth of the answers."""
+    sentences, size, labels = (100_000, 2048, ["O", "B-X", "I-X"]) if LONG else (6_000, 256, ["O", "B-X", "I-X"])
+    rng = np.random.default_rng(0)
+    rows = [[f"w{word}" for word in rng.integers(0, 1000, size=20)] for _ in range(1000)]
+    Dataset.from_dict({"tokens": [rows[i % 1000] for i in range(sentences)]}).save_to_disk(tmp_path / "corpus")
+    uniform = CallableTeacher(lambda s: [np.full((len(w), 3), 1 / 3) for w in s], labels, name="u", revision="1")
+    write, seen = PartialAnswers.write, []
+
+    def watched(partial, number, table, *args):
+        write(partial, number, table, *args)
+        gc.collect()
+        seen.append((tracemalloc.get_traced_memory()[0] + pa.total_allocated_bytes(), table.nbytes, memory()))
+
+    monkeypatch.setattr(PartialAnswers, "write", watched)
+    tracemalloc.start()
+    try:
+        annotate(
+            Dataset.load_from_disk(str(tmp_path / "corpus")), uniform, label_names=labels, progress=False,
+            targets=["teacher_topk_tags", "teacher_marginals"], shard_size=size, batch_size=256,
+            output_dir=tmp_path / "answers",
+        )  # fmt: skip
+    finally:
+        tracemalloc.stop()
+    start = len(seen) // 4
+    answers = sum(size for _, size, _ in seen[start:])
+    grown = max(now for now, _, _ in seen[-3:]) - seen[start][0]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"{sentences:,} sentences: {answers / 2**20:.1f} MiB of answers, {grown / 2**20:.2f} MiB grown, "
+          f"resident {seen[start][2]:.0f} -> {seen[-1][2]:.0f} MiB, peak {peak:.0f} MiB")  # fmt: skip
+    assert grown < 0.1 * answers
+    if LONG:
+        assert seen[-1][2] - seen[start][2] < 64  # MiB resident, over 75,000 sentences
