@@ -42,6 +42,13 @@ class DataArguments:
             "the reverse. The entities stay the same."
         },
     )
+    labels: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "The label set, in order; found in the corpora by default. Where corpora lack labels that others "
+            "have, it lets a teacher of one language be trained with those of all."
+        },
+    )
     orphans: Literal["accept", "repair", "refuse"] = field(
         default="accept", metadata={"help": "What becomes of tag sequences the scheme forbids, an I- after O say."}
     )

@@ -39,6 +39,7 @@ from hf_structkd import (
     smaller_student,
 )
 from hf_structkd.data.collator import DataCollatorForStructKD
+from hf_structkd.data.corpora import label_inventory
 from hf_structkd.data.raw_sentences import load_sentences
 from hf_structkd.data.tokenizer import train_tokenizer
 from hf_structkd.data.words import encode_corpus
@@ -85,6 +86,20 @@ def load_data(
         tokens_column=args.tokens_column,
         column=args.column,
     )
+
+
+def labels_of(args: DataArguments, corpora: Mapping[str, DatasetDict]) -> list[str]:
+    """The label set that a recipe gives, or else that of the corpora.
+
+    Raises:
+        RecipeError: if the corpora have labels that the recipe does not name.
+    """
+    found = label_inventory(corpora)
+    if args.labels is None:
+        return found
+    if unknown := [label for label in found if label not in args.labels]:
+        raise RecipeError(f"the corpora have {', '.join(unknown)}, which is not among the labels {args.labels}")
+    return args.labels
 
 
 def load_unlabelled(args: DataArguments, languages: Sequence[str]) -> dict[str, Dataset]:

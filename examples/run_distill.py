@@ -22,6 +22,7 @@ from recipe_arguments import DataArguments, ModelArguments, TeacherArguments
 from recipe_steps import (
     SETTINGS_FILE,
     check_model,
+    labels_of,
     load_data,
     load_unlabelled,
     make_tagger,
@@ -37,7 +38,6 @@ from recipe_teachers import calibrate_teachers, given_teachers, trained_teacher
 from scoring import compare
 
 from hf_structkd import StructKDTrainingArguments, Teacher, annotate
-from hf_structkd.data.corpora import label_inventory
 from hf_structkd.data.readers import CorpusError
 from hf_structkd.data.unlabelled import mix_unlabelled
 from hf_structkd.distillation.annotate import AnnotationError
@@ -124,7 +124,7 @@ def main() -> None:
         language: DatasetDict({**splits, "train": first(splits["train"], data_args.max_train_sentences)})
         for language, splits in whole.items()
     }
-    labels = label_inventory(whole)
+    labels = labels_of(data_args, whole)
     unlabelled = unlabelled_part(whole, data_args, teacher_args, args)
     for language, splits in corpora.items():
         if PartialState().is_main_process:

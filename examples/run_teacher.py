@@ -9,11 +9,10 @@ from pathlib import Path
 from datasets import concatenate_datasets
 from progress import quiet_libraries
 from recipe_arguments import DataArguments, ModelArguments
-from recipe_steps import load_data, make_tagger, settings_of, train_into, train_tagger
+from recipe_steps import labels_of, load_data, make_tagger, settings_of, train_into, train_tagger
 from scoring import compare
 
 from hf_structkd import StructKDTrainingArguments, Teacher
-from hf_structkd.data.corpora import label_inventory
 from hf_structkd.data.readers import CorpusError
 from hf_structkd.evaluation.results import RunResults, write_results
 from hf_structkd.training.recipe import RecipeError, dump_settings, parse_recipe
@@ -25,7 +24,7 @@ def main() -> None:
     )
     args.objective = "none"
     corpora = load_data(data_args)
-    labels = label_inventory(corpora)
+    labels = labels_of(data_args, corpora)
     train = concatenate_datasets([splits["train"] for splits in corpora.values()])
     dev = {language: splits["dev"] for language, splits in corpora.items()}
     folder = Path(args.output_dir)

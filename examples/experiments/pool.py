@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, concatenate_datasets
 from grid import Cell, Grid, GridError, TeacherSet, arguments
 from recipe_arguments import DataArguments, ModelArguments
-from recipe_steps import SETTINGS_FILE, load_data, make_tagger, settings_of, train_into, train_tagger
+from recipe_steps import SETTINGS_FILE, labels_of, load_data, make_tagger, settings_of, train_into, train_tagger
 from shared_work import Job
 from transformers import TrainingArguments
 from wrong_paths import WrongPathsTeacher
@@ -31,7 +31,6 @@ from hf_structkd.data.columns import (
     TOPK_TAGS,
     TRANSITIONS,
 )
-from hf_structkd.data.corpora import label_inventory
 from hf_structkd.data.unlabelled import hide_gold
 from hf_structkd.data.words import encode_corpus
 from hf_structkd.distillation.annotate import corpus_fingerprint
@@ -79,7 +78,7 @@ class Pool:
 
     @cached_property
     def labels(self) -> list[str]:
-        return label_inventory(self.corpora)
+        return labels_of(self.data_arguments, self.corpora)
 
     @property
     def languages(self) -> list[str]:
