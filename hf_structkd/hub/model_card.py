@@ -155,6 +155,8 @@ def hub_languages(codes: Sequence[str]) -> tuple[list[str], list[str]]:
     Returns:
         ISO 639 codes, and the BCP 47 tags that say more (``"pt-BR"``, whose code is ``"pt"``). A name of another kind
         (``"english"``) is in neither; the card's text has it.
+
+    Source: huggingface/datasets pull request 4753, which moved longer tags to ``language_bcp47``.
     """
     tags = [code for code in codes if re.fullmatch(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*", code)]
     return list(dict.fromkeys(tag.split("-")[0] for tag in tags)), [tag for tag in tags if "-" in tag]
