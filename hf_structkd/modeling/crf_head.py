@@ -242,12 +242,14 @@ class CRFHeadMixin:
         output = self.word_scores(input_ids, attention_mask, word_mask, **kwargs)
         if labels is not None:
             nll, counted = self.gold_nll(output, labels, word_mask)
-            output.loss = nll.sum() / (counted.clamp(min=1) if num_items_in_batch is None else num_items_in_batch)
+            # By item: set as an attribute, a field that was None becomes no key before transformers 5.3.
+            output["loss"] = nll.sum() / (counted.clamp(min=1) if num_items_in_batch is None else num_items_in_batch)
         if self.training or not decode:
-            output.logits = spread(output.emissions, attention_mask, word_mask)
+            output["logits"] = spread(output.emissions, attention_mask, word_mask)
         else:
             # Without labels nobody compares tag ids, and the stock pipeline may be reading: it knows B- and I- only.
-            output.logits, output.tags = self.decode(output, attention_mask, word_mask, as_bio=labels is None)
+            decoded = self.decode(output, attention_mask, word_mask, as_bio=labels is None)
+            output["logits"], output["tags"] = decoded
         return output if return_dict is None or return_dict else output.to_tuple()
 
     def word_scores(self, input_ids, attention_mask, word_mask: Tensor, **kwargs: Any) -> CRFTokenClassifierOutput:
