@@ -46,6 +46,8 @@ from hf_structkd.evaluation.results import RunResults, write_atomically, write_r
 from hf_structkd.hub.describe import describe_student
 from hf_structkd.hub.push import PushError
 from hf_structkd.training.card import examples_of, objective_name
+from hf_structkd.training.checkpoints import CheckpointError
+from hf_structkd.training.loss_guard import NonFiniteLossError
 from hf_structkd.training.recipe import RecipeError, dump_settings, parse_recipe
 
 Corpora = dict[str, DatasetDict]
@@ -234,5 +236,13 @@ if __name__ == "__main__":
     quiet_libraries()
     try:
         main()
-    except (RecipeError, CorpusError, AnnotationError, PushError) as error:
+    except (
+        RecipeError,
+        CorpusError,
+        AnnotationError,
+        CheckpointError,
+        NonFiniteLossError,
+        PushError,
+        OSError,
+    ) as error:
         sys.exit(f"error: {error}")

@@ -15,6 +15,8 @@ from scoring import compare
 from hf_structkd import StructKDTrainingArguments, Teacher
 from hf_structkd.data.readers import CorpusError
 from hf_structkd.evaluation.results import RunResults, write_results
+from hf_structkd.training.checkpoints import CheckpointError
+from hf_structkd.training.loss_guard import NonFiniteLossError
 from hf_structkd.training.recipe import RecipeError, dump_settings, parse_recipe
 
 
@@ -56,5 +58,5 @@ if __name__ == "__main__":
     quiet_libraries()
     try:
         main()
-    except (RecipeError, CorpusError) as error:
+    except (RecipeError, CorpusError, CheckpointError, NonFiniteLossError, OSError) as error:
         sys.exit(f"error: {error}")

@@ -163,8 +163,9 @@ class CheckpointedTrainer(Trainer):
 
 
 def _is_about_files(error: Exception) -> bool:
-    # safetensors and torch.save have errors of their own for what the operating system said
-    return isinstance(error, OSError) or type(error).__name__ == "SafetensorError" or "writing file" in str(error)
+    # safetensors and torch.save (by its "inline_container") have errors of their own for what the system said
+    said = isinstance(error, RuntimeError) and any(part in str(error) for part in ("inline_container", "writing file"))
+    return said or isinstance(error, OSError) or type(error).__name__ == "SafetensorError"
 
 
 def _not_written(folder: Path, error: Exception) -> str:

@@ -100,6 +100,23 @@ def test_two_runs_with_a_seed_are_the_same_and_with_another_not(setting, whole, 
     assert runs[0] == runs[1] != runs[2]
 
 
+def test_a_stream_is_trained_on_and_resumed_alike(setting, tmp_path):
+    """Corpora too large for random access: read in order, shuffled within a buffer."""
+    options = {
+        "unlabelled_rate": None,
+        "language_sampling_temperature": None,
+        "max_steps": 4,
+        "save_total_limit": None,
+    }
+    seen = []
+    for start in (None, str(tmp_path / "checkpoint-2")):
+        trainer = setting.trainer(tmp_path, **options)
+        trainer.train_dataset = setting.train.to_iterable_dataset(num_shards=2).shuffle(seed=1, buffer_size=10)
+        trainer.train(resume_from_checkpoint=start)
+        seen.append(losses(trainer.state))
+    assert seen[0] == seen[1]
+
+
 def flip_a_bit(file: Path) -> None:
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
