@@ -51,10 +51,9 @@ def losses_of(trainer) -> torch.Tensor:
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_200_updates_in_half_precision_stay_near_float32(setting, tmp_path, precision):
-    """The bounds: no update's loss further off than 10 % (bf16) or 2 % (fp16), means of 50 than 2 % or 0.5 %."""
+    """The bounds: no update's loss further off than 1 %, no mean of 50 than 0.2 %."""
     updates, runs = 200, []
     options = {**PLAIN, "max_steps": updates, "learning_rate": 2e-3}
-    one, mean = {"bf16": (0.10, 0.02), "fp16": (0.02, 0.005)}[precision]
     for half in (False, True):
         trainer = setting.trainer(tmp_path / f"{half}", **options, bf16=half and precision == "bf16")
         trainer.model = setting.student(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
@@ -66,9 +65,11 @@ def test_200_updates_in_half_precision_stay_near_float32(setting, tmp_path, prec
     assert len(exact) == updates
     assert exact[-20:].mean() < 0.9 * exact[:20].mean()  # it learns
     assert not torch.equal(exact, half)  # it was in half precision
-    assert ((half - exact).abs() / exact).max() < one
     blocks = [run.reshape(-1, 50).mean(dim=1) for run in runs]
-    assert ((blocks[1] - blocks[0]).abs() / blocks[0]).max() < mean
+    off = [((b - a).abs() / a).max().item() for a, b in (runs, blocks)]
+    print(f"{precision}: one update at most {off[0]:.2%} off, means of 50 {off[1]:.2%}")
+    assert off[0] < 0.01
+    assert off[1] < 0.002
 
 
 def memory() -> float:
