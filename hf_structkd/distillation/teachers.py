@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForTokenClassification, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForTokenClassification, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
 from ..modeling.configuration import label_names as labels_of
+from ..modeling.configuration import refuse_oversized
 from ..modeling.crf_head import CRFHeadMixin, compact
 from ..modeling.log_space import Scores
 from ..modeling.subwords import tokenize_words
@@ -84,6 +85,8 @@ class Teacher(TagTeacher):
         """
         kwargs.setdefault("dtype", torch.float32)
         common = {"revision": revision or "main", "trust_remote_code": trust_remote_code}
+        fields, _ = PreTrainedConfig.get_config_dict(model_id_or_path, revision=revision or "main")
+        refuse_oversized(fields, model_id_or_path)
         model, found = AutoModelForTokenClassification.from_pretrained(
             model_id_or_path, output_loading_info=True, **common, **kwargs
         )

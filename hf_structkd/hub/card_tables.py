@@ -1,6 +1,8 @@
 """The tables of a card, in Markdown."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from html import escape
 from typing import Any
 
 from ..evaluation.report import percent
@@ -17,8 +19,16 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str | None:
 
 
 def code(value: Any) -> str:
-    """Inline code."""
-    return f"`{value}`"
+    """Inline code, whatever stands in it: backticks inside get longer ones outside (CommonMark 6.1)."""
+    text = str(value)
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    fence, blank = "`" * (longest + 1), " " if longest else ""
+    return f"{fence}{blank}{text}{blank}{fence}"
+
+
+def plain(text: str) -> str:
+    """Words out of corpora as text: no HTML, no links, no code."""
+    return re.sub(r"([\\`*_\[\]])", r"\\\1", escape(text, quote=False))
 
 
 def label_table(data: StudentCardData) -> str | None:
@@ -26,7 +36,8 @@ def label_table(data: StudentCardData) -> str | None:
     if not data.label_examples:
         return table(("id", "label"), ((i, code(label)) for i, label in enumerate(data.label_names)))
     rows = (
-        (i, code(label), ", ".join(data.label_examples.get(label, ()))) for i, label in enumerate(data.label_names)
+        (i, code(label), ", ".join(map(plain, data.label_examples.get(label, ()))))
+        for i, label in enumerate(data.label_names)
     )
     return table(("id", "label", "frequent examples"), rows)
 

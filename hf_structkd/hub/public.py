@@ -43,11 +43,14 @@ def publishable(results: RunResults) -> RunResults:
         results: of a run; stays as it is.
 
     Returns:
-        A copy. Citations and curves, which hold neither, are taken over word for word.
+        A copy. Labels, citations and curves, which hold neither, are taken over word for word.
     """
     untouched = ("citations", "history", "label_examples")
     values = {member.name: getattr(results, member.name) for member in fields(results)}
-    return RunResults(**{name: v if name in untouched else public_value(v) for name, v in values.items()})
+    public = RunResults(**{name: v if name in untouched else public_value(v) for name, v in values.items()})
+    if labels := results.model.get("labels"):
+        public.model["labels"] = list(labels)  # `B-person/artist` is no path
+    return public
 
 
 def without_tokens(text: str, *tokens: str | bool | None) -> str:

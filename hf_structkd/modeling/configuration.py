@@ -1,5 +1,6 @@
 """The configuration fields that every encoder + CRF family shares."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
@@ -14,6 +15,34 @@ POOLING_MODES = ("first", "mean")
 def label_names(config: Any) -> list[str]:
     """A model's labels in the order of their ids."""
     return [config.id2label[i] for i in range(config.num_labels)]
+
+
+# Above what any tagger has, and below what would eat a machine's memory before a weight is read.
+LIMITS = {
+    "labels": 10_000,
+    "num_hidden_layers": 1_000,
+    "hidden_size": 100_000,
+    "intermediate_size": 1_000_000,
+    "vocab_size": 10_000_000,
+    "max_position_embeddings": 10_000_000,
+    "lstm_hidden_size": 100_000,
+    "lstm_layers": 100,
+}
+
+
+def refuse_oversized(config: Mapping[str, Any], name: Any) -> None:
+    """Raise ValueError if a configuration, a stranger's say, is of a size that no tagger has.
+
+    Args:
+        config: the fields as `config.json` has them.
+        name: the checkpoint's, for the message.
+    """
+    labels = config.get("id2label")
+    sizes = {**config, "labels": len(labels) if isinstance(labels, Mapping) else config.get("num_labels")}
+    for field, limit in LIMITS.items():
+        size = sizes.get(field)
+        if isinstance(size, (int, float)) and size > limit:
+            raise ValueError(f"{name}: its configuration has {field} {size:,}, more than {limit:,}; it is not loaded")
 
 
 class _RegisteredPipelines(dict):
@@ -121,6 +150,7 @@ class CRFConfigMixin:
             ValueError: if it is another kind of encoder's, whose weights would all be left out as unknown.
         """
         config, unused = super().get_config_dict(*args, **kwargs)  # type: ignore[misc]
+        refuse_oversized(config, args[0] if args else "the checkpoint")
         own = cls.model_type  # type: ignore[attr-defined]
         kind = config.get("model_type", own)
         if kind not in (own, cls.encoder_model_type):

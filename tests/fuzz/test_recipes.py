@@ -173,6 +173,7 @@ LAUGHS = "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
         (LAUGHS, "more than 100,000 values"),
         ("mapping: &a {b: *a}", "an alias inside what it names"),
         ("name: " + "[" * 5000, "nested too deep"),
+        ("name: !!map [a]", "expected a mapping node"),
         ("name: !!bool maybe", "KeyError reading it as bool"),
         ("number: " + "9" * 5000, "reading it as int"),
         ("rate: 1" + "0" * 400, "a number too large"),
@@ -180,7 +181,21 @@ LAUGHS = "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
         ("number: 3\r\nrate: x\r\n", "expected float"),
         ("name: \0", "not valid YAML"),
     ],
-    ids=["apply", "new", "name", "laughs", "cycle", "nested", "bool", "digits", "overflow", "bom", "crlf", "nul"],
+    ids=[
+        "apply",
+        "new",
+        "name",
+        "laughs",
+        "cycle",
+        "nested",
+        "map",
+        "bool",
+        "digits",
+        "overflow",
+        "bom",
+        "crlf",
+        "nul",
+    ],
 )
 def test_named_kinds_of_hostility(tmp_path, monkeypatch, content, message):
     monkeypatch.chdir(tmp_path)
