@@ -18,7 +18,7 @@ OFFLINE := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=fa
 TEST_ENV := $(OFFLINE) OMP_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast fuzz lint format
+.PHONY: help install demo test test-fast fuzz test-min audit lint format
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-16s %s\n", $$1, $$2 }'
@@ -50,6 +50,30 @@ test-fast: $(STAMP) ## the tests not marked slow, stopping at the first failure
 
 fuzz: $(STAMP) ## more than 100,000 inputs that nobody meant, about half an hour of one core (FUZZ_CASES= a property)
 	$(TEST_ENV) FUZZ_CASES=$(FUZZ_CASES) $(BIN)/python -m pytest tests/fuzz --timeout 7200 --hypothesis-show-statistics
+
+# Environments of their own, made where they are missing. MIN_PYTHON= and NEW_PYTHON= choose the interpreters; one that
+# is not there is said to be skipped. PyPI's torch for Linux brings CUDA along, some gigabytes; with PIP_EXTRA_INDEX_URL
+# pip takes a build for the CPU alone.
+MIN_PYTHON ?= python3.10
+NEW_PYTHON ?= python3.12
+DEV_TOOLS := hypothesis pytest pytest-cov pytest-timeout pytest-xdist
+
+test-min: ## the fast tests with the lowest versions (Python 3.10) and with the newest (Python 3.12), no extras but plots
+	$(call test-with,$(MIN_PYTHON),.venv-min,-c constraints-min.txt,)
+	$(call test-with,$(NEW_PYTHON),.venv-new,,--upgrade --upgrade-strategy eager)
+
+define test-with
+	@if ! command -v $(1) >/dev/null; then echo "SKIPPED: there is no $(1) here"; else set -e; \
+		test -x $(2)/bin/python || $(1) -m venv $(2); \
+		$(2)/bin/python -m pip install -q --disable-pip-version-check --upgrade "pip>=24"; \
+		$(2)/bin/python -m pip install -q --disable-pip-version-check $(3) $(4) -e ".[plots]" $(DEV_TOOLS); \
+		$(TEST_ENV) $(2)/bin/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow"; fi
+endef
+
+audit: $(STAMP) ## known vulnerabilities of the pinned versions, asked of a service on the network; no answer is a failure
+	$(BIN)/python -m venv build/audit
+	build/audit/bin/python -m pip install -q --disable-pip-version-check pip-audit
+	build/audit/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
 
 format: $(STAMP) ## rewrite the code into the house style
 	$(BIN)/ruff check --fix $(CODE)
