@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from hf_structkd.data.augmentation import Augmentation
+
 Temperature = float | Literal["auto"]
 
 
@@ -71,6 +73,14 @@ class DataArguments:
             "{language}, or a mapping language -> one (other languages have none). A .txt file has one sentence a "
             "line, its words between blanks; of all else `corpus` reads, the words are taken and tags not looked at. "
             "unlabelled_sentences is then how many of each language, the first ones (default: all)."
+        },
+    )
+    augmentation: Augmentation | None = field(
+        default=None,
+        metadata={
+            "help": "Sentences made by rewriting those that the student sees, to learn from the teachers' answers: "
+            "{copies: 3, mention_rate: 0.8, word_rate: 0.25, vocabulary_rate: 0.25}, each of which may be left out. "
+            "They count as unlabelled ones."
         },
     )
     max_dev_sentences: int | None = field(default=None, metadata={"help": "Dev sentences of each language."})

@@ -131,6 +131,15 @@ def check_model(args: ModelArguments) -> None:
         raise RecipeError(f"model {args.model!r}: {error}") from error
 
 
+def make_tokenizer(args: ModelArguments, sentences: Callable[[], list[list[str]]]) -> Any:
+    """A model's tokenizer; `sentences` are what one from scratch is trained on."""
+    if args.model == SCRATCH:
+        return train_tokenizer(sentences(), vocab_size=args.vocab_size)
+    return AutoTokenizer.from_pretrained(
+        args.model, revision=args.revision or "main", trust_remote_code=args.trust_remote_code
+    )
+
+
 def make_tagger(
     args: ModelArguments, labels: Sequence[str], scheme: str | None, sentences: Callable[[], list[list[str]]]
 ) -> tuple[PreTrainedModel, Any]:
@@ -144,8 +153,8 @@ def make_tagger(
         fields.setdefault("tag_scheme", scheme)
     elif unused := sorted(CRF_FIELDS & set(fields)):
         raise RecipeError(f"model_config: {', '.join(unused)} need a model with head: crf")
+    tokenizer = make_tokenizer(args, sentences)
     if args.model == SCRATCH:
-        tokenizer = train_tokenizer(sentences(), vocab_size=args.vocab_size)
         fields |= {"vocab_size": len(tokenizer), "type_vocab_size": 1, "pad_token_id": tokenizer.pad_token_id}
         fields.setdefault("max_position_embeddings", 258)
         model = (
@@ -155,7 +164,6 @@ def make_tagger(
         )
     else:
         common = {"revision": args.revision or "main", "trust_remote_code": args.trust_remote_code}
-        tokenizer = AutoTokenizer.from_pretrained(args.model, **common)
         config = AutoConfig.from_pretrained(args.model, **common)
         refuse_other_labels(args.model, config, labels)
         cls: Any = AutoModelForTokenClassification

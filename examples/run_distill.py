@@ -26,6 +26,7 @@ from recipe_steps import (
     load_data,
     load_unlabelled,
     make_tagger,
+    make_tokenizer,
     model_arguments_of_teacher,
     refuse_other_settings,
     replace_output,
@@ -38,6 +39,7 @@ from recipe_teachers import calibrate_teachers, given_teachers, trained_teacher
 from scoring import compare
 
 from hf_structkd import StructKDTrainingArguments, Teacher, annotate
+from hf_structkd.data.augmentation import augment
 from hf_structkd.data.readers import CorpusError
 from hf_structkd.data.unlabelled import mix_unlabelled
 from hf_structkd.distillation.annotate import AnnotationError
@@ -66,14 +68,18 @@ def unlabelled_part(
     whole: Corpora, data_args: DataArguments, teacher_args: TeacherArguments, args: StructKDTrainingArguments
 ) -> dict[str, Dataset]:
     """language -> the training sentences whose gold tags the student is not to see; empty if none are asked for."""
-    if data_args.unlabelled_sentences is None and data_args.unlabelled_corpus is None:
+    given = [data_args.unlabelled_sentences, data_args.unlabelled_corpus, data_args.augmentation]
+    if given == [None, None, None]:
         if args.unlabelled_rate is not None:
             raise RecipeError(
-                "unlabelled_rate needs unlabelled_sentences, which says how many there are, or unlabelled_corpus"
+                "unlabelled_rate needs unlabelled_sentences, which says how many there are, unlabelled_corpus or "
+                "augmentation"
             )
         return {}
     if not parse_objective(args.objective, args.temperature):
         raise RecipeError("unlabelled sentences are learnt from teachers alone, and objective 'none' asks no teacher")
+    if data_args.unlabelled_sentences is None and data_args.unlabelled_corpus is None:
+        return {}
     if data_args.unlabelled_corpus is not None:
         return load_unlabelled(data_args, list(whole))
     parts = {}
@@ -140,7 +146,7 @@ def main() -> None:
         output.mkdir(parents=True, exist_ok=True)
         write_atomically(output / SETTINGS_FILE, json.dumps(settings, indent=2))
     # Teachers and baseline see gold tags alone; they are the same with unlabelled sentences and without.
-    gold_only = replace(data_args, unlabelled_sentences=None, unlabelled_corpus=None)
+    gold_only = replace(data_args, unlabelled_sentences=None, unlabelled_corpus=None, augmentation=None)
     seconds = {"teachers": 0.0}
     for language, splits in whole.items():
         if language not in teachers:
@@ -176,6 +182,12 @@ def main() -> None:
     name = objective_name(args.objective)
     announce(f"Student: {name}")
     annotated = mix_unlabelled(train, list(unlabelled.values())) if unlabelled else train
+    if data_args.augmentation is not None:
+        tokenizer = make_tokenizer(model_args, lambda: list(train["tokens"]))
+        rewritten = augment(annotated, data_args.augmentation, tokenizer, args.seed)
+        annotated = mix_unlabelled(annotated, rewritten)
+        if PartialState().is_main_process:
+            print(f"{len(rewritten):,} sentences rewritten for the teachers to answer")
     if objectives:
         started = time.perf_counter()
         annotated = annotate(

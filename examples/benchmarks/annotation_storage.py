@@ -103,8 +103,8 @@ def tables(args: argparse.Namespace, report: dict[str, Any]) -> dict[str, str]:
     rate, tiny = report["sentences/s"], report["sentences/s, tiny encoder"]
     shape = f"{args.layers} layers of {args.hidden}"
     speed = (
-        f"One process of {report['threads']} CPU thread(s), in CPU time: {rate:,.1f} sentences/s with an encoder of {shape}, "
-        f"{tiny:,.0f} with one so small that nearly all is this library's own work."
+        f"One process of {report['threads']} CPU thread(s), in CPU time: {rate:,.1f} sentences/s with an encoder of "
+        f"{shape}, {tiny:,.0f} with one so small that nearly all is this library's own work."
     )
     k = 5 if 5 in args.top_k else args.top_k[0]
     plan = [f"| {args.planned:,} sentences | answers | shards of {SHARD:,} |", "|---|---:|---:|"]

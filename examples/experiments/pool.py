@@ -3,7 +3,7 @@
 import hashlib
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -15,11 +15,12 @@ from datasets import Dataset, DatasetDict, concatenate_datasets
 from grid import Cell, Grid, GridError, TeacherSet, arguments
 from recipe_arguments import DataArguments, ModelArguments
 from recipe_steps import SETTINGS_FILE, labels_of, load_data, make_tagger, settings_of, train_into, train_tagger
-from shared_work import Job
+from shared_work import Job, do_shared
 from transformers import TrainingArguments
 from wrong_paths import WrongPathsTeacher
 
 from hf_structkd import StructKDTrainingArguments, Teacher, annotate
+from hf_structkd.data.augmentation import augment
 from hf_structkd.data.columns import (
     AUTOMATIC_COLUMNS,
     EDGE_COUNTS,
@@ -31,7 +32,7 @@ from hf_structkd.data.columns import (
     TOPK_TAGS,
     TRANSITIONS,
 )
-from hf_structkd.data.unlabelled import hide_gold
+from hf_structkd.data.unlabelled import hide_gold, mix_unlabelled
 from hf_structkd.data.words import encode_corpus
 from hf_structkd.distillation.annotate import corpus_fingerprint
 from hf_structkd.distillation.mixtures import Panel
@@ -119,7 +120,25 @@ class Pool:
                     kept = [n for n in answers.column_names if n in needed or n in AUTOMATIC_COLUMNS]
                     part = concatenate_datasets([part, answers.select_columns(kept)], axis=1)
                 parts.append(part.select(rows))
-        return concatenate_datasets(parts)
+            if cell.data.augmentation is not None:
+                columns = [name for name in parts[-1].column_names if name not in STUDENT_COLUMNS]
+                parts.append(self.rewritten(language, cell, tokenizer, columns))
+        return concatenate_datasets([part.cast(parts[0].features) for part in parts])
+
+    def rewritten(self, language: str, cell: Cell, tokenizer: Any, columns: Sequence[str]) -> Dataset:
+        """A cell's sentences, gold and text, rewritten; tokenised, with `columns` of the teachers' answers."""
+        name, temperature = self.grid.teacher_set_of(cell), annotation_temperature(cell.objectives)
+        if name is None:
+            raise GridError(f"cell {cell.name!r}: rewritten sentences are learnt from teachers alone, and it has none")
+        seen = self.corpora[language]["train"].select(np.concatenate(self.rows(language, cell)))
+        data = mix_unlabelled(seen, augment(seen, cell.data.augmentation, tokenizer, cell.seed))
+        data = data.select(range(len(seen), len(data)))
+        folder = self._answers_folder(name, language, temperature, data)
+        work = lambda: self._ask(name, language, temperature, data)  # noqa: E731
+        do_shared([Job(f"answers of {name} {language}, rewritten", _lock(folder), _is_asked(folder), work)])
+        answers = first_paths(self._ask(name, language, temperature, data), cell.args.top_k)
+        encoded = encode_corpus(data, tokenizer, self.labels).select_columns(list(STUDENT_COLUMNS))
+        return concatenate_datasets([encoded, answers.select_columns(list(columns))], axis=1)
 
     def encoded(self, language: str, split: str, tokenizer: Any, tokenizer_key: str | None) -> Dataset:
         """A split in a student's subwords; `text` is the training split without its gold tags."""
@@ -225,9 +244,10 @@ class Pool:
         """Asking the teachers of a set about the whole pool, one job for each language."""
         jobs = []
         for language in self.languages:
-            folder = self._answers_folder(name, language, temperature)
-            work = lambda language=language: self._ask(name, language, temperature)  # noqa: E731
-            jobs.append(Job(f"answers of {name} {language}", _lock(folder), (folder / "annotation.json").exists, work))
+            pool = self.corpora[language]["train"]
+            folder = self._answers_folder(name, language, temperature, pool)
+            work = lambda language=language, pool=pool: self._ask(name, language, temperature, pool)  # noqa: E731
+            jobs.append(Job(f"answers of {name} {language}", _lock(folder), _is_asked(folder), work))
         return jobs
 
     def answers(self, language: str, cell: Cell) -> Dataset:
@@ -236,20 +256,20 @@ class Pool:
         assert name is not None
         key = (name, temperature, language, cell.args.top_k)
         if key not in self._answers:
-            asked = self._ask(name, language, temperature)
+            asked = self._ask(name, language, temperature, self.corpora[language]["train"])
             asked = asked.select_columns([n for n in asked.column_names if n in TARGET_COLUMNS])
             self._answers[key] = first_paths(asked, cell.args.top_k)
         return self._answers[key]
 
-    def _ask(self, name: str, language: str, temperature: float) -> Dataset:
+    def _ask(self, name: str, language: str, temperature: float, data: Dataset) -> Dataset:
         return annotate(
-            self.corpora[language]["train"],
+            data,
             {language: self.teachers(name)[language]},
             label_names=self.labels,
             targets=self._targets(name, language),
             top_k=self.grid.annotation_top_k,
             temperature=temperature,
-            output_dir=self._answers_folder(name, language, temperature),
+            output_dir=self._answers_folder(name, language, temperature, data),
             progress=False,
         )
 
@@ -263,10 +283,10 @@ class Pool:
             possible.append(target)
         return possible
 
-    def _answers_folder(self, name: str, language: str, temperature: float) -> Path:
+    def _answers_folder(self, name: str, language: str, temperature: float, data: Dataset) -> Path:
         panel = self.panel(name, language)
         asked = [panel.record(), panel.settings(), self.labels, self._targets(name, language), temperature]
-        asked += [self.grid.annotation_top_k, corpus_fingerprint(self.corpora[language]["train"])]
+        asked += [self.grid.annotation_top_k, corpus_fingerprint(data)]
         return self.cache / "answers" / f"{language}-{_digest(asked)}"
 
 
@@ -314,6 +334,10 @@ def _fingerprint_with_tags(data: Dataset) -> str:
 def _digest(value: Any) -> str:
     text = json.dumps(value, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def _is_asked(folder: Path) -> Callable[[], bool]:
+    return (folder / "annotation.json").exists
 
 
 def _lock(folder: Path) -> Path:
