@@ -1,15 +1,21 @@
 """Tiny real components, shared: a corpus, a tokenizer and a student made from it."""
 
 import functools
+import runpy
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from datasets import Dataset, concatenate_datasets
+from transformers.utils import logging
 
 from hf_structkd import XLMRobertaCRFConfig, XLMRobertaForTokenClassificationCRF
 from hf_structkd.data.corpora import label_inventory
 from hf_structkd.data.demo_corpus import load_demo_corpus
 from hf_structkd.data.tokenizer import train_tokenizer
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
 
 torch.set_num_threads(1)
 
@@ -53,3 +59,39 @@ def draw_student(tokenizer, labels, seed: int = 0, **fields) -> XLMRobertaForTok
 def make_student(tokenizer, labels):
     """Makes tiny students: see `draw_student`."""
     return functools.partial(draw_student, tokenizer, labels)
+
+
+@pytest.fixture
+def run_script(monkeypatch, capsys):
+    """Run a script of examples/ as from the command line, in this process: a new one takes many seconds to import.
+
+    Returns what it printed. A script that gives up raises `SystemExit`; see `refusal`.
+    """
+
+    def call(script: str, *arguments: object) -> str:
+        path = EXAMPLES / script
+        monkeypatch.syspath_prepend(str(path.parent))
+        monkeypatch.setattr(sys, "argv", [str(path), *map(str, arguments)])
+        verbosity = logging.get_verbosity()
+        try:
+            runpy.run_path(str(path), run_name="__main__")
+        except SystemExit as end:
+            if end.code:
+                raise
+        finally:
+            logging.set_verbosity(verbosity)
+        return capsys.readouterr().out
+
+    return call
+
+
+@pytest.fixture
+def refusal(run_script, capsys):
+    """Run a script that must give up; returns what it says: its last message and what went to stderr before."""
+
+    def call(script: str, *arguments: object) -> str:
+        with pytest.raises(SystemExit) as stopped:
+            run_script(script, *arguments)
+        return f"{capsys.readouterr().err}{stopped.value.code}"
+
+    return call

@@ -85,53 +85,49 @@ def test_a_recipe_becomes_a_student_with_scores_and_a_card(finished):
     assert not list(output.rglob("checkpoint-*"))
 
 
-def test_started_again_it_trains_nothing_again_and_says_the_same(finished, recipe):
+def test_started_again_it_trains_nothing_again_and_says_the_same(finished, recipe, run_script):
     output, printed = finished
     before = {path: path.stat().st_mtime_ns for path in output.rglob("*.safetensors")}
-    again = run("run_distill.py", recipe, "--output_dir", output).stdout
+    again = run_script("run_distill.py", recipe, "--output_dir", output)
     assert again[again.index("== Scores") :] == printed[printed.index("== Scores") :]
     assert {path: path.stat().st_mtime_ns for path in output.rglob("*.safetensors")} == before
 
 
-def test_a_folder_with_another_run_is_refused_and_left_alone(finished, recipe):
+def test_a_folder_with_another_run_is_refused_and_left_alone(finished, recipe, refusal):
     output, _ = finished
     before = (output / "results.json").read_text()
-    done = run("run_distill.py", recipe, "--output_dir", output, "--objective", "top_k", check=False)
-    assert done.returncode != 0
-    assert "already holds another run (objective: there 'posterior+top_wk', asked 'top_k')" in done.stderr
-    assert "Traceback" not in done.stderr
+    said = refusal("run_distill.py", recipe, "--output_dir", output, "--objective", "top_k")
+    assert "already holds another run (objective: there 'posterior+top_wk', asked 'top_k')" in said
     assert (output / "results.json").read_text() == before
 
 
-def test_any_checkpoint_is_scored_on_any_corpora(finished, recipe, corpora, tmp_path):
+def test_any_checkpoint_is_scored_on_any_corpora(finished, corpora, tmp_path, run_script):
     output, _ = finished
     arguments = ("--corpus", f"{corpora}/{{language}}.{{split}}.conll", "--languages", "ru", "en")
-    printed = run(
+    printed = run_script(
         "run_evaluate.py", *arguments, "--checkpoint", output / "student", "--output_file", tmp_path / "scores.json"
-    ).stdout
+    )
     scores = json.loads((tmp_path / "scores.json").read_text())["scores"]["test"]["student"]
     expected = json.loads((output / "results.json").read_text())["scores"]["test"]["posterior+top_wk"]
     assert scores["en"]["f1"] == pytest.approx(expected["en"]["f1"])
     assert "avg" in printed
 
 
-def test_a_softmax_teacher_is_trained_and_taken_by_name(recipe, tmp_path):
+def test_a_softmax_teacher_is_trained_and_taken_by_name(recipe, tmp_path, run_script, refusal):
     options = ("--languages", "en", "--head", "softmax", "--output_dir", tmp_path / "teacher")
     fields = yaml.safe_load(recipe.read_text())
     own = {name: value for name, value in fields.items() if not name.startswith("teacher") and name != "objective"}
     (tmp_path / "teacher.yaml").write_text(yaml.safe_dump(own))
-    run("run_teacher.py", tmp_path / "teacher.yaml", *options)
+    run_script("run_teacher.py", tmp_path / "teacher.yaml", *options)
     given = json.dumps({"en": str(tmp_path / "teacher")})
-    missing = run(
-        "run_distill.py", recipe, "--teachers", given, "--teacher_model", "null", "--output_dir", tmp_path / "no",
-        check=False,
-    )  # fmt: skip
-    assert "no teacher for language ru: name a checkpoint under `teachers`" in missing.stderr
-    assert "Traceback" not in missing.stderr
-    printed = run(
+    missing = refusal(
+        "run_distill.py", recipe, "--teachers", given, "--teacher_model", "null", "--output_dir", tmp_path / "no"
+    )
+    assert "no teacher for language ru: name a checkpoint under `teachers`" in missing
+    printed = run_script(
         "run_distill.py", recipe, "--teachers", given, "--languages", "en", "--output_dir", tmp_path / "yes",
         "--baseline", "false", "--objective", "posterior",
-    ).stdout  # fmt: skip
+    )  # fmt: skip
     assert "posterior" in printed
     assert not (tmp_path / "yes" / "teachers").exists()
 
@@ -161,17 +157,22 @@ def test_two_processes_train_one_student(recipe, tmp_path):
         (("--corpus", "nowhere/{language}.{split}.conll"), "no such file: nowhere/en.train.conll"),
     ],
 )
-def test_bad_input_is_one_clear_message_and_nothing_written(recipe, tmp_path, options, message):
-    done = run("run_distill.py", recipe, "--output_dir", tmp_path / "out", *options, check=False)
-    assert done.returncode != 0
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+def test_bad_input_is_one_clear_message_and_nothing_written(recipe, tmp_path, options, message, refusal):
+    assert message in refusal("run_distill.py", recipe, "--output_dir", tmp_path / "out", *options)
     assert not (tmp_path / "out").exists()
 
 
+def test_in_a_shell_bad_input_is_one_message_too(recipe, tmp_path):
+    """Danger: the scripts' own process ends with a traceback, or as if all were well."""
+    done = run("run_distill.py", recipe, "--output_dir", tmp_path / "out", "--top_k", "0", check=False)
+    assert done.returncode != 0
+    assert "top_k must be at least 1, not 0" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("script", ["run_distill.py", "run_teacher.py", "run_evaluate.py"])
-def test_help_is_complete(script):
-    printed = run(script, "--help").stdout
+def test_help_is_complete(script, run_script):
+    printed = run_script(script, "--help")
     assert "--corpus" in printed
     assert "--languages" in printed
 

@@ -1,33 +1,11 @@
 """Dangers: a script that measures fails after hours, or writes other figures into a document than it measured."""
 
 import json
-import runpy
-import sys
 from pathlib import Path
 
 import pytest
-from transformers.utils import logging
 
 from hf_structkd.data.demo_corpus import load_demo_corpus
-
-EXAMPLES = Path(__file__).parents[1] / "examples"
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run a script as from the command line, in this process; returns what it printed."""
-    monkeypatch.syspath_prepend(str(EXAMPLES))
-
-    def call(script: str, *arguments: object) -> str:
-        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
-        verbosity = logging.get_verbosity()
-        try:
-            runpy.run_path(str(EXAMPLES / script), run_name="__main__")
-        finally:
-            logging.set_verbosity(verbosity)
-        return capsys.readouterr().out
-
-    return call
 
 
 @pytest.fixture
@@ -45,9 +23,9 @@ def page(tmp_path) -> Path:
     return path
 
 
-def test_calibration(run, checkpoint, page, tmp_path):
+def test_calibration(run_script, checkpoint, page, tmp_path):
     pytest.importorskip("matplotlib", reason="reliability diagrams need the extra `plots`")
-    printed = run(
+    printed = run_script(
         "run_calibration.py", "--checkpoint", checkpoint, "--corpus", "demo", "--languages", "en", "ru",
         "--max_test_sentences", 20, "--output_dir", tmp_path / "out", "--write", page,
     )  # fmt: skip
@@ -63,8 +41,8 @@ def test_calibration(run, checkpoint, page, tmp_path):
     assert page.read_text().count("old") == 2  # what others measure is left as it is
 
 
-def test_pipeline_throughput(run, page):
-    printed = run(
+def test_pipeline_throughput(run_script, page):
+    printed = run_script(
         "benchmarks/pipeline_throughput.py", "--sentences", 4, "--hidden", 16, "--layers", 1, "--heads", 2,
         "--rounds", 1, "--batch-size", 2, "--write", page,
     )  # fmt: skip
@@ -77,9 +55,9 @@ def test_pipeline_throughput(run, page):
 
 
 @pytest.mark.slow
-def test_export_cost(run, checkpoint, page, tmp_path):
+def test_export_cost(run_script, checkpoint, page, tmp_path):
     pytest.importorskip("onnxscript", reason="needs the onnx extra: onnx, onnxruntime, onnxscript")
-    printed = run(
+    printed = run_script(
         "benchmarks/export_cost.py", "--checkpoint", checkpoint, "--corpus", "demo", "--languages", "en",
         "--max_test_sentences", 6, "--exported", tmp_path / "out", "--rounds", 1, "--write", page,
     )  # fmt: skip
@@ -89,25 +67,25 @@ def test_export_cost(run, checkpoint, page, tmp_path):
     assert "6 sentences, batches of 32" in page.read_text()
 
 
-def test_languages_that_a_checkpoint_was_not_trained_on_are_named(run, checkpoint):
+def test_languages_that_a_checkpoint_was_not_trained_on_are_named(run_script, checkpoint):
     """Danger: a zero-shot score taken for one that was trained for."""
     common = ("--checkpoint", checkpoint, "--corpus", "demo", "--max_test_sentences", 3, "--languages")
-    printed = run("run_evaluate.py", *common, "en", "de")
+    printed = run_script("run_evaluate.py", *common, "en", "de")
     assert "zero-shot, not among the languages of its training (en, ru): de\n" in printed
-    assert "zero-shot" not in run("run_evaluate.py", *common, "ru")
+    assert "zero-shot" not in run_script("run_evaluate.py", *common, "ru")
 
 
 @pytest.mark.parametrize("script", ["run_evaluate.py", "run_calibration.py"])
-def test_unknown_languages_and_checkpoints_are_named(run, checkpoint, tmp_path, script):
+def test_unknown_languages_and_checkpoints_are_named(run_script, checkpoint, tmp_path, script):
     more = ("--output_dir", tmp_path / "out") if "calibration" in script else ()
     with pytest.raises(SystemExit, match=r"error: .*no language 'xx'; it has .*en"):
-        run(script, "--checkpoint", checkpoint, "--corpus", "demo", "--languages", "en", "xx", *more)
+        run_script(script, "--checkpoint", checkpoint, "--corpus", "demo", "--languages", "en", "xx", *more)
     template = tmp_path / "{language}.{split}.conll"
     rows = load_demo_corpus("en", "test", num_sentences=2)
     lines = ["".join(f"{w}\t{t}\n" for w, t in zip(row["tokens"], row["tags"])) for row in rows]
     (tmp_path / "en.test.conll").write_text("\n".join(lines), encoding="utf-8")
     with pytest.raises(SystemExit, match=r"error: language 'xx', split 'test': no such file"):
-        run(script, "--checkpoint", checkpoint, "--corpus", template, "--languages", "en", "xx", *more)
+        run_script(script, "--checkpoint", checkpoint, "--corpus", template, "--languages", "en", "xx", *more)
     with pytest.raises(SystemExit, match=r"error: checkpoint '\S*nothing': "):
-        run(script, "--checkpoint", tmp_path / "nothing", "--corpus", "demo", "--languages", "en", *more)
+        run_script(script, "--checkpoint", tmp_path / "nothing", "--corpus", "demo", "--languages", "en", *more)
     assert not (tmp_path / "out").exists()

@@ -1,8 +1,6 @@
 """Dangers: a recipe's teachers that are mixed up, left out, weighted or calibrated otherwise than it says."""
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -122,7 +120,7 @@ def bioes_corpora(tmp_path) -> Path:
 
 
 @pytest.mark.slow
-def test_a_student_learns_from_two_bioes_teachers_and_from_text(bioes_corpora):
+def test_a_student_learns_from_two_bioes_teachers_and_from_text(bioes_corpora, run_script):
     """Two softmax teachers, BIOES, unlike tokenizers, weighted, one calibrated; a BIO student; text at a rate."""
     fields = {
         **{"corpus": f"{bioes_corpora}/{{language}}.{{split}}.conll", "languages": ["en"], "baseline": False},
@@ -140,20 +138,13 @@ def test_a_student_learns_from_two_bioes_teachers_and_from_text(bioes_corpora):
         "output_dir": f"{bioes_corpora}/out",
     }
     (bioes_corpora / "recipe.yaml").write_text(yaml.safe_dump(fields))
-    command = [
-        sys.executable,
-        str(ROOT / "examples" / "run_distill.py"),
-        str(bioes_corpora / "recipe.yaml"),
-    ]
-    env = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **env}, timeout=280)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "24 train, 12 dev, 8 test, 20 unlabelled" in done.stdout
+    printed = run_script("run_distill.py", bioes_corpora / "recipe.yaml")
+    assert "24 train, 12 dev, 8 test, 20 unlabelled" in printed
     summary = json.loads((bioes_corpora / "out" / "annotations" / "summary.json").read_text())["en"]
     first, second = summary["teachers"]
     assert (first["weight"], second["weight"], second["temperature"]) == (0.75, 0.25, 1.0)
     assert first["temperature"] > 1.0  # random weights are overconfident
-    assert f"temperature {first['temperature']:g}, from 12 dev sentences" in done.stdout
+    assert f"temperature {first['temperature']:g}, from 12 dev sentences" in printed
     assert summary["sentences"] == 44
     assert summary["unproven"] is not None
     state = json.loads((bioes_corpora / "out" / "student" / "trainer_state.json").read_text())
