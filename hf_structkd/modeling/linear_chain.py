@@ -303,7 +303,7 @@ class LinearChainCRF:
         check_shape("edges", statistics.edges, (B, C, C))
         check_shape("mass", statistics.mass, (B,))
         mass = statistics.mass.to(self._chain.device).double()
-        nodes, edges = (part.to(mass.device).double() for part in statistics[:2])
+        nodes, edges = (part.to(mass.device).double() for part in (statistics.nodes, statistics.edges))
         expected = expected_score(self._chain, nodes, edges)
         log_z = self._quantity("log_partition")
         value = mass * torch.where(mass != 0, log_z, 0.0) - expected
