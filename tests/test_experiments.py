@@ -123,7 +123,8 @@ def test_committed_grids_are_read(file):
 def test_seeds_draw_subsets_and_text_contains_gold(tmp_path):
     from pool import Pool
 
-    grid = grid_of()
+    text = {"objective": "posterior", "max_train_sentences": 0, "text_sentences": 60}
+    grid = grid_of(cells={"none": {"objective": "none"}, "text": text})
     pool = Pool(grid, tmp_path)
     first, second, text = (grid.cell(*which) for which in (("none", 1), ("none", 2), ("text", 1)))
     gold, rest = pool.rows("en", first)
