@@ -18,7 +18,7 @@ OFFLINE := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=fa
 TEST_ENV := $(OFFLINE) OMP_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast fuzz test-min audit lint format
+.PHONY: help install demo test test-fast coverage mutants fuzz test-min audit lint format
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-16s %s\n", $$1, $$2 }'
@@ -47,6 +47,19 @@ test: lint ## everything that must pass: formatting, lint, types, all tests
 
 test-fast: $(STAMP) ## the tests not marked slow, stopping at the first failure
 	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -x -m "not slow"
+
+coverage: $(STAMP) ## the share of lines and branches that the tests reach, by file, in build/coverage (TESTS= some of them)
+	$(TEST_ENV) COVERAGE_FILE=$(abspath build/coverage.data) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(TESTS) \
+		--cov --cov-report=term:skip-covered --cov-report=html:build/coverage
+
+# A copy, in which nothing is decorated where it needs not be: mutmut leaves decorated functions alone.
+mutants: $(STAMP) ## mutation testing of the CRF, Viterbi, tag schemes and objectives (MUTANTS= names of some)
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt mutmut
+	mkdir -p build/mutation
+	git ls-files -z $(CODE) docs README.md pyproject.toml setup.cfg | xargs -0 cp --parents -t build/mutation
+	sed -i '/^@torch.compiler.disable$$/d' build/mutation/hf_structkd/modeling/viterbi.py
+	cd build/mutation && $(TEST_ENV) $(abspath $(BIN))/mutmut run --max-children $(WORKERS) $(MUTANTS)
+	cd build/mutation && $(abspath $(BIN))/mutmut results
 
 fuzz: $(STAMP) ## more than 100,000 inputs that nobody meant, about half an hour of one core (FUZZ_CASES= a property)
 	$(TEST_ENV) FUZZ_CASES=$(FUZZ_CASES) $(BIN)/python -m pytest tests/fuzz --timeout 7200 --hypothesis-show-statistics
