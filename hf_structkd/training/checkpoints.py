@@ -1,11 +1,12 @@
 """Checkpoints that are whole or not believed: sealed with checksums when all is written, checked before they are used.
 
 `Trainer` writes a checkpoint file by file into its place. A run killed meanwhile leaves a folder that looks like the
-newest checkpoint and cannot be loaded, or loads as something else. Here the last file of a checkpoint is the list of
-all others with their checksums, and older checkpoints are removed only after it is written: whenever the run dies,
-there is one to go on from, if there ever was.
+newest checkpoint and cannot be loaded, or loads as something else. Here a file beside the checkpoint says that it is
+being written, the last file in it is the list of all others with their checksums, and older checkpoints are removed
+only after that: whenever the run dies, there is one to go on from, if there ever was.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -16,6 +17,7 @@ from typing import Any
 
 from torch import nn
 from transformers import Trainer
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..distillation.checksums import file_sha256
@@ -23,6 +25,7 @@ from ..evaluation.results import write_atomically
 
 logger = logging.getLogger(__name__)
 CHECKSUMS_FILE = "checksums.json"
+_UNFINISHED = "_unfinished-"  # what begins with _ is not pushed to the Hub
 _NUMBERED = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)")
 
 
@@ -60,6 +63,11 @@ def check_checkpoint(folder: Path) -> None:
             )
 
 
+def is_unfinished(folder: Path) -> bool:
+    """Whether a run was ended while it wrote this checkpoint."""
+    return not is_sealed(folder) and _note_beside(folder).exists()
+
+
 def numbered_checkpoints(folder: Path) -> list[Path]:
     """A training's checkpoints, newest first."""
     found = [path for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if _NUMBERED.fullmatch(path.name)]
@@ -67,11 +75,17 @@ def numbered_checkpoints(folder: Path) -> list[Path]:
 
 
 def last_whole_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that is finished and undamaged; why newer ones are not is logged."""
+    """The newest checkpoint that is finished and undamaged; why newer ones are not is logged.
+
+    A stock `Trainer`'s, which has no checksums, is taken if its last file is there.
+    """
     for checkpoint in numbered_checkpoints(folder):
-        if not is_sealed(checkpoint):
+        if is_unfinished(checkpoint) or not (is_sealed(checkpoint) or (checkpoint / TRAINER_STATE_NAME).exists()):
             logger.warning("%s was never finished: it is left out", checkpoint)
             continue
+        if not is_sealed(checkpoint):
+            _warn_of_stock(checkpoint)
+            return checkpoint
         try:
             check_checkpoint(checkpoint)
         except CheckpointError as error:
@@ -99,7 +113,7 @@ class CheckpointedTrainer(Trainer):
             if is_sealed(named):
                 check_checkpoint(named)
             else:
-                logger.warning("%s has no %s: whether it is whole is not known", named, CHECKSUMS_FILE)
+                _warn_of_stock(named)
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def _whole_checkpoint(self) -> str | bool:
@@ -109,8 +123,10 @@ class CheckpointedTrainer(Trainer):
         self.accelerator.wait_for_everyone()  # before anything is removed, all have looked
         if self.args.should_save:
             for checkpoint in found:
-                if not is_sealed(checkpoint):
+                if is_unfinished(checkpoint):
                     shutil.rmtree(checkpoint, ignore_errors=True)
+            for note in output.glob(f"{_UNFINISHED}*"):
+                note.unlink(missing_ok=True)
         if whole is None and found:
             logger.warning("no checkpoint in %s is whole: training starts from the beginning", output)
             return False
@@ -121,15 +137,20 @@ class CheckpointedTrainer(Trainer):
         limit = self.args.save_total_limit
         try:
             if self.args.should_save:
+                folder.parent.mkdir(parents=True, exist_ok=True)
+                _note_beside(folder).touch()
                 (folder / CHECKSUMS_FILE).unlink(missing_ok=True)  # of a run that came this far before
             self.args.save_total_limit = None  # nothing is removed before this one is sealed
             super()._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()  # every process has written its own random state
             if self.args.should_save:
                 seal_checkpoint(folder)
+                _note_beside(folder).unlink(missing_ok=True)
         except Exception as error:
             if self.args.should_save:
                 shutil.rmtree(folder, ignore_errors=True)  # it takes the room that the next attempt needs
+                with contextlib.suppress(OSError):
+                    _note_beside(folder).unlink(missing_ok=True)
             if not _is_about_files(error):
                 raise
             raise CheckpointError(_not_written(folder, error)) from error
@@ -160,6 +181,14 @@ class CheckpointedTrainer(Trainer):
         if best and is_sealed(Path(best)):
             check_checkpoint(Path(best))
         super()._load_best_model()
+
+
+def _note_beside(checkpoint: Path) -> Path:
+    return checkpoint.with_name(f"{_UNFINISHED}{checkpoint.name}")
+
+
+def _warn_of_stock(checkpoint: Path) -> None:
+    logger.warning("%s has no %s: whether it is whole is not known", checkpoint, CHECKSUMS_FILE)
 
 
 def _is_about_files(error: Exception) -> bool:

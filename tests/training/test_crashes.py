@@ -117,6 +117,12 @@ def test_a_stream_is_trained_on_and_resumed_alike(setting, tmp_path):
     assert seen[0] == seen[1]
 
 
+def leave_unfinished(checkpoint: Path) -> None:
+    """As a run leaves it that is killed while it writes it."""
+    (checkpoint / CHECKSUMS_FILE).unlink()
+    checkpoint.with_name(f"_unfinished-{checkpoint.name}").touch()
+
+
 def flip_a_bit(file: Path) -> None:
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
@@ -127,8 +133,12 @@ def cut(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:-1])
 
 
-@pytest.mark.parametrize("harm", [flip_a_bit, cut, Path.unlink], ids=["a bit flipped", "cut", "gone"])
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "trainer_state.json", CHECKSUMS_FILE])
+FILES = ("model.safetensors", "optimizer.pt", "trainer_state.json", CHECKSUMS_FILE)
+# Without its checksums a checkpoint is a stock `Trainer`'s: see below.
+HARMS = [(harm, name) for harm in (flip_a_bit, cut) for name in FILES] + [(Path.unlink, name) for name in FILES[:-1]]
+
+
+@pytest.mark.parametrize(("harm", "name"), HARMS, ids=[f"{harm.__name__} {name}" for harm, name in HARMS])
 def test_a_torn_checkpoint_is_named_and_not_used(setting, stopped, caplog, harm, name):
     harm(stopped / "checkpoint-7" / name)
     found = last_whole_checkpoint(stopped)
@@ -142,29 +152,33 @@ def test_a_torn_checkpoint_is_named_and_not_used(setting, stopped, caplog, harm,
 
 def test_where_the_newest_checkpoint_was_never_finished_the_one_before_it_is_taken(setting, whole, stopped, caplog):
     """Danger: with `save_total_limit` 1 the good one is removed before the new one is whole."""
-    (stopped / "checkpoint-7" / CHECKSUMS_FILE).unlink()
+    leave_unfinished(stopped / "checkpoint-7")
     (stopped / "checkpoint-7" / "optimizer.pt").unlink()
     trainer = resumed(setting, stopped, save_total_limit=1)
     assert "checkpoint-7 was never finished" in caplog.text
-    assert [path.name for path in stopped.glob("checkpoint-*")] == ["checkpoint-12"]
+    assert [path.name for path in stopped.iterdir()] == ["checkpoint-12"]
     state = type(trainer.state).load_from_json(str(whole / "final" / "trainer_state.json"))
     assert losses(trainer.state) == losses(state)
 
 
 def test_killed_before_the_first_checkpoint_was_finished_it_starts_from_the_beginning(setting, stopped, caplog):
-    for checkpoint in stopped.iterdir():
-        (checkpoint / CHECKSUMS_FILE).unlink()
+    for checkpoint in list(stopped.iterdir()):
+        leave_unfinished(checkpoint)
     trainer = resumed(setting, stopped, max_steps=2)
     assert "training starts from the beginning" in caplog.text
     assert [log["step"] for log in losses(trainer.state)] == [1, 2, 2]  # two updates and the last evaluation
     assert sorted(path.name for path in stopped.iterdir()) == ["checkpoint-2"]
 
 
-def test_a_stock_checkpoint_that_is_named_is_taken_with_a_warning(setting, stopped, caplog):
+@pytest.mark.parametrize("named", [True, False])
+def test_a_stock_checkpoint_is_taken_with_a_warning(setting, stopped, caplog, named):
+    """Danger: checkpoints of somebody who comes from the stock `Trainer` are taken for torn ones and removed."""
     (stopped / "checkpoint-7" / CHECKSUMS_FILE).unlink()
-    trainer = setting.trainer(stopped, max_steps=8)
-    trainer.train(resume_from_checkpoint=str(stopped / "checkpoint-7"))
-    assert "whether it is whole is not known" in caplog.text
+    trainer = setting.trainer(stopped, max_steps=8, save_total_limit=None)
+    trainer.train(resume_from_checkpoint=str(stopped / "checkpoint-7") if named else True)
+    assert "checkpoint-7 has no checksums.json: whether it is whole is not known" in caplog.text
+    assert [log["step"] for log in losses(trainer.state)][-2:] == [8, 8]
+    assert (stopped / "checkpoint-7" / "model.safetensors").exists()
     assert is_sealed(stopped / "checkpoint-8")
 
 
