@@ -98,6 +98,7 @@ def test_early_stopping_stops_and_the_best_epoch_is_what_remains(world):
     assert trainer.state.best_model_checkpoint.endswith("checkpoint-4")
 
 
+@pytest.mark.slow
 def test_a_search_tries_objective_and_lambda_too(world):
     # Danger: what the trainer has read from its arguments before the search stays, whatever a trial says.
     pytest.importorskip("optuna", reason="needs optuna, the extra 'search'")

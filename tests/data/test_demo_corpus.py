@@ -24,6 +24,7 @@ def entities(dataset):
             yield " ".join(tokens[start:end]), entity_type
 
 
+@pytest.mark.slow
 def test_at_least_six_languages_and_three_scripts(corpora):
     assert len(corpora) >= 6
     letters = {

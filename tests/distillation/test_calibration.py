@@ -66,6 +66,7 @@ def test_scores_times_three_are_divided_by_three(gold, factor):
     assert nll / len(gold) == pytest.approx(found.nll, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_it_is_the_minimum_and_where_the_teacher_stood_before_does_not_matter(gold):
     found = overconfident(3.0).calibrate(gold)
     assert overconfident(3.0, temperature=5.0).calibrate(gold).temperature == found.temperature

@@ -63,6 +63,7 @@ def run_and_die_at(folder: Path, log: Path, step: int, before: bool) -> None:
 
 
 @pytest.mark.parametrize("before", [True, False])
+@pytest.mark.slow
 def test_killed_at_every_single_step_it_ends_with_the_same_bytes_and_asks_nothing_finished_twice(
     tmp_path, whole, before
 ):
@@ -90,6 +91,7 @@ def test_killed_at_every_single_step_it_ends_with_the_same_bytes_and_asks_nothin
     assert killed == 2 * 8 + 4  # eight shards with a file and a note each; question, summary, record, folder
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_until_it_is_done(tmp_path, whole):
     folder, log, draw = tmp_path / "answers", tmp_path / "asked.txt", random.Random(0)
     kills = 0

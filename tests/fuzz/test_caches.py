@@ -82,6 +82,7 @@ def damage(draw, file: Path, resealed: bool) -> bool:
 
 @fuzz(0.05)
 @given(st.data(), st.booleans(), st.integers(1, 2))
+@pytest.mark.slow
 def test_finished_answers(whole, data, resealed, times):
     """What is damaged is refused by name; what is read is what was written."""
     done, _, answers = whole

@@ -172,7 +172,7 @@ LAUGHS = "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
         ("name: !!python/name:os.system", "could not determine a constructor"),
         (LAUGHS, "more than 100,000 values"),
         ("mapping: &a {b: *a}", "an alias inside what it names"),
-        ("name: " + "[" * 5000, "nested too deep"),
+        pytest.param("name: " + "[" * 5000, "nested too deep", marks=pytest.mark.slow),
         ("name: !!map [a]", "expected a mapping node"),
         ("name: !!bool maybe", "KeyError reading it as bool"),
         ("number: " + "9" * 5000, "reading it as int"),

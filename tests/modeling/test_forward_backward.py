@@ -74,6 +74,7 @@ def test_gradcheck(quantity):
     assert torch.autograd.gradgradcheck(function, leaves)
 
 
+@pytest.mark.slow
 def test_gradcheck_of_comparisons():
     """Danger: KL or entropy that are right as values and wrong as losses, on either side."""
     own, lengths = chain(2, 3, 2, seed=4)
@@ -189,6 +190,7 @@ def test_shared_parameters_are_counted_once():
     assert torch.autograd.gradgradcheck(function, (leaf,))
 
 
+@pytest.mark.slow
 def test_inside_a_compiled_module():
     """Danger: torch.compile that traces into the loop, or fails on it."""
 

@@ -57,6 +57,7 @@ class Gradients(TrainerCallback):
 
 
 @pytest.mark.parametrize("normalization", ["word", "sentence"])
+@pytest.mark.slow
 def test_four_times_four_equals_sixteen(make_trainer, make_student, half_labelled, normalization):
     # Danger: Trainer's item count misses unlabelled rows, and a mean of means weighs micro-batches alike.
     taken = []
@@ -154,6 +155,7 @@ def test_distillation_alone_brings_the_student_to_its_teacher(make_trainer, make
     assert logs[-1]["loss"] < 0.8 * logs[0]["loss"]
 
 
+@pytest.mark.slow
 def test_every_language_and_the_macro_average_are_evaluated(make_trainer, corpus):
     dev = {language: corpus.filter(lambda row, of=language: row["language"] == of) for language in ("en", "ru")}
     trainer = make_trainer(
@@ -181,6 +183,7 @@ def test_crf_parameters_have_their_own_learning_rate_and_no_decay(make_trainer, 
     assert hinted.param_groups[-1]["lr"] == 0.25
 
 
+@pytest.mark.slow
 def test_resuming_goes_on_with_the_same_losses(make_trainer, make_student, corpus):
     options = {"objective": "posterior", "num_train_epochs": 2, "save_strategy": "steps", "save_steps": 3}
     whole = make_trainer(make_student(), **options)
