@@ -230,6 +230,19 @@ def test_bad_choices_are_named(spec, message):
         parse_objective(spec)
 
 
+@pytest.mark.parametrize(
+    ("temperature", "mode", "message"),
+    [
+        *((0.0, "local", "above 0, not 0"), (-1.0, "global", "above 0"), (math.nan, "local", "above 0")),
+        (1.0, "Local", "temperature_mode must be one of"),
+    ],
+)
+def test_a_wrong_temperature_or_mode_is_named_even_where_nothing_is_chosen(temperature, mode, message):
+    for make in (OBJECTIVES["posterior"], OBJECTIVES["structural"], lambda *given: parse_objective("none", *given)):
+        with pytest.raises(ValueError, match=message):
+            make(temperature, mode)
+
+
 @pytest.mark.parametrize("name", sorted(OBJECTIVES))
 def test_targets_that_were_not_stored_are_named_with_the_call_that_makes_them(name):
     with pytest.raises(ValueError, match=r"'(teacher_\w+)'.*hf_structkd\.annotate\(.*targets=\['\1'\]"):

@@ -160,6 +160,28 @@ class TestSpans:
         with pytest.raises(ValueError, match=named):
             SCHEMES["BIO"].tags_from_spans(spans, 3)
 
+    @pytest.mark.parametrize(
+        ("name", "span", "named"),
+        [
+            ("BIO", (1, 1, "PER"), "is empty"),
+            ("BIOES", (2, 1, "PER"), "is empty"),
+            ("plain", (0, 2, "NOUN"), "no spans of several words"),
+            ("plain", (0, 1, "PER"), "PER"),
+            ("BIOES", (0, 3, "NEW"), "'B-NEW', 'E-NEW', 'I-NEW'"),
+        ],
+    )
+    def test_spans_without_a_path_are_named(self, name, span, named):
+        with pytest.raises(ValueError, match=named):
+            SCHEMES[name].entity_path(span)
+
+    def test_a_plain_span_is_one_tag_and_nothing_prolongs_it(self):
+        assert SCHEMES["plain"].entity_path((3, 4, "VERB")) == ((1,), frozenset())
+
+    @pytest.mark.parametrize(("name", "tag"), [("BIO", "E-PER"), ("BIO", "PER"), ("BIOES", "L-PER")])
+    def test_tags_of_another_scheme_are_named(self, name, tag):
+        with pytest.raises(ValueError, match=rf"Not {name} tags: \['{tag}'\]"):
+            SCHEMES[name].spans(["O", tag])
+
     @pytest.mark.parametrize("name", ["BIO", "BIOES"])
     def test_entity_path_is_the_event_of_containing_the_span(self, name):
         """Wrong events would give entity probabilities that are not those of the spans reported."""
@@ -232,3 +254,14 @@ def test_continuation_subwords_stay_inside():
     scheme = TagScheme(["O", "B-X", "I-X", "E-X", "S-X", "S-Y"])
     assert [scheme.tags[i] for i in scheme.continuation] == ["O", "I-X", "I-X", "I-X", "I-X", "S-Y"]
     assert SCHEMES["plain"].continuation == (0, 1, 2)
+
+
+def test_equal_schemes_are_those_of_equal_tags_in_equal_order():
+    """Danger: a cache that takes one label set for another."""
+    scheme = TagScheme(["O", "B-X", "I-X"])
+    assert scheme == TagScheme(("O", "B-X", "I-X"), "BIO")
+    assert hash(scheme) == hash(TagScheme(("O", "B-X", "I-X"), "BIO"))
+    assert repr(scheme) == "TagScheme(['O', 'B-X', 'I-X'], scheme='BIO')"
+    assert scheme != TagScheme(["O", "I-X", "B-X"])
+    assert scheme != TagScheme(["O", "B-X", "I-X"], "plain")
+    assert scheme != "TagScheme(['O', 'B-X', 'I-X'], scheme='BIO')"
