@@ -64,11 +64,13 @@ mutants: $(STAMP) ## mutation testing of the CRF, Viterbi, tag schemes and objec
 fuzz: $(STAMP) ## more than 100,000 inputs that nobody meant, about half an hour of one core (FUZZ_CASES= a property)
 	$(TEST_ENV) FUZZ_CASES=$(FUZZ_CASES) $(BIN)/python -m pytest tests/fuzz --timeout 7200 --hypothesis-show-statistics
 
-# Environments of their own, made where they are missing. MIN_PYTHON= and NEW_PYTHON= choose the interpreters; one that
-# is not there is said to be skipped. PyPI's torch for Linux brings CUDA along, some gigabytes; with PIP_EXTRA_INDEX_URL
-# pip takes a build for the CPU alone.
-MIN_PYTHON ?= python3.10
-NEW_PYTHON ?= python3.12
+# Environments of their own, made where they are missing. MIN_PYTHON= and NEW_PYTHON= choose the interpreters, else those
+# on the PATH or pyenv's; one that is not there is said to be skipped. PyPI's torch for Linux brings CUDA along, some
+# gigabytes; with PIP_EXTRA_INDEX_URL pip takes a build for the CPU alone.
+python-of = $(shell PYENV_VERSION=$$(pyenv latest $(1) 2>/dev/null) python$(1) -c "import sys; print(sys.executable)" \
+	2>/dev/null || echo python$(1))
+MIN_PYTHON ?= $(call python-of,3.10)
+NEW_PYTHON ?= $(call python-of,3.12)
 DEV_TOOLS := hypothesis pytest pytest-cov pytest-timeout pytest-xdist
 
 test-min: ## the fast tests with the lowest versions (Python 3.10) and with the newest (Python 3.12), no extras but plots

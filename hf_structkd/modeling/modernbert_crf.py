@@ -1,6 +1,9 @@
 """ModernBERT (and mmBERT) with a linear-chain CRF over words."""
 
+import torch
+from torch import nn
 from transformers import ModernBertConfig, ModernBertModel
+from transformers import initialization as init
 from transformers.models.modernbert.modeling_modernbert import ModernBertPreTrainedModel
 
 from .configuration import CRFConfigMixin
@@ -30,6 +33,14 @@ class ModernBertForTokenClassificationCRF(CRFHeadMixin, ModernBertPreTrainedMode
         self.model = ModernBertModel(config)
         self.add_crf_head()
         self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if module is self.classifier:
+            # Some versions of transformers know ModernBERT's own layers only, and leave another's memory as it was.
+            init.normal_(module.weight, std=self.config.initializer_range)
+            init.zeros_(module.bias)
 
 
 ModernBertCRFConfig.register_for_auto_class()
