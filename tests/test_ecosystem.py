@@ -23,6 +23,8 @@ from .conftest import label_fields
 PAGE = (Path(__file__).parents[1] / "docs" / "ecosystem.md").read_text(encoding="utf-8")
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def world(make_student, tokenizer, corpus, labels, tmp_path, monkeypatch):
@@ -98,7 +100,6 @@ def test_early_stopping_stops_and_the_best_epoch_is_what_remains(world):
     assert trainer.state.best_model_checkpoint.endswith("checkpoint-4")
 
 
-@pytest.mark.slow
 def test_a_search_tries_objective_and_lambda_too(world):
     # Danger: what the trainer has read from its arguments before the search stays, whatever a trial says.
     pytest.importorskip("optuna", reason="needs optuna, the extra 'search'")
@@ -191,7 +192,6 @@ def test_energy_is_on_the_card_where_codecarbon_measured_it(world, monkeypatch):
     assert "co2_eq_emissions:" in card
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("whole", [False, True], ids=["encoder", "torch_compile=True"])
 def test_compiled_models_train_the_same_and_the_crf_stays_out_of_the_graph(world, make_student, whole):
     # Danger: torch.compile unrolls the loop over time, minutes for every new length, or checkpoints get other names.

@@ -23,6 +23,7 @@ def page(tmp_path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_calibration(run_script, checkpoint, page, tmp_path):
     pytest.importorskip("matplotlib", reason="reliability diagrams need the extra `plots`")
     printed = run_script(
@@ -41,6 +42,7 @@ def test_calibration(run_script, checkpoint, page, tmp_path):
     assert page.read_text().count("old") == 2  # what others measure is left as it is
 
 
+@pytest.mark.slow
 def test_pipeline_throughput(run_script, page):
     printed = run_script(
         "benchmarks/pipeline_throughput.py", "--sentences", 4, "--hidden", 16, "--layers", 1, "--heads", 2,

@@ -50,7 +50,7 @@ def gold() -> Dataset:
     return sampled_corpus()
 
 
-@pytest.mark.parametrize("factor", [1.0, 3.0, 0.4])
+@pytest.mark.parametrize("factor", [3.0, *(pytest.param(f, marks=pytest.mark.slow) for f in (1.0, 0.4))])
 def test_scores_times_three_are_divided_by_three(gold, factor):
     teacher = overconfident(factor)
     found = teacher.calibrate(gold)
@@ -87,6 +87,7 @@ def test_it_is_the_minimum_and_where_the_teacher_stood_before_does_not_matter(go
         ({"LOC": ["LOC", "GPE"]}, [*LABELS, "B-GPE", "I-GPE"], lambda tag: tag.replace("LOC", "GPE")),
     ],
 )
+@pytest.mark.slow
 def test_label_maps_are_honoured(gold, label_map, student, read):
     """Gold tags as the student has them: merged, dropped, or of a type the teacher cannot tell from another."""
     other = gold.map(lambda row: {"tags": [read(tag) for tag in row["tags"]]})

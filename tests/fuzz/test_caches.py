@@ -97,6 +97,7 @@ def test_finished_answers(whole, data, resealed, times):
 
 @fuzz(0.05)
 @given(st.data(), st.booleans())
+@pytest.mark.slow
 def test_answers_left_half_way(whole, data, resealed):
     """A damaged shard is asked again, a damaged question is refused by name, and the end is the same."""
     _, left, answers = whole

@@ -65,6 +65,7 @@ def test_long_runs_take_linear_time(piece):
 
 @pytest.mark.skipif(not SHARED.exists(), reason="needs the shared corpora, which are not here")
 @pytest.mark.parametrize("language", ["en", "de", "es", "nl"])
+@pytest.mark.slow
 def test_real_corpora_words_stay_whole(language):
     corpus = load_corpus(f"{SHARED}/wikiann/{language}/test.conll.gz", language=language)
     tokens = [token for sentence in corpus["tokens"][:2000] for token in sentence]

@@ -141,6 +141,7 @@ def test_none_is_plain_crf_training_without_teachers(make_student, tokenizer, co
 
 
 @pytest.mark.parametrize("objective", sorted(OBJECTIVES))
+@pytest.mark.slow
 def test_distillation_alone_brings_the_student_to_its_teacher(make_trainer, make_student, corpus, teachers, objective):
     student = make_student(seed=1)  # the English teacher's encoder; only the head has to be learnt
     torch.nn.init.zeros_(student.classifier.weight)
