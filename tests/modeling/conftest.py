@@ -68,10 +68,7 @@ def spaces_as_pieces(sentences) -> PreTrainedTokenizerFast:
 
 @pytest.fixture(scope="module", params=["torch", pytest.param("compiled", marks=pytest.mark.slow)])
 def loops(request):
-    """The CRF's two implementations: `pytestmark = pytest.mark.usefixtures("loops")` runs a file with both.
-
-    Numba compiles for half a minute in a fresh checkout; `test_native.py` compares the two in the fast tests.
-    """
+    """The CRF's two implementations: `pytestmark = pytest.mark.usefixtures("loops")` runs a file with both."""
     if request.param == "compiled":
         pytest.importorskip("numba", reason="compiled loops need numba, the `fast` extra")
     before = native.use_native(request.param == "compiled")

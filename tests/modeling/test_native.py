@@ -27,6 +27,7 @@ def loops():
     native.use_native(before)
 
 
+@pytest.mark.slow  # numba compiles for a quarter of a minute in a fresh checkout
 @pytest.mark.parametrize(("C", "density"), [(4, 1.0), (4, 0.5), (40, 1.0)])
 @pytest.mark.parametrize("scale", [0.0, 5.0, 100.0])
 def test_compiled_loops_agree_with_torch(loops, C, density, scale):
