@@ -509,3 +509,16 @@ def test_bad_scores_are_located(value):
     with pytest.raises(ValueError, match="sentence 1, word 2, tag 0"):
         LinearChainCRF(emissions, torch.zeros(4, 4))
     LinearChainCRF(emissions, torch.zeros(4, 4), lengths=torch.tensor([3, 2]))
+
+
+@pytest.mark.parametrize(
+    "name", ["transitions", "start_transitions", "end_transitions", "allowed", "allowed_start", "allowed_end"]
+)
+def test_an_argument_of_a_wrong_shape_is_named(name):
+    """Danger: the shape of one of six is wrong, and the message speaks of another."""
+    given = {
+        "transitions": torch.zeros(3, 3),
+        name: torch.zeros(2, 2, dtype=torch.bool if "allowed" in name else None),
+    }
+    with pytest.raises(ValueError, match=rf"^{name}\b"):
+        LinearChainCRF(torch.zeros(1, 2, 3), **given)
