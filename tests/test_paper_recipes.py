@@ -285,12 +285,14 @@ def test_reviews_that_cannot_be_read_leave_nothing_behind(tmp_path, monkeypatch,
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_the_tables_are_what_the_script_makes_of_the_figures():
     before = (PAPER / "README.md").read_text(encoding="utf-8")
     training_cost.write()
     assert (PAPER / "README.md").read_text(encoding="utf-8") == before
 
 
+@pytest.mark.slow
 def test_operations_are_counted_right():
     # 12 layers: four square matrices and two four times as long; a multiplication and an addition each, and the
     # attention to 32 positions, once for the scores and once for the sum.

@@ -102,6 +102,7 @@ def test_two_runs_with_a_seed_are_the_same_and_with_another_not(setting, whole, 
     assert runs[0] == runs[1] != runs[2]
 
 
+@pytest.mark.slow
 def test_a_stream_is_trained_on_and_resumed_alike(setting, tmp_path):
     """Corpora too large for random access: read in order, shuffled within a buffer."""
     options = {
