@@ -176,8 +176,8 @@ def _in_memory(question: Question, shard_size: int, progress: bool) -> Dataset:
     shards = question.shards(shard_size)
     with _bar(question.count, 0, progress) as bar:
         tables, sums = zip(*(question.answer(shard, bar.update) for shard in shards))
-    notes = [{"language": shard.language, "sums": part} for shard, part in zip(shards, sums)]
-    _log_summary(_summary(question, notes), sum(table.nbytes for table in tables) / question.count)
+    notes = [{"sums": part} for part in sums]
+    _log_summary(_summary(question, shards, notes), sum(table.nbytes for table in tables) / question.count)
     return Dataset(in_order(tables, [shard.rows for shard in shards]))
 
 
@@ -215,7 +215,7 @@ def _on_disk(question: Question, record: dict[str, Any], folder: Path, shard_siz
             _ask_shards(question, todo, mine, partial, progress and state.is_main_process)
             state.wait_for_everyone()
             if state.is_main_process:
-                partial.finish([shard.rows for shard in shards], lambda notes: _summary(question, notes))
+                partial.finish([shard.rows for shard in shards], lambda notes: _summary(question, shards, notes))
     state.wait_for_everyone()
     answers = load_finished(folder, record)
     if state.is_main_process:
@@ -242,12 +242,12 @@ def _ask_shards(
         logger.info("asked about %d sentences in %.1f s (%.1f sentences/s)", count(todo), seconds, rate)
 
 
-def _summary(question: Question, notes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    languages = sorted({note["language"] for note in notes})
+def _summary(question: Question, shards: Sequence[Shard], notes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    languages = sorted({shard.language for shard in shards})
     return {
         language: {
             "teachers": question.panels[language].described(),
-            **summarise(add_sums(note["sums"] for note in notes if note["language"] == language)),
+            **summarise(add_sums(n["sums"] for s, n in zip(shards, notes, strict=True) if s.language == language)),
         }
         for language in languages
     }

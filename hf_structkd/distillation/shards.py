@@ -26,7 +26,7 @@ from datasets import Dataset
 
 from .checksums import file_sha256, read_sealed, sealed
 from .locks import LOCK_FILE, only_us
-from .summary import Sums
+from .summary import Sums, are_sums
 
 logger = logging.getLogger(__name__)
 RECORD_FILE, ANSWERS_FILE, SUMMARY_FILE = "annotation.json", "answers.arrow", "summary.json"
@@ -140,6 +140,9 @@ class PartialAnswers:
             note = read_sealed(note_file)
         except ValueError as error:
             logger.warning("%s is damaged (%s): its shard is asked again", note_file, error)
+            return None
+        if not are_sums(note.get("sums")):
+            logger.warning("%s is damaged (its sums are none): its shard is asked again", note_file)
             return None
         if file_sha256(file) != note.get("sha256"):
             logger.warning("%s does not match its checksum: it is asked again", file)

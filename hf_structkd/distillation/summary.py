@@ -47,6 +47,13 @@ def batch_sums(
     return sums
 
 
+def are_sums(found: object) -> bool:
+    """Whether something read from a file can be added up and summarised."""
+    if not isinstance(found, dict) or not {"sentences", "words", "entropy", "gold_words", "correct"} <= found.keys():
+        return False
+    return all(isinstance(value, float) and abs(value) < 2**53 for value in found.values()) and found["sentences"] > 0
+
+
 def add_sums(parts: Iterable[Mapping[str, float]]) -> Sums:
     """The parts added up, in their order."""
     total: Sums = {}

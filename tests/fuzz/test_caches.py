@@ -66,8 +66,8 @@ def damage(draw, file: Path, resealed: bool) -> bool:
         content.pop("seal", None)
         file.write_text(json.dumps(sealed(content)))
         return True
-    at = draw(st.integers(0, len(data) - 1))
-    kind = draw(st.sampled_from(["flip", "cut", "put", "empty", "garbage"]))
+    at = draw(st.integers(0, max(len(data) - 1, 0)))
+    kind = draw(st.sampled_from(["flip", "cut", "put", "empty", "garbage"] if data else ["put", "garbage"]))
     if kind == "flip":
         data = data[:at] + bytes([data[at] ^ (1 << draw(st.integers(0, 7)))]) + data[at + 1 :]
     elif kind == "cut":
@@ -108,6 +108,20 @@ def test_answers_left_half_way(whole, data, resealed):
     damage(data.draw, work / data.draw(st.sampled_from(sorted(path.name for path in work.glob("[!_]*")))), resealed)
     with only_our_errors(work):
         assert ask(folder)[:] == answers
+
+
+@pytest.mark.parametrize(("field", "value"), [("language", ""), ("language", None), ("sums", None), ("sums", {})])
+def test_a_note_whose_seal_is_right_and_content_is_not(whole, field, value):
+    _, left, answers = whole
+    folder, work = FOLDER / "left", FOLDER / "left.partial"
+    for path in (folder, work):
+        shutil.rmtree(path, ignore_errors=True)
+    shutil.copytree(left, work)
+    note = work / "shard-00000.json"
+    content = {**json.loads(note.read_bytes()), field: value}
+    content.pop("seal")
+    note.write_text(json.dumps(sealed(content)))
+    assert ask(folder)[:] == answers
 
 
 def test_answers_to_somebody_elses_corpus(whole, tmp_path):
