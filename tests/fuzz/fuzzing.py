@@ -1,7 +1,7 @@
 """What fuzzed inputs are held to, and how many there are.
 
 `make test` tries a few inputs of every kind, the same ones every time; `make fuzz` tries new ones, FUZZ_CASES for each
-surface (20,000 by default there), and ends with their number.
+surface (8,500 by default there), and ends with their number.
 """
 
 import os
