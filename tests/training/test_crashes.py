@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -66,9 +67,9 @@ def test_killed_training_ends_with_the_same_weights_losses_and_metrics(setting, 
     """As scripts train. `python -m tests.crashes --kills 20` does this at length, and for annotation too."""
     works = [tmp_path / name / "student" for name in ("whole", "killed")]
     crashes.run_in_a_process(setting.train_as_scripts_do, works[0])
-    draw = random.Random(0)
-    killed = crashes.kill_until_done(setting.train_as_scripts_do, works[1], 2, 4.0, draw)
-    assert killed == 2
+    # 24 batches of 0.1 seconds at least, so that no machine is done before the second kill
+    slow = partial(setting.train_as_scripts_do, seconds=0.1)
+    assert crashes.kill_until_done(slow, works[1], 2, 1.2, random.Random(0)) == 2
     assert crashes.remains(works[1]) == crashes.remains(works[0])
     assert {"model.safetensors", "losses and metrics"} <= crashes.remains(works[0]).keys()
     assert not (tmp_path / "killed" / "student.training").exists()
