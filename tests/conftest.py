@@ -1,38 +1,54 @@
-"""Tiny real components, shared: a corpus, a tokenizer and a student made from it."""
+"""Tiny real components, shared: a corpus, a tokenizer and a student made from it.
+
+Imports that take seconds stand in the fixtures: the process that hands tests to workers reads this file too.
+"""
+
+from __future__ import annotations
 
 import functools
 import runpy
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
-from datasets import Dataset, concatenate_datasets
-from transformers.utils import logging
 
-from hf_structkd import XLMRobertaCRFConfig, XLMRobertaForTokenClassificationCRF
-from hf_structkd.data.corpora import label_inventory
-from hf_structkd.data.demo_corpus import load_demo_corpus
-from hf_structkd.data.tokenizer import train_tokenizer
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from hf_structkd import XLMRobertaForTokenClassificationCRF
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
-torch.set_num_threads(1)
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    import torch
+
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
 def corpus() -> Dataset:
     """60 sentences of English and Russian with gold tags."""
+    from datasets import concatenate_datasets
+
+    from hf_structkd.data.demo_corpus import load_demo_corpus
+
     return concatenate_datasets([load_demo_corpus(language, "train", num_sentences=30) for language in ("en", "ru")])
 
 
 @pytest.fixture(scope="session")
 def labels(corpus) -> list[str]:
+    from hf_structkd.data.corpora import label_inventory
+
     return label_inventory(corpus)
 
 
 @pytest.fixture(scope="session")
 def tokenizer(corpus):
+    from hf_structkd.data.tokenizer import train_tokenizer
+
     return train_tokenizer(corpus["tokens"], vocab_size=300)
 
 
@@ -43,6 +59,10 @@ def label_fields(labels) -> dict:
 
 def draw_student(tokenizer, labels, seed: int = 0, **fields) -> XLMRobertaForTokenClassificationCRF:
     """A tiny student: one layer of 16, every parameter drawn at random, the CRF's too."""
+    import torch
+
+    from hf_structkd import XLMRobertaCRFConfig, XLMRobertaForTokenClassificationCRF
+
     torch.manual_seed(seed)
     shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     common = {"max_position_embeddings": 40, "type_vocab_size": 1, "pad_token_id": tokenizer.pad_token_id}
@@ -67,6 +87,8 @@ def run_script(monkeypatch, capsys):
 
     Returns what it printed. A script that gives up raises `SystemExit`; see `refusal`.
     """
+
+    from transformers.utils import logging
 
     def call(script: str, *arguments: object) -> str:
         path = EXAMPLES / script

@@ -153,6 +153,7 @@ def teachers(place):
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("corpus", CORPORA)
 def test_every_corpus_is_there_in_all_languages(place, corpus):
     for student in STUDENTS:

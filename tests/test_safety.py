@@ -184,6 +184,7 @@ def test_a_token_in_settings_reaches_no_file(tmp_path):
         assert TOKEN.encode() not in path.read_bytes(), path
 
 
+@pytest.mark.slow
 def test_a_configuration_of_hundreds_of_thousands_of_labels_is_refused(hostile):
     """A table of labels by labels would need 160 GB."""
     many = label_fields([f"B-{i}" for i in range(200_000)])

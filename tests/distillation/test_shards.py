@@ -205,7 +205,7 @@ def flipped(data: bytes, place: float) -> bytes:
     return data[:at] + bytes([data[at] ^ 4]) + data[at + 1 :]
 
 
-@pytest.mark.parametrize("place", [0.0, *(pytest.param(p, marks=pytest.mark.slow) for p in (0.31, 0.5, 0.77)), 1.0])
+@pytest.mark.parametrize("place", [0.0, *(pytest.param(p, marks=pytest.mark.slow) for p in (0.31, 0.5, 0.77, 1.0))])
 def test_a_bit_flipped_anywhere_is_told_or_asked_again_and_never_believed(tmp_path, whole, place):
     finished, partial = tmp_path / "finished", tmp_path / "answers.partial"
     worker.run(finished)

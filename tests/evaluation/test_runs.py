@@ -39,6 +39,7 @@ def test_one_run_has_no_deviation_and_runs_that_differ_no_mean():
         mean_report([])
 
 
+@pytest.mark.slow
 def test_pictures_are_of_what_was_logged(tmp_path):
     plots = pytest.importorskip("hf_structkd.evaluation.plots")
     pytest.importorskip("matplotlib", reason="pictures need the extra `plots`")

@@ -25,6 +25,8 @@ from tests import crashes
 from tests.crashes import train_into
 from tests.distillation import annotation_worker
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def setting():
@@ -62,7 +64,6 @@ def resumed(setting, folder, **options):
     return trainer
 
 
-@pytest.mark.slow
 def test_killed_training_ends_with_the_same_weights_losses_and_metrics(setting, tmp_path):
     """As scripts train. `python -m tests.crashes --kills 20` does this at length, and for annotation too."""
     works = [tmp_path / name / "student" for name in ("whole", "killed")]
@@ -75,7 +76,6 @@ def test_killed_training_ends_with_the_same_weights_losses_and_metrics(setting, 
     assert not (tmp_path / "killed" / "student.training").exists()
 
 
-@pytest.mark.slow
 def test_resuming_in_the_middle_of_an_epoch_goes_on_with_the_very_same_losses(setting, whole, stopped):
     """Languages drawn by temperature, unlabelled at a rate, accumulation, dropout, lambda half way: all as it was."""
     trainer = resumed(setting, stopped)
@@ -91,7 +91,6 @@ def test_resuming_in_the_middle_of_an_epoch_goes_on_with_the_very_same_losses(se
         assert torch.equal(value, final[name]), name
 
 
-@pytest.mark.slow
 def test_two_runs_with_a_seed_are_the_same_and_with_another_not(setting, whole, tmp_path):
     """The kill test has two processes for this; here it is one process twice, after other random numbers."""
     runs = []
@@ -103,7 +102,6 @@ def test_two_runs_with_a_seed_are_the_same_and_with_another_not(setting, whole, 
     assert runs[0] == runs[1] != runs[2]
 
 
-@pytest.mark.slow
 def test_a_stream_is_trained_on_and_resumed_alike(setting, tmp_path):
     """Corpora too large for random access: read in order, shuffled within a buffer."""
     options = {
@@ -240,7 +238,6 @@ def test_a_full_disk_ends_annotation_with_a_clear_error_and_more_room_lets_it_go
         assert len((tmp_path / "asked.txt").read_text().split()) <= 60 - 4 * len(finished)
 
 
-@pytest.mark.slow
 def test_a_full_disk_ends_training_with_a_clear_error_and_more_room_lets_it_go_on(setting, whole, tmp_path):
     disk = tmp_path / "disk"
     size = sum(path.stat().st_size for path in (whole / "checkpoint-5").rglob("*")) // 1024

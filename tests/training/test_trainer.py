@@ -104,6 +104,7 @@ def test_any_callable_is_a_schedule(make_trainer):
     assert [log["kd_lambda"] for log in steps(trainer)] == [0.25, 0.25, 0.75, 0.75]
 
 
+@pytest.mark.slow
 def test_accumulated_logs_are_means_over_updates(make_trainer):
     one = make_trainer(objective="posterior", num_train_epochs=2, seed=5)
     one.train()
@@ -205,6 +206,7 @@ def test_a_tokenised_annotated_dataset_is_taken_as_it_is(make_trainer, corpus, t
     trainer.train()
 
 
+@pytest.mark.slow
 def test_bf16_training_stays_near_float32(make_trainer, make_student):
     losses = []
     for bf16 in (False, True):
@@ -241,6 +243,7 @@ def test_weights_are_in_the_objectives_name():
     assert objective_name("posterior+top_wk") == "posterior+top_wk"
 
 
+@pytest.mark.slow
 def test_a_card_is_written_when_pushing_and_a_fuller_one_kept(make_trainer, tmp_path):
     """Danger: a push writes over a card that says more than the trainer knows, or that somebody edited."""
     trainer = make_trainer(max_steps=1)
