@@ -82,6 +82,10 @@ def test_cells_come_seed_by_seed_and_matrices_are_combined():
         ({"cells": {"none": {"objective": "none", "max_train_sentences": 0}}}, "neither gold tags nor teachers"),
         ({"cells": {"none": {"objective": "none", "text_sentences": 10}}}, "fewer than max_train_sentences 40"),
         ({"cells": {"none": {"objective": "none", "unlabelled_sentences": 10}}}, "a grid says text_sentences"),
+        (
+            {"cells": {"none": {"objective": "none", "augmentation": {}}}},
+            "rewritten sentences are learnt from teachers",
+        ),
         ({"cells": {"none": {"objective": "top_k", "top_k": 11}}}, "above annotation_top_k"),
         ({"cells": {"a": {"matrix": {"top_k": [1]}}}, "baseline": "a"}, "needs {top_k} in its name"),
         ({"baseline": "nobody"}, "baseline names cells that it does not have"),

@@ -250,6 +250,8 @@ class Grid:
                 f"cell {name!r}: top_k {cell.args.top_k} is above annotation_top_k, the {self.annotation_top_k} paths "
                 "that teachers are asked for; raise it, and they are asked again"
             )
+        if data.augmentation is not None and not cell.objectives:
+            raise GridError(f"cell {name!r}: rewritten sentences are learnt from teachers alone, and it has none")
         if gold == 0 and not cell.objectives:
             raise GridError(f"cell {name!r} has neither gold tags nor teachers")
         return cell

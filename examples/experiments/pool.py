@@ -128,8 +128,7 @@ class Pool:
     def rewritten(self, language: str, cell: Cell, tokenizer: Any, columns: Sequence[str]) -> Dataset:
         """A cell's sentences, gold and text, rewritten; tokenised, with `columns` of the teachers' answers."""
         name, temperature = self.grid.teacher_set_of(cell), annotation_temperature(cell.objectives)
-        if name is None:
-            raise GridError(f"cell {cell.name!r}: rewritten sentences are learnt from teachers alone, and it has none")
+        assert name is not None
         seen = self.corpora[language]["train"].select(np.concatenate(self.rows(language, cell)))
         data = mix_unlabelled(seen, augment(seen, cell.data.augmentation, tokenizer, cell.seed))
         data = data.select(range(len(seen), len(data)))

@@ -235,7 +235,7 @@ def _ask_shards(
     with _bar(count(mine), count(mine) - count(todo), progress) as bar:
         for number, shard in todo:
             table, sums = question.answer(shard, bar.update)
-            partial.write(number, table, shard.language, sums)
+            partial.write(number, table, sums)
     seconds = time.perf_counter() - started
     if todo:
         rate = count(todo) / max(seconds, 1e-9)

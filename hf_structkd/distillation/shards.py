@@ -149,7 +149,7 @@ class PartialAnswers:
             return None
         return note
 
-    def write(self, number: int, table: pa.Table, language: str, sums: Sums) -> None:
+    def write(self, number: int, table: pa.Table, sums: Sums) -> None:
         """Keep a shard's answers. The note comes last: a shard with a note is whole."""
         file, note_file = self._paths(number)
         note_file.unlink(missing_ok=True)
@@ -158,7 +158,7 @@ class PartialAnswers:
             writer.write_table(table)
         data = sink.getvalue().to_pybytes()
         _write(file, data)
-        note = {"sha256": hashlib.sha256(data).hexdigest(), "language": language, "sums": sums}
+        note = {"sha256": hashlib.sha256(data).hexdigest(), "sums": sums}
         _write(note_file, json.dumps(sealed(note)).encode())
 
     def finish(
