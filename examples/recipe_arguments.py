@@ -127,6 +127,23 @@ class ModelArguments:
 
 
 @dataclass
+class StartArguments:
+    """Where a student starts from, besides its model."""
+
+    teacher_embeddings: float | None = field(
+        default=None,
+        metadata={
+            "help": "Start the student's subword embeddings from its own and what the teachers make of each piece "
+            "alone: the share of their variance that is the teachers', below 1 (0.5 say). Default: its own alone."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        if self.teacher_embeddings is not None and not 0.0 < self.teacher_embeddings < 1.0:
+            raise ValueError(f"teacher_embeddings must be between 0 and 1, not {self.teacher_embeddings}")
+
+
+@dataclass
 class TeacherSource:
     """A given teacher, where a recipe says more of it than its checkpoint.
 
@@ -159,7 +176,7 @@ OneOrSeveralSources = str | TeacherSource | list[str | TeacherSource]
 
 
 @dataclass
-class TeacherArguments:
+class TeacherArguments(StartArguments):
     """Where the teachers come from, and how those that are missing are trained."""
 
     teachers: dict[str, OneOrSeveralSources] | list[str | TeacherSource] | str | None = field(
@@ -214,6 +231,7 @@ class TeacherArguments:
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_temperature(self.teacher_temperature)
 
     def sources(self, language: str) -> list[TeacherSource]:

@@ -42,7 +42,6 @@ from hf_structkd.data.collator import DataCollatorForStructKD
 from hf_structkd.data.corpora import label_inventory
 from hf_structkd.data.raw_sentences import load_sentences
 from hf_structkd.data.tokenizer import train_tokenizer
-from hf_structkd.data.words import encode_corpus
 from hf_structkd.distillation.locks import LOCK_FILE, only_us
 from hf_structkd.evaluation.resources import measured_energy, peak_memory
 from hf_structkd.evaluation.results import write_atomically
@@ -50,6 +49,7 @@ from hf_structkd.evaluation.tagging_metrics import TaggingMetrics
 from hf_structkd.modeling.configuration import CRFConfigMixin, label_names
 from hf_structkd.modeling.crf_head import CRFHeadMixin
 from hf_structkd.training.checkpoints import CheckpointedTrainer
+from hf_structkd.training.preparation import encoded
 from hf_structkd.training.recipe import RecipeError, compare_settings, dump_settings
 
 logger = logging.getLogger(__name__)
@@ -229,8 +229,8 @@ def _softmax_trainer(
         model,
         args,
         data_collator=DataCollatorForStructKD(tokenizer),
-        train_dataset=encode_corpus(train, tokenizer, labels),
-        eval_dataset={language: encode_corpus(data, tokenizer, labels) for language, data in dev.items()},
+        train_dataset=encoded(train, tokenizer, labels),
+        eval_dataset={language: encoded(data, tokenizer, labels) for language, data in dev.items()},
         processing_class=tokenizer,
         compute_metrics=metrics,
         preprocess_logits_for_metrics=lambda logits, labels: logits.argmax(dim=-1),

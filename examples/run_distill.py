@@ -38,7 +38,7 @@ from recipe_steps import (
 from recipe_teachers import calibrate_teachers, given_teachers, trained_teacher
 from scoring import compare
 
-from hf_structkd import StructKDTrainingArguments, Teacher, annotate
+from hf_structkd import StructKDTrainingArguments, Teacher, annotate, embed_from_teachers
 from hf_structkd.data.augmentation import augment
 from hf_structkd.data.readers import CorpusError
 from hf_structkd.data.unlabelled import mix_unlabelled
@@ -165,9 +165,11 @@ def main() -> None:
     def student_settings(own_data: DataArguments, own_args: StructKDTrainingArguments) -> dict[str, Any]:
         return settings_of(own_data, model_args, own_args) | {"labels": labels}
 
-    def train_student(own_args: StructKDTrainingArguments, data: Dataset) -> Any:
-        sentences = lambda: list(train["tokens"])  # noqa: E731
-        return train_tagger(*make_tagger(model_args, labels, data_args.tag_scheme, sentences), data, dev, own_args)
+    def train_student(own_args: StructKDTrainingArguments, data: Dataset, share: float | None = None) -> Any:
+        model, tokenizer = make_tagger(model_args, labels, data_args.tag_scheme, lambda: list(train["tokens"]))
+        if share is not None:
+            embed_from_teachers(model, tokenizer, teachers, share)
+        return train_tagger(model, tokenizer, data, dev, own_args)
 
     folders = {}
     if teacher_args.baseline:
@@ -205,12 +207,16 @@ def main() -> None:
     folders[name] = output / "student"
     own_args = replace_output(args, folders[name], push_to_hub=args.push_to_hub)
     settings_with_teachers = student_settings(data_args, own_args) | {
+        "teacher_embeddings": teacher_args.teacher_embeddings,
         "teachers": {language: panel.record() for language, panel in teachers.items()},
         "readings": {language: panel.settings() for language, panel in teachers.items() if any(panel.settings())}
         or None,
     }
     seconds[name] = train_into(
-        folders[name], settings_with_teachers, own_args, lambda ready: train_student(ready, annotated)
+        folders[name],
+        settings_with_teachers,
+        own_args,
+        lambda ready: train_student(ready, annotated, teacher_args.teacher_embeddings),
     )
 
     if not args.should_save:

@@ -12,6 +12,7 @@ from .data.tagging import tag_dataset
 from .data.words import encode_corpus
 from .distillation.annotate import AnnotationError, annotate
 from .distillation.callable_teacher import CallableTeacher
+from .distillation.embeddings import embed_from_teachers
 from .distillation.teachers import Teacher
 from .evaluation.tagging_metrics import TaggingMetrics
 from .modeling.bert_crf import BertCRFConfig, BertForTokenClassificationCRF
@@ -49,6 +50,7 @@ __all__ = [
     "XLMRobertaForTokenClassificationCRF",
     "annotate",
     "crf_class_for",
+    "embed_from_teachers",
     "encode_corpus",
     "load_corpora",
     "load_corpus",

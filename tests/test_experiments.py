@@ -281,6 +281,28 @@ def test_a_cell_that_fails_says_so_and_the_rest_goes_on(finished):
 
 
 @pytest.mark.slow
+def test_what_another_grid_has_finished_is_taken_from_there_if_nothing_differs(finished, tmp_path):
+    own = {
+        "same": {"objective": "none"},
+        "same K": {"objective": "top_wk", "top_k": 2},
+        "other rate": {"objective": "none", "learning_rate": 0.01},
+    }
+    changed = {"cells": own, "baseline": "same", "seeds": [2], "curves": [], "zero_shot": {}}
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump({**CONTENT, **changed}))
+    options = ("--output_dir", tmp_path / "out", "--cache_dir", finished / "out" / "cache")
+    run("run_grid.py", tmp_path / "other.yaml", *options, "--reuse", finished / "out")
+    read = lambda folder, cell: json.loads((folder / "cells" / cell / "seed-2" / "results.json").read_text())  # noqa: E731
+    taken = read(tmp_path / "out" / "other", "same_K")
+    assert taken["taken_from"] == {"grid": "tiny", "cell": "K=2"}
+    assert (taken["grid"], taken["cell"]) == ("other", "same K")
+    original = read(finished / "out" / "tiny", "K=2")
+    assert (taken["finished"], taken["curve"]) == (original["finished"], original["curve"])
+    assert set(taken["scores"]) == {"dev", "test"}  # this grid asks for no other languages
+    assert "taken_from" not in read(tmp_path / "out" / "other", "other_rate")
+    assert read(tmp_path / "out" / "other", "same")["taken_from"]["cell"] == "none"
+
+
+@pytest.mark.slow
 def test_results_become_tables_plots_and_marked_places(finished, run_script):
     document = finished / "RESULTS.md"
     document.write_text(

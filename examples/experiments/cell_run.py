@@ -13,11 +13,12 @@ import torch
 from datasets import Dataset
 from grid import RESULTS_FILE, SENTENCES_FILE, Cell, Grid
 from pool import Pool, content_key
-from recipe_steps import SCRATCH, make_tagger, replace_output, train_tagger
+from recipe_steps import SCRATCH, make_tagger, replace_output
 from transformers import set_seed
-from trimming import TrimmedEmbeddings, can_trim
+from trimming import train_trimmed
 
 from hf_structkd import Teacher
+from hf_structkd.distillation.embeddings import mix_embeddings
 from hf_structkd.distillation.mixtures import Panel
 from hf_structkd.evaluation.aggregate import macro_average
 from hf_structkd.evaluation.results import collect_versions, to_json_types, write_atomically
@@ -43,21 +44,18 @@ def run_cell(cell: Cell, grid: Grid, pool: Pool, folder: Path) -> None:
 
     model, tokenizer = make_tagger(cell.model, pool.labels, cell.data.tag_scheme, sentences)
     key = None if scratch else content_key(cell.model.model)
+    names = grid.teacher_set_of(cell)
+    if cell.own.teacher_embeddings is not None:
+        mix_embeddings(model, tokenizer, pool.views(names, tokenizer, key), cell.own.teacher_embeddings)
     train = pool.training_data(cell, tokenizer, key)
     dev = {language: pool.encoded(language, "dev", tokenizer, key) for language in pool.languages}
-    trimmed = TrimmedEmbeddings(model, [train, *dev.values()]) if can_trim(model, cell.args.weight_decay) else None
-    if trimmed:
-        train, dev = trimmed.renumber(train), {language: trimmed.renumber(data) for language, data in dev.items()}
     prepared = time.perf_counter()
-    trainer = train_tagger(model, tokenizer, train, dev, replace_output(cell.args, work), resume=False)
-    if trimmed:
-        trimmed.restore()
+    trainer = train_trimmed(model, tokenizer, train, dev, replace_output(cell.args, work), resume=False)
     trained = time.perf_counter()
 
     student = Teacher(trainer.model, tokenizer, name=str(cell))
     scores, counts = score(pool, dict.fromkeys(pool.languages, student), student)
     metrics = TaggingMetrics(pool.labels, cell.data.tag_scheme)
-    names = grid.teacher_set_of(cell)
     results = {
         "schema_version": SCHEMA_VERSION,
         "grid": grid.name,

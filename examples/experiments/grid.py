@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from recipe_arguments import DataArguments, ModelArguments
+from recipe_arguments import DataArguments, ModelArguments, StartArguments
 from recipe_steps import FREE_SETTINGS
 
 from hf_structkd import StructKDTrainingArguments
@@ -56,8 +56,8 @@ class GridError(RecipeError):
 
 
 @dataclass
-class CellArguments:
-    """The fields of a cell that recipes do not have."""
+class CellArguments(StartArguments):
+    """The fields of a cell that are not a teacher's too."""
 
     text_sentences: int | None = field(
         default=None,
@@ -216,7 +216,8 @@ class Grid:
 
     def teacher_set_of(self, cell: Cell) -> str | None:
         """The name of the set that a cell's teachers are; `None` where it asks none."""
-        return self._set_name(cell.own.teacher_set, cell.name) if cell.objectives else None
+        asks = cell.objectives or cell.own.teacher_embeddings is not None
+        return self._set_name(cell.own.teacher_set, cell.name) if asks else None
 
     def _set_name(self, asked: str | None, cell: str) -> str:
         name = asked or next(iter(self.teacher_sets), None)

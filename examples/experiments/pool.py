@@ -14,9 +14,10 @@ import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, concatenate_datasets
 from grid import Cell, Grid, GridError, TeacherSet, arguments
 from recipe_arguments import DataArguments, ModelArguments
-from recipe_steps import SETTINGS_FILE, labels_of, load_data, make_tagger, settings_of, train_into, train_tagger
+from recipe_steps import SETTINGS_FILE, labels_of, load_data, make_tagger, settings_of, train_into
 from shared_work import Job, do_shared
 from transformers import TrainingArguments
+from trimming import train_trimmed
 from wrong_paths import WrongPathsTeacher
 
 from hf_structkd import StructKDTrainingArguments, Teacher, annotate
@@ -35,6 +36,7 @@ from hf_structkd.data.columns import (
 from hf_structkd.data.unlabelled import hide_gold, mix_unlabelled
 from hf_structkd.data.words import encode_corpus
 from hf_structkd.distillation.annotate import corpus_fingerprint
+from hf_structkd.distillation.embeddings import View, teacher_views
 from hf_structkd.distillation.mixtures import Panel
 from hf_structkd.distillation.objectives import annotation_temperature
 
@@ -56,6 +58,7 @@ class Pool:
     def __init__(self, grid: Grid, cache: Path) -> None:
         self.grid, self.cache = grid, cache
         self._encoded: dict[tuple[str, str, str], Dataset] = {}
+        self._views: dict[tuple[str, str], list[View]] = {}
         self._answers: dict[tuple[str, float, str, int], Dataset] = {}
 
     @cached_property
@@ -195,8 +198,10 @@ class Pool:
         folder = self.cache / "teachers" / f"{language}-{_digest(settings)}"
 
         def fit(ready: StructKDTrainingArguments) -> Any:
-            tagger = make_tagger(model, self.labels, data.tag_scheme, lambda: list(train["tokens"]))
-            return train_tagger(*tagger, train, dev, ready)
+            tagger, tokenizer = make_tagger(model, self.labels, data.tag_scheme, lambda: list(train["tokens"]))
+            encoded = encode_corpus(train, tokenizer, self.labels)
+            on_dev = {own: encode_corpus(d, tokenizer, self.labels) for own, d in dev.items()}
+            return train_trimmed(tagger, tokenizer, encoded, on_dev, ready)
 
         return folder, settings, lambda: train_into(folder, settings, args, fit)
 
@@ -233,6 +238,13 @@ class Pool:
 
     def panel(self, name: str, language: str) -> Panel:
         return Panel(self.teachers(name)[language])
+
+    def views(self, name: str, tokenizer: Any, tokenizer_key: str | None) -> list[View]:
+        """What the teachers of a set make of each piece of a student's vocabulary."""
+        key = (name, tokenizer_key or "")
+        if tokenizer_key is None or key not in self._views:
+            self._views[key] = teacher_views(tokenizer, self.teachers(name))
+        return self._views[key]
 
     def revisions(self, name: str) -> dict[str, Any]:
         return {language: self.panel(name, language).record() for language in self.languages}

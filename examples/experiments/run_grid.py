@@ -4,7 +4,8 @@
 
 Teachers are trained and asked once, whatever the number of cells and of grids that use them. Every cell leaves
 results.json under OUTPUT_DIR/GRID/cells/CELL/seed-N; started again, or started twice on one folder, the runner does
-what is not done. A cell that fails leaves failure.txt and the rest goes on. report.py makes tables of the results.
+what is not done. What another grid under OUTPUT_DIR or --reuse has done is taken from there. A cell that fails leaves
+failure.txt and the rest goes on. report.py makes tables of the results.
 """
 
 import argparse
@@ -66,6 +67,14 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--seeds", nargs="+", type=int, default=[], help="only these")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/experiments"), help="where results go")
     parser.add_argument("--cache_dir", type=Path, help="teachers and their answers; a folder of output_dir by default")
+    parser.add_argument(
+        "--reuse",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="FOLDER",
+        help="folders that hold results of grids: those with a cell's settings, sentences and teachers are taken",
+    )
     parser.add_argument("--dry_run", action="store_true", help="check the grid and list what is to be done")
     options = parser.parse_args()
     if wrong := [item for item in options.define if "=" not in item]:
@@ -101,6 +110,7 @@ def work(options: argparse.Namespace, definitions: dict[str, str], number: int, 
     from cell_run import run_cell, score_teachers
     from pool import Pool
     from progress import quiet_libraries
+    from reuse import take_over
 
     from hf_structkd.distillation.objectives import annotation_temperature
 
@@ -142,7 +152,7 @@ def work(options: argparse.Namespace, definitions: dict[str, str], number: int, 
         traceback.print_exc()
         (job.lock.parent / FAILURE_FILE).write_text("".join(traceback.format_exception(error)), encoding="utf-8")
 
-    jobs = []
+    jobs, sources = [], [options.output_dir, *options.reuse]
     for cell in cells:
         folder = output / cell.path
         jobs.append(
@@ -150,7 +160,7 @@ def work(options: argparse.Namespace, definitions: dict[str, str], number: int, 
                 str(cell),
                 folder / ".lock",
                 lambda f=folder: (f / RESULTS_FILE).exists() or failed_since(f, started),
-                lambda c=cell, f=folder: run_cell(c, grid, pool, f),
+                lambda c=cell, f=folder: take_over(c, grid, pool, f, sources) or run_cell(c, grid, pool, f),
             )
         )
     do_shared([say(job) for job in jobs], failed, wait=False)

@@ -11,7 +11,11 @@ import numpy as np
 import pyarrow as pa
 import torch
 from datasets import Dataset
+from recipe_steps import train_tagger
 from torch import nn
+from transformers import Trainer
+
+from hf_structkd import StructKDTrainingArguments
 
 _SPECIAL = 8  # first ids, which models know by number (padding)
 
@@ -53,6 +57,19 @@ class TrimmedEmbeddings:
                 self.whole.weight
             )
         self.model.set_input_embeddings(self.whole.to(self.model.device))
+
+
+def train_trimmed(
+    model: Any, tokenizer: Any, train: Dataset, dev: dict[str, Dataset], args: StructKDTrainingArguments, **kwargs: Any
+) -> Trainer:
+    """`train_tagger` on tokenised sentences, with the embeddings of their subwords alone if that changes nothing."""
+    if not can_trim(model, args.weight_decay):
+        return train_tagger(model, tokenizer, train, dev, args, **kwargs)
+    trimmed = TrimmedEmbeddings(model, [train, *dev.values()])
+    dev = {language: trimmed.renumber(data) for language, data in dev.items()}
+    trainer = train_tagger(model, tokenizer, trimmed.renumber(train), dev, args, **kwargs)
+    trimmed.restore()
+    return trainer
 
 
 def can_trim(model: Any, weight_decay: float) -> bool:

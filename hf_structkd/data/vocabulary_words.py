@@ -24,16 +24,10 @@ class VocabularyWords:
     def __init__(self, tokenizer: Any) -> None:
         size = max(tokenizer.get_vocab().values()) + 1
         starts = word_start_pieces(tokenizer, size).tolist()
-        # A piece is read behind another one, where its marker becomes the blank it stands for.
-        anchor = tokenizer.convert_ids_to_tokens(tokenizer("a", add_special_tokens=False)["input_ids"])
-        before = tokenizer.convert_tokens_to_string(anchor)
-        special = set(tokenizer.all_special_ids)
         self._starts: dict[str, list[str]] = defaultdict(list)
         self._endings: dict[str, list[str]] = defaultdict(list)
-        for piece, index in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]):
-            if index in special:
-                continue
-            text = tokenizer.convert_tokens_to_string([*anchor, piece])[len(before) :].strip()
+        pieces = sorted(set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids))
+        for index, text in zip(pieces, piece_texts(tokenizer, pieces)):
             script = script_of(text)
             if script is None or not text.isalpha():
                 continue
@@ -49,6 +43,15 @@ class VocabularyWords:
         if endings and rng.random() < ENDING_RATE:
             made += rng.choice(endings)
         return made
+
+
+def piece_texts(tokenizer: Any, pieces: list[int]) -> list[str]:
+    """Pieces as text, without the mark of a space; empty where there is nothing else."""
+    # read behind another piece, where the mark becomes the blank it stands for
+    anchor = tokenizer.convert_ids_to_tokens(tokenizer("a", add_special_tokens=False)["input_ids"])
+    before = len(tokenizer.convert_tokens_to_string(anchor))
+    tokens = tokenizer.convert_ids_to_tokens(pieces)
+    return [tokenizer.convert_tokens_to_string([*anchor, token])[before:].strip() for token in tokens]
 
 
 @lru_cache(maxsize=1 << 16)
