@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 EXPERIMENTS = ROOT / "examples" / "experiments"
 TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 CONTENT = {
-    "description": "A tiny grid.",
+    "description": "A tiny grid.", "limitations": ["Not for use at all."],
     "recipe": {
         "corpus": "demo", "languages": ["en", "ru"], "max_train_sentences": 40, "max_dev_sentences": 10,
         "max_test_sentences": 20, "model": "scratch", "model_config": TINY, "vocab_size": 250, "use_cpu": True,
@@ -32,7 +32,8 @@ CONTENT = {
         "none": {"objective": "none"},
         "K={top_k}": {"objective": "top_wk", "matrix": {"top_k": [2, 5]}},
         "text": {
-            "objective": "posterior", "max_train_sentences": 0, "text_sentences": 30, "augmentation": {"copies": 1}
+            "objective": "posterior", "max_train_sentences": 0, "text_sentences": 30, "augmentation": {"copies": 1},
+            "teacher_embeddings": 0.5,
         },
     },
     "curves": [{"title": "paths", "x": "top_k", "cells": ["K=*"]}, {"title": "dev", "kind": "epochs"}],
@@ -330,6 +331,29 @@ def test_results_become_tables_plots_and_marked_places(finished, run_script):
     assert rows["K=5"]["difference"]["estimate"] == pytest.approx(sum(expected) / 2, abs=1e-6)
     run_script("experiments/report.py", finished / "tiny.yaml", *options, "--resamples", "50")
     assert document.read_text() == text  # again the same
+
+
+@pytest.mark.slow
+def test_a_cell_has_a_card_of_all_its_seeds(finished, run_script, tmp_path):
+    from hf_structkd.evaluation.results import read_results
+
+    folder = tmp_path / "tiny-text"
+    options = ("--results_dir", finished / "out")
+    run_script("experiments/card.py", finished / "tiny.yaml", "text", folder, *options)
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "over 2 runs with seeds 1, 2" in card
+    assert "- Not for use at all.\n- Tags follow" in card
+    assert "had gold tags: en 0 of 30, ru 0 of 30" in card
+    results = read_results(folder)
+    record = json.loads((finished / "out" / "tiny" / "cells" / "text" / "seed-1" / "results.json").read_text())
+    assert results.comparison["test"]["students"]["posterior"]["ru"] == record["scores"]["test"]["ru"]["f1"]
+    assert results.model["labels"][0] == "O"
+    assert [(t["name"], t["weight"], t["score"]) for t in results.teachers][:2] == [
+        ("lab, en, 1", 0.5, None),
+        ("lab, en, 2", 0.5, None),
+    ]
+    assert results.hyperparameters["teacher_embeddings"] == "0.5"
+    assert {point["epoch"] for point in results.history if "eval_macro_f1" in point} == {1.0, 2.0}
 
 
 @pytest.mark.slow

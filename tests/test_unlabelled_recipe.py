@@ -78,6 +78,7 @@ def test_a_recipe_with_unlabelled_sentences_trains_on_them(tmp_path, run_script)
         **{"max_train_sentences": 8, "teacher_max_train_sentences": 30, "unlabelled_sentences": 20},
         **{
             "augmentation": {"copies": 1},
+            "teacher_embeddings": 0.5,
             "num_train_epochs": 2,
             "teacher_num_train_epochs": 1,
             "per_device_train_batch_size": 4,
@@ -94,3 +95,9 @@ def test_a_recipe_with_unlabelled_sentences_trains_on_them(tmp_path, run_script)
         for row in ("baseline", "student")
     }
     assert steps == {"baseline": 2 * 8 // 4, "student": 2 * 32 // 4}
+    settings = {
+        row: json.loads((tmp_path / "run" / row / "settings.json").read_text())["settings"]
+        for row in ("baseline", "student")
+    }
+    assert settings["student"]["teacher_embeddings"] == 0.5  # another share is another student
+    assert "teacher_embeddings" not in settings["baseline"]  # gold tags alone

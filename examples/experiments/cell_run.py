@@ -74,7 +74,12 @@ def run_cell(cell: Cell, grid: Grid, pool: Pool, folder: Path) -> None:
         "losses": [entry for entry in trainer.state.log_history if "loss" in entry],
         "best_step": trainer.state.best_global_step,
         "updates": trainer.state.global_step,
-        "parameters": sum(p.numel() for p in trainer.model.parameters()),
+        "student": {
+            "class_name": type(trainer.model).__name__,
+            "labels": pool.labels,
+            "scheme": metrics.scheme,
+            "parameters": trainer.model.num_parameters(),
+        },
         "seconds": {
             "prepare": prepared - started,
             "train": trained - prepared,

@@ -45,6 +45,7 @@ class RunResults:
         memory: ``"peak_rss_mib"`` and, on a GPU, ``"peak_gpu_mib"`` of the training process.
         energy: ``"kwh"`` and ``"co2_kg"`` of training where codecarbon measured them.
         citations: BibTeX entries of what was used.
+        limitations: Sentences that the card's limitations begin with: what the student may not be used for, say.
         schema_version: Version of this layout.
     """
 
@@ -64,6 +65,7 @@ class RunResults:
     memory: dict[str, float] = field(default_factory=dict)
     energy: dict[str, float] = field(default_factory=dict)
     citations: list[str] = field(default_factory=list)
+    limitations: list[str] = field(default_factory=list)
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:

@@ -67,6 +67,7 @@ class StudentCardData:
         license: Licence of the weights, as the Hub names it; none is claimed by default.
         tags: Tags for the Hub's search, on top of the card's own.
         citations: BibTeX of what was used.
+        limitations: Sentences that the limitations begin with.
         rewritten: Whether the card is one that later pushes of the same training write anew.
     """
 
@@ -101,4 +102,5 @@ class StudentCardData:
     license: str | None = None
     tags: Sequence[str] = ()
     citations: Sequence[str] = ()
+    limitations: Sequence[str] = ()
     rewritten: bool = False

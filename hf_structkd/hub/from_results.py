@@ -69,6 +69,7 @@ def card_data(
         license=model.get("license"),
         tags=model.get("tags") or (),
         citations=results.citations,
+        limitations=results.limitations,
     )
 
 

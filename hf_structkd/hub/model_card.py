@@ -76,6 +76,7 @@ def build_model_card(data: StudentCardData) -> ModelCard:
         version_table=table(("package", "version"), data.versions.items()),
         license=data.license,
         citations=list(data.citations),
+        limitations=list(data.limitations),
         rewritten=REWRITTEN if data.rewritten else None,
     )
 
