@@ -77,8 +77,6 @@ def test_a_recipe_with_unlabelled_sentences_trains_on_them(tmp_path, run_script)
         **{"model_config": TINY, "teacher_model_config": TINY, "teacher_model": "scratch", "vocab_size": 250},
         **{"max_train_sentences": 8, "teacher_max_train_sentences": 30, "unlabelled_sentences": 20},
         **{
-            "augmentation": {"copies": 1},
-            "teacher_embeddings": 0.5,
             "num_train_epochs": 2,
             "teacher_num_train_epochs": 1,
             "per_device_train_batch_size": 4,
@@ -87,14 +85,15 @@ def test_a_recipe_with_unlabelled_sentences_trains_on_them(tmp_path, run_script)
         **{"output_dir": str(tmp_path / "run"), "disable_tqdm": True, "learning_rate": 5e-3},
     }
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(fields))
-    printed = run_script("run_distill.py", tmp_path / "recipe.yaml")
+    on_top = ROOT / "examples" / "recipes" / "past_the_paper.yaml"
+    printed = run_script("run_distill.py", tmp_path / "recipe.yaml", on_top, "--output_dir", tmp_path / "run")
     assert "8 train, 8 dev, 12 test, 20 unlabelled" in printed
-    assert "28 sentences rewritten" in printed
+    assert "84 sentences rewritten" in printed
     steps = {
         row: json.loads((tmp_path / "run" / row / "trainer_state.json").read_text())["max_steps"]
         for row in ("baseline", "student")
     }
-    assert steps == {"baseline": 2 * 8 // 4, "student": 2 * 32 // 4}
+    assert steps == {"baseline": 2 * 8 // 4, "student": 2 * 32 // 4}  # unlabelled_rate: 3 to 1
     settings = {
         row: json.loads((tmp_path / "run" / row / "settings.json").read_text())["settings"]
         for row in ("baseline", "student")

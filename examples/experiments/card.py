@@ -59,6 +59,8 @@ def run_results(results: GridResults, name: str, seed: int, student: str) -> Run
     cell, record = grid.cell(name, seed), run.record
     rows = {"teachers": results.reference_teachers, "baseline": results.cells[results.baseline or ""][seed]}
     rows |= {objective_name(cell.args.objective): run}
+    if "student" not in record:
+        raise GridError(f"{run.folder} was left by an earlier version, which did not record the student's labels")
     own = record["student"]
     labels: list[str] = own["labels"]
     config = PreTrainedConfig(id2label=dict(enumerate(labels)), label2id={label: i for i, label in enumerate(labels)})

@@ -8,6 +8,7 @@ curves:
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from comparison import Row
 from grid import GridError
 from grid_results import GridResults
 
+from hf_structkd import StructKDTrainingArguments
 from hf_structkd.distillation.schedules import Progress, make_schedule
 
 KINDS = ("field", "schedules", "epochs")
@@ -156,7 +158,8 @@ def _setting(record: Mapping[str, Any], name: str) -> Any:
     """A setting of a cell; numbers of sentences are those there were, in the mean over languages."""
     if name in ("gold_sentences", "text_sentences"):
         return float(np.mean(list(record[name].values())))
-    value = record["settings"].get(name)
+    default = next((f.default for f in fields(StructKDTrainingArguments) if f.name == name), None)
+    value = record["settings"].get(name, default)
     return "+".join(value) if isinstance(value, Mapping) else value
 
 

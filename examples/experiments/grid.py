@@ -293,6 +293,7 @@ def arguments(kinds: Sequence[type], values: Mapping[str, Any]) -> tuple[Any, ..
 
 def differences(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
     """What differs between the settings of a finished cell and those asked, in words; empty where nothing does."""
-    asked = json.loads(json.dumps(asked))
+    # What is not set is as good as left out.
+    stored, asked = ({k: v for k, v in json.loads(json.dumps(s)).items() if v is not None} for s in (stored, asked))
     found = compare_settings(stored, asked, ignore=FREE_SETTINGS)
     return "; ".join(f"{name}: there {old!r}, asked {new!r}" for name, (old, new) in found.items())

@@ -1,0 +1,33 @@
+"""Danger: a figure in RESULTS.md, the README or a page that no committed result makes, or that is out of date."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "examples" / "experiments" / "results"
+DOCUMENTS = ("RESULTS.md", "README.md", "docs/objectives.md")
+
+
+@pytest.mark.slow
+def test_documents_say_what_the_committed_results_make(tmp_path, run_script):
+    pytest.importorskip("matplotlib", reason="plots need the extra `plots`")
+    for document in DOCUMENTS:
+        (tmp_path / document).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / document, tmp_path / document)
+    grids = [RESULTS.parent / "grids" / f"{folder.name}.yaml" for folder in sorted(RESULTS.iterdir())]
+    options = ("--keep", tmp_path / "examples" / "experiments" / "results")
+    run_script("experiments/report.py", *grids, *options, "--update", *(tmp_path / d for d in DOCUMENTS))
+    for document in DOCUMENTS:
+        assert (tmp_path / document).read_text() == (ROOT / document).read_text(), f"run report.py on {document}"
+
+
+def test_results_show_no_machine_and_no_text_of_a_corpus():
+    files = list(RESULTS.rglob("*.json"))
+    assert files
+    for file in files:
+        text = file.read_text(encoding="utf-8")
+        assert not re.search(r"(?<![\w/:.<}])/(home|tmp|root|work|usr|mnt|Users|data)/", text), file
+        assert "tokens" not in text, file
