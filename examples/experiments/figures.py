@@ -86,7 +86,7 @@ def gap_closed(axes: Any, rows: Mapping[str, Row]) -> None:
     axes.barh(at, values[:, 0], xerr=errors, color="C0", error_kw={"lw": 0.9})
     axes.axvline(0, color="black", lw=0.8)
     axes.set_yticks(list(at), [name for name, _ in known])
-    axes.set_xlabel("% of the way from baseline to teachers, 95 % interval over seeds and sentences")
+    axes.set_xlabel("% of the way from baseline to teachers\n(95 % interval over seeds and sentences)")
 
 
 def cost(axes: Any, results: GridResults, rows: Mapping[str, Row]) -> None:

@@ -18,7 +18,6 @@ from .teachers import Teacher
 
 _ROWS = 8192  # pieces that are worked on at a time
 
-
 View = tuple[Tensor, float]  # vectors (pieces, width) of every piece of a vocabulary, and their weight
 
 
@@ -43,7 +42,7 @@ def embed_from_teachers(
 
     Raises:
         TypeError: if a teacher is not a checkpoint, and so has no vectors.
-        ValueError: if `share` is out of its range.
+        ValueError: if `share` is out of its range, or the student has fewer embeddings than the tokenizer pieces.
     """
     mix_embeddings(student, tokenizer, teacher_views(tokenizer, teachers, batch_size=batch_size), share)
 
@@ -69,6 +68,11 @@ def mix_embeddings(student: Any, tokenizer: Any, views: Sequence[View], share: f
         return
     embeddings = student.get_input_embeddings().weight
     pieces = _pieces(tokenizer).to(embeddings.device)
+    if int(pieces.max()) >= len(embeddings):
+        raise ValueError(
+            f"the tokenizer has {int(pieces.max()) + 1} pieces and the student {len(embeddings)} embeddings: call "
+            "student.resize_token_embeddings(len(tokenizer)) first, or give the student's own tokenizer"
+        )
     own = embeddings[pieces].cpu().float()
     centre = own.mean(dim=0)
     own = own - centre

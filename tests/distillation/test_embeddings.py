@@ -91,5 +91,9 @@ def test_what_has_no_vectors_or_no_sense_is_refused(teacher, tokenizer, make_stu
     function = CallableTeacher(lambda sentences: [], labels, name="rules", revision="1", answers="paths")
     with pytest.raises(TypeError, match="teacher rules is no checkpoint"):
         embed_from_teachers(make_student(), tokenizer, {"en": function})
+    small = make_student()
+    small.resize_token_embeddings(200)
+    with pytest.raises(ValueError, match=r"\d+ pieces and the student 200 embeddings: call student.resize"):
+        embed_from_teachers(small, tokenizer, teacher)
     with pytest.raises(ValueError, match=r"must be in \[0, 1\), not 1.0"):
         embed_from_teachers(make_student(), tokenizer, teacher, share=1.0)
