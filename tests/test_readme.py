@@ -37,8 +37,12 @@ def test_the_ten_lines_of_python_run(tmp_path, monkeypatch, make_student, tokeni
 
 
 def test_files_and_commands_that_the_readme_names_exist():
-    for path in re.findall(r"\]\(((?!http)[^)]+)\)", README) + re.findall(r"examples/\w+\.py", README):
+    for link in re.findall(r"\]\(((?!http)[^)]+)\)", README) + re.findall(r"examples/\w+\.py", README):
+        path, _, heading = link.partition("#")
         assert (ROOT / path).exists(), path
+        if heading:
+            headings = re.findall(r"^#+ (.*)$", (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE)
+            assert heading in [h.lower().replace(" ", "-") for h in headings], link
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(r"^make (\w+)", README, re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
