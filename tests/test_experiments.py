@@ -339,7 +339,9 @@ def test_a_cell_has_a_card_of_all_its_seeds(finished, run_script, tmp_path):
 
     folder = tmp_path / "tiny-text"
     options = ("--results_dir", finished / "out")
-    run_script("experiments/card.py", finished / "tiny.yaml", "text", folder, *options)
+    placed = {**CONTENT, "recipe": {**CONTENT["recipe"], "corpus": "${DATA}/{language}"}}  # as committed grids have it
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(placed))
+    run_script("experiments/card.py", tmp_path / "tiny.yaml", "text", folder, *options)
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert "over 2 runs with seeds 1, 2" in card
     assert "- Not for use at all.\n- Tags follow" in card

@@ -1,10 +1,9 @@
 """The card of a cell's student, from the results of all its seeds.
 
-    python examples/experiments/card.py GRID.yaml CELL FOLDER --define ENCODERS=... [--results_dir RESULTS]
+    python examples/experiments/card.py GRID.yaml CELL FOLDER [--results_dir RESULTS]
 
 FOLDER gets the card, its pictures and the results they are made from, as a student's own folder does; the first seed
-is the one described. `limitations` of the grid say what the student may not be used for. The encoder that ENCODERS
-leads to is not read.
+is the one described. `limitations` of the grid say what the student may not be used for.
 """
 
 import argparse
@@ -26,15 +25,24 @@ from hf_structkd.training.card import objective_name, training_results
 HERE = Path(__file__).resolve().parent
 
 
+class AnyPlace(dict[str, str]):
+    """Definitions for a grid of which no corpus and no encoder is read: every place is called by its own name."""
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+    def __missing__(self, name: str) -> str:
+        return name
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("grid", type=Path, help="the grid's YAML file")
     parser.add_argument("cell", help="the cell's name")
     parser.add_argument("folder", type=Path, help="where card, pictures and results go; its name is the student's")
-    parser.add_argument("--define", nargs="+", default=[], metavar="NAME=VALUE", help="what ${NAME} stands for")
     parser.add_argument("--results_dir", type=Path, default=HERE / "results", help="what holds a folder for each grid")
     options = parser.parse_args()
-    grid = Grid.read(options.grid, dict(item.split("=", 1) for item in options.define))
+    grid = Grid.read(options.grid, AnyPlace())
     results = GridResults.read(grid, options.results_dir / grid.name)
     if options.cell not in results.cells:
         raise GridError(f"there are no results of a cell {options.cell!r}; there are {list(results.cells)}")
@@ -43,7 +51,9 @@ def main() -> None:
     if not seeds:
         raise GridError(f"cell {options.cell!r} and baseline {results.baseline!r} have no seed in common")
     first, *others = [run_results(results, options.cell, seed, options.folder.name) for seed in seeds]
-    print(describe_student(options.folder, first, others))
+    if (card := describe_student(options.folder, first, others)) is None:
+        sys.exit("error: the card could not be written; the log says why")
+    print(card)
 
 
 def run_results(results: GridResults, name: str, seed: int, student: str) -> RunResults:
@@ -57,7 +67,8 @@ def run_results(results: GridResults, name: str, seed: int, student: str) -> Run
     """
     grid, run = results.grid, results.cells[name][seed]
     cell, record = grid.cell(name, seed), run.record
-    rows = {"teachers": results.reference_teachers, "baseline": results.cells[results.baseline or ""][seed]}
+    taught_by = results.teachers.get(grid.teacher_set_of(cell) or "", results.reference_teachers)
+    rows = {"teachers": taught_by, "baseline": results.cells[results.baseline or ""][seed]}
     rows |= {objective_name(cell.args.objective): run}
     if "student" not in record:
         raise GridError(f"{run.folder} was left by an earlier version, which did not record the student's labels")
