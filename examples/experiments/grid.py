@@ -149,7 +149,7 @@ class Grid:
     )
 
     def __init__(self, content: Mapping[str, Any], name: str, definitions: Mapping[str, str] | None = None) -> None:
-        self.name, self.definitions = name, definitions or {}
+        self.name, self.definitions = name, {} if definitions is None else definitions
         if unknown := [member for member in content if member not in self.MEMBERS]:
             raise GridError(f"grid {name}: unknown members {unknown}; there are {', '.join(self.MEMBERS)}")
         if not isinstance(content.get("cells"), Mapping) or not content["cells"]:
