@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from hf_structkd import Teacher
+from hf_structkd import StructKDTrainingArguments, Teacher
 from hf_structkd.data.words import encode_corpus
 
 ROOT = Path(__file__).parents[1]
@@ -166,6 +166,20 @@ def test_trimming_embeddings_changes_nothing(corpus, tokenizer, labels, make_stu
     trimmed.restore()
     for name, value in whole.state_dict().items():
         torch.testing.assert_close(other.state_dict()[name], value, msg=name)
+
+
+def test_what_trimming_would_change_is_not_trimmed(make_student):
+    from trimming import can_trim
+
+    def args(**changed):
+        return StructKDTrainingArguments("x", use_cpu=True, report_to="none", **changed)
+
+    student = make_student()
+    assert can_trim(student, args())
+    assert not can_trim(student, args(weight_decay=0.01))
+    assert not can_trim(student, args(optim="adafactor"))  # scales by the whole matrix
+    student.config.pad_token_id = 250  # as ModernBERT's, which would get another number
+    assert not can_trim(student, args())
 
 
 def test_wrong_paths_are_those_of_transposed_transitions(tokenizer, make_student, corpus):

@@ -8,7 +8,7 @@ curves:
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -158,7 +158,9 @@ def _setting(record: Mapping[str, Any], name: str) -> Any:
     """A setting of a cell; numbers of sentences are those there were, in the mean over languages."""
     if name in ("gold_sentences", "text_sentences"):
         return float(np.mean(list(record[name].values())))
-    default = next((f.default for f in fields(StructKDTrainingArguments) if f.name == name), None)
+    default = next(
+        (f.default for f in fields(StructKDTrainingArguments) if f.name == name and f.default is not MISSING), None
+    )
     value = record["settings"].get(name, default)
     return "+".join(value) if isinstance(value, Mapping) else value
 

@@ -226,10 +226,11 @@ class Pool:
                 for language in self.languages
             }
         loaded: dict[str, list[Teacher]] = {}
+        load = cache(lambda path: kind.from_pretrained(path, label_map=spec.label_map))  # some teach every language
         for language in self.languages:
             paths = [given[language]] if isinstance(given[language], str) else given[language]
             try:
-                own = [kind.from_pretrained(path, label_map=spec.label_map) for path in paths]
+                own = [load(path) for path in paths]
                 Panel(own).check(self.labels)
             except (OSError, ValueError) as error:
                 raise GridError(f"teacher set {name!r}, {language}: {error}") from error

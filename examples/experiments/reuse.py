@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from cell_run import write_record
+from cell_run import SCHEMA_VERSION, write_record
 from grid import RESULTS_FILE, SENTENCES_FILE, Cell, Grid, differences
 from pool import Pool, content_key
 from recipe_steps import SCRATCH
@@ -42,7 +42,7 @@ def take_over(cell: Cell, grid: Grid, pool: Pool, folder: Path, sources: Iterabl
 
 
 def _is_same(record: dict[str, Any], cell: Cell, grid: Grid, pool: Pool) -> bool:
-    if differences(record["settings"], cell.settings):
+    if record.get("schema_version") != SCHEMA_VERSION or differences(record["settings"], cell.settings):
         return False
     names = grid.teacher_set_of(cell)
     wanted = {
@@ -50,6 +50,6 @@ def _is_same(record: dict[str, Any], cell: Cell, grid: Grid, pool: Pool) -> bool
         "model_revision": None if cell.model.model == SCRATCH else content_key(cell.model.model),
         "teacher_revisions": pool.revisions(names) if names else None,
     }
-    if any(record[name] != json.loads(json.dumps(to_json_types(value))) for name, value in wanted.items()):
+    if any(record.get(name) != json.loads(json.dumps(to_json_types(value))) for name, value in wanted.items()):
         return False
-    return set(pool.zero_shot) <= set(record["scores"].get("zero_shot", {}))
+    return not pool.zero_shot or {*pool.zero_shot, "avg"} == set(record["scores"].get("zero_shot", {}))

@@ -81,6 +81,8 @@ def read_options() -> argparse.Namespace:
         parser.error(f"--define takes NAME=VALUE, not {wrong[0]!r}")
     if options.processes < 1:
         parser.error("--processes must be at least 1")
+    if missing := [str(folder) for folder in options.reuse if not folder.is_dir()]:
+        parser.error(f"--reuse: there is no folder {', '.join(missing)}")
     options.cache_dir = options.cache_dir or options.output_dir / "cache"
     return options
 
@@ -119,8 +121,10 @@ def work(options: argparse.Namespace, definitions: dict[str, str], number: int, 
     grid = Grid.read(options.grid, definitions)
     cells = grid.all_cells(options.cells, options.seeds)
     output, pool = options.output_dir / grid.name, Pool(grid, options.cache_dir)
-    asked = {(grid.teacher_set_of(cell), annotation_temperature(cell.objectives)): None for cell in cells}
-    sets = list(dict.fromkeys(name for name, _ in asked if name))
+    asked = {
+        (grid.teacher_set_of(cell), annotation_temperature(cell.objectives)): None for cell in cells if cell.objectives
+    }
+    sets = list(dict.fromkeys(name for cell in cells if (name := grid.teacher_set_of(cell))))
 
     def say(job: Job) -> Job:
         inner = job.work
@@ -188,7 +192,7 @@ def watch(workers: list, todo: list[Cell], output: Path, started: float) -> None
             line = f"[{len(todo) - len(waiting)}/{len(todo)}] {cell}: "
             if done:
                 results = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
-                seconds = sum(results["seconds"].values())
+                seconds = 0.0 if "taken_from" in results else sum(results["seconds"].values())
                 name, scores = results["metric"], results["scores"]
                 shown = "  ".join(f"{split} {100 * scores[split]['avg'][name]:.2f}" for split in ("dev", "test"))
                 line += f"{shown}  {seconds:.0f} s"

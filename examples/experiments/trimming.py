@@ -13,7 +13,7 @@ import torch
 from datasets import Dataset
 from recipe_steps import train_tagger
 from torch import nn
-from transformers import Trainer
+from transformers import Trainer, TrainingArguments
 
 from hf_structkd import StructKDTrainingArguments
 
@@ -63,7 +63,7 @@ def train_trimmed(
     model: Any, tokenizer: Any, train: Dataset, dev: dict[str, Dataset], args: StructKDTrainingArguments, **kwargs: Any
 ) -> Trainer:
     """`train_tagger` on tokenised sentences, with the embeddings of their subwords alone if that changes nothing."""
-    if not can_trim(model, args.weight_decay):
+    if not can_trim(model, args):
         return train_tagger(model, tokenizer, train, dev, args, **kwargs)
     trimmed = TrimmedEmbeddings(model, [train, *dev.values()])
     dev = {language: trimmed.renumber(data) for language, data in dev.items()}
@@ -72,9 +72,19 @@ def train_trimmed(
     return trainer
 
 
-def can_trim(model: Any, weight_decay: float) -> bool:
-    """Whether leaving embeddings out changes nothing: no weight decay, and no output layer that shares them."""
-    return weight_decay == 0.0 and model.get_output_embeddings() is None
+def can_trim(model: Any, args: TrainingArguments) -> bool:
+    """Whether leaving embeddings out changes nothing.
+
+    An optimiser that looks at each weight by itself and does not decay it, no output layer that shares the
+    embeddings, and padding among the ids that keep their numbers (ModernBERT's is among the last).
+    """
+    padding = (model.config.pad_token_id, model.get_input_embeddings().padding_idx)
+    return (
+        args.weight_decay == 0.0
+        and args.optim.startswith("adamw_torch")
+        and model.get_output_embeddings() is None
+        and all((index or 0) < _SPECIAL for index in padding)
+    )
 
 
 def _flat_ids(data: Dataset) -> pa.ListArray:

@@ -44,7 +44,9 @@ def embed_from_teachers(
         TypeError: if a teacher is not a checkpoint, and so has no vectors.
         ValueError: if `share` is out of its range, or the student has fewer embeddings than the tokenizer pieces.
     """
-    mix_embeddings(student, tokenizer, teacher_views(tokenizer, teachers, batch_size=batch_size), share)
+    _check(student, tokenizer, share)
+    if share:
+        mix_embeddings(student, tokenizer, teacher_views(tokenizer, teachers, batch_size=batch_size), share)
 
 
 def teacher_views(tokenizer: Any, teachers: Teachers, *, batch_size: int = 512) -> list[View]:
@@ -54,7 +56,8 @@ def teacher_views(tokenizer: Any, teachers: Teachers, *, batch_size: int = 512) 
         for teacher, weight in panel:
             if not isinstance(teacher, Teacher):
                 raise TypeError(f"teacher {teacher.name} is no checkpoint: it has no vectors to start embeddings from")
-            asked[id(teacher)] = (teacher, weight + asked.get(id(teacher), (teacher, 0.0))[1])
+            key = id(teacher.model)  # copies of a teacher, one for each language, share it
+            asked[key] = (teacher, weight + asked.get(key, (teacher, 0.0))[1])
     pieces = _pieces(tokenizer)
     return [(piece_vectors(teacher, tokenizer, pieces, batch_size), weight) for teacher, weight in asked.values()]
 
@@ -62,17 +65,11 @@ def teacher_views(tokenizer: Any, teachers: Teachers, *, batch_size: int = 512) 
 @torch.no_grad()
 def mix_embeddings(student: Any, tokenizer: Any, views: Sequence[View], share: float) -> None:
     """Change a student's subword embeddings in place, as [`embed_from_teachers`] says."""
-    if not 0.0 <= share < 1.0:
-        raise ValueError(f"the teachers' share of the embeddings must be in [0, 1), not {share}")
+    _check(student, tokenizer, share)
     if share == 0.0:
         return
     embeddings = student.get_input_embeddings().weight
     pieces = _pieces(tokenizer).to(embeddings.device)
-    if int(pieces.max()) >= len(embeddings):
-        raise ValueError(
-            f"the tokenizer has {int(pieces.max()) + 1} pieces and the student {len(embeddings)} embeddings: call "
-            "student.resize_token_embeddings(len(tokenizer)) first, or give the student's own tokenizer"
-        )
     own = embeddings[pieces].cpu().float()
     centre = own.mean(dim=0)
     own = own - centre
@@ -83,6 +80,18 @@ def mix_embeddings(student: Any, tokenizer: Any, views: Sequence[View], share: f
     left, _, right = torch.linalg.svd(found.T @ own)
     turned = found @ (left @ right)
     embeddings[pieces] = (centre + turned * (own.norm() / turned.norm())).to(embeddings)
+
+
+def _check(student: Any, tokenizer: Any, share: float) -> None:
+    """Raise ValueError before teachers are asked, which takes long."""
+    if not 0.0 <= share < 1.0:
+        raise ValueError(f"the teachers' share of the embeddings must be in [0, 1), not {share}")
+    there, wanted = len(student.get_input_embeddings().weight), int(_pieces(tokenizer).max()) + 1
+    if wanted > there:
+        raise ValueError(
+            f"the tokenizer has {wanted} pieces and the student {there} embeddings: call "
+            "student.resize_token_embeddings(len(tokenizer)) first, or give the student's own tokenizer"
+        )
 
 
 def _pieces(tokenizer: Any) -> Tensor:
@@ -104,7 +113,9 @@ def piece_vectors(teacher: Teacher, tokenizer: Any, pieces: Tensor, batch_size: 
         Pieces without text, a lone mark of a space say, have the others' mean.
     """
     if tokenizer.get_vocab() == teacher.tokenizer.get_vocab():
-        first, last = _around(tokenizer)
+        if int(pieces.max()) >= len(teacher.model.get_input_embeddings().weight):
+            raise ValueError(f"teacher {teacher.name} has fewer embeddings than its tokenizer has pieces")
+        first, last = _around(teacher.tokenizer)
         rows = [[*first, piece, *last] for piece in pieces.tolist()]
         place, readable = len(first), torch.ones(len(pieces), dtype=torch.bool)
     else:
@@ -112,7 +123,7 @@ def piece_vectors(teacher: Teacher, tokenizer: Any, pieces: Tensor, batch_size: 
         rows = tokenize_words([[text or "a"] for text in texts], teacher.tokenizer)["input_ids"]
         place, readable = len(_around(teacher.tokenizer)[0]), torch.tensor([bool(text) for text in texts])
     model = teacher.model
-    vectors = torch.empty(len(rows), model.config.hidden_size)
+    found = []
     for start in range(0, len(rows), batch_size):
         batch = rows[start : start + batch_size]
         width = max(map(len, batch))
@@ -120,7 +131,8 @@ def piece_vectors(teacher: Teacher, tokenizer: Any, pieces: Tensor, batch_size: 
         ids = torch.tensor([row + [padding] * (width - len(row)) for row in batch], device=model.device)
         mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in batch], device=model.device)
         output = model.base_model(ids, attention_mask=mask).last_hidden_state[:, place]
-        vectors[start : start + len(batch)] = output.float().cpu()
+        found.append(output.float().cpu())
+    vectors = torch.cat(found)
     vectors[~readable] = vectors[readable].mean(dim=0)
     return vectors
 
