@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from datasets import Dataset, DatasetDict
+from transformers import AutoModelForTokenClassification, AutoTokenizer
 
 from hf_structkd import StructKDTrainingArguments
 from hf_structkd.data.augmentation import Augmentation
@@ -100,3 +101,10 @@ def test_a_recipe_with_unlabelled_sentences_trains_on_them(tmp_path, run_script)
     }
     assert settings["student"]["teacher_embeddings"] == 0.5  # another share is another student
     assert "teacher_embeddings" not in settings["baseline"]  # gold tags alone
+    rows = {
+        row: AutoModelForTokenClassification.from_pretrained(tmp_path / "run" / row).get_input_embeddings().weight
+        for row in ("baseline", "student")
+    }
+    # both began alike, and learnt nothing of pieces that no sentence has
+    alike = (rows["student"] == rows["baseline"]).all(dim=1).nonzero()[:, 0].tolist()
+    assert set(alike) <= set(AutoTokenizer.from_pretrained(tmp_path / "run" / "student").all_special_ids), "no start"
