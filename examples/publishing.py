@@ -7,7 +7,7 @@ from typing import Any
 
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
-from recipe_arguments import DataArguments, ModelArguments
+from recipe_arguments import DataArguments, ModelArguments, StartArguments
 from recipe_steps import SCRATCH
 
 from hf_structkd import StructKDTrainingArguments, Teacher
@@ -22,6 +22,7 @@ def describe(
     student: Teacher,
     data_args: DataArguments,
     model_args: ModelArguments,
+    start_args: StartArguments,
     teachers: Mapping[str, Teacher],
     args: StructKDTrainingArguments,
     examples: dict[str, list[str]],
@@ -52,11 +53,24 @@ def describe(
             for teacher, language in zip(described.teachers, taught)
         ],
         objective=described.objective,
-        hyperparameters=described.hyperparameters,
+        hyperparameters=described.hyperparameters | recipe_settings(data_args, model_args, start_args),
         history=described.history,
         label_examples=examples,
         citations=described.citations,
     )
+
+
+def recipe_settings(
+    data_args: DataArguments, model_args: ModelArguments, start_args: StartArguments
+) -> dict[str, Any]:
+    """What a recipe says of the student beside training arguments, for the card's list; what it leaves out is not."""
+    said = {
+        "keep_layers": model_args.keep_layers,
+        "model_config": model_args.model_config,
+        "teacher_embeddings": start_args.teacher_embeddings,
+        "augmentation": data_args.augmentation,
+    }
+    return {name: str(value) for name, value in said.items() if value is not None}
 
 
 def base_model(args: ModelArguments) -> dict[str, Any]:

@@ -235,7 +235,7 @@ def main() -> None:
         **training_record(folders[name]),
     )
     examples = examples_of(train, labels) if args.label_examples else {}
-    results = describe(results, taggers[name], data_args, model_args, teachers, args, examples)
+    results = describe(results, taggers[name], data_args, model_args, teacher_args, teachers, args, examples)
     results_file = write_results(results, output)
     write_atomically(output / "table.md", tables["test"].to_markdown() + "\n")
     print(tables["test"].to_text())

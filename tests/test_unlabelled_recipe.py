@@ -101,6 +101,9 @@ def test_a_recipe_with_unlabelled_sentences_trains_on_them(tmp_path, run_script)
     }
     assert settings["student"]["teacher_embeddings"] == 0.5  # another share is another student
     assert "teacher_embeddings" not in settings["baseline"]  # gold tags alone
+    card = (tmp_path / "run" / "student" / "README.md").read_text()
+    assert "| `teacher_embeddings` | `0.5` |" in card
+    assert "| `augmentation` | `Augmentation(copies=3" in card
     rows = {
         row: AutoModelForTokenClassification.from_pretrained(tmp_path / "run" / row).get_input_embeddings().weight
         for row in ("baseline", "student")

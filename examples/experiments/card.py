@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from grid import Cell, Grid, GridError
 from grid_results import GridResults, Run
+from publishing import recipe_settings
 from transformers import PreTrainedConfig
 
 from hf_structkd.evaluation.report import ComparisonReport
@@ -101,7 +102,7 @@ def run_results(results: GridResults, name: str, seed: int, student: str) -> Run
         limitations=[*_sentences_seen(record), *grid.limitations],
     )
     described.teachers = _teachers(results, cell, record)
-    described.hyperparameters |= _start(cell)
+    described.hyperparameters |= recipe_settings(cell.data, cell.model, cell.own)
     return described
 
 
@@ -131,17 +132,6 @@ def _teachers(results: GridResults, cell: Cell, record: dict[str, Any]) -> list[
                 {"name": called, "language": language, "revision": revision, "weight": weight, "score": score}
             )
     return listed
-
-
-def _start(cell: Cell) -> dict[str, Any]:
-    """What recipes have beside training arguments, as far as the cell says something of it."""
-    said = {
-        "keep_layers": cell.model.keep_layers,
-        "model_config": cell.model.model_config,
-        "teacher_embeddings": cell.own.teacher_embeddings,
-        "augmentation": cell.data.augmentation,
-    }
-    return {name: str(value) for name, value in said.items() if value is not None}
 
 
 def _sentences_seen(record: dict[str, Any]) -> list[str]:
