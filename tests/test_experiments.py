@@ -126,18 +126,18 @@ def test_committed_grids_are_read(file):
 
 
 def test_seeds_draw_subsets_and_text_contains_gold(tmp_path):
-    from pool import Pool
+    from grid_corpora import GridCorpora
 
     text = {"objective": "posterior", "max_train_sentences": 0, "text_sentences": 60}
     grid = grid_of(cells={"none": {"objective": "none"}, "text": text})
-    pool = Pool(grid, tmp_path)
+    corpora = GridCorpora(grid)
     first, second, text = (grid.cell(*which) for which in (("none", 1), ("none", 2), ("text", 1)))
-    gold, rest = pool.rows("en", first)
+    gold, rest = corpora.rows("en", first)
     assert len(gold) == 40
     assert len(rest) == 0
-    assert set(gold) != set(pool.rows("en", second)[0])
-    assert set(gold) != set(pool.rows("ru", first)[0])
-    none, seen = pool.rows("en", text)
+    assert set(gold) != set(corpora.rows("en", second)[0])
+    assert set(gold) != set(corpora.rows("ru", first)[0])
+    none, seen = corpora.rows("en", text)
     assert len(none) == 0
     assert len(seen) == 60
     assert set(gold) <= set(seen)  # more text of the same seed is the same text and more
@@ -196,7 +196,7 @@ def test_wrong_paths_are_those_of_transposed_transitions(tokenizer, make_student
 
 def test_first_paths_are_the_first_asked_for():
     from datasets import Dataset
-    from pool import first_paths
+    from teacher_sets import first_paths
 
     data = Dataset.from_dict(
         {"teacher_topk_tags": [[[0, 1], [1, 1], [0, 0]]], "teacher_topk_log_probs": [[-0.1, -1.0, -2.0]]}

@@ -11,9 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
+from fingerprints import content_key
 from grid import RESULTS_FILE, SENTENCES_FILE, Cell, Grid
-from pool import Pool, content_key
+from grid_corpora import GridCorpora
+from pool import Pool
 from recipe_steps import SCRATCH, make_tagger, replace_output
+from teacher_sets import TeacherSets
 from transformers import set_seed
 from trimming import train_trimmed
 
@@ -30,6 +33,7 @@ SCHEMA_VERSION = 1
 
 def run_cell(cell: Cell, grid: Grid, pool: Pool, folder: Path) -> None:
     """Train and score one cell; nothing but `results.json` and what it names is left in `folder`."""
+    corpora, teacher_sets = pool.corpora, pool.teacher_sets
     folder.mkdir(parents=True, exist_ok=True)
     work = folder / "work"
     shutil.rmtree(work, ignore_errors=True)  # of a run that was killed
@@ -39,23 +43,23 @@ def run_cell(cell: Cell, grid: Grid, pool: Pool, folder: Path) -> None:
     scratch = cell.model.model == SCRATCH
 
     def sentences() -> list[list[str]]:
-        seen = ((language, np.concatenate(pool.rows(language, cell))) for language in pool.languages)
-        return [words for language, rows in seen for words in pool.corpora[language]["train"].select(rows)["tokens"]]
+        seen = ((language, np.concatenate(corpora.rows(language, cell))) for language in corpora.languages)
+        return [words for language, rows in seen for words in corpora.splits[language]["train"].select(rows)["tokens"]]
 
-    model, tokenizer = make_tagger(cell.model, pool.labels, cell.data.tag_scheme, sentences)
+    model, tokenizer = make_tagger(cell.model, corpora.labels, cell.data.tag_scheme, sentences)
     key = None if scratch else content_key(cell.model.model)
     names = grid.teacher_set_of(cell)
     if cell.own.teacher_embeddings is not None:
-        mix_embeddings(model, tokenizer, pool.views(names, tokenizer, key), cell.own.teacher_embeddings)
+        mix_embeddings(model, tokenizer, teacher_sets.views(names, tokenizer, key), cell.own.teacher_embeddings)
     train = pool.training_data(cell, tokenizer, key)
-    dev = {language: pool.encoded(language, "dev", tokenizer, key) for language in pool.languages}
+    dev = {language: pool.encoded(language, "dev", tokenizer, key) for language in corpora.languages}
     prepared = time.perf_counter()
     trainer = train_trimmed(model, tokenizer, train, dev, replace_output(cell.args, work), resume=False)
     trained = time.perf_counter()
 
     student = Teacher(trainer.model, tokenizer, name=str(cell))
-    scores, counts = score(pool, dict.fromkeys(pool.languages, student), student)
-    metrics = TaggingMetrics(pool.labels, cell.data.tag_scheme)
+    scores, counts = score(corpora, dict.fromkeys(corpora.languages, student), student)
+    metrics = TaggingMetrics(corpora.labels, cell.data.tag_scheme)
     results = {
         "schema_version": SCHEMA_VERSION,
         "grid": grid.name,
@@ -63,11 +67,11 @@ def run_cell(cell: Cell, grid: Grid, pool: Pool, folder: Path) -> None:
         "seed": cell.seed,
         "settings": cell.settings,
         "versions": collect_versions(),
-        "corpora": pool.fingerprints,
+        "corpora": corpora.fingerprints,
         "model_revision": key,
-        "teacher_revisions": pool.revisions(names) if names else None,
-        "gold_sentences": {language: len(pool.rows(language, cell)[0]) for language in pool.languages},
-        "text_sentences": {language: sum(map(len, pool.rows(language, cell))) for language in pool.languages},
+        "teacher_revisions": teacher_sets.revisions(names) if names else None,
+        "gold_sentences": {language: len(corpora.rows(language, cell)[0]) for language in corpora.languages},
+        "text_sentences": {language: sum(map(len, corpora.rows(language, cell))) for language in corpora.languages},
         "metric": metrics.metric_name,
         "scores": scores,
         "curve": dev_curve(trainer.state.log_history, metrics.metric_name),
@@ -76,7 +80,7 @@ def run_cell(cell: Cell, grid: Grid, pool: Pool, folder: Path) -> None:
         "updates": trainer.state.global_step,
         "student": {
             "class_name": type(trainer.model).__name__,
-            "labels": pool.labels,
+            "labels": corpora.labels,
             "scheme": metrics.scheme,
             "parameters": trainer.model.num_parameters(),
         },
@@ -96,59 +100,60 @@ def run_cell(cell: Cell, grid: Grid, pool: Pool, folder: Path) -> None:
 
 
 def score(
-    pool: Pool, taggers: dict[str, Teacher | Panel], zero_shot: Teacher | None = None
+    corpora: GridCorpora, taggers: dict[str, Teacher | Panel], zero_shot: Teacher | None = None
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Reports by split and language, their macro averages, and the counts of every test sentence by language."""
-    metrics = TaggingMetrics(pool.labels, pool.data_arguments.tag_scheme)
+    metrics = TaggingMetrics(corpora.labels, corpora.data_arguments.tag_scheme)
     scores: dict[str, Any] = {}
     counts: dict[str, np.ndarray] = {}
 
     def one(tagger: Any, data: Dataset) -> tuple[dict[str, Any], np.ndarray]:
-        predictions = tagger.tag(list(data["tokens"]), pool.labels)
+        predictions = tagger.tag(list(data["tokens"]), corpora.labels)
         gold = list(data["tags"])
         return metrics.report(predictions, gold), sentence_counts(predictions, gold, metrics.scheme)
 
     for split in ("dev", "test"):
         scores[split] = {}
         for language, tagger in taggers.items():
-            scores[split][language], own = one(tagger, pool.corpora[language][split])
+            scores[split][language], own = one(tagger, corpora.splits[language][split])
             if split == "test":
                 counts[language] = own
         scores[split]["avg"] = macro_average(scores[split])
-    if zero_shot is not None and pool.zero_shot:
+    if zero_shot is not None and corpora.zero_shot:
         scores["zero_shot"] = {}
-        for language, splits in pool.zero_shot.items():
+        for language, splits in corpora.zero_shot.items():
             scores["zero_shot"][language], counts[f"zero_shot/{language}"] = one(zero_shot, splits["test"])
         scores["zero_shot"]["avg"] = macro_average(scores["zero_shot"])
     return scores, counts
 
 
-def score_teachers(pool: Pool, name: str, folder: Path) -> None:
+def score_teachers(teacher_sets: TeacherSets, name: str, folder: Path) -> None:
     """Score a set of teachers, each language's on its own test sentences and each on the zero-shot languages."""
+    corpora = teacher_sets.corpora
     folder.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
-    scores, counts = score(pool, {language: pool.panel(name, language) for language in pool.languages})
-    if pool.zero_shot:
-        metrics = TaggingMetrics(pool.labels, pool.data_arguments.tag_scheme)
+    scores, counts = score(corpora, {language: teacher_sets.panel(name, language) for language in corpora.languages})
+    if corpora.zero_shot:
+        metrics = TaggingMetrics(corpora.labels, corpora.data_arguments.tag_scheme)
         scores["zero_shot"] = {
             own: {
                 language: metrics.report(
-                    pool.panel(name, own).tag(list(splits["test"]["tokens"]), pool.labels),
+                    teacher_sets.panel(name, own).tag(list(splits["test"]["tokens"]), corpora.labels),
                     list(splits["test"]["tags"]),
                 )
-                for language, splits in pool.zero_shot.items()
+                for language, splits in corpora.zero_shot.items()
             }
-            for own in pool.languages
+            for own in corpora.languages
         }
     results = {
         "schema_version": SCHEMA_VERSION,
-        "grid": pool.grid.name,
+        "grid": teacher_sets.grid.name,
         "teacher_set": name,
-        "settings": pool.grid.content["teacher_sets"][name],
+        "settings": teacher_sets.grid.content["teacher_sets"][name],
         "versions": collect_versions(),
-        "corpora": pool.fingerprints,
-        "teacher_revisions": pool.revisions(name),
-        "metric": TaggingMetrics(pool.labels).metric_name,
+        "corpora": corpora.fingerprints,
+        "teacher_revisions": teacher_sets.revisions(name),
+        "metric": TaggingMetrics(corpora.labels).metric_name,
         "scores": scores,
         "seconds": {"score": time.perf_counter() - started},
     }

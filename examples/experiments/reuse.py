@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from cell_run import SCHEMA_VERSION, write_record
+from fingerprints import content_key
 from grid import RESULTS_FILE, SENTENCES_FILE, Cell, Grid, differences
-from pool import Pool, content_key
+from pool import Pool
 from recipe_steps import SCRATCH
 
 from hf_structkd.evaluation.results import to_json_types
@@ -32,7 +33,7 @@ def take_over(cell: Cell, grid: Grid, pool: Pool, folder: Path, sources: Iterabl
                 continue
             folder.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file.parent / SENTENCES_FILE, folder / SENTENCES_FILE)
-            if not pool.zero_shot:
+            if not pool.corpora.zero_shot:
                 record["scores"].pop("zero_shot", None)
             own = {"grid": grid.name, "cell": cell.name}
             first = record.get("taken_from", {"grid": record["grid"], "cell": record["cell"]})
@@ -46,10 +47,10 @@ def _is_same(record: dict[str, Any], cell: Cell, grid: Grid, pool: Pool) -> bool
         return False
     names = grid.teacher_set_of(cell)
     wanted = {
-        "corpora": pool.fingerprints,
+        "corpora": pool.corpora.fingerprints,
         "model_revision": None if cell.model.model == SCRATCH else content_key(cell.model.model),
-        "teacher_revisions": pool.revisions(names) if names else None,
+        "teacher_revisions": pool.teacher_sets.revisions(names) if names else None,
     }
     if any(record.get(name) != json.loads(json.dumps(to_json_types(value))) for name, value in wanted.items()):
         return False
-    return not pool.zero_shot or {*pool.zero_shot, "avg"} == set(record["scores"].get("zero_shot", {}))
+    return not pool.corpora.zero_shot or {*pool.corpora.zero_shot, "avg"} == set(record["scores"].get("zero_shot", {}))

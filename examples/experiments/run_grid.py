@@ -121,6 +121,7 @@ def work(options: argparse.Namespace, definitions: dict[str, str], number: int, 
     grid = Grid.read(options.grid, definitions)
     cells = grid.all_cells(options.cells, options.seeds)
     output, pool = options.output_dir / grid.name, Pool(grid, options.cache_dir)
+    teacher_sets = pool.teacher_sets
     asked = {
         (grid.teacher_set_of(cell), annotation_temperature(cell.objectives)): None for cell in cells if cell.objectives
     }
@@ -136,8 +137,8 @@ def work(options: argparse.Namespace, definitions: dict[str, str], number: int, 
         job.work = loud
         return job
 
-    do_shared([say(job) for name in sets for job in pool.teacher_jobs(name)])
-    do_shared([say(job) for name, temperature in asked if name for job in pool.answer_jobs(name, temperature)])
+    do_shared([say(job) for name in sets for job in teacher_sets.teacher_jobs(name)])
+    do_shared([say(job) for name, temperature in asked if name for job in teacher_sets.answer_jobs(name, temperature)])
     scoring = []
     for name in sets:
         folder = output / "teachers" / name
@@ -147,7 +148,7 @@ def work(options: argparse.Namespace, definitions: dict[str, str], number: int, 
                 f"scores of teachers {name}",
                 folder / ".lock",
                 scored,
-                lambda n=name, f=folder: score_teachers(pool, n, f),
+                lambda n=name, f=folder: score_teachers(teacher_sets, n, f),
             )
         )
     do_shared([say(job) for job in scoring])
