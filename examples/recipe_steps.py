@@ -120,15 +120,21 @@ def load_unlabelled(args: DataArguments, languages: Sequence[str]) -> dict[str, 
 
 
 def check_model(args: ModelArguments) -> None:
-    """Raise RecipeError if there is no such model: now, not after hours of training others."""
+    """Raise RecipeError if there is no such model, or it has too few embeddings: now, not after hours."""
     if args.model == SCRATCH:
         return
     try:
-        AutoConfig.from_pretrained(
+        config = AutoConfig.from_pretrained(
             args.model, revision=args.revision or "main", trust_remote_code=args.trust_remote_code
         )
+        pieces = max(make_tokenizer(args, list).get_vocab().values()) + 1
     except (OSError, ValueError) as error:
         raise RecipeError(f"model {args.model!r}: {error}") from error
+    if pieces > getattr(config, "vocab_size", pieces):
+        raise RecipeError(
+            f"model {args.model!r} has {config.vocab_size:,} embeddings and its tokenizer {pieces:,} pieces: save it "
+            "again after model.resize_token_embeddings(len(tokenizer))"
+        )
 
 
 def make_tokenizer(args: ModelArguments, sentences: Callable[[], list[list[str]]]) -> Any:

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import ElectraConfig, ElectraModel
+from transformers import AutoTokenizer, ElectraConfig, ElectraModel
 
 from hf_structkd.training.recipe import RecipeError
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 from recipe_arguments import ModelArguments
-from recipe_steps import make_tagger
+from recipe_steps import check_model, make_tagger
 
 
 def no_sentences():
@@ -36,6 +36,15 @@ def test_every_family_is_taken_as_it_is(family, saved):
 def test_a_taggers_labels_are_not_renamed(family, saved):
     with pytest.raises(RecipeError, match="is trained on the labels"):
         make_tagger(ModelArguments(model=saved), family.labels[::-1], "BIO", no_sentences)
+
+
+def test_too_few_embeddings_are_told_before_teachers_are_trained(family, saved):
+    check_model(ModelArguments(model=saved))
+    tokenizer = AutoTokenizer.from_pretrained(saved)
+    tokenizer.add_tokens([f"<extra{number}>" for number in range(family.student().config.vocab_size)])
+    tokenizer.save_pretrained(saved)
+    with pytest.raises(RecipeError, match="embeddings and its tokenizer .* pieces: save it again"):
+        check_model(ModelArguments(model=saved))
 
 
 def test_an_encoder_without_a_crf_class_is_an_error_of_the_recipe(tokenizers_by_family, labels, tmp_path):
