@@ -43,7 +43,7 @@ def test_too_few_embeddings_are_told_before_teachers_are_trained(family, saved):
     tokenizer = AutoTokenizer.from_pretrained(saved)
     tokenizer.add_tokens([f"<extra{number}>" for number in range(family.student().config.vocab_size)])
     tokenizer.save_pretrained(saved)
-    with pytest.raises(RecipeError, match="embeddings and its tokenizer .* pieces: save it again"):
+    with pytest.raises(RecipeError, match="embeddings and its tokenizer"):
         check_model(ModelArguments(model=saved))
 
 
