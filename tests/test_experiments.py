@@ -1,6 +1,7 @@
 """Dangers: a grid that trains something else than it says, loses or repeats work, or compares what cannot be."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -315,6 +316,32 @@ def test_what_another_grid_has_finished_is_taken_from_there_if_nothing_differs(f
     assert set(taken["scores"]) == {"dev", "test"}  # this grid asks for no other languages
     assert "taken_from" not in read(tmp_path / "out" / "other", "other_rate")
     assert read(tmp_path / "out" / "other", "same")["taken_from"]["cell"] == "none"
+
+
+@pytest.mark.slow
+def test_what_was_done_with_other_sentences_or_teachers_is_not_taken(finished, tmp_path):
+    from grid import Grid
+    from pool import Pool
+    from reuse import take_over
+
+    grid = Grid.read(finished / "tiny.yaml", {})
+    cell, pool = grid.cell("K=2", 2), Pool(grid, finished / "out" / "cache")
+    there = finished / "out" / "tiny" / cell.path
+    kept = tmp_path / "kept" / "tiny" / cell.path
+    shutil.copytree(there, kept)
+    record = json.loads((there / "results.json").read_text())
+    other = {
+        "schema_version": 0,
+        "corpora": {**record["corpora"], "en": {**record["corpora"]["en"], "train": "other"}},
+        "model_revision": "other",
+        "teacher_revisions": {**record["teacher_revisions"], "ru": "other"},
+        "scores": {**record["scores"], "zero_shot": {"avg": record["scores"]["zero_shot"]["avg"]}},
+    }
+    for name, value in other.items():
+        (kept / "results.json").write_text(json.dumps(record | {name: value}))
+        assert not take_over(cell, grid, pool, tmp_path / "new", [tmp_path / "kept"]), name
+    (kept / "results.json").write_text(json.dumps(record))
+    assert take_over(cell, grid, pool, tmp_path / "new", [tmp_path / "kept"])
 
 
 @pytest.mark.slow
