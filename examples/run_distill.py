@@ -120,6 +120,8 @@ def main() -> None:
         refuse_other_settings(output, json.loads((output / SETTINGS_FILE).read_text()), settings)
     elif output.exists() and any(output.iterdir()):
         raise RecipeError(f"{output} is not empty and was not written by this script; choose another output_dir")
+    if teacher_args.teacher_embeddings is not None and (model_args.model_config or {}).get("freeze_encoder"):
+        raise RecipeError("a frozen encoder (freeze_encoder) cannot get used to teacher_embeddings: leave one out")
     objectives = parse_objective(args.objective, args.temperature, args.temperature_mode)
     if args.push_to_hub and args.should_save:
         # hours before anything is pushed, a wrong token is told

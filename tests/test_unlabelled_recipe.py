@@ -111,3 +111,11 @@ def test_a_recipe_with_unlabelled_sentences_trains_on_them(tmp_path, run_script)
     # both began alike, and learnt nothing of pieces that no sentence has
     alike = (rows["student"] == rows["baseline"]).all(dim=1).nonzero()[:, 0].tolist()
     assert set(alike) <= set(AutoTokenizer.from_pretrained(tmp_path / "run" / "student").all_special_ids), "no start"
+
+
+@pytest.mark.slow
+def test_embeddings_from_teachers_are_refused_under_a_frozen_encoder(refusal, tmp_path):
+    recipe = ROOT / "examples" / "recipes" / "past_the_paper.yaml"
+    frozen = ("--model_config", '{"freeze_encoder": true}', "--output_dir", tmp_path / "run")
+    assert "cannot get used to teacher_embeddings: leave one out" in refusal("run_distill.py", recipe, *frozen)
+    assert not (tmp_path / "run").exists()

@@ -33,8 +33,8 @@ def embed_from_teachers(
 
     Args:
         student: a model, changed in place, before its training.
-        tokenizer: its fast tokenizer. A teacher with the same vocabulary reads the piece itself, any other one the
-            piece's text as a word.
+        tokenizer: its fast tokenizer. A teacher that has all its pieces, under the same ids, reads the piece itself,
+            any other one the piece's text as a word.
         teachers: as for `annotate`, checkpoints all ([`Teacher`]). Languages count alike, the teachers of one by
             weight.
         share: of the variance that is the teachers', in [0, 1); with 0 nothing changes.
@@ -42,7 +42,8 @@ def embed_from_teachers(
 
     Raises:
         TypeError: if a teacher is not a checkpoint, and so has no vectors.
-        ValueError: if `share` is out of its range, or the student has fewer embeddings than the tokenizer pieces.
+        ValueError: if `share` is out of its range, the student's encoder is frozen (its layers could not get used to
+            other embeddings) or has fewer embeddings than the tokenizer pieces, or a tokenizer is a slow one.
     """
     _check(student, tokenizer, share)
     if share:
@@ -86,6 +87,8 @@ def _check(student: Any, tokenizer: Any, share: float) -> None:
     """Raise ValueError before teachers are asked, which takes long."""
     if not 0.0 <= share < 1.0:
         raise ValueError(f"the teachers' share of the embeddings must be in [0, 1), not {share}")
+    if not student.get_input_embeddings().weight.requires_grad:
+        raise ValueError("the student's encoder is frozen: its layers could not get used to other embeddings")
     there, wanted = len(student.get_input_embeddings().weight), int(_pieces(tokenizer).max()) + 1
     if wanted > there:
         raise ValueError(
@@ -112,7 +115,7 @@ def piece_vectors(teacher: Teacher, tokenizer: Any, pieces: Tensor, batch_size: 
         The last layer's vectors at each piece's first subword, (pieces, the teacher's width); float32, on the CPU.
         Pieces without text, a lone mark of a space say, have the others' mean.
     """
-    if tokenizer.get_vocab() == teacher.tokenizer.get_vocab():
+    if _has_pieces(teacher.tokenizer, tokenizer, pieces):
         if int(pieces.max()) >= len(teacher.model.get_input_embeddings().weight):
             raise ValueError(f"teacher {teacher.name} has fewer embeddings than its tokenizer has pieces")
         first, last = _around(teacher.tokenizer)
@@ -135,6 +138,12 @@ def piece_vectors(teacher: Teacher, tokenizer: Any, pieces: Tensor, batch_size: 
     vectors = torch.cat(found)
     vectors[~readable] = vectors[readable].mean(dim=0)
     return vectors
+
+
+def _has_pieces(teachers: Any, students: Any, pieces: Tensor) -> bool:
+    """Whether a teacher's tokenizer has a student's pieces under the same ids."""
+    ids = pieces.tolist()
+    return teachers.convert_ids_to_tokens([i for i in ids if i < len(teachers)]) == students.convert_ids_to_tokens(ids)
 
 
 def _around(tokenizer: Any) -> tuple[list[int], list[int]]:

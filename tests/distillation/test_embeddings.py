@@ -1,6 +1,6 @@
 """Dangers: embeddings that the layers above no longer understand, pieces that get another's vector, silent no-ops."""
 
-from copy import copy
+from copy import copy, deepcopy
 
 import pytest
 import torch
@@ -8,6 +8,8 @@ import torch
 from hf_structkd import CallableTeacher, Teacher, embed_from_teachers
 from hf_structkd.data.tokenizer import train_tokenizer
 from hf_structkd.distillation.embeddings import mix_embeddings, piece_vectors, teacher_views
+
+from ..modeling.conftest import FAMILIES, Family, tokenizers_by_family  # noqa: F401 (a fixture)
 
 
 def embeddings_of(model):
@@ -43,6 +45,31 @@ def test_a_teacher_with_other_pieces_reads_them_as_words(corpus, tokenizer, make
     expected = teacher.model.base_model(**other([longest[1:]], is_split_into_words=True, return_tensors="pt"))
     torch.testing.assert_close(vectors[0], expected.last_hidden_state[0, 1])
     torch.testing.assert_close(vectors[1], vectors[0])  # no text: the mean of the others
+
+
+def test_a_teacher_with_further_pieces_reads_the_others_themselves(teacher, tokenizer):
+    pieces = pieces_of(tokenizer)
+    expected = piece_vectors(teacher, tokenizer, pieces)
+    teacher.tokenizer = deepcopy(tokenizer)
+    teacher.tokenizer.add_tokens(["<more>"])
+    torch.testing.assert_close(piece_vectors(teacher, tokenizer, pieces), expected)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_and_half_precision(name, tokenizers_by_family, labels):  # noqa: F811
+    tokenizer = tokenizers_by_family[name]
+    family = Family(name, tokenizer, labels)
+    teacher, student = Teacher(family.student(seed=1), tokenizer), family.student().to(torch.bfloat16)
+    pieces = pieces_of(tokenizer)
+    ids = torch.tensor([[tokenizer.cls_token_id, pieces[7], tokenizer.sep_token_id]])
+    expected = teacher.model.base_model(ids).last_hidden_state[0, 1]
+    torch.testing.assert_close(piece_vectors(teacher, tokenizer, pieces)[7], expected)
+    before = embeddings_of(student)
+    embed_from_teachers(student, tokenizer, teacher)
+    after = embeddings_of(student)
+    assert after.dtype == torch.bfloat16
+    assert after.isfinite().all()
+    assert (after[pieces] != before[pieces]).any(dim=1).all()
 
 
 def test_size_place_and_special_tokens_stay(teacher, tokenizer, make_student):
@@ -97,5 +124,9 @@ def test_what_has_no_vectors_or_no_sense_is_refused(teacher, tokenizer, make_stu
     small.resize_token_embeddings(200)
     with pytest.raises(ValueError, match=r"\d+ pieces and the student 200 embeddings: call student.resize"):
         embed_from_teachers(small, tokenizer, teacher)
+    frozen = make_student()
+    frozen.freeze_encoder()
+    with pytest.raises(ValueError, match="the student's encoder is frozen"):
+        embed_from_teachers(frozen, tokenizer, teacher)
     with pytest.raises(ValueError, match=r"must be in \[0, 1\), not 1.0"):
         embed_from_teachers(make_student(), tokenizer, teacher, share=1.0)
