@@ -43,7 +43,7 @@ def embed_from_teachers(
     Raises:
         TypeError: if a teacher is not a checkpoint, and so has no vectors.
         ValueError: if `share` is out of its range, the student's encoder is frozen (its layers could not get used to
-            other embeddings) or has fewer embeddings than the tokenizer pieces, or a tokenizer is a slow one.
+            other embeddings) or has fewer embeddings than the tokenizer pieces.
     """
     _check(student, tokenizer, share)
     if share:
