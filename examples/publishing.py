@@ -8,7 +8,7 @@ from typing import Any
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 from recipe_arguments import DataArguments, ModelArguments, StartArguments
-from recipe_steps import SCRATCH
+from recipe_models import SCRATCH
 
 from hf_structkd import StructKDTrainingArguments, Teacher
 from hf_structkd.evaluation.results import RunResults

@@ -9,14 +9,8 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from recipe_arguments import DataArguments, ModelArguments, TeacherArguments, TeacherSource
-from recipe_steps import (
-    make_tagger,
-    model_arguments_of_teacher,
-    replace_output,
-    settings_of,
-    train_into,
-    train_tagger,
-)
+from recipe_models import make_tagger, model_arguments_of_teacher
+from recipe_training import replace_output, settings_of, train_into, train_tagger
 
 from hf_structkd import StructKDTrainingArguments, Teacher
 from hf_structkd.distillation.mixtures import Panel

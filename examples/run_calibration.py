@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from marked_figures import fill_file
 from recipe_arguments import DataArguments
-from recipe_steps import load_data
+from recipe_data import load_data
 
 from hf_structkd import CRFTokenClassificationPipeline, Teacher
 from hf_structkd.data.readers import CorpusError

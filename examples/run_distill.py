@@ -19,15 +19,11 @@ from datasets import Dataset, DatasetDict, concatenate_datasets
 from progress import quiet_libraries
 from publishing import describe, push_student, student_repository
 from recipe_arguments import DataArguments, ModelArguments, TeacherArguments
-from recipe_steps import (
+from recipe_data import labels_of, load_data, load_unlabelled
+from recipe_models import check_model, make_tagger, make_tokenizer, model_arguments_of_teacher
+from recipe_teachers import calibrate_teachers, given_teachers, trained_teacher
+from recipe_training import (
     SETTINGS_FILE,
-    check_model,
-    labels_of,
-    load_data,
-    load_unlabelled,
-    make_tagger,
-    make_tokenizer,
-    model_arguments_of_teacher,
     refuse_other_settings,
     replace_output,
     settings_of,
@@ -35,7 +31,6 @@ from recipe_steps import (
     train_tagger,
     training_record,
 )
-from recipe_teachers import calibrate_teachers, given_teachers, trained_teacher
 from scoring import compare
 
 from hf_structkd import StructKDTrainingArguments, Teacher, annotate, embed_from_teachers

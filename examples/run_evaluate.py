@@ -9,7 +9,7 @@ from pathlib import Path
 
 from progress import quiet_libraries
 from recipe_arguments import DataArguments, EvaluationArguments
-from recipe_steps import load_data
+from recipe_data import load_data
 from scoring import compare
 
 from hf_structkd import Teacher

@@ -9,7 +9,9 @@ from pathlib import Path
 from datasets import concatenate_datasets
 from progress import quiet_libraries
 from recipe_arguments import DataArguments, ModelArguments
-from recipe_steps import labels_of, load_data, make_tagger, settings_of, train_into, train_tagger
+from recipe_data import labels_of, load_data
+from recipe_models import make_tagger
+from recipe_training import settings_of, train_into, train_tagger
 from scoring import compare
 
 from hf_structkd import StructKDTrainingArguments, Teacher

@@ -34,7 +34,7 @@ from hf_structkd.training.loss_log import LossLog
 from .distillation import annotation_worker
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
-from recipe_steps import train_into, train_tagger
+from recipe_training import train_into, train_tagger
 
 FORK = multiprocessing.get_context("fork")  # a process of its own, without importing torch again
 OPTIONS = {

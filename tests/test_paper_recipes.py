@@ -29,7 +29,7 @@ import run_teacher
 import semeval_columns
 import training_cost
 from recipe_arguments import DataArguments, ModelArguments, TeacherArguments, TeacherSource
-from recipe_steps import labels_of, load_data
+from recipe_data import labels_of, load_data
 
 PAPER = Path(semeval_columns.__file__).parent
 CORPORA = ("conll", "wikiann", "ud_pos", "semeval2016")

@@ -18,7 +18,7 @@ from hf_structkd.training.recipe import RecipeError, parse_recipe
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 from recipe_arguments import DataArguments, TeacherArguments, TeacherSource
-from recipe_steps import load_unlabelled
+from recipe_data import load_unlabelled
 
 ROOT = Path(__file__).parents[1]
 SEVERAL = """

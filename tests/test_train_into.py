@@ -13,7 +13,7 @@ from hf_structkd import StructKDTrainer, StructKDTrainingArguments
 from hf_structkd.training.recipe import RecipeError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
-from recipe_steps import SETTINGS_FILE, train_into
+from recipe_training import SETTINGS_FILE, train_into
 
 FORK = multiprocessing.get_context("fork")
 
@@ -60,16 +60,16 @@ def test_a_second_job_is_told_and_a_killed_one_holds_nobody_up(tmp_path, argumen
 
 def test_a_job_that_comes_when_the_other_has_just_finished_takes_its_model(tmp_path, arguments, train, monkeypatch):
     """Danger: it looked before the end, got the lock after it, and trains again or leaves its work folder behind."""
-    import recipe_steps
+    import recipe_training
 
-    enter = recipe_steps.only_us
+    enter = recipe_training.only_us
 
     def late(*args):
         monkeypatch.undo()
         train_into(tmp_path / "student", {"seed": 1}, arguments, train)  # the other job
         return enter(*args)
 
-    monkeypatch.setattr(recipe_steps, "only_us", late)
+    monkeypatch.setattr(recipe_training, "only_us", late)
     seconds = train_into(tmp_path / "student", {"seed": 1}, arguments, lambda args: pytest.fail("trained again"))
     assert seconds > 0
     assert (tmp_path / "student" / SETTINGS_FILE).exists()

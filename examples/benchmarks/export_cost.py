@@ -20,7 +20,7 @@ from datasets import Dataset
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from marked_figures import fill_file
 from recipe_arguments import DataArguments
-from recipe_steps import load_data
+from recipe_data import load_data
 
 from hf_structkd import Teacher
 from hf_structkd.data.readers import CorpusError

@@ -15,7 +15,8 @@ from fingerprints import content_key
 from grid import RESULTS_FILE, SENTENCES_FILE, Cell, Grid
 from grid_corpora import GridCorpora
 from pool import Pool
-from recipe_steps import SCRATCH, make_tagger, replace_output
+from recipe_models import SCRATCH, make_tagger
+from recipe_training import replace_output
 from teacher_sets import TeacherSets
 from transformers import set_seed
 from trimming import train_trimmed

@@ -28,7 +28,7 @@ from typing import Any
 
 import yaml
 from recipe_arguments import DataArguments, ModelArguments, StartArguments
-from recipe_steps import FREE_SETTINGS
+from recipe_training import FREE_SETTINGS
 
 from hf_structkd import StructKDTrainingArguments
 from hf_structkd.data.columns import TOPK_TAGS

@@ -10,7 +10,7 @@ import numpy as np
 from datasets import DatasetDict
 from grid import Cell, Grid, arguments
 from recipe_arguments import DataArguments
-from recipe_steps import labels_of, load_data
+from recipe_data import labels_of, load_data
 
 from hf_structkd.distillation.annotate import corpus_fingerprint
 

@@ -82,18 +82,19 @@ def zero_shot_table(results: GridResults, rows: Mapping[str, Row]) -> str:
 
 def _notes(results: GridResults, rows: Mapping[str, Row]) -> str:
     seeds = sorted({seed for row in rows.values() for seed in row.seeds})
-    compared = sum(row.difference is not None for row in rows.values())
+    tested = sum(bool(_p(row.p_value)) for row in rows.values())
+    few = ("needs several seeds", "is that of one comparison, not corrected")
+    p_value = few[tested] if tested < 2 else f"is corrected for {tested} comparisons ({CORRECTION})"
     chosen = len(results.grid.baselines) > 1
     return " ".join(
         [
             f"{results.metric} x 100 on test, mean ± sample deviation over seeds ({len(seeds)} at most), epoch chosen "
             "on dev; avg is the macro average over languages.",
             f"Baseline: `{results.baseline}`" + (", of several lengths the best one on dev." if chosen else "."),
-            "Difference: to the baseline over the same seeds, with the 95 % interval of a paired t test, whose p is "
-            f"corrected for {compared} comparisons ({CORRECTION}). p (bootstrap): {RESAMPLES:,} resamples of seeds "
-            "and test sentences together, corrected likewise; from the same resamples the 95 % interval of the gap "
-            "closed. Regressions: test sentences that the teacher has right and the student wrong; gains: the other "
-            "way round.",
+            "Difference: to the baseline over the same seeds, with the 95 % interval of a paired t test, whose p "
+            f"{p_value}. p (bootstrap): {RESAMPLES:,} resamples of seeds and test sentences together, likewise; from "
+            "the same resamples the 95 % interval of the gap closed. Regressions: test sentences that the teacher has "
+            "right and the student wrong; gains: the other way round.",
         ]
     )
 

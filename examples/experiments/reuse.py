@@ -10,7 +10,7 @@ from cell_run import SCHEMA_VERSION, write_record
 from fingerprints import content_key
 from grid import RESULTS_FILE, SENTENCES_FILE, Cell, Grid, differences
 from pool import Pool
-from recipe_steps import SCRATCH
+from recipe_models import SCRATCH
 
 from hf_structkd.evaluation.results import to_json_types
 

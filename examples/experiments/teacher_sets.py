@@ -12,7 +12,9 @@ from fingerprints import content_key, digest, fingerprint_with_tags
 from grid import Cell, Grid, GridError, TeacherSet, arguments
 from grid_corpora import GridCorpora
 from recipe_arguments import DataArguments, ModelArguments
-from recipe_steps import SETTINGS_FILE, load_data, make_tagger, settings_of, train_into
+from recipe_data import load_data
+from recipe_models import make_tagger
+from recipe_training import SETTINGS_FILE, settings_of, train_into
 from shared_work import Job, do_shared
 from transformers import TrainingArguments
 from trimming import train_trimmed

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from datasets import Dataset
-from recipe_steps import train_tagger
+from recipe_training import train_tagger
 from torch import nn
 from transformers import Trainer, TrainingArguments
 

@@ -11,7 +11,7 @@ from hf_structkd.training.recipe import RecipeError
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 from recipe_arguments import ModelArguments
-from recipe_steps import check_model, make_tagger
+from recipe_models import check_model, make_tagger
 
 
 def no_sentences():

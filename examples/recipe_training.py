@@ -1,63 +1,35 @@
-"""The steps the scripts are made of: corpora, taggers, training, scoring."""
+"""A tagger trained into a folder, whole or not at all, and what makes it the model that it is."""
 
 import copy
-import inspect
 import json
 import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from datasets import Dataset, DatasetDict
+from datasets import Dataset
 from progress import make_brief
-from recipe_arguments import DataArguments, ModelArguments
-from transformers import (
-    AutoConfig,
-    AutoModelForTokenClassification,
-    AutoTokenizer,
-    PreTrainedModel,
-    Trainer,
-    XLMRobertaConfig,
-    XLMRobertaForTokenClassification,
-    set_seed,
-)
+from transformers import PreTrainedModel, Trainer, set_seed
 from transformers.trainer_utils import HubStrategy
 
-from hf_structkd import (
-    StructKDTrainer,
-    StructKDTrainingArguments,
-    Teacher,
-    XLMRobertaCRFConfig,
-    XLMRobertaForTokenClassificationCRF,
-    crf_class_for,
-    load_corpora,
-    smaller_student,
-)
+from hf_structkd import StructKDTrainer, StructKDTrainingArguments, Teacher
 from hf_structkd.data.collator import DataCollatorForStructKD
-from hf_structkd.data.corpora import label_inventory
-from hf_structkd.data.raw_sentences import load_sentences
-from hf_structkd.data.tokenizer import train_tokenizer
 from hf_structkd.distillation.locks import LOCK_FILE, only_us
 from hf_structkd.evaluation.resources import measured_energy, peak_memory
 from hf_structkd.evaluation.results import write_atomically
 from hf_structkd.evaluation.tagging_metrics import TaggingMetrics
-from hf_structkd.modeling.configuration import CRFConfigMixin, label_names
 from hf_structkd.modeling.crf_head import CRFHeadMixin
 from hf_structkd.training.checkpoints import CheckpointedTrainer
 from hf_structkd.training.preparation import encoded
 from hf_structkd.training.recipe import RecipeError, compare_settings, dump_settings
 
 logger = logging.getLogger(__name__)
-SCRATCH = "scratch"
 SETTINGS_FILE = "settings.json"
 STATE_FILE = "trainer_state.json"
 WORK_SETTINGS_FILE = "_settings.json"  # of a training that goes on; names with _ stay out of pushes to the Hub
-CRF_FIELDS = set(inspect.signature(CRFConfigMixin.__init__).parameters) - {"self", "kwargs"}
 # What may differ between two runs that count as the same: where it lies, and how it is watched and paced.
 FREE_SETTINGS = (
     *("output_dir", "teachers_dir", "baseline_dir", "annotation_dir", "run_name", "report_to", "disable_tqdm"),
@@ -65,137 +37,6 @@ FREE_SETTINGS = (
     *("per_device_eval_batch_size", "annotation_batch_size", "push_to_hub", "hub_model_id", "hub_private_repo"),
     *("hub_strategy", "hub_always_push", "hub_revision", "license", "label_examples"),
 )
-
-
-def load_data(
-    args: DataArguments, splits: Sequence[str] = ("train", "dev", "test"), whole_train: bool = False
-) -> dict[str, DatasetDict]:
-    """language -> its splits; with `whole_train` all training sentences, whatever `max_train_sentences` says."""
-    limits = {"train": args.max_train_sentences, "dev": args.max_dev_sentences, "test": args.max_test_sentences}
-    if whole_train:
-        limits["train"] = None
-    return load_corpora(
-        args.corpus,
-        args.languages,
-        splits=splits,
-        max_sentences={split: limit for split, limit in limits.items() if limit is not None},
-        scheme=args.corpus_scheme or args.tag_scheme,
-        to_scheme=args.corpus_scheme and args.tag_scheme,
-        orphans=args.orphans,
-        tags_column=args.tags_column,
-        tokens_column=args.tokens_column,
-        column=args.column,
-    )
-
-
-def labels_of(args: DataArguments, corpora: Mapping[str, DatasetDict]) -> list[str]:
-    """The label set that a recipe gives, or else that of the corpora.
-
-    Raises:
-        RecipeError: if the corpora have labels that the recipe does not name.
-    """
-    found = label_inventory(corpora)
-    if args.labels is None:
-        return found
-    if unknown := [label for label in found if label not in args.labels]:
-        raise RecipeError(f"the corpora have {', '.join(unknown)}, which is not among the labels {args.labels}")
-    return args.labels
-
-
-def load_unlabelled(args: DataArguments, languages: Sequence[str]) -> dict[str, Dataset]:
-    """language -> its sentences of `unlabelled_corpus`; languages that the field does not name have none."""
-    corpus = args.unlabelled_corpus
-    if isinstance(corpus, dict):
-        if unknown := [language for language in corpus if language not in languages]:
-            raise RecipeError(f"unlabelled_corpus names {', '.join(unknown)}, but no such language is in the corpora")
-        sources = corpus
-    elif "{language}" not in str(corpus) and len(languages) > 1:
-        raise RecipeError(
-            f"unlabelled_corpus {corpus!r} would give every language the same sentences: put {{language}} in it"
-        )
-    else:
-        sources = {language: str(corpus).replace("{language}", language) for language in languages}
-    limits = {"tokens_column": args.tokens_column, "max_sentences": args.unlabelled_sentences}
-    return {language: load_sentences(source, language=language, **limits) for language, source in sources.items()}
-
-
-def check_model(args: ModelArguments) -> None:
-    """Raise RecipeError if there is no such model, or it has too few embeddings: now, not after hours."""
-    if args.model == SCRATCH:
-        return
-    try:
-        config = AutoConfig.from_pretrained(
-            args.model, revision=args.revision or "main", trust_remote_code=args.trust_remote_code
-        )
-        pieces = max(make_tokenizer(args, list).get_vocab().values()) + 1
-    except (OSError, ValueError) as error:
-        raise RecipeError(f"model {args.model!r}: {error}") from error
-    if pieces > getattr(config, "vocab_size", pieces):
-        raise RecipeError(
-            f"model {args.model!r} has {config.vocab_size:,} embeddings and its tokenizer {pieces:,} pieces: save it "
-            "again after model.resize_token_embeddings(len(tokenizer))"
-        )
-
-
-def make_tokenizer(args: ModelArguments, sentences: Callable[[], list[list[str]]]) -> Any:
-    """A model's tokenizer; `sentences` are what one from scratch is trained on."""
-    if args.model == SCRATCH:
-        return train_tokenizer(sentences(), vocab_size=args.vocab_size)
-    return AutoTokenizer.from_pretrained(
-        args.model, revision=args.revision or "main", trust_remote_code=args.trust_remote_code
-    )
-
-
-def make_tagger(
-    args: ModelArguments, labels: Sequence[str], scheme: str | None, sentences: Callable[[], list[list[str]]]
-) -> tuple[PreTrainedModel, Any]:
-    """A model to train and its tokenizer; `sentences` are what a tokenizer from scratch is trained on."""
-    fields = {
-        "id2label": dict(enumerate(labels)),
-        "label2id": {label: i for i, label in enumerate(labels)},
-        **(args.model_config or {}),
-    }
-    if args.head == "crf":
-        fields.setdefault("tag_scheme", scheme)
-    elif unused := sorted(CRF_FIELDS & set(fields)):
-        raise RecipeError(f"model_config: {', '.join(unused)} need a model with head: crf")
-    tokenizer = make_tokenizer(args, sentences)
-    if args.model == SCRATCH:
-        fields |= {"vocab_size": len(tokenizer), "type_vocab_size": 1, "pad_token_id": tokenizer.pad_token_id}
-        fields.setdefault("max_position_embeddings", 258)
-        model = (
-            XLMRobertaForTokenClassificationCRF(XLMRobertaCRFConfig(**fields))
-            if args.head == "crf"
-            else XLMRobertaForTokenClassification(XLMRobertaConfig(**fields))
-        )
-    else:
-        common = {"revision": args.revision or "main", "trust_remote_code": args.trust_remote_code}
-        config = AutoConfig.from_pretrained(args.model, **common)
-        refuse_other_labels(args.model, config, labels)
-        cls: Any = AutoModelForTokenClassification
-        if args.head == "crf":
-            try:
-                cls = crf_class_for(config)
-            except ValueError as error:
-                raise RecipeError(f"model {args.model!r}: {error}") from error
-        # float32 whatever the checkpoint holds: training in half precision without autocast diverges.
-        model = cls.from_pretrained(args.model, dtype=torch.float32, **common, **fields)
-    if args.keep_layers is not None:
-        try:
-            model = smaller_student(model, args.keep_layers)
-        except ValueError as error:
-            raise RecipeError(f"keep_layers of model {args.model!r}: {error}") from error
-    if args.head == "crf":
-        model.set_word_starts(tokenizer)
-    return model, tokenizer
-
-
-def refuse_other_labels(model: str, config: Any, labels: Sequence[str]) -> None:
-    """Raise RecipeError if a trained tagger, taken as a start, would have its labels renamed without a word."""
-    is_tagger = any("ForTokenClassification" in name for name in config.architectures or [])
-    own = label_names(config)
-    if is_tagger and own != list(labels):
-        raise RecipeError(f"model {model!r} is trained on the labels {own}, in this order; the corpora have {labels}")
 
 
 def train_tagger(
@@ -343,15 +184,3 @@ def refuse_other_settings(folder: Path, stored: Mapping[str, Any], asked: Mappin
 def settings_of(*instances: Any) -> dict[str, Any]:
     """The settings that make a run what it is."""
     return {name: value for name, value in dump_settings(*instances).items() if name not in FREE_SETTINGS}
-
-
-def model_arguments_of_teacher(args: Any, model_args: ModelArguments) -> ModelArguments:
-    """The teacher fields of a recipe as those of a tagger."""
-    return replace(
-        model_args,
-        model=args.teacher_model,
-        model_config=args.teacher_model_config,
-        head=args.teacher_head,
-        keep_layers=None,
-        revision=None,
-    )

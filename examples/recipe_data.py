@@ -1,0 +1,63 @@
+"""The corpora and the text of a recipe."""
+
+from collections.abc import Mapping, Sequence
+
+from datasets import Dataset, DatasetDict
+from recipe_arguments import DataArguments
+
+from hf_structkd import load_corpora
+from hf_structkd.data.corpora import label_inventory
+from hf_structkd.data.raw_sentences import load_sentences
+from hf_structkd.training.recipe import RecipeError
+
+
+def load_data(
+    args: DataArguments, splits: Sequence[str] = ("train", "dev", "test"), whole_train: bool = False
+) -> dict[str, DatasetDict]:
+    """language -> its splits; with `whole_train` all training sentences, whatever `max_train_sentences` says."""
+    limits = {"train": args.max_train_sentences, "dev": args.max_dev_sentences, "test": args.max_test_sentences}
+    if whole_train:
+        limits["train"] = None
+    return load_corpora(
+        args.corpus,
+        args.languages,
+        splits=splits,
+        max_sentences={split: limit for split, limit in limits.items() if limit is not None},
+        scheme=args.corpus_scheme or args.tag_scheme,
+        to_scheme=args.corpus_scheme and args.tag_scheme,
+        orphans=args.orphans,
+        tags_column=args.tags_column,
+        tokens_column=args.tokens_column,
+        column=args.column,
+    )
+
+
+def labels_of(args: DataArguments, corpora: Mapping[str, DatasetDict]) -> list[str]:
+    """The label set that a recipe gives, or else that of the corpora.
+
+    Raises:
+        RecipeError: if the corpora have labels that the recipe does not name.
+    """
+    found = label_inventory(corpora)
+    if args.labels is None:
+        return found
+    if unknown := [label for label in found if label not in args.labels]:
+        raise RecipeError(f"the corpora have {', '.join(unknown)}, which is not among the labels {args.labels}")
+    return args.labels
+
+
+def load_unlabelled(args: DataArguments, languages: Sequence[str]) -> dict[str, Dataset]:
+    """language -> its sentences of `unlabelled_corpus`; languages that the field does not name have none."""
+    corpus = args.unlabelled_corpus
+    if isinstance(corpus, dict):
+        if unknown := [language for language in corpus if language not in languages]:
+            raise RecipeError(f"unlabelled_corpus names {', '.join(unknown)}, but no such language is in the corpora")
+        sources = corpus
+    elif "{language}" not in str(corpus) and len(languages) > 1:
+        raise RecipeError(
+            f"unlabelled_corpus {corpus!r} would give every language the same sentences: put {{language}} in it"
+        )
+    else:
+        sources = {language: str(corpus).replace("{language}", language) for language in languages}
+    limits = {"tokens_column": args.tokens_column, "max_sentences": args.unlabelled_sentences}
+    return {language: load_sentences(source, language=language, **limits) for language, source in sources.items()}
