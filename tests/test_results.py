@@ -12,6 +12,7 @@ DOCUMENTS = ("RESULTS.md", "README.md", "docs/objectives.md")
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("error:constrained_layout")  # forty cells left a plot no room beside its legend
 def test_documents_say_what_the_committed_results_make(tmp_path, run_script):
     pytest.importorskip("matplotlib", reason="plots need the extra `plots`")
     for document in DOCUMENTS:

@@ -22,6 +22,9 @@ from hf_structkd import StructKDTrainingArguments
 from hf_structkd.distillation.schedules import Progress, make_schedule
 
 KINDS = ("field", "schedules", "epochs")
+_COLORS = 20  # of "tab20"
+_MARKERS = "os^DvP"  # the next one for each round of colours
+_LEGEND_LINES = 24  # beside axes 4.5 inches high
 
 
 def draw_all(results: GridResults, rows: Mapping[str, Row], folder: Path) -> dict[str, Path]:
@@ -31,19 +34,23 @@ def draw_all(results: GridResults, rows: Mapping[str, Row], folder: Path) -> dic
 
     def add(title: str, draw: Callable[[Any], object], size: tuple[float, float]) -> None:
         figure = _figure(*size)
-        axes = figure.add_subplot()
-        draw(axes)
-        axes.set_title(title, fontsize="medium")
+        draw(figure)
+        figure.suptitle(title, fontsize="medium")
         name = re.sub(r"\W+", "_", title.lower()).strip("_")
         files[title] = folder / f"{name}.png"
         # without the drawing program's version, so that the same figures give the same file
         figure.savefig(files[title], dpi=110, metadata={"Software": None})
 
-    wide = max(6.0, 0.16 * len(rows) * (len(results.languages) + 1))
-    add("Test score by language", lambda axes: by_language(axes, results, rows), (min(wide, 16.0), 4.0))
+    tall = 1.0 + 0.2 * len(rows)
+    panels = len(results.languages) + 1
+    add("Test score by language", lambda figure: by_language(figure, results, rows), (3.0 + 1.3 * panels, tall))
     if any(row.gap for row in rows.values()):
-        add("Gap closed", lambda axes: gap_closed(axes, rows), (6.5, 0.8 + 0.26 * len(rows)))
-    add("Score against training time", lambda axes: cost(axes, results, rows), (7.0, 4.5))
+        add("Gap closed", lambda figure: gap_closed(figure.add_subplot(), rows), (6.5, tall))
+    add(
+        "Score against training time",
+        lambda figure: cost(figure.add_subplot(), results, rows),
+        (5.0 + 2.0 * _legend_columns(len(rows)), 4.5),
+    )
     for curve in results.grid.curves:
         kind = curve.get("kind", "field")
         if kind not in KINDS or "title" not in curve or (kind == "field" and "x" not in curve):
@@ -51,29 +58,30 @@ def draw_all(results: GridResults, rows: Mapping[str, Row], folder: Path) -> dic
         chosen = [row for row in rows.values() if any(fnmatch(row.name, p) for p in curve.get("cells", ["*"]))]
         if chosen:
             draw = {"field": by_field, "schedules": schedules, "epochs": epochs}[kind]
-            add(curve["title"], lambda axes, d=draw, c=curve, r=chosen: d(axes, results, r, c), (7.0, 4.5))
+            add(curve["title"], lambda f, d=draw, c=curve, r=chosen: d(f.add_subplot(), results, r, c), (7.0, 4.5))
     return files
 
 
-def by_language(axes: Any, results: GridResults, rows: Mapping[str, Row]) -> None:
-    """A bar for each cell in every language, deviations as error bars, the teachers as lines."""
+def by_language(figure: Any, results: GridResults, rows: Mapping[str, Row]) -> None:
+    """A panel for each language, in it a bar for each cell, deviations as error bars, the teachers as a line."""
     languages = [*results.languages, "avg"]
-    width = 0.84 / len(rows)
-    lowest = 1.0
-    for number, row in enumerate(rows.values()):
-        at = np.arange(len(languages)) - 0.42 + width * (number + 0.5)
-        heights = [100 * row.test[language][0] for language in languages]
-        errors = [100 * (row.test[language][1] or 0.0) for language in languages]
-        axes.bar(at, heights, width, yerr=errors, label=row.name, color=_color(number), error_kw={"lw": 0.8})
-        lowest = min(lowest, *(height / 100 for height in heights))
-    if results.reference_teachers is not None:
-        scores = [results.reference_teachers.score(language) for language in languages]
-        left, right = np.arange(len(languages)) - 0.44, np.arange(len(languages)) + 0.44
-        axes.hlines([100 * s for s in scores], left, right, colors="black", linestyles="dashed", label="teachers")
-    axes.set_ylim(bottom=max(0.0, 100 * lowest - 8))  # bars that start at 0 would all look alike
-    axes.set_xticks(range(len(languages)), languages)
-    axes.set_ylabel(f"{results.metric} x 100")
-    _legend(axes)
+    panels = figure.subplots(1, len(languages), sharey=True)
+    at = range(len(rows))
+    for axes, language in zip(panels, languages):
+        means, deviations = np.array([row.test[language] for row in rows.values()], dtype=float).T * 100
+        axes.barh(at, means, xerr=np.nan_to_num(deviations), color="C0", error_kw={"lw": 0.8})
+        ends = [*means]
+        if results.reference_teachers is not None:
+            ends.append(100 * results.reference_teachers.score(language))
+            axes.axvline(ends[-1], color="black", ls="dashed", lw=1.0)
+        room = max(1.0, 0.1 * (max(ends) - min(ends)))
+        axes.set_xlim(max(0.0, min(ends) - 3 * room), max(ends) + room)  # bars from 0 would all look alike
+        axes.set_title(language, fontsize="small")
+        axes.tick_params(labelsize="x-small")
+    panels[0].set_yticks(list(at), list(rows))
+    panels[0].set_ylim(len(rows) - 0.4, -0.6)  # the first cell on top
+    taught = ", teachers dashed" if results.reference_teachers is not None else ""
+    figure.supxlabel(f"{results.metric} x 100{taught}", fontsize="small")
 
 
 def gap_closed(axes: Any, rows: Mapping[str, Row]) -> None:
@@ -85,7 +93,8 @@ def gap_closed(axes: Any, rows: Mapping[str, Row]) -> None:
     errors = np.clip([values[:, 0] - values[:, 1], values[:, 2] - values[:, 0]], 0, None)
     axes.barh(at, values[:, 0], xerr=errors, color="C0", error_kw={"lw": 0.9})
     axes.axvline(0, color="black", lw=0.8)
-    axes.set_yticks(list(at), [name for name, _ in known])
+    axes.set_yticks(list(at), [name for name, _ in known], fontsize="x-small")
+    axes.set_ylim(-0.6, len(known) - 0.4)
     axes.set_xlabel("% of the way from baseline to teachers\n(95 % interval over seeds and sentences)")
 
 
@@ -94,7 +103,13 @@ def cost(axes: Any, results: GridResults, rows: Mapping[str, Row]) -> None:
     for number, row in enumerate(rows.values()):
         mean, deviation = row.test["avg"]
         axes.errorbar(
-            row.seconds, 100 * mean, yerr=100 * (deviation or 0.0), fmt="o", ms=4, color=_color(number), label=row.name
+            row.seconds,
+            100 * mean,
+            yerr=100 * (deviation or 0.0),
+            fmt=_MARKERS[number // _COLORS % len(_MARKERS)],
+            ms=4,
+            color=_color(number),
+            label=row.name,
         )
     axes.set_xlabel("seconds of training a student")
     _scores(axes, results)
@@ -182,7 +197,7 @@ def _scores(axes: Any, results: GridResults) -> None:
 def _color(number: int) -> Any:
     from matplotlib import colormaps
 
-    return colormaps["tab20"](number % 20)
+    return colormaps["tab20"](number % _COLORS)
 
 
 def _figure(width: float, height: float) -> Any:
@@ -194,4 +209,9 @@ def _figure(width: float, height: float) -> Any:
 
 def _legend(axes: Any) -> None:
     """Beside the axes: points may lie anywhere in them."""
-    axes.legend(fontsize="x-small", frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    columns = _legend_columns(len(axes.get_legend_handles_labels()[0]))
+    axes.legend(fontsize="x-small", frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), ncols=columns)
+
+
+def _legend_columns(entries: int) -> int:
+    return max(1, -(-entries // _LEGEND_LINES))

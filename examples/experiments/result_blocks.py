@@ -1,6 +1,7 @@
 """A grid's results as Markdown: tables, and every figure under the name by which documents mark its place.
 
-Of a cell there are score, dev, difference, gap, p and seeds; of `teachers` the score. See `marked_figures.py`.
+Of a cell there are score, dev, difference, gap, p and seeds; of `teachers`, those that the gap is measured to, and of
+`teachers NAME` the score. See `marked_figures.py`.
 """
 
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ def blocks_of(results: GridResults, rows: Mapping[str, Row], figures: Mapping[st
     blocks[f"{name} | baseline"] = f"`{results.baseline}`"
     if results.reference_teachers is not None:
         blocks[f"{name} | teachers | score"] = percent(results.reference_teachers.score())
+    blocks |= {f"{name} | teachers {which} | score": percent(run.score()) for which, run in results.teachers.items()}
     if results.baseline in rows:
         blocks |= {f"{name} | baseline | {w}": text for w, text in _values(rows[results.baseline]).items()}
     parts = [results.grid.description, score_table(results, rows), _notes(results, rows), detail_table(rows)]
