@@ -359,6 +359,7 @@ def test_results_become_tables_plots_and_marked_places(finished, run_script):
     assert "stale" not in text
     assert "<!-- results: other -->kept<!-- end -->" in text
     assert "Zero-shot:" in text
+    assert "whose p is corrected for 3 comparisons (Holm)" in text  # K=2, K=5 and text, two seeds each
     for figure in ("test_score_by_language", "score_against_training_time", "paths", "dev"):
         assert f"(kept/tiny/figures/{figure}.png)" in text
         assert (finished / "kept" / "tiny" / "figures" / f"{figure}.png").stat().st_size > 1000
@@ -372,6 +373,14 @@ def test_results_become_tables_plots_and_marked_places(finished, run_script):
     assert rows["K=5"]["difference"]["estimate"] == pytest.approx(sum(expected) / 2, abs=1e-6)
     run_script("experiments/report.py", finished / "tiny.yaml", *options, "--resamples", "50")
     assert document.read_text() == text  # again the same
+
+
+def test_a_p_value_that_is_not_there_or_alone_is_not_called_corrected():
+    from result_blocks import correction_of
+
+    assert correction_of(0) == "needs several seeds"
+    assert "not corrected" in correction_of(1)
+    assert correction_of(2) == "is corrected for 2 comparisons (Holm)"
 
 
 @pytest.mark.slow

@@ -84,9 +84,7 @@ def zero_shot_table(results: GridResults, rows: Mapping[str, Row]) -> str:
 
 def _notes(results: GridResults, rows: Mapping[str, Row]) -> str:
     seeds = sorted({seed for row in rows.values() for seed in row.seeds})
-    tested = sum(bool(_p(row.p_value)) for row in rows.values())
-    few = ("needs several seeds", "is that of one comparison, not corrected")
-    p_value = few[tested] if tested < 2 else f"is corrected for {tested} comparisons ({CORRECTION})"
+    tested = sum(row.difference is not None and row.difference.n > 1 for row in rows.values())
     chosen = len(results.grid.baselines) > 1
     return " ".join(
         [
@@ -94,11 +92,20 @@ def _notes(results: GridResults, rows: Mapping[str, Row]) -> str:
             "on dev; avg is the macro average over languages.",
             f"Baseline: `{results.baseline}`" + (", of several lengths the best one on dev." if chosen else "."),
             "Difference: to the baseline over the same seeds, with the 95 % interval of a paired t test, whose p "
-            f"{p_value}. p (bootstrap): {RESAMPLES:,} resamples of seeds and test sentences together, likewise; from "
-            "the same resamples the 95 % interval of the gap closed. Regressions: test sentences that the teacher has "
-            "right and the student wrong; gains: the other way round.",
+            f"{correction_of(tested)}. p (bootstrap): {RESAMPLES:,} resamples of seeds and test sentences together, "
+            "likewise; from the same resamples the 95 % interval of the gap closed. Regressions: test sentences that "
+            "the teacher has right and the student wrong; gains: the other way round.",
         ]
     )
+
+
+def correction_of(tested: int) -> str:
+    """What was done to the p values of so many tests; a cell with one seed has none."""
+    if tested == 0:
+        return "needs several seeds"
+    if tested == 1:
+        return "is that of one comparison, not corrected"
+    return f"is corrected for {tested} comparisons ({CORRECTION})"
 
 
 def _values(row: Row) -> dict[str, str]:
