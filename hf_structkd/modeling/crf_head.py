@@ -238,6 +238,7 @@ class CRFHeadMixin:
             attention_mask = torch.ones(given_input.shape[:2], dtype=torch.long, device=given_input.device)
         given = {"token_type_ids": token_type_ids, "position_ids": position_ids, "inputs_embeds": inputs_embeds}
         kwargs.update({name: value for name, value in given.items() if value is not None})
+        as_bio = labels is None and word_mask is None
         word_mask = self.find_words(input_ids, attention_mask, labels, word_mask)
         output = self.word_scores(input_ids, attention_mask, word_mask, **kwargs)
         if labels is not None:
@@ -247,8 +248,9 @@ class CRFHeadMixin:
         if self.training or not decode:
             output["logits"] = spread(output.emissions, attention_mask, word_mask)
         else:
-            # Without labels nobody compares tag ids, and the stock pipeline may be reading: it knows B- and I- only.
-            decoded = self.decode(output, attention_mask, word_mask, as_bio=labels is None)
+            # A caller who says where words are reads the model's own tags; the stock pipeline, which knows B- and I-
+            # only, gives text alone.
+            decoded = self.decode(output, attention_mask, word_mask, as_bio=as_bio)
             output["logits"], output["tags"] = decoded
         return output if return_dict is None or return_dict else output.to_tuple()
 

@@ -14,7 +14,8 @@ class CRFTokenClassifierOutput(ModelOutput):
         loss: (), the gold tags' negative log-likelihood in nats a word, or divided by `num_items_in_batch`.
         logits: (batch, subwords, tags), nats. In eval mode log-marginals, capped so that the Viterbi tag is the
             largest, on every subword of a word (continuation subwords carry the continuation tag: B-X becomes I-X;
-            where no labels are given, BIOES tags are told in B- and I-, as the stock pipeline wants them);
+            where neither labels nor a word mask are given, BIOES tags are told in B- and I-, as the stock pipeline
+            wants them);
             in training mode, or with `decode=False`, the emissions. Zero off the words.
         tags: (batch, subwords), the Viterbi tags, -100 off the first subword of each word; only where decoded.
         emissions: (batch, words, tags), nats, words compacted; zero beyond a row's words.

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import EvalPrediction, PreTrainedModel
 
 from ..data.collator import DataCollatorForStructKD
-from ..data.columns import TARGET_COLUMNS
+from ..data.columns import IGNORED, TARGET_COLUMNS
 from ..distillation.annotate import Teachers, check_temperature
 from ..distillation.objectives import needed_columns, parse_objective
 from ..distillation.schedules import LambdaSchedule, Progress, make_schedule
@@ -100,8 +100,7 @@ class StructKDTrainer(PushingTrainer):
             eval_dataset=eval_dataset,
             processing_class=processing_class,
             compute_metrics=compute_metrics,
-            # Logits in eval mode agree with Viterbi, so their argmax is all that metrics need to keep.
-            preprocess_logits_for_metrics=preprocess_logits_for_metrics or _argmax,
+            preprocess_logits_for_metrics=preprocess_logits_for_metrics,
             model_init=model_init,
             **kwargs,
         )
@@ -203,7 +202,39 @@ class StructKDTrainer(PushingTrainer):
             self.loss_guard.remember(weighted, outputs.emissions)
             self.loss_log.add(weighted, unweighted, scale, lam if self.objectives else None, self.state.global_step)
         loss = loss.to(outputs.emissions.dtype)
-        return (loss, {"loss": loss, "logits": outputs.logits}) if return_outputs else loss
+        if not return_outputs:
+            return loss
+        return loss, {"loss": loss, "logits": outputs.logits, "tags": outputs.tags}
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Tensor | None, Any, Tensor | None]:
+        """As in `Trainer`, with the Viterbi tags as predictions: (batch, subwords), -100 off the words.
+
+        Where `preprocess_logits_for_metrics` is given, it gets the logits; `ignore_keys` chooses among `logits` and
+        `tags`. Labels count at the words alone, in the metrics as in the loss.
+        """
+        inputs = self._prepare_inputs(inputs)
+        labels = inputs.get("labels")
+        if labels is None and inputs.get("word_mask") is None:
+            plain = self.accelerator.unwrap_model(model)
+            inputs["word_mask"] = plain.find_words(inputs["input_ids"], inputs["attention_mask"], None, None)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            items = self._get_num_items_in_batch([inputs], self.args.device)
+            loss, outputs = self.compute_loss(model, inputs, return_outputs=True, num_items_in_batch=items)
+        loss = None if labels is None else loss.detach().mean()
+        if prediction_loss_only:
+            return loss, None, None
+        if ignore_keys is None:
+            ignore_keys = ["logits" if self.preprocess_logits_for_metrics is None else "tags"]
+        kept = tuple(value.detach() for name, value in outputs.items() if name not in ("loss", *ignore_keys))
+        if labels is not None and inputs.get("word_mask") is not None:
+            labels = torch.where(inputs["word_mask"].bool(), labels, IGNORED)
+        return loss, kept[0] if len(kept) == 1 else kept, labels
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
         """As in `Trainer`. Raises NonFiniteLossError, naming the sentences, where the loss is NaN or infinite."""
@@ -277,8 +308,3 @@ class StructKDTrainer(PushingTrainer):
             # Callbacks have heard of every language by now; EarlyStoppingCallback may be waiting for the average.
             self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, averages)
         return metrics
-
-
-def _argmax(logits: Any, labels: Any) -> Tensor:
-    logits = logits[0] if isinstance(logits, tuple | list) else logits
-    return logits.argmax(dim=-1)
