@@ -5,15 +5,16 @@ It has a task name of its own, ``crf-token-classification``, and travels with ev
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import Any, NamedTuple
+from numbers import Integral, Real
+from typing import Any
 
 import torch
 from transformers import Pipeline
 
 from .entities import Analysis, analyses, entropies, label_marginals
-from .raw_text import split_words
+from .pipeline_inputs import Sentence, each_input, is_one_sentence, read_sentence
 from .subwords import tokenize_words
 from .tag_scheme import Span, TagScheme
 from .windows import encoder_window
@@ -21,35 +22,25 @@ from .windows import encoder_window
 TASK = "crf-token-classification"
 BATCH_SIZE = 16
 BATCHES_READ_AHEAD = 64  # sentences of like length are looked for among so many batches
-TEXT_COLUMNS = ("tokens", "text")
-
-
-class Sentence(NamedTuple):
-    """One input: the text that offsets count in, and where its words are in it."""
-
-    text: str
-    offsets: list[tuple[int, int]]
-
-    @property
-    def words(self) -> list[str]:
-        return [self.text[start:end] for start, end in self.offsets]
 
 
 class CRFTokenClassificationPipeline(Pipeline):
     """Tags texts with a [`~.crf_head.CRFHeadMixin`] model.
 
     `pipe(inputs, batch_size=16, **options)`: a text or a list of words (with `is_split_into_words=True`) gives one
-    answer, a list of texts or of lists of words a list of answers; a generator, a `KeyDataset` or a
-    `datasets.Dataset` (its column `tokens`, or else `text`) is read as it is needed and gives an iterator over
-    answers, in order. Texts are split into words by the rules of [`~.raw_text.split_words`]. Texts of any length are
-    tagged whole: the encoder sees overlapping windows, the CRF is one chain over all words.
+    answer, a list of texts or of lists of words a list of answers; a generator, a numpy array, a pandas `Series`, a
+    `KeyDataset` or a `datasets.Dataset` (its column `tokens`, or else `text`) is read as it is needed, in the order
+    in which it is iterated over, and gives an iterator over answers. Texts are split into words by the rules of
+    [`~.raw_text.split_words`]. Texts of any length are tagged whole: the encoder sees overlapping windows, the CRF is
+    one chain over all words.
 
     Options, for the constructor or a call:
         top_k (`int`): also the k best analyses of each sentence with their probabilities.
         marginals (`bool`): also each word's probability of every label.
         entropy (`bool`): also the entropy of each sentence's distribution over tag sequences, in nats.
         threshold (`float`): leaves out entities (plain tags: words) whose probability is lower.
-        is_split_into_words (`bool`): a list of strings is one sentence's words, not several texts.
+        is_split_into_words (`bool`): a list, array or `Series` of strings is one sentence's words, not several texts;
+            texts are then refused.
 
     An answer is a `dict`:
         entities: the best analysis' entities from left to right, each a `dict` of `entity_group` (its type), `score`
@@ -65,7 +56,7 @@ class CRFTokenClassificationPipeline(Pipeline):
     Raises:
         ValueError: if the model has no CRF of this package, the tokenizer is not a fast one, or an option is out of
             range.
-        TypeError: for inputs that are neither texts nor words.
+        TypeError: for inputs that are neither texts nor words, and options of another type.
     """
 
     model: Any
@@ -77,6 +68,7 @@ class CRFTokenClassificationPipeline(Pipeline):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        _whole_number("batch_size", self._batch_size)
         if not all(hasattr(self.model, name) for name in ("distribution", "tag_scheme")):
             raise ValueError(
                 f"{type(self.model).__name__} has no CRF of hf_structkd, which the task {TASK!r} needs; "
@@ -96,10 +88,14 @@ class CRFTokenClassificationPipeline(Pipeline):
         threshold: float | None = None,
         is_split_into_words: bool | None = None,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1):
-            raise ValueError(f"top_k must be a whole number of at least 1, not {top_k!r}")
-        if threshold is not None and not 0 <= threshold <= 1:
-            raise ValueError(f"threshold is a probability, 0 to 1, not {threshold!r}")
+        _whole_number("top_k", top_k)
+        _probability("threshold", threshold)
+        for name, switch in (
+            ("marginals", marginals),
+            ("entropy", entropy),
+            ("is_split_into_words", is_split_into_words),
+        ):
+            _switch(name, switch)
         parameters = (
             {"is_split_into_words": is_split_into_words},
             {"top_k": top_k, "marginals": marginals, "entropy": entropy},
@@ -110,28 +106,28 @@ class CRFTokenClassificationPipeline(Pipeline):
 
     def __call__(self, inputs: Any, *, batch_size: int | None = None, num_workers: int | None = None, **options: Any):  # type: ignore[override]
         """See the class. `num_workers` is taken for the sake of other pipelines' callers: there is nothing to load."""
+        _whole_number("batch_size", batch_size)
         size = batch_size or self._batch_size or BATCH_SIZE
-        if size < 1:
-            raise ValueError(f"batch_size must be at least 1, not {size}")
         own = (self._preprocess_params, self._forward_params, self._postprocess_params)
-        preprocess, forward, postprocess = ({**a, **b} for a, b in zip(own, self._sanitize_parameters(**options)))
-        split = preprocess.get("is_split_into_words", False)
-        if isinstance(inputs, str) or (split and _is_words(inputs)):
-            return next(self._answers([inputs], 1, forward, postprocess))
-        if isinstance(inputs, Mapping) or not hasattr(inputs, "__getitem__" if _is_sized(inputs) else "__iter__"):
-            raise TypeError(
-                f"give a text, a list of words with is_split_into_words=True, a list, generator or dataset of either, "
-                f"not {type(inputs).__name__}"
-            )
-        answers = self._answers(_column(inputs), size, forward, postprocess)
+        parameters = tuple({**a, **b} for a, b in zip(own, self._sanitize_parameters(**options)))
+        if is_one_sentence(inputs, parameters[0].get("is_split_into_words", False)):
+            return next(self._answers([inputs], 1, *parameters))
+        answers = self._answers(each_input(inputs), size, *parameters)
         return list(answers) if isinstance(inputs, (list, tuple)) else answers
 
     def _answers(
-        self, inputs: Iterable[Any], batch_size: int, forward: dict[str, Any], postprocess: dict[str, Any]
+        self,
+        inputs: Iterable[Any],
+        batch_size: int,
+        preprocess: dict[str, Any],
+        forward: dict[str, Any],
+        postprocess: dict[str, Any],
     ) -> Iterator[dict[str, Any]]:
         """Answers in order; inputs are read some batches ahead, so that sentences of like length go together."""
         items = iter(inputs)
-        while sentences := [self.preprocess(item) for item in islice(items, batch_size * BATCHES_READ_AHEAD)]:
+        while sentences := [
+            self.preprocess(item, **preprocess) for item in islice(items, batch_size * BATCHES_READ_AHEAD)
+        ]:
             answers: list[dict[str, Any]] = [{}] * len(sentences)
             full = [row for row, sentence in enumerate(sentences) if sentence.offsets]
             for row in set(range(len(sentences))) - set(full):
@@ -165,20 +161,9 @@ class CRFTokenClassificationPipeline(Pipeline):
                 },
             )
 
-    def preprocess(self, item: Any, **_: Any) -> Sentence:  # type: ignore[override]
+    def preprocess(self, item: Any, is_split_into_words: bool = False) -> Sentence:  # type: ignore[override]
         """One input's words. Raises TypeError if it is neither a text nor a list of words."""
-        if isinstance(item, str):
-            return Sentence(item, split_words(item))
-        if not _is_words(item):
-            raise TypeError(
-                f"an input is a text or a list of words, not {type(item).__name__}: {str(item)[:80]!r}; "
-                "of a dataset, name the column with KeyDataset(dataset, column)"
-            )
-        offsets, position = [], 0
-        for word in item:
-            offsets.append((position, position + len(word)))
-            position += len(word) + 1
-        return Sentence(" ".join(item), offsets)
+        return read_sentence(item, is_split_into_words)
 
     def _forward(  # type: ignore[override]
         self,
@@ -247,23 +232,24 @@ def _nothing(forward: dict[str, Any]) -> dict[str, Any]:
     return {"analyses": none, **{name: value for name, value in options.items() if forward.get(name)}}
 
 
-def _is_words(item: Any) -> bool:
-    return isinstance(item, Sequence) and not isinstance(item, str) and all(isinstance(word, str) for word in item)
+def _whole_number(name: str, value: Any) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name} must be a whole number, not {value!r}")
+    if value < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
 
 
-def _is_sized(inputs: Any) -> bool:
-    return hasattr(inputs, "__len__")
+def _probability(name: str, value: Any) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} is a probability, 0 to 1, not {value!r}")
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} is a probability, 0 to 1, not {value!r}")
 
 
-def _column(inputs: Any) -> Iterable[Any]:
-    """The inputs themselves, or of a `datasets.Dataset` the column that holds words or texts."""
-    columns = getattr(inputs, "column_names", None)
-    if columns is None:
-        return (inputs[i] for i in range(len(inputs))) if _is_sized(inputs) else inputs
-    for name in TEXT_COLUMNS:
-        if name in columns:
-            return (row[name] for row in inputs)
-    raise ValueError(
-        f"a dataset needs a column of words or texts, {' or '.join(map(repr, TEXT_COLUMNS))}; this one has {columns}: "
-        "name the column with KeyDataset(dataset, column)"
-    )
+def _switch(name: str, value: Any) -> None:
+    if value is not None and not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, not {value!r}")

@@ -5,6 +5,8 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from datasets import Dataset
@@ -99,7 +101,17 @@ def test_every_form_of_input_gets_the_same_answer(pipe, corpus):
         "batches of 2": pipe(sentences, batch_size=2, **EVERYTHING),
         "a generator": list(pipe((words for words in sentences), batch_size=3, **EVERYTHING)),
         "a dataset": list(pipe(data, **EVERYTHING)),
-        "a column": list(pipe(KeyDataset(data, "tokens"), **EVERYTHING)),
+        "a tuple": pipe(tuple(map(tuple, sentences)), **EVERYTHING),
+        "words promised": pipe(sentences, is_split_into_words=True, **EVERYTHING),
+        "arrays of words": pipe([np.array(words) for words in sentences], **EVERYTHING),
+        "series of words": pipe(
+            [pd.Series(words, index=range(9, 9 + len(words))) for words in sentences], **EVERYTHING
+        ),
+        "a series of lists": list(pipe(pd.Series(sentences, index=list("gfedcba")), **EVERYTHING)),
+        "an array of lists": list(pipe(np.array([*sentences, None], dtype=object)[:-1], **EVERYTHING)),
+        "values of a mapping": list(pipe(dict(enumerate(sentences)).values(), **EVERYTHING)),
+        "a key of a dataset": list(pipe(KeyDataset(data, "tokens"), **EVERYTHING)),
+        "a column of a dataset": list(pipe(data["tokens"], **EVERYTHING)),
         "a streamed dataset": list(pipe(data.to_iterable_dataset(), **EVERYTHING)),
         "options of the constructor": CRFTokenClassificationPipeline(
             model=pipe.model, tokenizer=pipe.tokenizer, batch_size=4, **EVERYTHING
@@ -110,7 +122,37 @@ def test_every_form_of_input_gets_the_same_answer(pipe, corpus):
     texts = [" ".join(words) for words in sentences]
     assert close(pipe(texts), [pipe(text) for text in texts])
     assert close(list(pipe(Dataset.from_dict({"text": texts}))), pipe(texts))
+    columns = {
+        "a column of a dataset": Dataset.from_dict({"title": texts})["title"],
+        "a key of a dataset": KeyDataset(Dataset.from_dict({"title": texts}), "title"),
+        "a torch dataset": torch.utils.data.Subset(texts, range(len(texts))),
+        "an array": np.array(texts),
+        "a generator": (text for text in texts),
+    }
+    for name, column in columns.items():
+        assert close(list(pipe(column)), pipe(texts)), name
     assert pipe([]) == []
+
+
+def test_a_series_is_read_in_its_order_and_never_by_label(pipe):
+    """After a sort or a filter the labels of a frame's rows are no longer their positions."""
+    texts = ["Nadia Costa sailed to Oslo.", "It rained.", "Oslo is cold, said Ivo."]
+    frame = pd.DataFrame({"text": texts, "rank": [3, 1, 2]})
+    answers = pipe(texts)
+    assert close(list(pipe(frame.sort_values("rank")["text"])), [answers[1], answers[2], answers[0]])
+    assert close(list(pipe(frame[frame["rank"] > 1]["text"])), [answers[0], answers[2]])
+    assert close(list(pipe(frame.sample(3, random_state=1).set_index("rank")["text"].sort_index())), [
+        answers[1], answers[2], answers[0],
+    ])  # fmt: skip
+
+
+def test_an_array_or_series_of_words_is_one_sentence_where_words_are_promised(pipe):
+    words = TEXT.split()
+    expected = pipe(words, is_split_into_words=True)
+    shuffled_labels = pd.Series(words, index=range(len(words), 0, -1))
+    for name, given in {"array": np.array(words), "tuple": tuple(words), "series": shuffled_labels}.items():
+        assert close(pipe(given, is_split_into_words=True), expected), name
+    assert close(list(pipe(np.array(words))), pipe(words))  # not promised: each a text
 
 
 def test_a_generator_is_read_as_it_is_needed(pipe, monkeypatch):
@@ -187,24 +229,57 @@ def test_a_hundred_thousand_words_are_tagged_whole_in_memory_that_grows_with_the
     assert all(0 < e["score"] <= 1 for e in answers[0]["entities"])
 
 
+FRAME = pd.DataFrame({"text": [TEXT], "id": [1]})
+
+
 @pytest.mark.parametrize(
     ("inputs", "options", "error", "message"),
     [
         (TEXT, {"top_k": 0}, ValueError, "top_k must be a whole number of at least 1"),
+        (TEXT, {"top_k": "3"}, TypeError, "top_k must be a whole number, not '3'"),
+        (TEXT, {"top_k": 2.5}, TypeError, "top_k must be a whole number, not 2.5"),
+        (TEXT, {"top_k": True}, TypeError, "top_k must be a whole number, not True"),
         (TEXT, {"threshold": 1.5}, ValueError, "threshold is a probability"),
-        (TEXT, {"batch_size": -1}, ValueError, "batch_size must be at least 1"),
+        (TEXT, {"threshold": float("nan")}, ValueError, "threshold is a probability"),
+        (TEXT, {"threshold": "x"}, TypeError, "threshold is a probability, 0 to 1, not 'x'"),
+        (TEXT, {"threshold": True}, TypeError, "threshold is a probability, 0 to 1, not True"),
+        (TEXT, {"marginals": "no"}, TypeError, "marginals must be True or False, not 'no'"),
+        (TEXT, {"entropy": 1}, TypeError, "entropy must be True or False, not 1"),
+        (TEXT, {"is_split_into_words": "yes"}, TypeError, "is_split_into_words must be True or False"),
+        (TEXT, {"batch_size": -1}, ValueError, "batch_size must be a whole number of at least 1"),
+        (TEXT, {"batch_size": 0}, ValueError, "batch_size must be a whole number of at least 1"),
+        (TEXT, {"batch_size": "8"}, TypeError, "batch_size must be a whole number, not '8'"),
+        (TEXT, {"batch_size": 2.0}, TypeError, "batch_size must be a whole number, not 2.0"),
         (TEXT, {"stride": 2}, TypeError, "stride"),
         (7, {}, TypeError, "give a text, a list of words"),
         (None, {}, TypeError, "give a text, a list of words"),
-        ({"text": TEXT}, {}, TypeError, "give a text, a list of words"),
+        ({"text": TEXT}, {}, TypeError, "give a text, a list of words.* not dict"),
+        ({TEXT}, {}, TypeError, "give a text, a list of words.* not set"),
+        (b"abc", {}, TypeError, "not bytes: decode them first"),
+        (bytearray(b"abc"), {}, TypeError, "not bytearray: decode them first"),
+        ([TEXT, b"abc"], {}, TypeError, "not bytes: decode them first"),
+        ([b""], {}, TypeError, "not bytes: decode them first"),
+        (np.array(TEXT), {}, TypeError, "not ndarray"),
+        (FRAME, {}, TypeError, r"not DataFrame: name a column, table\['text'\]"),
         ([TEXT, 7], {}, TypeError, "a text or a list of words, not int: '7'"),
+        ([TEXT, {}], {}, TypeError, "a text or a list of words, not dict: .* KeyDataset"),
+        (pd.Series([TEXT, None]), {}, TypeError, "a text or a list of words, not "),
         ([["Anna", None]], {}, TypeError, "a text or a list of words, not list"),
         (Dataset.from_dict({"words": [["Anna"]]}), {}, ValueError, r"this one has \['words'\]"),
+        (TEXT, {"is_split_into_words": True}, TypeError, "an input is a list of words, not a text"),
+        ((w for w in TEXT.split()), {"is_split_into_words": True}, TypeError, "a list of words, not a text"),
+        ([["Anna"], TEXT], {"is_split_into_words": True}, TypeError, "a list of words, not a text"),
     ],
 )
 def test_what_it_cannot_read_is_said(pipe, inputs, options, error, message):
     with pytest.raises(error, match=message):
         list(pipe(inputs, **options))
+
+
+@pytest.mark.parametrize("options", [{"batch_size": 0}, {"threshold": 2}, {"top_k": 0}])
+def test_the_constructor_refuses_what_a_call_refuses(pipe, options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        CRFTokenClassificationPipeline(model=pipe.model, tokenizer=pipe.tokenizer, **options)
 
 
 def test_another_kind_of_model_is_refused(tokenizer):

@@ -1,0 +1,104 @@
+"""What the pipeline is given: one sentence or many, as texts or as words, in whatever holds them."""
+
+from collections.abc import Iterable, Iterator, Mapping, Set
+from typing import Any, NamedTuple
+
+from .raw_text import split_words
+
+TEXT_COLUMNS = ("tokens", "text")
+_WANTED = (
+    "give a text, a list of words with is_split_into_words=True, or a list, an array, a column, a generator or a "
+    "dataset of either"
+)
+_BYTES = (bytes, bytearray, memoryview)
+_UNFIT = (Mapping, Set, str, *_BYTES)
+
+
+class Sentence(NamedTuple):
+    """One input: the text that offsets count in, and where its words are in it."""
+
+    text: str
+    offsets: list[tuple[int, int]]
+
+    @property
+    def words(self) -> list[str]:
+        return [self.text[start:end] for start, end in self.offsets]
+
+
+def is_one_sentence(inputs: Any, is_split_into_words: bool) -> bool:
+    """Whether the inputs are a single sentence: a text, or, where words were promised, a list or array of words."""
+    return isinstance(inputs, str) or (is_split_into_words and _is_words(inputs))
+
+
+def read_sentence(item: Any, is_split_into_words: bool = False) -> Sentence:
+    """One input's words.
+
+    Raises:
+        TypeError: if it is neither a text nor a list or array of words, or a text where words were promised.
+    """
+    if isinstance(item, str):
+        if is_split_into_words:
+            raise TypeError(
+                f"with is_split_into_words=True an input is a list of words, not a text: {item[:80]!r}; leave the "
+                "option out for texts"
+            )
+        return Sentence(item, split_words(item))
+    if not _is_words(item):
+        raise TypeError(f"an input is a text or a list of words, not {type(item).__name__}: {_hint(item)}")
+    words = list(item)
+    offsets, position = [], 0
+    for word in words:
+        offsets.append((position, position + len(word)))
+        position += len(word) + 1
+    return Sentence(" ".join(words), offsets)
+
+
+def each_input(inputs: Any) -> Iterator[Any]:
+    """The inputs one by one, in the order in which they come; of a `datasets.Dataset` its column of words or texts.
+
+    Raises:
+        TypeError: for what holds no inputs, or holds them in no order, and for tables, whose column must be named.
+        ValueError: for a dataset without a column of words or texts.
+    """
+    if isinstance(inputs, _UNFIT) or _dimensions(inputs) == 0:
+        raise TypeError(f"{_WANTED}, not {type(inputs).__name__}: {_hint(inputs)}")
+    if hasattr(inputs, "columns"):
+        raise TypeError(f"{_WANTED}, not {type(inputs).__name__}: name a column, table['text'] say")
+    if (columns := getattr(inputs, "column_names", None)) is not None:
+        return _column(inputs, columns)
+    if hasattr(inputs, "__iter__"):
+        return iter(inputs)
+    if hasattr(inputs, "__len__") and hasattr(inputs, "__getitem__"):  # a dataset of torch's kind
+        return (inputs[i] for i in range(len(inputs)))
+    raise TypeError(f"{_WANTED}, not {type(inputs).__name__}")
+
+
+def _column(dataset: Iterable[Any], columns: Iterable[str]) -> Iterator[Any]:
+    for name in TEXT_COLUMNS:
+        if name in columns:
+            return (row[name] for row in dataset)
+    raise ValueError(
+        f"a dataset needs a column of words or texts, {' or '.join(map(repr, TEXT_COLUMNS))}; this one has {columns}: "
+        "name the column with KeyDataset(dataset, column)"
+    )
+
+
+def _is_words(item: Any) -> bool:
+    """Whether something of a known length is made of strings alone: a list, tuple, numpy array, Series or column."""
+    if isinstance(item, _UNFIT) or _dimensions(item) == 0 or hasattr(item, "column_names"):
+        return False
+    if not all(hasattr(item, name) for name in ("__iter__", "__len__", "__getitem__")):
+        return False
+    return not hasattr(item, "columns") and all(isinstance(word, str) for word in item)
+
+
+def _dimensions(item: Any) -> int | None:
+    dimensions = getattr(item, "ndim", None)
+    return dimensions if isinstance(dimensions, int) else None
+
+
+def _hint(item: Any) -> str:
+    if isinstance(item, _BYTES):
+        return "decode them first, data.decode() say"
+    hint = "; of a dataset, name the column with KeyDataset(dataset, column)" if isinstance(item, Mapping) else ""
+    return f"{str(item)[:80]!r}{hint}"
