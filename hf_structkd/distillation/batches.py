@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 
 from ..modeling.linear_chain import LinearChainCRF
+from ..modeling.subwords import check_sentences
 from .tag_distribution import TagDistribution
 
 
@@ -28,7 +29,11 @@ def tag_sentences(
         sentences: lists of words.
         labels: of the distribution's tags.
         batch_size: sentences asked at once.
+
+    Raises:
+        TypeError: for a text where a list of words is meant.
     """
+    check_sentences(sentences)
     tagged: list[list[str]] = [[] for _ in sentences]
     for rows in batches_of_like_length(sentences, batch_size):
         with torch.inference_mode():

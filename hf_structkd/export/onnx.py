@@ -2,7 +2,6 @@
 
 import copy
 import importlib
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,11 +12,12 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from ..modeling.configuration import label_names
-from ..modeling.subwords import tokenize_words
+from ..modeling.subwords import check_sentences, tokenize_words
 from ..modeling.windows import encoder_window
+from .exported_files import read_settings, written_whole
 from .onnx_graph import TaggerGraph
 
-MODEL_FILE, SETTINGS_FILE = "model.onnx", "tagger.json"
+MODEL_FILE = "model.onnx"
 INPUTS = ("input_ids", "attention_mask", "word_mask")
 
 
@@ -34,7 +34,8 @@ def export_onnx(model: Any, tokenizer: Any, folder: str | Path) -> Path:
 
     Inputs of the graph: `input_ids`, `attention_mask`, `word_mask`, (batch, subwords), int64. Outputs: `tags`
     (batch, subwords), int64, -100 off the words; `emissions` (batch, subwords, tags), float32. Batch and length are
-    free, up to the encoder's window.
+    free, up to the encoder's window. An earlier export in the folder is replaced when the new one is whole; other
+    files there stay.
 
     Args:
         model: one with a CRF head.
@@ -47,6 +48,7 @@ def export_onnx(model: Any, tokenizer: Any, folder: str | Path) -> Path:
     Raises:
         ImportError: without the `onnx` extra.
         ValueError: if the model has a BiLSTM over words.
+        ExportError: if the folder cannot be written to, or another process exports to it.
     """
     _needs("onnxscript")
     graph = TaggerGraph(copy.deepcopy(model).float().cpu()).eval()
@@ -68,16 +70,15 @@ def export_onnx(model: Any, tokenizer: Any, folder: str | Path) -> Path:
             dynamo=True,
             verbose=False,
         )
-    folder.mkdir(parents=True, exist_ok=True)
     assert program is not None  # only other exporters write to a file and give nothing
-    program.save(str(folder / MODEL_FILE))
-    tokenizer.save_pretrained(folder)
     settings = {
         "labels": label_names(model.config),
         "window": encoder_window(model),
         "pad_token_id": tokenizer.pad_token_id or 0,
     }
-    (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    with written_whole(folder, settings) as work:
+        program.save(str(work / MODEL_FILE))
+        tokenizer.save_pretrained(work)
     return folder / MODEL_FILE
 
 
@@ -90,14 +91,19 @@ def quantize_onnx(source: str | Path, target: str | Path) -> Path:
 
     Returns:
         The quantised graph's path.
+
+    Raises:
+        ExportError: if the source is no whole export, or the target cannot be written to.
     """
     quantization = _needs("onnxruntime.quantization")
     source, target = Path(source), Path(target)
-    target.mkdir(parents=True, exist_ok=True)
-    for file in source.iterdir():
-        if file.suffix == ".json":
-            shutil.copyfile(file, target / file.name)
-    quantization.quantize_dynamic(source / MODEL_FILE, target / MODEL_FILE, weight_type=quantization.QuantType.QInt8)
+    settings = read_settings(source)
+    files = settings.pop("files")
+    with written_whole(target, settings) as work:
+        for name in files:
+            if not name.startswith(MODEL_FILE):  # or weights kept beside a large graph
+                shutil.copyfile(source / name, work / name)
+        quantization.quantize_dynamic(source / MODEL_FILE, work / MODEL_FILE, weight_type=quantization.QuantType.QInt8)
     return target / MODEL_FILE
 
 
@@ -108,15 +114,18 @@ class OnnxTagger:
         folder: what `export_onnx` or `quantize_onnx` wrote.
         threads: of onnxruntime; `None`: as many as it likes.
         providers: where it runs, as onnxruntime calls it.
+
+    Raises:
+        ExportError: if the folder holds no whole export.
     """
 
     def __init__(
         self, folder: str | Path, threads: int | None = None, providers: Sequence[str] = ("CPUExecutionProvider",)
     ) -> None:
         runtime = _needs("onnxruntime")
-        settings = json.loads((Path(folder) / SETTINGS_FILE).read_text(encoding="utf-8"))
+        settings = read_settings(Path(folder))
         self.labels, self.window, self.pad = settings["labels"], settings["window"], settings["pad_token_id"]
-        self.tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+        self.tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, trust_remote_code=False)
         options = runtime.SessionOptions()
         options.log_severity_level = 3
         if threads:
@@ -131,9 +140,13 @@ class OnnxTagger:
             batch_size: sentences a run; sentences of like length go together.
 
         Raises:
-            ValueError: for a sentence without words, or longer than the encoder's window.
+            TypeError: for a text where a list of words is meant.
+            ValueError: for a sentence without words, or longer than the encoder's window, and a batch size below 1.
         """
-        if not sentences:
+        check_sentences(sentences)
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+        if not len(sentences):
             return []
         encoded = tokenize_words(sentences, self.tokenizer)
         ids = encoded["input_ids"]

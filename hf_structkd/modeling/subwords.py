@@ -4,6 +4,21 @@ from collections.abc import Sequence
 from typing import Any
 
 
+def check_sentences(sentences: Sequence[Sequence[str]]) -> None:
+    """Raise TypeError, naming the sentence, if one is not a list of words: a text would be cut into letters."""
+    if isinstance(sentences, str | bytes):
+        raise TypeError(f"give a list of sentences, each a list of words, not a text: {sentences[:80]!r}")
+    for row, words in enumerate(sentences):
+        if isinstance(words, str | bytes) or not hasattr(words, "__len__"):
+            raise TypeError(
+                f"sentence {row} is no list of words, but {type(words).__name__}: {str(words)[:80]!r}; the pipeline "
+                "'crf-token-classification' takes texts and finds the words"
+            )
+        for place, word in enumerate(words):
+            if not isinstance(word, str):
+                raise TypeError(f"sentence {row}, word {place} is no string, but {type(word).__name__}: {word!r}")
+
+
 def tokenize_words(sentences: Sequence[Sequence[str]], tokenizer: Any) -> dict[str, list[list[int]]]:
     """Subwords of pre-split sentences, and where each word starts. Nothing is truncated.
 
@@ -20,7 +35,9 @@ def tokenize_words(sentences: Sequence[Sequence[str]], tokenizer: Any) -> dict[s
 
     Raises:
         ValueError: if the tokenizer is not a fast one, or a sentence has no words.
+        TypeError: for a text where a list of words is meant, see [`check_sentences`].
     """
+    check_sentences(sentences)
     if not getattr(tokenizer, "is_fast", False):
         raise ValueError(f"{type(tokenizer).__name__} is not a fast tokenizer; hf_structkd needs one to align words")
     for row, words in enumerate(sentences):

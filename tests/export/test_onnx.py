@@ -1,8 +1,11 @@
 """Dangers: an exported graph that is right only for the shapes it was traced with, or tags differently; int8 that
-costs the scores; an example of docs/pipeline.md that does not run."""
+costs the scores; an export killed halfway that still runs, with a new graph and old labels; an example of
+docs/pipeline.md that does not run."""
 
+import os
 import random
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,8 @@ pytest.importorskip("onnxscript", reason="needs the onnx extra: onnx, onnxruntim
 pytest.importorskip("onnxruntime", reason="needs the onnx extra: onnx, onnxruntime, onnxscript")
 
 from hf_structkd import StructKDTrainer, StructKDTrainingArguments, TaggingMetrics, Teacher, load_corpus
-from hf_structkd.export.onnx import OnnxTagger, export_onnx
+from hf_structkd.export.exported_files import ExportError, read_settings, written_whole
+from hf_structkd.export.onnx import MODEL_FILE, OnnxTagger, export_onnx, quantize_onnx
 
 from ..conftest import draw_student
 from ..modeling.conftest import Family, wordpiece
@@ -115,3 +119,109 @@ def test_what_cannot_be_exported_or_run_is_said(exported, make_student, tokenize
         exported["full"].tag([["a"], ["Paris"] * 300])
     with pytest.raises(ValueError, match="sentence 0 has no words"):
         exported["full"].tag([[]])
+    with pytest.raises(TypeError, match=r"sentence 1 is no list of words, but str: 'Nadia sailed'"):
+        exported["full"].tag([["Nadia"], "Nadia sailed"])
+    with pytest.raises(TypeError, match=r"give a list of sentences, each a list of words, not a text"):
+        exported["full"].tag("Nadia sailed")
+    with pytest.raises(TypeError, match=r"sentence 0, word 1 is no string, but NoneType"):
+        exported["full"].tag([["Nadia", None]])
+    for batch_size in (0, -1):  # the latter gave no tags, and no word of it
+        with pytest.raises(ValueError, match="batch_size must be at least 1"):
+            exported["full"].tag([["Nadia"]], batch_size=batch_size)
+
+
+@pytest.fixture(scope="module")
+def other(exported, tmp_path_factory) -> Path:
+    """An export of a model with other labels."""
+    folder, source = tmp_path_factory.mktemp("other"), folder_of(exported["full"])
+    settings = read_settings(source)
+    files = settings.pop("files")
+    with written_whole(folder, {**settings, "labels": [f"{label}2" for label in settings["labels"]]}) as work:
+        for name in files:
+            shutil.copyfile(source / name, work / name)
+    return folder
+
+
+class Killed(BaseException):
+    """What ends a process stands for a kill; nothing may be cleaned up after it."""
+
+
+def test_an_export_that_is_killed_leaves_the_old_model_or_the_new_one_or_a_refusal(
+    exported, other, corpus, tmp_path, monkeypatch
+):
+    from onnxruntime import quantization
+
+    sentences = list(corpus["tokens"][:5])
+    new = tmp_path / "new"
+    quantize_onnx(other, new)
+    old_tags, new_tags = exported["full"].tag(sentences), OnnxTagger(new, threads=1).tag(sentences)
+    assert old_tags != new_tags
+
+    def half_written(source, target, **_):
+        Path(target).write_bytes(b"")
+        raise Killed
+
+    def dies_at(moment):
+        done = []
+
+        def replace(*args):
+            done.append(args)
+            if len(done) > moment:
+                raise Killed
+            return real(*args)
+
+        real = os.replace
+        return replace
+
+    seen = []
+    moments = [("graph", half_written), *((number, dies_at(number)) for number in range(20))]
+    for moment, death in moments:
+        folder = tmp_path / f"killed {moment}"
+        shutil.copytree(folder_of(exported["full"]), folder)
+        (folder / "notes.txt").write_text("the user's")
+        with monkeypatch.context() as there:
+            where = (quantization, "quantize_dynamic") if moment == "graph" else (os, "replace")
+            there.setattr(*where, death)
+            there.setattr(shutil, "rmtree", lambda *_, **__: None)
+            try:
+                quantize_onnx(other, folder)
+            except Killed:
+                finished = False
+            else:
+                finished = True
+        try:
+            tags = OnnxTagger(folder, threads=1).tag(sentences)
+            seen.append({str(old_tags): "old", str(new_tags): "new"}[str(tags)])
+        except ExportError as error:
+            seen.append("refused" if "holds no finished export" in str(error) else str(error))
+        quantize_onnx(other, folder)  # whatever was left
+        assert OnnxTagger(folder, threads=1).tag(sentences) == new_tags
+        assert (folder / "notes.txt").read_text() == "the user's"
+        assert {path.name for path in folder.iterdir()} >= {path.name for path in new.iterdir()}
+        assert not [path for path in folder.iterdir() if path.name.startswith("_")]
+        if finished:
+            break
+    assert seen == ["old", *["refused"] * (len(seen) - 2), "new"]
+    assert len(seen) > 4
+
+
+def test_a_damaged_or_mixed_export_is_refused_by_file(exported, tmp_path):
+    whole = folder_of(exported["full"])
+    graph = (whole / MODEL_FILE).read_bytes()
+    damages = {
+        "cut short": (MODEL_FILE, graph[: len(graph) // 2]),
+        "empty": (MODEL_FILE, b""),
+        "of another model": (MODEL_FILE, (folder_of(exported["int8"]) / MODEL_FILE).read_bytes()),
+        "settings": ("tagger.json", b"{}"),
+        "labels": ("tagger.json", (whole / "tagger.json").read_bytes().replace(b'"O"', b'"X"')),
+    }
+    for name, (file, content) in damages.items():
+        shutil.copytree(whole, tmp_path / name)
+        (tmp_path / name / file).write_bytes(content)
+        with pytest.raises(ExportError, match=re.escape(str(tmp_path / name / file))):
+            OnnxTagger(tmp_path / name)
+        with pytest.raises(ExportError, match="export the model again"):
+            quantize_onnx(tmp_path / name, tmp_path / f"{name} int8")
+        assert not (tmp_path / f"{name} int8").exists()
+    with pytest.raises(ExportError, match="holds no finished export"):
+        OnnxTagger(tmp_path / "nothing")
