@@ -246,7 +246,7 @@ def _probability(name: str, value: Any) -> None:
         return
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} is a probability, 0 to 1, not {value!r}")
-    if not 0 <= value <= 1:
+    if not 0 <= float(value) <= 1:
         raise ValueError(f"{name} is a probability, 0 to 1, not {value!r}")
 
 
