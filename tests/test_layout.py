@@ -14,7 +14,7 @@ ALLOWED = {
     "data": {"modeling"},
     "distillation": {"modeling", "data"},
     "evaluation": {"modeling", "data"},
-    "export": {"modeling"},
+    "export": {"modeling", "distillation"},
     "hub": {"modeling", "evaluation"},
     "training": {"modeling", "data", "distillation", "evaluation", "hub"},
 }
