@@ -14,7 +14,7 @@ from recipe_training import replace_output, settings_of, train_into, train_tagge
 
 from hf_structkd import StructKDTrainingArguments, Teacher
 from hf_structkd.distillation.mixtures import Panel
-from hf_structkd.distillation.objectives import needed_columns, parse_objective
+from hf_structkd.distillation.objectives import needed_columns
 from hf_structkd.training.recipe import RecipeError
 
 
@@ -36,7 +36,7 @@ def given_teachers(
     named = teacher_args.teachers if isinstance(teacher_args.teachers, dict) else {}
     if unused := [language for language in named if language not in languages]:
         raise RecipeError(f"there are teachers for {', '.join(unused)}, but no such language in the corpora")
-    targets = needed_columns(parse_objective(args.objective, args.temperature, args.temperature_mode))  # type: ignore
+    targets = needed_columns(args.chosen_objectives())
     loaded: dict[str, Teacher] = {}
     panels = {}
     for language, own in sources.items():

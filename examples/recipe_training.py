@@ -18,6 +18,7 @@ from transformers.trainer_utils import HubStrategy
 from hf_structkd import StructKDTrainer, StructKDTrainingArguments, Teacher
 from hf_structkd.data.collator import DataCollatorForStructKD
 from hf_structkd.distillation.locks import LOCK_FILE, only_us
+from hf_structkd.distillation.objectives import NO_DISTILLATION
 from hf_structkd.evaluation.resources import measured_energy, peak_memory
 from hf_structkd.evaluation.results import write_atomically
 from hf_structkd.evaluation.tagging_metrics import TaggingMetrics
@@ -166,6 +167,8 @@ def training_record(folder: Path) -> dict[str, Any]:
 
 def replace_output(args: StructKDTrainingArguments, folder: Path, **changes: Any) -> StructKDTrainingArguments:
     """A copy of training arguments for another model of the same run; only the final student is pushed."""
+    if changes.get("objective") == NO_DISTILLATION:
+        changes = {"temperature": 1.0, **changes}  # there is nothing that it could soften
     copied = copy.deepcopy(args)
     for name, value in {"output_dir": str(folder), "push_to_hub": False, **changes}.items():
         setattr(copied, name, value)

@@ -38,7 +38,7 @@ from hf_structkd.data.augmentation import augment
 from hf_structkd.data.readers import CorpusError
 from hf_structkd.data.unlabelled import mix_unlabelled
 from hf_structkd.distillation.annotate import AnnotationError
-from hf_structkd.distillation.objectives import annotation_temperature, needed_columns, parse_objective
+from hf_structkd.distillation.objectives import annotation_temperatures, needed_columns
 from hf_structkd.evaluation.results import RunResults, write_atomically, write_results
 from hf_structkd.hub.describe import describe_student
 from hf_structkd.hub.push import PushError
@@ -71,7 +71,7 @@ def unlabelled_part(
                 "augmentation"
             )
         return {}
-    if not parse_objective(args.objective, args.temperature):
+    if not args.chosen_objectives():
         raise RecipeError("unlabelled sentences are learnt from teachers alone, and objective 'none' asks no teacher")
     if data_args.unlabelled_sentences is None and data_args.unlabelled_corpus is None:
         return {}
@@ -117,7 +117,7 @@ def main() -> None:
         raise RecipeError(f"{output} is not empty and was not written by this script; choose another output_dir")
     if teacher_args.teacher_embeddings is not None and (model_args.model_config or {}).get("freeze_encoder"):
         raise RecipeError("a frozen encoder (freeze_encoder) cannot get used to teacher_embeddings: leave one out")
-    objectives = parse_objective(args.objective, args.temperature, args.temperature_mode)
+    objectives = args.chosen_objectives()
     if args.push_to_hub and args.should_save:
         # hours before anything is pushed, a wrong token is told
         args.hub_model_id = student_repository(args)
@@ -195,7 +195,7 @@ def main() -> None:
             label_names=labels,
             targets=needed_columns(objectives),
             top_k=args.top_k,
-            temperature=annotation_temperature(objectives),
+            temperature=annotation_temperatures(objectives),
             batch_size=args.annotation_batch_size,
             output_dir=args.annotation_dir or output / "annotations",
             progress=not args.disable_tqdm,

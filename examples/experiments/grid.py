@@ -32,7 +32,6 @@ from recipe_training import FREE_SETTINGS
 
 from hf_structkd import StructKDTrainingArguments
 from hf_structkd.data.columns import TOPK_TAGS
-from hf_structkd.distillation.objectives import parse_objective
 from hf_structkd.training.recipe import RecipeError, compare_settings, parse_recipe
 from hf_structkd.training.recipe_values import read_yaml
 
@@ -125,7 +124,7 @@ class Cell:
 
     @property
     def objectives(self) -> dict[str, Any]:
-        return parse_objective(self.args.objective, self.args.temperature, self.args.temperature_mode)  # type: ignore
+        return self.args.chosen_objectives()
 
     def __str__(self) -> str:
         return f"{self.name}, seed {self.seed}"

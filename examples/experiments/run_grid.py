@@ -114,7 +114,7 @@ def work(options: argparse.Namespace, definitions: dict[str, str], number: int, 
     from progress import quiet_libraries
     from reuse import take_over
 
-    from hf_structkd.distillation.objectives import annotation_temperature
+    from hf_structkd.distillation.objectives import annotation_temperatures
 
     quiet_libraries()
     torch.set_num_threads(int(os.environ[THREADS]))
@@ -123,7 +123,9 @@ def work(options: argparse.Namespace, definitions: dict[str, str], number: int, 
     output, pool = options.output_dir / grid.name, Pool(grid, options.cache_dir)
     teacher_sets = pool.teacher_sets
     asked = {
-        (grid.teacher_set_of(cell), annotation_temperature(cell.objectives)): None for cell in cells if cell.objectives
+        (grid.teacher_set_of(cell), tuple(sorted(annotation_temperatures(cell.objectives).items()))): None
+        for cell in cells
+        if cell.objectives
     }
     sets = list(dict.fromkeys(name for cell in cells if (name := grid.teacher_set_of(cell))))
 
@@ -138,7 +140,7 @@ def work(options: argparse.Namespace, definitions: dict[str, str], number: int, 
         return job
 
     do_shared([say(job) for name in sets for job in teacher_sets.teacher_jobs(name)])
-    do_shared([say(job) for name, temperature in asked if name for job in teacher_sets.answer_jobs(name, temperature)])
+    do_shared([say(job) for name, softened in asked if name for job in teacher_sets.answer_jobs(name, softened)])
     scoring = []
     for name in sets:
         folder = output / "teachers" / name

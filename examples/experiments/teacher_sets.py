@@ -35,12 +35,13 @@ from hf_structkd.data.words import encode_corpus
 from hf_structkd.distillation.annotate import corpus_fingerprint
 from hf_structkd.distillation.embeddings import View, teacher_views
 from hf_structkd.distillation.mixtures import Panel
-from hf_structkd.distillation.objectives import annotation_temperature
+from hf_structkd.distillation.objectives import annotation_temperatures
 
 # Asked for all at once, where a teacher can give them: a cell added later finds its answers there.
 ALL_TARGETS = (TOPK_TAGS, TOPK_LOG_PROBS, MARGINALS, EDGE_COUNTS, EMISSIONS, TRANSITIONS, START_END)
 # Say nothing about what a training gives.
 UNIMPORTANT = ("save_only_model", "save_total_limit", "use_cpu")
+Temperatures = tuple[tuple[str, float], ...]  # of the columns of answers that are not asked for at 1
 
 
 class TeacherSets:
@@ -72,7 +73,7 @@ class TeacherSets:
 
     def _training(self, name: str, spec: TeacherSet, language: str, seed: int) -> tuple[Path, dict[str, Any], Any]:
         """Folder, settings and work of one teacher's training."""
-        recipe = {**self.grid.recipe, "objective": "none", **spec.recipe, "seed": seed}
+        recipe = {**self.grid.recipe, "objective": "none", "temperature": 1.0, **spec.recipe, "seed": seed}
         for field in ("model_config", "keep_layers"):  # the student's say nothing about the teacher
             recipe[field] = spec.recipe.get(field)
         limit = spec.recipe.get("max_train_sentences")
@@ -152,49 +153,49 @@ class TeacherSets:
     def revisions(self, name: str) -> dict[str, Any]:
         return {language: self.panel(name, language).record() for language in self.corpora.languages}
 
-    def answer_jobs(self, name: str, temperature: float) -> list[Job]:
+    def answer_jobs(self, name: str, temperatures: Temperatures) -> list[Job]:
         """Asking the teachers of a set about the whole pool, one job for each language."""
         jobs = []
         for language in self.corpora.languages:
             pool = self.corpora.splits[language]["train"]
-            folder = self._answers_folder(name, language, temperature, pool)
-            work = lambda language=language, pool=pool: self._ask(name, language, temperature, pool)  # noqa: E731
+            folder = self._answers_folder(name, language, temperatures, pool)
+            work = lambda language=language, pool=pool: self._ask(name, language, temperatures, pool)  # noqa: E731
             jobs.append(Job(f"answers of {name} {language}", _lock(folder), _is_asked(folder), work))
         return jobs
 
     def answers(self, language: str, cell: Cell) -> Dataset:
         """The answers of a cell's teachers about the pool of a language, its `top_k` best paths among them."""
-        name, temperature = self._asked_by(cell)
-        key = (name, temperature, language, cell.args.top_k)
+        name, temperatures = self._asked_by(cell)
+        key = (name, temperatures, language, cell.args.top_k)
         if key not in self._answers:
-            asked = self._ask(name, language, temperature, self.corpora.splits[language]["train"])
+            asked = self._ask(name, language, temperatures, self.corpora.splits[language]["train"])
             asked = asked.select_columns([n for n in asked.column_names if n in TARGET_COLUMNS])
             self._answers[key] = first_paths(asked, cell.args.top_k)
         return self._answers[key]
 
     def answers_about(self, data: Dataset, language: str, cell: Cell) -> Dataset:
         """The answers of a cell's teachers about sentences of its own; one process asks, whoever else wants them."""
-        name, temperature = self._asked_by(cell)
-        folder = self._answers_folder(name, language, temperature, data)
-        work = lambda: self._ask(name, language, temperature, data)  # noqa: E731
+        name, temperatures = self._asked_by(cell)
+        folder = self._answers_folder(name, language, temperatures, data)
+        work = lambda: self._ask(name, language, temperatures, data)  # noqa: E731
         do_shared([Job(f"answers of {name} {language}, rewritten", _lock(folder), _is_asked(folder), work)])
-        return first_paths(self._ask(name, language, temperature, data), cell.args.top_k)
+        return first_paths(self._ask(name, language, temperatures, data), cell.args.top_k)
 
-    def _asked_by(self, cell: Cell) -> tuple[str, float]:
-        """The set that teaches a cell, and the temperature of its answers."""
+    def _asked_by(self, cell: Cell) -> tuple[str, Temperatures]:
+        """The set that teaches a cell, and the temperatures of its answers."""
         name = self.grid.teacher_set_of(cell)
         assert name is not None
-        return name, annotation_temperature(cell.objectives)
+        return name, tuple(sorted(annotation_temperatures(cell.objectives).items()))
 
-    def _ask(self, name: str, language: str, temperature: float, data: Dataset) -> Dataset:
+    def _ask(self, name: str, language: str, temperatures: Temperatures, data: Dataset) -> Dataset:
         return annotate(
             data,
             {language: self.teachers(name)[language]},
             label_names=self.corpora.labels,
             targets=self._targets(name, language),
             top_k=self.grid.annotation_top_k,
-            temperature=temperature,
-            output_dir=self._answers_folder(name, language, temperature, data),
+            temperature=dict(temperatures),
+            output_dir=self._answers_folder(name, language, temperatures, data),
             progress=False,
         )
 
@@ -208,9 +209,9 @@ class TeacherSets:
             possible.append(target)
         return possible
 
-    def _answers_folder(self, name: str, language: str, temperature: float, data: Dataset) -> Path:
+    def _answers_folder(self, name: str, language: str, temperatures: Temperatures, data: Dataset) -> Path:
         panel = self.panel(name, language)
-        asked = [panel.record(), panel.settings(), self.corpora.labels, self._targets(name, language), temperature]
+        asked = [panel.record(), self.corpora.labels, self._targets(name, language), temperatures]
         asked += [self.grid.annotation_top_k, corpus_fingerprint(data)]
         return self.cache / "answers" / f"{language}-{digest(asked)}"
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .columns import IGNORED, TARGET_COLUMNS, TargetColumn
+from .columns import GROUPS, IGNORED, LABELS, TARGET_COLUMNS, TargetColumn, labels_key
 
 
 @dataclass
@@ -19,15 +19,20 @@ class DataCollatorForStructKD:
         tokenizer: gives the padding token and side.
         num_tags: the student's labels; needed only where some rows have teacher targets and others none.
         pad_to_multiple_of: rounds the subword axis up.
+        label_names: the student's labels, in their order; answers that number other ones are then refused.
 
     Returns (of a call):
         `input_ids, attention_mask, labels, word_mask` (batch, subwords), and for each teacher column that a row has,
         a tensor padded as `TARGET_COLUMNS` says; a sentence without an answer has zero mass in it.
+
+    Raises (of a call):
+        ValueError: if answers are of another number of words than their sentence has here, or number other labels.
     """
 
     tokenizer: Any
     num_tags: int | None = None
     pad_to_multiple_of: int | None = None
+    label_names: Sequence[str] | None = None
 
     def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         width = max(len(feature["input_ids"]) for feature in features)
@@ -57,17 +62,43 @@ class DataCollatorForStructKD:
         return torch.from_numpy(values)
 
     def _targets(self, features: Sequence[Mapping[str, Any]], name: str, column: TargetColumn) -> Tensor:
+        if name == LABELS and self.label_names is not None:
+            self._check_labels(features)
         answers = [None if f.get(name) is None else np.asarray(f[name], dtype=np.float64) for f in features]
         shapes = [answer.shape for answer in answers if answer is not None]
         shape = [max(sizes) for sizes in zip(*shapes)]
         for axis, meaning in enumerate(column.axes):
             if meaning == "words":  # as wide as the batch's words, so that targets meet the student's emissions
-                shape[axis] = max(shape[axis], max(sum(f["word_mask"]) for f in features))
+                counts = [_words_of(feature) for feature in features]
+                for row, (answer, words) in enumerate(zip(answers, counts)):
+                    if answer is not None and answer.size and answer.shape[axis] != words:
+                        raise ValueError(
+                            f"{name} of row {row} of the batch is for {answer.shape[axis]} words where the sentence "
+                            f"has {words}: its subwords were cut off, or the answers are another sentence's"
+                        )
+                shape[axis] = max(counts)
             elif meaning == "tags" and self.num_tags is not None and shape[axis] != self.num_tags:
                 raise ValueError(f"{name} has {shape[axis]} tags where the student has {self.num_tags}")
         values = np.full((len(features), *shape), column.padding)
+        if name == GROUPS:  # without an answer of its own every tag is alone
+            values[:] = np.arange(shape[0])
         for row, answer in enumerate(answers):
             if answer is not None:
                 inside = (slice(row, row + 1), *(slice(size) for size in answer.shape))
                 values[inside] = answer  # also where a column is one number a sentence
         return torch.from_numpy(values).to(column.dtype)
+
+    def _check_labels(self, features: Sequence[Mapping[str, Any]]) -> None:
+        for row, feature in enumerate(features):
+            if feature.get(LABELS) not in (None, 0, labels_key(self.label_names or ())):
+                raise ValueError(
+                    f"the teachers' answers at row {row} of the batch number other labels than the student's "
+                    f"{list(self.label_names or ())}, or the same in another order: ask the teachers again"
+                )
+
+
+def _words_of(feature: Mapping[str, Any]) -> int:
+    """How many words a sentence has: as many as first subwords."""
+    if "word_mask" in feature:
+        return sum(feature["word_mask"])
+    return sum(label != IGNORED for label in feature["labels"])

@@ -1,5 +1,8 @@
 """The columns a corpus may have, by name, and how a batch pads them."""
 
+import hashlib
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,13 +20,14 @@ class TargetColumn:
 
     Args:
         axes: what each axis of one sentence's value counts: `"k"` (paths), `"words"`, `"tags"`, or `"ends"` (the
-            sentence's start and its end).
-        padding: fills a batch where a sentence is shorter, has fewer paths, or has no answer at all.
+            sentence's start and its end), or `"columns"` (`TEMPERED_COLUMNS`).
+        padding: fills a batch where a sentence is shorter, has fewer paths, or has no answer at all. `teacher_groups`
+            are padded with the identity: every tag alone.
         stored: the Arrow type of the numbers.
         dtype: the torch type in a batch.
     """
 
-    axes: tuple[Literal["k", "words", "tags", "ends"], ...]
+    axes: tuple[Literal["k", "words", "tags", "ends", "columns"], ...]
     padding: float
     stored: str
     dtype: torch.dtype
@@ -39,18 +43,28 @@ START_END = "teacher_start_end"
 ENTROPY = "teacher_entropy"
 GROUPS = "teacher_groups"
 TEMPERATURE = "teacher_temperature"
+LABELS = "teacher_labels"
+# Teachers may be asked for each of these at a temperature of its own; `teacher_temperature` says which, in this order.
+TEMPERED_COLUMNS = (TOPK_LOG_PROBS, MARGINALS, EDGE_COUNTS, EMISSIONS, TRANSITIONS, START_END, ENTROPY)
 
 TARGET_COLUMNS = {
     TOPK_TAGS: TargetColumn(("k", "words"), IGNORED, "int16", torch.long),
     TOPK_LOG_PROBS: TargetColumn(("k",), float("-inf"), "float32", torch.float32),
     MARGINALS: TargetColumn(("words", "tags"), 0.0, "float16", torch.float32),
     EDGE_COUNTS: TargetColumn(("tags", "tags"), 0.0, "float32", torch.float32),
-    EMISSIONS: TargetColumn(("words", "tags"), 0.0, "float32", torch.float32),
+    EMISSIONS: TargetColumn(("words", "tags"), float("nan"), "float32", torch.float32),
     TRANSITIONS: TargetColumn(("tags", "tags"), 0.0, "float32", torch.float32),
     START_END: TargetColumn(("ends", "tags"), 0.0, "float32", torch.float32),
     ENTROPY: TargetColumn((), 0.0, "float32", torch.float32),
     GROUPS: TargetColumn(("tags",), 0, "int16", torch.long),
-    TEMPERATURE: TargetColumn((), 1.0, "float32", torch.float32),
+    TEMPERATURE: TargetColumn(("columns",), 1.0, "float32", torch.float32),
+    LABELS: TargetColumn((), 0, "int64", torch.long),
 }
-# What annotation adds by itself where it matters: nobody asks for them.
-AUTOMATIC_COLUMNS = (GROUPS, TEMPERATURE)
+# What annotation adds by itself: nobody asks for them.
+AUTOMATIC_COLUMNS = (GROUPS, TEMPERATURE, LABELS)
+
+
+def labels_key(label_names: Sequence[str]) -> int:
+    """What `teacher_labels` holds: a number, never 0, made of the names of labels in their order."""
+    digest = hashlib.sha256(json.dumps(list(label_names)).encode()).digest()
+    return int.from_bytes(digest[:6], "big") or 1  # 48 bits: exact in a float64 too

@@ -1,10 +1,11 @@
 """Asking the teachers once, and keeping their answers as dataset columns."""
 
 import hashlib
+import json
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
@@ -17,22 +18,26 @@ from tqdm.auto import tqdm
 
 from ..data.columns import (
     GROUPS,
+    LABELS,
     LANGUAGE,
     TARGET_COLUMNS,
     TEMPERATURE,
+    TEMPERED_COLUMNS,
     TOKENS,
     TOPK_LOG_PROBS,
     TOPK_TAGS,
 )
 from .asking import ALL, Question, Shard
 from .mixtures import Panel, Teachers
-from .objectives import Chosen, annotation_temperature
 from .shards import AnnotationError, PartialAnswers, finished, in_order, load_finished, load_summary
 from .summary import add_sums, summarise
 
-__all__ = ["AnnotationError", "Teachers", "annotate", "check_temperature", "corpus_fingerprint"]
+__all__ = ["AnnotationError", "Teachers", "annotate", "corpus_fingerprint"]
 
 logger = logging.getLogger(__name__)
+# Of what is asked and how it is stored. A change after which the same question has other answers, or the same answers
+# lie otherwise, raises it: kept answers of another number are refused.
+ANSWER_FORMAT = 2
 
 
 def annotate(
@@ -42,7 +47,7 @@ def annotate(
     label_names: Sequence[str],
     targets: Sequence[str],
     top_k: int = 10,
-    temperature: float = 1.0,
+    temperature: float | Mapping[str, float] = 1.0,
     batch_size: int = 64,
     output_dir: str | os.PathLike | None = None,
     progress: bool = True,
@@ -64,7 +69,8 @@ def annotate(
         label_names: the student's labels, in the order of their ids.
         targets: names of [`TARGET_COLUMNS`].
         top_k: tag sequences asked for a sentence; those there are, where there are fewer.
-        temperature: divides all of a teacher's scores before it answers (a global temperature). Where it is not 1, a
+        temperature: divides all of a teacher's scores before it answers (a global temperature), before tags are merged
+            and teachers mixed; for all targets, or target -> temperature, 1 for those left out. Where one is not 1, a
             column `teacher_temperature` says so.
         batch_size: sentences a forward pass; sentences of like length go together.
         output_dir: where the answers are kept, and read from if they are there.
@@ -72,8 +78,8 @@ def annotate(
         shard_size: sentences that are kept together; what is lost, at most, when a process is killed.
 
     Returns:
-        The dataset with the target columns. Where a teacher cannot tell some tags apart there is also
-        `teacher_groups`.
+        The dataset with the target columns, and `teacher_labels`, which tells whose labels the tags are. Where a
+        teacher cannot tell some tags apart there is also `teacher_groups`.
 
     Raises:
         ValueError: for k < 1, an unknown target, a sentence without words, a language without a teacher, label sets
@@ -88,8 +94,6 @@ def annotate(
             if value < 1
         )
         raise ValueError("{} must be at least 1, not {}".format(*smallest))
-    if not temperature > 0:
-        raise ValueError(f"the temperature must be above 0, not {temperature}")
     if unknown := [name for name in targets if name not in TARGET_COLUMNS]:
         raise ValueError(f"unknown targets {unknown}; there are {list(TARGET_COLUMNS)}")
     if TOKENS not in dataset.column_names:
@@ -104,25 +108,24 @@ def annotate(
     for panel in panels.values():
         panel.check(label_names, targets)
 
-    wanted = set(targets)
+    wanted = {*targets, LABELS}
     if TOPK_TAGS in wanted:
         wanted.add(TOPK_LOG_PROBS)
-    if temperature != 1.0:
+    temperatures = _temperatures(temperature, wanted)
+    if any(value != 1.0 for value in temperatures.values()):
         wanted.add(TEMPERATURE)
     if any(panel.groups(label_names) is not None for panel in panels.values()):
         wanted.add(GROUPS)
     ordered = [name for name in TARGET_COLUMNS if name in wanted]
-    question = Question(dataset, panels, label_names, ordered, top_k, temperature, batch_size)
-    readings = {language: panel.settings() for language, panel in sorted(panels.items()) if any(panel.settings())}
+    question = Question(dataset, panels, label_names, ordered, top_k, temperatures, batch_size)
     record = {
         "targets": ordered,
         "labels": list(label_names),
         "top_k": top_k if TOPK_LOG_PROBS in wanted else None,
-        "temperature": temperature,
+        "temperature": {name: value for name, value in temperatures.items() if value != 1.0},
         "teachers": {language: panel.record() for language, panel in sorted(panels.items())},
-        "readings": readings,
         "data": corpus_fingerprint(dataset),
-        "version": version("hf_structkd"),
+        "format": ANSWER_FORMAT,
     }
     kept = dataset.remove_columns([name for name in TARGET_COLUMNS if name in dataset.column_names])
     if not len(dataset):
@@ -140,20 +143,22 @@ def corpus_fingerprint(dataset: Dataset) -> str:
     digest = hashlib.sha256()
     languages = dataset[LANGUAGE] if LANGUAGE in dataset.column_names else [""] * len(dataset)
     for words, language in zip(dataset[TOKENS], languages):
-        digest.update("\0".join((language or "", *words)).encode("utf-8", "surrogatepass") + b"\1")
+        digest.update(json.dumps([language or "", *words]).encode())  # quoted: whatever characters words hold
     return digest.hexdigest()[:16]
 
 
-def check_temperature(dataset: Dataset, objectives: Chosen) -> None:
-    """Raise ValueError if answers were given at another (global) temperature than the objectives want."""
-    wanted = annotation_temperature(objectives)
-    found = sorted(dataset.unique(TEMPERATURE)) if TEMPERATURE in dataset.column_names else [1.0]
-    if objectives and any(abs(value - wanted) > 1e-6 * wanted for value in found):
-        raise ValueError(
-            f"the teachers were annotated at temperature {', '.join(f'{value:g}' for value in found)}, but the "
-            f"objectives want {wanted:g}: a temperature of mode 'global' is the same in annotate(temperature=...) and "
-            "in training; one of mode 'local' leaves the annotation at 1"
-        )
+def _temperatures(temperature: float | Mapping[str, float], wanted: Container[str]) -> dict[str, float]:
+    """The temperature of each of `TEMPERED_COLUMNS`. Raises ValueError for one not above 0, or without effect."""
+    given = dict.fromkeys(TEMPERED_COLUMNS, temperature) if not isinstance(temperature, Mapping) else dict(temperature)
+    for name, value in given.items():
+        if not 0 < value < float("inf"):
+            raise ValueError(f"the temperature must be finite and above 0, not {value}")
+        if isinstance(temperature, Mapping) and (name not in TEMPERED_COLUMNS or name not in wanted):
+            raise ValueError(
+                f"a temperature of {name!r} has no effect; of the targets asked for these have one: "
+                f"{[target for target in TEMPERED_COLUMNS if target in wanted]}"
+            )
+    return {name: float(given.get(name, 1.0)) for name in TEMPERED_COLUMNS}
 
 
 def _panels(dataset: Dataset, teachers: Teachers) -> dict[str, Panel]:
@@ -198,8 +203,8 @@ def _processes() -> PartialState:
 def _on_disk(question: Question, record: dict[str, Any], folder: Path, shard_size: int, progress: bool) -> Dataset:
     state = _processes()
     partial = PartialAnswers(folder, {**record, "shard_size": shard_size})
-    if finished(folder):
-        answers = load_finished(folder, record)
+    if finished(partial.folder):
+        answers = load_finished(partial.folder, record, question.lengths)
         state.wait_for_everyone()
         if state.is_main_process:
             partial.discard()  # of a process that was killed after its last step but one
@@ -207,19 +212,24 @@ def _on_disk(question: Question, record: dict[str, Any], folder: Path, shard_siz
     shards = question.shards(shard_size)
     with partial.only_us() if state.is_main_process else nullcontext():
         if state.is_main_process:
-            partial.discard() if finished(folder) else partial.open()
+            partial.discard() if finished(partial.folder) else partial.open()
         state.wait_for_everyone()
-        if not finished(folder):  # another job may have come to its end just now
+        if not finished(partial.folder):  # another job may have come to its end just now
             mine = list(enumerate(shards))[state.process_index :: state.num_processes]
-            todo = [(number, shard) for number, shard in mine if partial.note(number) is None]
+            todo = [(number, shard) for number, shard in mine if partial.note(number, shard.rows) is None]
             _ask_shards(question, todo, mine, partial, progress and state.is_main_process)
             state.wait_for_everyone()
             if state.is_main_process:
-                partial.finish([shard.rows for shard in shards], lambda notes: _summary(question, shards, notes))
+                partial.finish(
+                    [shard.rows for shard in shards],
+                    question.lengths,
+                    lambda notes: _summary(question, shards, notes),
+                    {"version": version("hf_structkd")},
+                )
     state.wait_for_everyone()
-    answers = load_finished(folder, record)
+    answers = load_finished(partial.folder, record, question.lengths)
     if state.is_main_process:
-        _log_summary(load_summary(folder), answers.data.nbytes / len(answers))
+        _log_summary(load_summary(partial.folder), answers.data.nbytes / len(answers))
     return answers
 
 
@@ -235,7 +245,7 @@ def _ask_shards(
     with _bar(count(mine), count(mine) - count(todo), progress) as bar:
         for number, shard in todo:
             table, sums = question.answer(shard, bar.update)
-            partial.write(number, table, sums)
+            partial.write(number, shard.rows, table, sums)
     seconds = time.perf_counter() - started
     if todo:
         rate = count(todo) / max(seconds, 1e-9)

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Features, List, Value
 
 from ..data.columns import TARGET_COLUMNS, TOPK_LOG_PROBS, TOPK_TAGS
@@ -32,6 +33,30 @@ def arrow_batch(values: Mapping[str, np.ndarray], lengths: np.ndarray, features:
     """
     columns = [_column(name, values, lengths, pa_type) for name, pa_type in _types(features)]
     return pa.RecordBatch.from_arrays(columns, schema=features.arrow_schema)
+
+
+def check_word_counts(table: pa.Table, words: np.ndarray) -> None:
+    """Raise ValueError if answers are not of as many words as their sentences; `words` (rows,)."""
+    if len(table) != len(words):
+        raise ValueError(f"there are answers to {len(table):,} sentences where {len(words):,} were asked about")
+    start = 0
+    for batch in table.to_batches():
+        here = words[start : start + len(batch)]
+        for name in batch.schema.names:
+            axes = TARGET_COLUMNS[name].axes
+            if "words" not in axes:
+                continue
+            column, row_of = batch[name], np.arange(len(batch))
+            for _ in axes[: axes.index("words")]:
+                row_of = row_of[pc.list_parent_indices(column).to_numpy()]
+                column = pc.list_flatten(column)
+            counts = pc.list_value_length(column).to_numpy(zero_copy_only=False)
+            if len(wrong := np.flatnonzero(counts != here[row_of])):
+                row = int(row_of[wrong[0]])
+                raise ValueError(
+                    f"{name} of row {start + row} has {counts[wrong[0]]} words where the sentence has {here[row]}"
+                )
+        start += len(batch)
 
 
 def _types(features: Features) -> list[tuple[str, pa.DataType]]:

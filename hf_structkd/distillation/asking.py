@@ -13,12 +13,15 @@ from ..data.columns import (
     EMISSIONS,
     ENTROPY,
     GROUPS,
+    LABELS,
     LANGUAGE,
     MARGINALS,
     TEMPERATURE,
+    TEMPERED_COLUMNS,
     TOKENS,
     TOPK_LOG_PROBS,
     TOPK_TAGS,
+    labels_key,
 )
 from ..data.words import tag_column, tag_names
 from .arrow import arrow_batch, target_features
@@ -47,7 +50,8 @@ class Question:
         panels: language -> its teachers, or `ALL` -> those of every language.
         label_names: the student's labels.
         targets: the columns wanted, the automatic ones included.
-        top_k, temperature, batch_size: as for `annotate`.
+        top_k, batch_size: as for `annotate`.
+        temperatures: of each of `TEMPERED_COLUMNS`.
     """
 
     def __init__(
@@ -57,13 +61,13 @@ class Question:
         label_names: Sequence[str],
         targets: Sequence[str],
         top_k: int,
-        temperature: float,
+        temperatures: Mapping[str, float],
         batch_size: int,
     ) -> None:
         self.panels, self.label_names, self.targets = dict(panels), list(label_names), list(targets)
-        self.top_k, self.temperature, self.batch_size = top_k, temperature, batch_size
+        self.top_k, self.temperatures, self.batch_size = top_k, dict(temperatures), batch_size
         self.count = len(dataset)
-        self._lengths, self._panel_of = _lengths_and_panels(dataset, sorted(self.panels))
+        self.lengths, self._panel_of = _lengths_and_panels(dataset, sorted(self.panels))
         self.features = target_features(self.targets, len(self.label_names))
         column = tag_column(dataset)
         self._gold_column = column
@@ -79,7 +83,7 @@ class Question:
         shards = []
         for number, language in enumerate(sorted(self.panels)):
             rows = np.flatnonzero(self._panel_of == number)
-            rows = rows[np.argsort(-self._lengths[rows], kind="stable")]
+            rows = rows[np.argsort(-self.lengths[rows], kind="stable")]
             shards += [Shard(language, rows[start : start + size]) for start in range(0, len(rows), size)]
         return shards
 
@@ -111,10 +115,12 @@ class Question:
         lengths = np.array([len(words) for words in sentences])
         try:
             distribution = panel.distribution(sentences, self.label_names)
-            if self.temperature != 1.0:
-                distribution = distribution.with_temperature(self.temperature)
             best_from = TOPK_TAGS if TOPK_TAGS in self.targets else MARGINALS
-            values = ask(distribution, list(dict.fromkeys((*self.targets, ENTROPY, best_from, UNPROVEN))), self.top_k)
+            wanted = dict.fromkeys((*self.targets, ENTROPY, best_from, UNPROVEN))
+            values: dict[str, np.ndarray] = {}
+            for temperature in sorted({self._temperature_of(name) for name in wanted}):
+                softened = distribution if temperature == 1.0 else distribution.with_temperature(temperature)
+                values |= ask(softened, [n for n in wanted if self._temperature_of(n) == temperature], self.top_k)
         except ValueError as error:
             raise ValueError(f"asking {panel.name} about rows {list(rows[:5])}...: {error}") from error
         for name in (MARGINALS, EMISSIONS, TOPK_LOG_PROBS, ENTROPY):
@@ -125,11 +131,15 @@ class Question:
                     "its weights and its dtype"
                 )
         values[GROUPS] = np.tile(np.array(groups or range(len(self.label_names))), (len(rows), 1))
-        values[TEMPERATURE] = np.full(len(rows), self.temperature)
+        values[TEMPERATURE] = np.tile([self._temperature_of(name) for name in TEMPERED_COLUMNS], (len(rows), 1))
+        values[LABELS] = np.full(len(rows), labels_key(self.label_names))
         best = values[TOPK_TAGS][:, 0] if TOPK_TAGS in values else values[MARGINALS].argmax(axis=-1)
         gold = [self._gold_ids_of(tags, words, groups) for tags, words in zip(gold_tags, sentences)]
         sums = batch_sums(lengths, values[ENTROPY], values.get(TOPK_LOG_PROBS), values.get(UNPROVEN), best, gold)
         return arrow_batch(values, lengths, self.features), sums
+
+    def _temperature_of(self, name: str) -> float:
+        return self.temperatures.get(TOPK_LOG_PROBS if name in (TOPK_TAGS, UNPROVEN) else name, 1.0)
 
     def _gold_ids_of(
         self, tags: Sequence[str | int] | None, words: Sequence[str], groups: tuple[int, ...] | None

@@ -10,7 +10,12 @@ from .tag_distribution import TagDistribution
 
 
 def batches_of_like_length(sentences: Sequence[Sequence[str]], batch_size: int) -> Iterator[list[int]]:
-    """Row numbers in batches, longest sentences first: less padding, and the peak of memory comes first."""
+    """Row numbers in batches, longest sentences first: less padding, and the peak of memory comes first.
+
+    Raises ValueError for a batch size below 1.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, not {batch_size}")
     rows = sorted(range(len(sentences)), key=lambda row: len(sentences[row]), reverse=True)
     for start in range(0, len(rows), batch_size):
         yield rows[start : start + batch_size]

@@ -27,13 +27,15 @@ class CallableTeacher(TagTeacher):
             - `"probabilities"`: an array (words, labels), each word's probabilities, adding up to 1;
             - `"scores"`: `(emissions, transitions)` or `(emissions, transitions, start, end)` of a linear-chain CRF,
               (words, labels), (labels, labels) `[from, to]`, (labels,), (labels,), nats; all but the emissions the
-              same for every sentence;
+              same for every sentence, start and end 0 where they are left out;
             - `"paths"`: a list of `(tags, probability)`, tags a list with one of `labels` for each word;
-              probabilities above 0, of any common scale (they are renormalised over the list).
+              probabilities above 0, of any common scale (they are renormalised over the list; those of a sequence
+              that is listed twice are added).
         labels: the labels that rows and columns stand for, in order.
         name: for messages, the record and the card.
         revision: what tells this teacher from any other version of it (a version number, a hash): answers that are
-            kept on disk are kept under it, so change it whenever the function would answer differently.
+            kept on disk are kept under its name, its revision, its labels in their order and how they are read, so
+            change the revision whenever the function would answer differently.
         answers: what the function returns.
         label_map, scheme, temperature: as for [`TagTeacher`]. With `"probabilities"` and `"paths"` the temperature
             divides the log-probabilities.
@@ -68,6 +70,9 @@ class CallableTeacher(TagTeacher):
     def revision(self) -> str:
         return self._revision
 
+    def identity(self) -> dict[str, Any]:
+        return {**super().identity(), "answers": self.answers}
+
     def _asked(self, sentences: Sequence[Sequence[str]]) -> list[Any]:
         answers = list(self.function([list(words) for words in sentences]))
         if len(answers) != len(sentences):
@@ -88,7 +93,8 @@ class CallableTeacher(TagTeacher):
         count = len(self.own_labels)
         lengths = torch.tensor([len(words) for words in sentences])
         emissions = torch.zeros(len(sentences), int(lengths.max()), count, dtype=torch.float64)
-        shared: tuple[Tensor, ...] | None = None
+        shared: tuple[Tensor, Tensor, Tensor] | None = None
+        none = torch.zeros(count, dtype=torch.float64)
         for row, (words, answer) in enumerate(zip(sentences, self._asked(sentences))):
             if self.answers == "probabilities":
                 values = self._rows(words, answer)
@@ -102,12 +108,15 @@ class CallableTeacher(TagTeacher):
             parts = tuple(torch.as_tensor(np.asarray(part), dtype=torch.float64) for part in rest)
             if [tuple(part.shape) for part in parts] not in ([(count, count)], [(count, count), (count,), (count,)]):
                 raise self._wrong(words, "wanted (emissions, transitions) or (emissions, transitions, start, end)")
-            if shared is not None and not all(map(torch.equal, shared, parts)):
-                raise self._wrong(words, "transition, start and end scores differ from the sentence before")
-            shared = parts
-        shared = shared or (torch.zeros(count, count, dtype=torch.float64),)
-        start, end = shared[1:] or (torch.zeros(count, dtype=torch.float64),) * 2
-        return TeacherScores(Scores(emissions, shared[0], start, end), lengths, {})
+            transitions, start, end = parts if len(parts) == 3 else (*parts, none, none)
+            if shared is not None and not all(map(torch.equal, shared, (transitions, start, end))):
+                raise self._wrong(
+                    words,
+                    "its transition, start or end scores differ from those of the sentences before; they must be the "
+                    "same for all (add what differs to the first and the last word's emissions)",
+                )
+            shared = (transitions, start, end)
+        return TeacherScores(Scores(emissions, *(shared or (none.expand(count, -1), none, none))), lengths, {})
 
     @torch.inference_mode()
     def distribution(
@@ -117,23 +126,15 @@ class CallableTeacher(TagTeacher):
             return super().distribution(sentences, label_names)
         reading = self.read_as(label_names)
         index = {label: i for i, label in enumerate(self.own_labels)}
-        answers = self._asked(sentences)
+        answers = [self._listed(words, answer) for words, answer in zip(sentences, self._asked(sentences))]
         lengths = torch.tensor([len(words) for words in sentences])
         most = max(1, *(len(answer) for answer in answers))
         tags = torch.full((len(sentences), most, int(lengths.max())), -100)
         weights = torch.full((len(sentences), most), -torch.inf, dtype=torch.float64)
         for row, (words, answer) in enumerate(zip(sentences, answers)):
-            if not answer:
-                raise self._wrong(words, "the list of tag sequences is empty")
-            for k, (path, probability) in enumerate(answer):
-                if len(path) != len(words) or not set(path) <= set(index):
-                    raise self._wrong(words, f"{list(path)} is not one of the labels for each of {len(words)} words")
-                if not 0 < probability < float("inf"):
-                    raise self._wrong(words, f"the probability of a sequence must be above 0, not {probability}")
+            for k, (path, probability) in enumerate(answer.items()):
                 tags[row, k, : len(words)] = torch.tensor([index[tag] for tag in path])
                 weights[row, k] = float(np.log(probability))
-        if self.temperature != 1.0:
-            weights = weights / self.temperature
         # Each sequence of tags is one sequence of states: the only one that the reading's chain leaves possible.
         exists = tags[..., 0] >= 0
         states = torch.tensor(reading.tag_of_state)
@@ -149,4 +150,18 @@ class CallableTeacher(TagTeacher):
         )
         best = chain.argmax()[0].view_as(tags)
         read = torch.where(tags < 0, -100, torch.tensor(reading.read_as)[best.clamp(min=0)])
-        return KnownPaths(read, weights, lengths, reading.num_tags)
+        paths = KnownPaths(read, weights, lengths, reading.num_tags)
+        return paths if self.temperature == 1.0 else paths.with_temperature(self.temperature)
+
+    def _listed(self, words: Sequence[str], answer: Any) -> dict[tuple[str, ...], float]:
+        """Tag sequence -> probability, those of one that is listed twice added."""
+        listed: dict[tuple[str, ...], float] = {}
+        for path, probability in answer:
+            if isinstance(path, str) or len(path) != len(words) or not set(path) <= set(self.own_labels):
+                raise self._wrong(words, f"{list(path)} is not one of the labels for each of {len(words)} words")
+            if not 0 < probability < float("inf"):
+                raise self._wrong(words, f"the probability of a sequence must be above 0, not {probability}")
+            listed[tuple(path)] = listed.get(tuple(path), 0.0) + probability
+        if not listed:
+            raise self._wrong(words, "the list of tag sequences is empty")
+        return listed

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..data.vocabulary_words import piece_texts
 from ..modeling.subwords import tokenize_words
 from .mixtures import Teachers, teachers_by_language
+from .soundness import evaluating
 from .teachers import Teacher
 
 _ROWS = 8192  # pieces that are worked on at a time
@@ -115,6 +116,8 @@ def piece_vectors(teacher: Teacher, tokenizer: Any, pieces: Tensor, batch_size: 
         The last layer's vectors at each piece's first subword, (pieces, the teacher's width); float32, on the CPU.
         Pieces without text, a lone mark of a space say, have the others' mean.
     """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, not {batch_size}")
     if _has_pieces(teacher.tokenizer, tokenizer, pieces):
         if int(pieces.max()) >= len(teacher.model.get_input_embeddings().weight):
             raise ValueError(f"teacher {teacher.name} has fewer embeddings than its tokenizer has pieces")
@@ -133,7 +136,8 @@ def piece_vectors(teacher: Teacher, tokenizer: Any, pieces: Tensor, batch_size: 
         padding = teacher.tokenizer.pad_token_id or 0
         ids = torch.tensor([row + [padding] * (width - len(row)) for row in batch], device=model.device)
         mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in batch], device=model.device)
-        output = model.base_model(ids, attention_mask=mask).last_hidden_state[:, place]
+        with evaluating(model):
+            output = model.base_model(ids, attention_mask=mask).last_hidden_state[:, place]
         found.append(output.float().cpu())
     vectors = torch.cat(found)
     vectors[~readable] = vectors[readable].mean(dim=0)

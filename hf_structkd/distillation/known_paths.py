@@ -13,17 +13,19 @@ from .tag_distribution import top_of_pool
 class KnownPaths:
     """The distribution over some known tag sequences, renormalised over them: a [`TagDistribution`].
 
-    Equal sequences (two that a label map made equal, say) are one, their probabilities added.
+    Sequences that are read alike (because a label map merges their tags) are one, their probabilities added. A
+    temperature divides what the teacher said of each of them, before they are added.
 
     Args:
         tags: (batch, candidates, words), -100 beyond the words and the sequences there are.
-        log_weights: (batch, candidates), nats, of any common scale.
+        log_weights: (batch, candidates), nats, of any common scale; of the teacher's own sequences.
         lengths: (batch,), words.
         num_tags: the student's labels.
     """
 
     def __init__(self, tags: Tensor, log_weights: Tensor, lengths: Tensor, num_tags: int) -> None:
         self.lengths, self.num_tags = lengths, num_tags
+        self._tags, self._log_weights = tags, log_weights
         exists = (tags[..., 0] >= 0) & (log_weights > -torch.inf)
         weights = log_weights.double().masked_fill(~exists, -torch.inf).softmax(dim=1)
         same = (tags[:, :, None] == tags[:, None]).all(dim=-1)
@@ -63,8 +65,8 @@ class KnownPaths:
         return -torch.where(probabilities > 0, probabilities * self.paths.log_prob, 0.0).sum(dim=1)
 
     def select(self, rows: Tensor) -> "KnownPaths":
-        rows = rows.to(self.paths.tags.device)
-        return KnownPaths(self.paths.tags[rows], self.paths.log_prob[rows], self.lengths[rows], self.num_tags)
+        rows = rows.to(self._tags.device)
+        return KnownPaths(self._tags[rows], self._log_weights[rows], self.lengths[rows], self.num_tags)
 
     def with_temperature(self, temperature: float) -> "KnownPaths":
-        return KnownPaths(self.paths.tags, self.paths.log_prob / temperature, self.lengths, self.num_tags)
+        return KnownPaths(self._tags, self._log_weights / temperature, self.lengths, self.num_tags)

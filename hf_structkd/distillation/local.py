@@ -15,7 +15,7 @@ def words_of(student: LinearChainCRF) -> Tensor:
 
 
 def local_cross_entropy(teacher: Tensor, student_log_probs: Tensor, temperature: float) -> Tensor:
-    """T^2 * sum over words and tags of -q_t^(1/T)/Z_t * log(q_s^(1/T)/Z_s): (batch,).
+    """Sum over words and tags of -q_t^(1/T)/Z_t * log(q_s^(1/T)/Z_s): (batch,).
 
     A tag whose probability is exactly 0 for the teacher, or was rounded to it in float16, stays at 0 whatever T is.
 
@@ -32,7 +32,7 @@ def local_cross_entropy(teacher: Tensor, student_log_probs: Tensor, temperature:
     # where: 0 * -inf is NaN, and a tag that the student's constraints forbid has log-probability -inf.
     possible = teacher > 0
     terms = teacher * torch.where(possible, student_log_probs, torch.zeros((), dtype=student_log_probs.dtype))
-    return -(temperature**2) * terms.sum(dim=(1, 2))
+    return -terms.sum(dim=(1, 2))
 
 
 def pair_distance(
@@ -54,20 +54,24 @@ def pair_distance(
     words = words_of(student).squeeze(-1)
     d_t, pairs = _difference(own[1].expand_as(transitions), transitions)
     d_start, starts = _difference(own[2].expand_as(start), start)
-    d_end, _ = _difference(own[3].expand_as(end), end)
-    d_e, _ = _difference(own[0], emissions)
-    d_e = d_e * words.unsqueeze(-1)
+    d_end, ends = _difference(own[3].expand_as(end), end)
+    d_e, tags = _difference(own[0], emissions)
+    tags = tags * words.unsqueeze(-1)  # 1 on the tags that both have at a word
     last = (student.lengths.to(words.device) - 1)[:, None, None].expand(-1, 1, d_e.shape[-1])
     d_e = d_e.scatter_add(1, last, d_end.unsqueeze(1))
+    tags = tags.scatter(1, last, tags.gather(1, last) * ends.unsqueeze(1))
+    d_e = d_e * tags
 
     # Every word after the first: the mean and the mean square over the pairs (a, b) that exist.
-    count = pairs.sum(dim=(1, 2)).clamp(min=1)[:, None]
     into = pairs.sum(dim=1)  # from how many tags each tag can be reached
-    mean = (torch.einsum("bic,bc->bi", d_e, into) + d_t.sum(dim=(1, 2))[:, None]) / count
-    square = torch.einsum("bic,bc->bi", d_e**2, into) + 2 * torch.einsum("bic,bc->bi", d_e, d_t.sum(dim=1))
-    square = (square + (d_t**2).sum(dim=(1, 2))[:, None]) / count
+    sums, squares = d_t.sum(dim=1), (d_t**2).sum(dim=1)
+    total = lambda by_word, by_tag: torch.einsum("bic,bc->bi", by_word, by_tag)  # noqa: E731
+    count = total(tags, into).clamp(min=1)
+    mean = (total(d_e, into) + total(tags, sums)) / count
+    square = (total(d_e**2, into) + 2 * total(d_e, sums) + total(tags, squares)) / count
     later = ((square - mean**2) * words)[:, 1:].sum(dim=1)
 
+    starts = starts * tags[:, 0]
     first = (d_e[:, 0] + d_start) * starts
     number = starts.sum(dim=1).clamp(min=1)
     first_variance = (first**2).sum(dim=1) / number - (first.sum(dim=1) / number) ** 2

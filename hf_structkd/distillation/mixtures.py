@@ -1,11 +1,13 @@
 """Several weighted teachers for one language: their mixture is one distribution."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from os import PathLike
 from typing import Any, Union
 
 import torch
 from torch import Tensor
+from transformers import Pipeline, PreTrainedModel
 
 from ..data.columns import TRANSITIONS
 from ..modeling.log_space import Scores, logsumexp
@@ -14,8 +16,11 @@ from .best_of import best_of
 from .hidden_chains import Hidden, hidden_chains
 from .tag_distribution import BestPaths, TagDistribution, log_prob_of, select
 from .tag_teacher import TagTeacher
+from .teachers import Teacher
 
-OneOrSeveral = Union[TagTeacher, "Panel", Sequence["TagTeacher | tuple[TagTeacher, float]"]]
+# A checkpoint's name or folder, or a token-classification pipeline, may stand where a teacher does.
+One = Union[TagTeacher, str, "PathLike[str]", Pipeline]
+OneOrSeveral = Union[One, "Panel", Sequence["One | tuple[One, float]"]]
 Teachers = Mapping[str, OneOrSeveral] | OneOrSeveral
 
 
@@ -93,18 +98,20 @@ class Panel:
     """The teachers of one language, asked as one.
 
     Args:
-        teachers: one teacher, or a list of teachers (of equal weight) or of (teacher, weight); or a panel.
+        teachers: one teacher, or a list of teachers (of equal weight) or of (teacher, weight); or a panel. In place of
+            a teacher a checkpoint's name or folder, which is loaded, or a transformers token-classification pipeline.
 
     Raises:
-        ValueError: for an empty list, or a weight that is not above 0.
+        TypeError: for something that is no teacher; it says how to make one of it.
+        OSError, ValueError: for an empty list, a weight that is not above 0, or a checkpoint that cannot be loaded.
     """
 
     def __init__(self, teachers: OneOrSeveral) -> None:
         if isinstance(teachers, Panel):
             self.members: list[tuple[TagTeacher, float]] = list(teachers.members)
             return
-        listed = [teachers] if isinstance(teachers, TagTeacher) else list(teachers)
-        pairs = [(item, 1.0) if isinstance(item, TagTeacher) else (item[0], float(item[1])) for item in listed]
+        listed = list(teachers) if isinstance(teachers, list | tuple) else [teachers]
+        pairs = [_weighed(item) for item in listed]
         if not pairs:
             raise ValueError("a list of teachers is empty")
         for teacher, weight in pairs:
@@ -118,10 +125,8 @@ class Panel:
         return " + ".join(teacher.name for teacher, _ in self.members)
 
     def record(self) -> Any:
-        """What identifies it in the record of an annotation: a revision, or revisions with their weights."""
-        if len(self.members) == 1:
-            return self.members[0][0].revision
-        return [[teacher.revision, weight] for teacher, weight in self.members]
+        """All that makes its answers, as JSON values: each member's identity and weight."""
+        return [{**teacher.identity(), "weight": weight} for teacher, weight in self.members]
 
     def settings(self) -> list[dict[str, Any]]:
         """Each member's, as in [`TagTeacher.settings`]."""
@@ -173,3 +178,42 @@ def teachers_by_language(teachers: Teachers) -> dict[str | None, list[tuple[TagT
     if isinstance(teachers, Mapping):
         return {language: Panel(own).members for language, own in teachers.items()}
     return {None: Panel(teachers).members}
+
+
+def panels_of(teachers: Teachers) -> "Mapping[str, Panel] | Panel":
+    """Teachers as panels, by language where they are given so: what has to be loaded is loaded, once."""
+    if isinstance(teachers, Mapping):
+        return {language: Panel(own) for language, own in teachers.items()}
+    return Panel(teachers)
+
+
+def _weighed(item: Any) -> tuple[TagTeacher, float]:
+    """A member of a list of teachers and its weight."""
+    if not isinstance(item, tuple | list):
+        return _teacher(item), 1.0
+    if len(item) == 2 and isinstance(item[1], int | float):
+        return _teacher(item[0]), float(item[1])
+    if item and isinstance(item[0], PreTrainedModel):
+        return _teacher(item[0]), 1.0
+    raise TypeError(f"in a list of teachers stand teachers or (teacher, weight), not {item!r}")
+
+
+def _teacher(item: Any) -> TagTeacher:
+    """What was given where a teacher is meant, as one. Raises TypeError, saying how to make one of it."""
+    if isinstance(item, TagTeacher):
+        return item
+    if isinstance(item, str | PathLike):
+        return Teacher.from_pretrained(str(item))
+    if isinstance(item, Pipeline):
+        return Teacher(item.model, item.tokenizer)
+    kind = f"{type(item).__module__}.{type(item).__name__}"
+    if isinstance(item, PreTrainedModel):
+        how = "it needs its own tokenizer: give Teacher(model, tokenizer), or the checkpoint's name"
+    elif kind.startswith(("spacy.", "flair.", "stanza.")) or isinstance(item, Callable):  # type: ignore[arg-type]
+        how = (
+            "give CallableTeacher(function, labels, name=..., revision=...) with a function that asks it about lists "
+            "of words (docs/teachers.md, 'Anything else: a function')"
+        )
+    else:
+        how = "give a Teacher, a CallableTeacher, or a checkpoint's name or folder"
+    raise TypeError(f"{kind} is no teacher: {how}")

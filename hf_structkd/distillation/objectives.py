@@ -8,20 +8,32 @@ word. Fuzzy distillation is the likelihood of a set of paths, sub-structure dist
 A teacher that cannot tell some tags of the student apart (`teacher_groups`) is compared with the student's
 probability of its *groups* of tags: exact, by sums over the student's marginals or over the student's paths.
 
-Temperature T > 1 softens. With `temperature_mode="local"` it acts on what the loss compares (each word's
-distribution, or the list of k best), which only some objectives have; with `"global"` every score of both CRFs is
-divided by T, the teacher's when it is annotated. Either way the loss is multiplied by T^2, which keeps the gradients'
-scale (Hinton et al. 2015). What `citations.py` lists are the sources.
+Temperature T > 1 softens, and each objective may have its own. With `temperature_mode="local"` it acts on what the
+loss compares (each word's distribution, or the list of k best), which only some objectives have; with `"global"` every
+score of both CRFs is divided by T, the teacher's when it is annotated. The loss is multiplied by what keeps the scale
+of its gradient. Where two softened distributions are compared that is T^2 (Hinton et al. 2015): the scores are divided
+by T, and so is the difference of the distributions. Where paths are (`top_k`, `top_wk`, `fuzzy`) it is T: the student
+softens and the paths stay paths, so their difference does not shrink. What `citations.py` lists are the sources.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from ..data.columns import EDGE_COUNTS, EMISSIONS, MARGINALS, START_END, TOPK_LOG_PROBS, TOPK_TAGS, TRANSITIONS
+from ..data.columns import (
+    EDGE_COUNTS,
+    EMISSIONS,
+    MARGINALS,
+    START_END,
+    TEMPERED_COLUMNS,
+    TOPK_LOG_PROBS,
+    TOPK_TAGS,
+    TRANSITIONS,
+)
 from ..modeling.linear_chain import LinearChainCRF
 from .citations import BIBTEX, MGKD, SKD, SLKD, SUBKD
 from .groups import group_log_probs, group_sets, path_group_log_probs
@@ -29,7 +41,9 @@ from .local import local_cross_entropy, pair_distance, words_of
 from .targets import Targets
 
 TemperatureMode = Literal["local", "global"]
-TEMPERATURE_MODES = ("local", "global")
+TEMPERATURE_MODES: tuple[TemperatureMode, ...] = ("local", "global")
+Combination = Literal["sum", "average"]
+COMBINATIONS: tuple[Combination, ...] = ("sum", "average")
 
 
 @dataclass(frozen=True)
@@ -37,17 +51,18 @@ class Objective:
     """One distillation loss.
 
     Args:
-        temperature: T, above 0; the loss is multiplied by its square.
+        temperature: T, above 0.
         temperature_mode: `"local"` or `"global"`, see the module. A global temperature needs teachers that were
             annotated at it.
 
     Attributes:
         needs: the target columns it reads.
         source: where it comes from, a key of `citations.BIBTEX` (arXiv identifier or anthology key).
-        local_temperature: whether it has a local temperature; where not, only the global one changes it.
+        temperature_modes: the modes of temperature that change it.
+        temperature_power: the power of T that the loss is multiplied by, see the module.
 
     Raises:
-        ValueError: for a temperature that is not above 0, an unknown mode, or a local temperature where there is none.
+        ValueError: for a temperature that is not above 0, an unknown mode, or a temperature of a mode that it has not.
     """
 
     temperature: float = 1.0
@@ -56,21 +71,44 @@ class Objective:
     name: ClassVar[str]
     needs: ClassVar[tuple[str, ...]]
     source: ClassVar[str]
-    local_temperature: ClassVar[bool] = True
+    temperature_modes: ClassVar[tuple[TemperatureMode, ...]] = TEMPERATURE_MODES
+    temperature_power: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise ValueError(f"the temperature must be above 0, not {self.temperature}")
+        if not 0 < self.temperature < float("inf"):
+            raise ValueError(f"the temperature must be finite and above 0, not {self.temperature}")
         if self.temperature_mode not in TEMPERATURE_MODES:
             raise ValueError(f"temperature_mode must be one of {TEMPERATURE_MODES}, not {self.temperature_mode!r}")
-        if self.temperature != 1.0 and self.temperature_mode == "local" and not self.local_temperature:
-            raise ValueError(f"the {self.name} objective has no local temperature; use temperature_mode='global'")
+        if self.temperature != 1.0 and self.temperature_mode not in self.temperature_modes:
+            if not self.temperature_modes:
+                raise ValueError(f"the {self.name} objective has no temperature: it is the same at every one")
+            raise ValueError(
+                f"the {self.name} objective has no {self.temperature_mode} temperature; "
+                f"use temperature_mode={self.temperature_modes[0]!r}"
+            )
 
     def __call__(self, student: LinearChainCRF, targets: Targets) -> Tensor:
         """The loss of each sentence in nats, (batch,); 0 where a sentence has no targets."""
-        if self.temperature_mode == "global" and self.temperature != 1.0:
-            return self.temperature**2 * self.loss(student.with_temperature(self.temperature), targets, 1.0)
-        return self.loss(student, targets, self.temperature)
+        return self.scale * self.loss(self.softened(student), targets, self.temperature if self.is_local else 1.0)
+
+    @property
+    def is_local(self) -> bool:
+        return self.temperature_mode == "local"
+
+    @property
+    def scale(self) -> float:
+        """What the loss is multiplied by, so that its gradient keeps its scale at every temperature."""
+        return self.temperature**self.temperature_power
+
+    def softened(self, student: LinearChainCRF) -> LinearChainCRF:
+        """The student with all scores divided by a global temperature."""
+        return student if self.is_local or self.temperature == 1.0 else student.with_temperature(self.temperature)
+
+    @property
+    def teacher_temperatures(self) -> dict[str, float]:
+        """For each column that it reads the (global) temperature of the teacher that it wants; 1 where it is local."""
+        wanted = 1.0 if self.is_local else self.temperature
+        return {column: wanted for column in self.needs if column in TEMPERED_COLUMNS}
 
     def loss(self, student: LinearChainCRF, targets: Targets, temperature: float) -> Tensor:
         """The equation; `temperature` is the local one, 1 where there is none."""
@@ -92,28 +130,38 @@ class Objective:
 
 
 class TopK(Objective):
-    """-(1/K) sum over the k best tag sequences y of log p_s(y) (SLKD equation 6). Global temperature only."""
+    """-(1/K) sum over the k best tag sequences y of log p_s(y) (SLKD equation 6).
 
-    name, needs, source, local_temperature = "top_k", (TOPK_TAGS, TOPK_LOG_PROBS), SLKD, False
+    Global temperature only, and only the student's: the k best of a chain are the same at every temperature.
+    """
+
+    name, needs, source = "top_k", (TOPK_TAGS, TOPK_LOG_PROBS), SLKD
+    temperature_modes, temperature_power = ("global",), 1
 
     def loss(self, student: LinearChainCRF, targets: Targets, temperature: float) -> Tensor:
         return _path_cross_entropy(student, targets, targets.path_weights(weighted=False))
+
+    @property
+    def teacher_temperatures(self) -> dict[str, float]:
+        return {}
 
 
 class TopWK(Objective):
     """-sum over the k best y of w_y log p_s(y), w the teacher's probabilities renormalised over the k (SLKD eq. 8).
 
-    Both temperatures are the same here: the teacher's log-probabilities of the paths and all scores of the student
-    are divided by T.
+    Both temperatures are the same here, where the teacher's tags are the student's and it is one teacher: its
+    log-probabilities of the paths and all scores of the student are divided by T. Of merged tags and of mixed
+    teachers the local one divides the logs of the merged or mixed probabilities, the global one what was merged.
     """
 
     name, needs, source = "top_wk", (TOPK_TAGS, TOPK_LOG_PROBS), SLKD
+    temperature_power = 1
 
     def loss(self, student: LinearChainCRF, targets: Targets, temperature: float) -> Tensor:
         if temperature != 1.0:
             student = student.with_temperature(temperature)
         weights = targets.path_weights(weighted=True, temperature=temperature)
-        return temperature**2 * _path_cross_entropy(student, targets, weights)
+        return _path_cross_entropy(student, targets, weights)
 
 
 class Posterior(Objective):
@@ -148,13 +196,15 @@ class Token(Objective):
 class Emission(Objective):
     """-sum over words and tags of softmax(e_t) log softmax(e_s): emissions alone, transitions ignored (SLKD 3.1).
 
-    Both temperatures are the same here.
+    Both temperatures are the same here, where the teacher's tags are the student's. Where tags are merged, form groups
+    or come from several teachers they are not: the local one acts on the sums, the global one on what is summed.
     """
 
     name, needs, source = "emission", (EMISSIONS,), SLKD
 
     def loss(self, student: LinearChainCRF, targets: Targets, temperature: float) -> Tensor:
-        teacher = targets[EMISSIONS].softmax(dim=-1) * words_of(student) * targets.answered()[:, None, None]
+        teacher = targets[EMISSIONS].softmax(dim=-1) * words_of(student)
+        teacher = teacher * targets.answered(EMISSIONS)[:, None, None]
         log_p = group_log_probs(_local_log_probs(student), targets.teacher_groups)
         return local_cross_entropy(teacher, log_p, temperature)
 
@@ -163,11 +213,13 @@ class Structural(Objective):
     """-sum over all tag sequences y of p_t(y) log p_s(y), exact (SKD): log Z_s less <teacher expectations, scores>.
 
     With one transition matrix the teacher's marginals and one matrix of expected transitions a sentence are enough.
-    Global temperature only: expectations at another temperature cannot be had from those at 1. A teacher that cannot
-    tell tags apart has no such expectations over the student's tags; annotation refuses it.
+    Global temperature only: expectations at another temperature cannot be had from those at 1, and marginals that
+    are softened one by one are those of no chain (docs/objectives.md). A teacher that cannot tell tags apart has no
+    such expectations over the student's tags; annotation refuses it.
     """
 
-    name, needs, source, local_temperature = "structural", (MARGINALS, EDGE_COUNTS), SKD, False
+    name, needs, source = "structural", (MARGINALS, EDGE_COUNTS), SKD
+    temperature_modes = ("global",)
 
     def loss(self, student: LinearChainCRF, targets: Targets, temperature: float) -> Tensor:
         return student.cross_entropy(targets.statistics())
@@ -185,16 +237,16 @@ class SubStructure(Objective):
     - pairs that the teacher or the student excludes (score -inf) are left out of the mean.
 
     It needs no forward-backward. The squared distance is unchanged by a global temperature (T^2 * (psi / T)^2), so
-    it has none that matters and no local one.
+    it has none.
     """
 
-    name, source, local_temperature = "substructure", SUBKD, False
+    name, source, temperature_modes = "substructure", SUBKD, ()
     needs = (EMISSIONS, TRANSITIONS, START_END)
 
     def loss(self, student: LinearChainCRF, targets: Targets, temperature: float) -> Tensor:
         start, end = targets[START_END].unbind(dim=1)
         distance = pair_distance(student, targets[EMISSIONS], targets[TRANSITIONS], start, end)
-        return torch.where(targets.answered() > 0, distance, torch.zeros_like(distance))
+        return torch.where(targets.answered(EMISSIONS) > 0, distance, torch.zeros_like(distance))
 
 
 class Fuzzy(Objective):
@@ -205,13 +257,18 @@ class Fuzzy(Objective):
     combine it with another objective. Global temperature only, and only the student's (the sets have none).
     """
 
-    name, needs, source, local_temperature = "fuzzy", (TOPK_TAGS, TOPK_LOG_PROBS), MGKD, False
+    name, needs, source = "fuzzy", (TOPK_TAGS, TOPK_LOG_PROBS), MGKD
+    temperature_modes, temperature_power = ("global",), 1
 
     def loss(self, student: LinearChainCRF, targets: Targets, temperature: float) -> Tensor:
         allowed = group_sets(targets[TOPK_TAGS], student.scores.emissions.shape[-1], targets.teacher_groups)
         answered = targets.answered(TOPK_LOG_PROBS) > 0
         loss = -student.log_prob_of_set(allowed | ~answered[:, None, None])
         return torch.where(answered, loss, torch.zeros_like(loss))
+
+    @property
+    def teacher_temperatures(self) -> dict[str, float]:
+        return {}
 
 
 def _local_log_probs(student: LinearChainCRF) -> Tensor:
@@ -234,45 +291,95 @@ NO_DISTILLATION = "none"
 Chosen = Mapping[str, tuple[Objective, float]]
 
 
+_PART_FIELDS = ("weight", "temperature", "temperature_mode")
+
+
 def parse_objective(
-    spec: str | Mapping[str, float], temperature: float = 1.0, temperature_mode: TemperatureMode = "local"
+    spec: str | Mapping[str, Any],
+    temperature: float = 1.0,
+    temperature_mode: TemperatureMode = "local",
+    combination: Combination = "sum",
 ) -> dict[str, tuple[Objective, float]]:
     """Read a choice of objectives.
 
     Args:
-        spec: a name, names joined by `+` (weight 1 each, the official code's sum), a mapping name -> weight, or
-            `"none"` for training on gold alone.
-        temperature: T; with mode local, of every objective that has a local one.
-        temperature_mode: `"local"` or `"global"`.
+        spec: a name, names joined by `+` (weight 1 each), a mapping name -> weight, or name -> mapping with any of
+            `weight`, `temperature` and `temperature_mode`; or `"none"` for training on gold alone.
+        temperature: T of the objectives that have one of this mode and name none of their own.
+        temperature_mode: `"local"` or `"global"`, of the objectives that name none of their own.
+        combination: `"sum"` adds the parts up by their weights, as the official code does; `"average"` divides the
+            weights by their sum, as the paper does.
 
     Returns:
-        name -> (objective, weight), empty for `"none"`.
+        name -> (objective, weight in the loss), empty for `"none"`.
 
     Raises:
-        ValueError: for an unknown name, a name given twice, or a weight that is not above 0.
+        ValueError: for an unknown name, a name given twice, a weight that is not above 0, a temperature that no
+            objective can use, or one column of teachers' answers that is wanted at two temperatures.
     """
     Posterior(temperature, temperature_mode)  # a wrong temperature is an error whatever is chosen
+    if combination not in COMBINATIONS:
+        raise ValueError(f"the combination of objectives must be one of {COMBINATIONS}, not {combination!r}")
+    parts = _parts(spec)
+    total = sum(part["weight"] for part in parts.values())
+    chosen = {}
+    takes_default = False
+    for name, part in parts.items():
+        objective, mode = OBJECTIVES[name], part.get("temperature_mode", temperature_mode)
+        default = temperature if mode in objective.temperature_modes else 1.0
+        takes_default |= "temperature" not in part and mode in objective.temperature_modes
+        weight = part["weight"] / total if combination == "average" else part["weight"]
+        chosen[name] = (objective(part.get("temperature", default), mode), weight)
+    if temperature != 1.0 and not takes_default:
+        raise ValueError(
+            f"temperature {temperature:g} has no effect: of {', '.join(parts) or NO_DISTILLATION} none has a "
+            f"{temperature_mode} temperature without naming one of its own"
+        )
+    annotation_temperatures(chosen)
+    return chosen
+
+
+def _parts(spec: str | Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """name -> what is said of it, the weight always; empty for `"none"`."""
     if isinstance(spec, str):
         names = [name.strip() for name in spec.split("+")]
         if names == [NO_DISTILLATION]:
             return {}
-        weights = dict.fromkeys(names, 1.0)
-        if len(weights) < len(names):
+        if len(set(names)) < len(names):
             raise ValueError(f"objective {spec!r} names a part twice; give weights as a mapping instead")
-    else:
-        weights = {name: float(weight) for name, weight in spec.items()}
-        if not weights:
-            raise ValueError(f"a mapping of objectives is empty; there are {NO_DISTILLATION}, {', '.join(OBJECTIVES)}")
-    chosen = {}
-    for name, weight in weights.items():
+        spec = dict.fromkeys(names, 1.0)
+    elif not spec:
+        raise ValueError(f"a mapping of objectives is empty; there are {NO_DISTILLATION}, {', '.join(OBJECTIVES)}")
+    parts = {}
+    for name, given in spec.items():
         if name not in OBJECTIVES:
             raise ValueError(f"unknown objective {name!r}; there are {NO_DISTILLATION}, {', '.join(OBJECTIVES)}")
-        if not (weight > 0 and weight < float("inf")):
-            raise ValueError(f"the weight of objective {name!r} must be above 0 and finite, not {weight}")
-        objective = OBJECTIVES[name]
-        own = temperature if temperature_mode == "global" or objective.local_temperature else 1.0
-        chosen[name] = (objective(own, temperature_mode), weight)
-    return chosen
+        part = dict(given) if isinstance(given, Mapping) else {"weight": given}
+        if unknown := [key for key in part if key not in _PART_FIELDS]:
+            raise ValueError(f"objective {name!r} has no {unknown}; there are {', '.join(_PART_FIELDS)}")
+        for key in ("weight", "temperature"):
+            if key in part and (isinstance(part[key], bool) or not isinstance(part[key], Real)):
+                raise ValueError(f"the {key} of objective {name!r} must be a number, not {part[key]!r}")
+        part["weight"] = float(part.get("weight", 1.0))
+        if not 0 < part["weight"] < float("inf"):
+            raise ValueError(f"the weight of objective {name!r} must be above 0 and finite, not {given!r}")
+        parts[name] = part
+    return parts
+
+
+def describe_objectives(objectives: Chosen, combination: Combination = "sum") -> str:
+    """A choice of objectives in words, with what each weighs in the loss, for logs and cards."""
+    if not objectives:
+        return "none: gold tags alone"
+    described = []
+    for name, (objective, weight) in objectives.items():
+        softened = ""
+        if objective.temperature != 1.0:
+            softened = f", {objective.temperature_mode} temperature {objective.temperature:g}"
+        described.append(f"{name} (weight {weight:.4g}{softened})")
+    if len(described) == 1:
+        return described[0]
+    return " + ".join(described) + (", averaged" if combination == "average" else ", added up")
 
 
 def needed_columns(objectives: Chosen) -> tuple[str, ...]:
@@ -280,22 +387,36 @@ def needed_columns(objectives: Chosen) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for objective, _ in objectives.values() for name in objective.needs))
 
 
-def annotation_temperature(objectives: Chosen) -> float:
-    """The temperature that the teachers must be annotated at: T where its mode is global, else 1."""
-    return next((o.temperature for o, _ in objectives.values() if o.temperature_mode == "global"), 1.0)
+def annotation_temperatures(objectives: Chosen) -> dict[str, float]:
+    """The temperature that the teachers must be asked at for each column; those at 1 are left out.
+
+    Raises:
+        ValueError: if two objectives read the same column at different temperatures.
+    """
+    wanted: dict[str, tuple[str, float]] = {}
+    for name, (objective, _) in objectives.items():
+        for column, temperature in objective.teacher_temperatures.items():
+            other, found = wanted.setdefault(column, (name, temperature))
+            if found != temperature:
+                raise ValueError(
+                    f"objectives {other} and {name} both read {column}, at global temperatures {found:g} and "
+                    f"{temperature:g}: give them the same one, or the first or the second a local one"
+                )
+    return {column: temperature for column, (_, temperature) in wanted.items() if temperature != 1.0}
 
 
 def weighted_losses(objectives: Chosen, student: LinearChainCRF, targets: Targets) -> dict[str, Tensor]:
     """Each objective's loss times its weight, (batch,) in nats.
 
-    Under a global temperature the objectives share one softened student, as without one they share the student: one
+    Objectives of one global temperature share a softened student, as those without one share the student: one
     forward-backward serves them all.
     """
-    temperature = annotation_temperature(objectives)
-    if temperature == 1.0:
-        return {name: weight * objective(student, targets) for name, (objective, weight) in objectives.items()}
-    softened = student.with_temperature(temperature)
-    return {
-        name: weight * temperature**2 * objective.loss(softened, targets, 1.0)
-        for name, (objective, weight) in objectives.items()
-    }
+    students = {1.0: student}
+    losses = {}
+    for name, (objective, weight) in objectives.items():
+        temperature = 1.0 if objective.is_local else objective.temperature
+        if temperature not in students:
+            students[temperature] = objective.softened(student)
+        local = objective.temperature if objective.is_local else 1.0
+        losses[name] = weight * objective.scale * objective.loss(students[temperature], targets, local)
+    return losses

@@ -7,7 +7,8 @@ one step. Shards do not depend on how many processes ask, nor does the file made
 work folder.
 
 Every file has a checksum, in a file that has one of itself: a shard that is not what was written is asked again, and
-of finished answers the file that is damaged is named.
+of finished answers the file that is damaged is named. A shard's note says which shard it is of, of which question and
+which rows, and answers are counted against the sentences' words before they are put together and when they are read.
 """
 
 import hashlib
@@ -23,7 +24,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from datasets import Dataset
+from datasets.table import InMemoryTable
 
+from .arrow import check_word_counts
 from .checksums import file_sha256, read_sealed, sealed
 from .locks import LOCK_FILE, only_us
 from .summary import Sums, are_sums
@@ -42,8 +45,22 @@ def differences(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
     """What differs between two questions, in words; empty where nothing does."""
     asked = json.loads(json.dumps(asked))  # as it would come back from a file: tuples are lists
     return "; ".join(
-        f"{key}: stored {stored.get(key)!r}, asked {asked[key]!r}" for key in asked if stored.get(key) != asked[key]
+        f"{name}: stored {old}, asked {new}"
+        for key in asked
+        for name, old, new in _differing(stored.get(key), asked[key], key)
     )
+
+
+def _differing(stored: Any, asked: Any, name: str) -> Iterator[tuple[str, str, str]]:
+    """What differs between two JSON values, each with its name: (name, stored, asked)."""
+    if isinstance(stored, dict) and isinstance(asked, dict):
+        for key in dict.fromkeys((*stored, *asked)):
+            yield from _differing(stored.get(key), asked.get(key), f"{name}.{key}")
+    elif isinstance(stored, list) and isinstance(asked, list) and len(stored) == len(asked):
+        for place, (old, new) in enumerate(zip(stored, asked)):
+            yield from _differing(old, new, f"{name}[{place}]")
+    elif stored != asked:
+        yield name, repr(stored), repr(asked)
 
 
 def finished(folder: Path) -> bool:
@@ -55,8 +72,20 @@ def finished(folder: Path) -> bool:
     return False
 
 
-def load_finished(folder: Path, record: Mapping[str, Any]) -> Dataset:
-    """The answers of a finished folder. Raises AnnotationError if they answer another question or are damaged."""
+def load_finished(folder: Path, record: Mapping[str, Any], words: np.ndarray) -> Dataset:
+    """The answers of a finished folder, mapped into memory.
+
+    They are a dataset without a file of its own: `datasets` writes what `map` makes of one beside its file, and takes
+    it from there the next time without a look at it.
+
+    Args:
+        folder: see `finished`.
+        record: the question.
+        words: (sentences,), how many each sentence has.
+
+    Raises:
+        AnnotationError: if they answer another question, or are damaged.
+    """
     stored = _read_record(folder / RECORD_FILE, f"remove {folder} and ask again")
     if differ := differences(stored, record):
         raise AnnotationError(f"{folder} holds answers to another question ({differ}); use another folder")
@@ -68,7 +97,14 @@ def load_finished(folder: Path, record: Mapping[str, Any]) -> Dataset:
                 f"{file} is damaged: {kept['bytes']:,} bytes were written and their checksum kept; now there "
                 f"is {found}. Remove {folder} and ask again"
             )
-    return Dataset.from_file(str(folder / ANSWERS_FILE))
+    try:
+        table = _read(folder / ANSWERS_FILE)
+        check_word_counts(table, words)
+    except (ValueError, pa.ArrowException) as error:
+        raise AnnotationError(
+            f"{folder / ANSWERS_FILE} is damaged ({error}): remove {folder} and ask again"
+        ) from error
+    return Dataset(InMemoryTable(table), fingerprint=_files(stored, folder)[ANSWERS_FILE]["sha256"][:16])
 
 
 def _files(stored: Mapping[str, Any], folder: Path) -> dict[str, dict[str, Any]]:
@@ -102,8 +138,10 @@ class PartialAnswers:
     """
 
     def __init__(self, folder: Path, question: Mapping[str, Any]) -> None:
-        self.folder, self.question = folder, dict(question)
-        self.work = folder.with_name(f"{folder.name}.partial")
+        # A link is followed: a folder takes the place of a folder, not of a link, and only within one file system.
+        self.folder, self.question = Path(os.path.realpath(folder)), dict(question)
+        self.work = self.folder.with_name(f"{self.folder.name}.partial")
+        self._question_key = hashlib.sha256(json.dumps(self.question, sort_keys=True).encode()).hexdigest()
 
     def only_us(self) -> AbstractContextManager[None]:
         """Hold the work folder for this job. Raises AnnotationError if another one holds it, or it is none of ours."""
@@ -116,7 +154,11 @@ class PartialAnswers:
         return QUESTION_FILE in names or all(name == LOCK_FILE or name.endswith(".tmp") for name in names)
 
     def open(self) -> None:
-        """Make or take up the work folder, which is held. Raises AnnotationError if it belongs to another question."""
+        """Make or take up the work folder, which is held.
+
+        Raises:
+            AnnotationError: if it belongs to another question, or what will be made in it could not take its place.
+        """
         file = self.work / QUESTION_FILE
         stored = _read_record(file, f"remove {self.work} and ask again") if file.exists() else self.question
         if differ := differences(stored, self.question):
@@ -125,14 +167,40 @@ class PartialAnswers:
                 "folder"
             )
         for stale in self.work.glob("*.tmp"):  # of processes that were killed
-            stale.unlink()
+            stale.rmdir() if stale.is_dir() else stale.unlink()
         _write(file, _json(sealed(self.question)))
+        self._try_the_last_step()
+
+    def _try_the_last_step(self) -> None:
+        """Put an empty folder where the answers will go, if there is one: a mount point would refuse at the end."""
+        if not self.folder.exists():
+            return
+        probe = self.work / "probe.tmp"
+        probe.mkdir(exist_ok=True)
+        try:
+            os.replace(probe, self.folder)
+        except OSError as error:
+            probe.rmdir()
+            raise AnnotationError(
+                f"{self.folder} cannot be replaced by the finished answers ({error.strerror or error}), as where a "
+                f"volume is mounted on it: give a folder inside it, {self.folder / 'annotations'}, or another one"
+            ) from error
 
     def _paths(self, number: int) -> tuple[Path, Path]:
         return self.work / f"shard-{number:05d}.arrow", self.work / f"shard-{number:05d}.json"
 
-    def note(self, number: int) -> dict[str, Any] | None:
-        """What is kept about a finished shard; `None` where it is not finished, or does not match its checksum."""
+    def _binding(self, number: int, rows: np.ndarray) -> dict[str, Any]:
+        """What a note says of the shard that it belongs to."""
+        rows_key = hashlib.sha256(np.asarray(rows, dtype=np.int64).tobytes()).hexdigest()
+        return {"shard": number, "question": self._question_key, "rows": rows_key}
+
+    def note(self, number: int, rows: np.ndarray) -> dict[str, Any] | None:
+        """What is kept about a finished shard; `None` where it is not finished, or is not what was written for it.
+
+        Args:
+            number: the shard's.
+            rows: the dataset's rows that it has.
+        """
         file, note_file = self._paths(number)
         if not note_file.exists() or not file.exists():
             return None
@@ -144,12 +212,15 @@ class PartialAnswers:
         if not are_sums(note.get("sums")):
             logger.warning("%s is damaged (its sums are none): its shard is asked again", note_file)
             return None
+        if any(note.get(key) != value for key, value in self._binding(number, rows).items()):
+            logger.warning("%s belongs to another shard, question or corpus: its shard is asked again", note_file)
+            return None
         if file_sha256(file) != note.get("sha256"):
             logger.warning("%s does not match its checksum: it is asked again", file)
             return None
         return note
 
-    def write(self, number: int, table: pa.Table, sums: Sums) -> None:
+    def write(self, number: int, rows: np.ndarray, table: pa.Table, sums: Sums) -> None:
         """Keep a shard's answers. The note comes last: a shard with a note is whole."""
         file, note_file = self._paths(number)
         note_file.unlink(missing_ok=True)
@@ -158,22 +229,28 @@ class PartialAnswers:
             writer.write_table(table)
         data = sink.getvalue().to_pybytes()
         _write(file, data)
-        note = {"sha256": hashlib.sha256(data).hexdigest(), "sums": sums}
+        note = {"sha256": hashlib.sha256(data).hexdigest(), "sums": sums, **self._binding(number, rows)}
         _write(note_file, json.dumps(sealed(note)).encode())
 
     def finish(
-        self, rows_of_shards: Sequence[np.ndarray], summary: Callable[[list[dict[str, Any]]], dict[str, Any]]
+        self,
+        rows_of_shards: Sequence[np.ndarray],
+        words: np.ndarray,
+        summary: Callable[[list[dict[str, Any]]], dict[str, Any]],
+        more: Mapping[str, Any],
     ) -> None:
         """Put all shards together in the dataset's order, and give the folder its name.
 
         Args:
             rows_of_shards: the dataset's rows that each shard has.
+            words: (sentences,), how many each sentence has.
             summary: the shards' notes -> what is kept as summary.
+            more: what the record says beside the question.
 
         Raises:
-            AnnotationError: if a shard is missing.
+            AnnotationError: if a shard is missing, or its answers do not fit the sentences.
         """
-        notes = [self.note(number) for number in range(len(rows_of_shards))]
+        notes = [self.note(number, rows) for number, rows in enumerate(rows_of_shards)]
         if missing := [number for number, note in enumerate(notes) if note is None]:
             raise AnnotationError(
                 f"shards {missing[:10]} are missing from {self.work}: do all processes see the same folder?"
@@ -183,19 +260,28 @@ class PartialAnswers:
         try:
             with _writing(ready):
                 ready.mkdir()
-                tables = [_read(self._paths(number)[0]) for number in range(len(rows_of_shards))]
+                tables = [self._table(number, words[rows]) for number, rows in enumerate(rows_of_shards)]
                 in_order(tables, rows_of_shards, ready / ANSWERS_FILE)
             _write(ready / SUMMARY_FILE, _json(summary([note for note in notes if note is not None])))
             files = {
                 name: {"sha256": file_sha256(ready / name), "bytes": (ready / name).stat().st_size}
                 for name in (ANSWERS_FILE, SUMMARY_FILE)
             }
-            _write(ready / RECORD_FILE, _json(sealed({**self.question, "files": files})))
+            _write(ready / RECORD_FILE, _json(sealed({**self.question, **more, "files": files})))
         except BaseException:
             shutil.rmtree(ready, ignore_errors=True)  # the shards are all there, and may need the room
             raise
         os.replace(ready, self.folder)  # onto nothing, or onto an empty folder
         self.discard()
+
+    def _table(self, number: int, words: np.ndarray) -> pa.Table:
+        file, _ = self._paths(number)
+        try:
+            table = _read(file)
+            check_word_counts(table, words)
+        except (ValueError, pa.ArrowException) as error:
+            raise AnnotationError(f"{file} is damaged ({error}): remove {self.work} and ask again") from error
+        return table
 
     def discard(self) -> None:
         """Remove the work folder, if there is one of ours."""

@@ -74,7 +74,7 @@ class TagTeacher(ABC):
     @property
     @abstractmethod
     def revision(self) -> str:
-        """What tells this teacher from any other one, and from itself after more training."""
+        """What tells this teacher from itself after more training; `identity` says all that makes its answers."""
 
     @abstractmethod
     def own_scores(self, sentences: Sequence[Sequence[str]]) -> TeacherScores:
@@ -92,6 +92,16 @@ class TagTeacher(ABC):
         if self.scheme is not None and self.scheme != infer_scheme(self.labels):
             settings["scheme"] = self.scheme
         return settings
+
+    def identity(self) -> dict[str, Any]:
+        """All that makes its answers, as JSON values; kept answers are taken only where all of it is the same."""
+        return {
+            "kind": type(self).__name__,
+            "name": self.name,
+            "revision": self.revision,
+            "labels": self.own_labels,
+            **self.settings(),
+        }
 
     def read_as(self, label_names: Sequence[str] | None = None) -> Reading:
         """How its tags are read as a student's, or as `labels` by default. Raises ValueError, naming what differs."""

@@ -33,13 +33,15 @@ class Targets:
         teacher_topk_log_probs: (batch, k), nats, -inf where there is no such path.
         teacher_marginals: (batch, words, tags), probabilities.
         teacher_edge_counts: (batch, tags, tags), expected transitions `[from, to]` over the sentence.
-        teacher_emissions: (batch, words, tags), nats.
+        teacher_emissions: (batch, words, tags), nats; NaN beyond the words, and where a sentence has no answer.
         teacher_transitions: (batch, tags, tags), nats, `[from, to]`; -inf where the teacher excludes one.
         teacher_start_end: (batch, 2, tags), nats, the scores of the first and of the last tag.
         teacher_entropy: (batch,), nats, of the distribution over tag sequences.
         teacher_groups: (batch, tags), for each tag the representative of the group of tags that the teacher cannot
             tell apart (itself, where it is alone); the answers above then name groups by their representatives.
-        teacher_temperature: (batch,), what all scores of the teacher were divided by.
+        teacher_temperature: (batch, columns), what all scores of the teacher were divided by for each of
+            `TEMPERED_COLUMNS`.
+        teacher_labels: (batch,), the `labels_key` of the labels that tags are numbered by; 0 without an answer.
     """
 
     teacher_topk_tags: Tensor | None = None
@@ -52,18 +54,27 @@ class Targets:
     teacher_entropy: Tensor | None = None
     teacher_groups: Tensor | None = None
     teacher_temperature: Tensor | None = None
+    teacher_labels: Tensor | None = None
 
     @classmethod
-    def pop_from(cls, batch: dict[str, Any]) -> "Targets":
-        """Take the teacher columns out of a collated batch."""
+    def pop_from(cls, batch: dict[str, Any], top_k: int | None = None) -> "Targets":
+        """Take the teacher columns out of a collated batch; of the k best the first `top_k`, all where `None`."""
         targets = cls(**{field.name: batch.pop(field.name, None) for field in fields(cls)})
         groups = targets.teacher_groups
         if groups is not None and bool((groups == torch.arange(groups.shape[1], device=groups.device)).all()):
             targets.teacher_groups = None  # every tag alone in the whole batch: the plain formulas are cheaper
+        if top_k is not None and targets.teacher_topk_tags is not None:
+            targets.teacher_topk_tags = targets.teacher_topk_tags[:, :top_k]
+        if top_k is not None and targets.teacher_topk_log_probs is not None:
+            targets.teacher_topk_log_probs = targets.teacher_topk_log_probs[:, :top_k]
         return targets
 
     def __getitem__(self, column: str) -> Tensor:
-        """What was asked under this name. Raises ValueError where it was not."""
+        """What was asked under this name, 0 in place of NaN. Raises ValueError where it was not."""
+        value = self._asked(column)
+        return value.nan_to_num(0.0, torch.inf, -torch.inf) if column == EMISSIONS else value
+
+    def _asked(self, column: str) -> Tensor:
         value = getattr(self, column)
         if value is None:
             raise ValueError(
@@ -101,7 +112,7 @@ class Targets:
             return (self.teacher_marginals[:, 0].sum(dim=-1) > 0).float()
         if column in (None, TOPK_LOG_PROBS) and self.teacher_topk_log_probs is not None:
             return (self.teacher_topk_log_probs[:, 0] > float("-inf")).float()
-        return (self[column or EMISSIONS].abs().sum(dim=(1, 2)) > 0).float()
+        return (~self._asked(column or EMISSIONS)[:, 0].isnan().all(dim=-1)).float()
 
 
 def how_to_make(columns: Sequence[str]) -> str:

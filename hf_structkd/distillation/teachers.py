@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -17,7 +16,14 @@ from ..modeling.log_space import Scores
 from ..modeling.subwords import tokenize_words
 from ..modeling.windows import encode_in_windows, encoder_window
 from .label_maps import LabelMap
+from .soundness import evaluating, refuse_unsound
 from .tag_teacher import TagTeacher, TeacherScores
+
+# What a configuration says beside what makes the answers.
+_UNIMPORTANT = (
+    *("_name_or_path", "_commit_hash", "transformers_version", "architectures", "auto_map", "dtype", "torch_dtype"),
+    *("id2label", "label2id", "languages"),
+)
 
 
 class Teacher(TagTeacher):
@@ -33,6 +39,7 @@ class Teacher(TagTeacher):
         revision: what tells this teacher from an earlier one; a hash of weights, labels and tokenizer where `None`.
 
     Raises:
+        TypeError: if the model is none, or the tokenizer is not a fast one.
         ValueError: if the label map names a label or type that the teacher lacks.
     """
 
@@ -47,6 +54,11 @@ class Teacher(TagTeacher):
         name: str | None = None,
         revision: str | None = None,
     ) -> None:
+        if not isinstance(model, PreTrainedModel) or not getattr(tokenizer, "is_fast", False):
+            raise TypeError(
+                f"a Teacher is made of a transformers model and its fast tokenizer, not of {type(model).__name__} and "
+                f"{type(tokenizer).__name__}; Teacher.from_pretrained loads both from a folder or the Hub"
+            )
         super().__init__(
             labels_of(model.config),
             name=name or getattr(model, "name_or_path", "") or type(model).__name__,
@@ -81,36 +93,50 @@ class Teacher(TagTeacher):
 
         Raises:
             OSError: if there is no such checkpoint.
-            ValueError: if weights are missing: a plain encoder, or a damaged tagger, would teach noise.
+            ValueError: if it is damaged, or no trained tagger: weights are missing or left over or no numbers, its
+                scores exclude all tag sequences, the tokenizer has more pieces than the model embeddings, or a file
+                cannot be read. It would teach noise.
         """
         kwargs.setdefault("dtype", torch.float32)
         common = {"revision": revision or "main", "trust_remote_code": trust_remote_code}
-        fields, _ = PreTrainedConfig.get_config_dict(model_id_or_path, revision=revision or "main")
-        refuse_oversized(fields, model_id_or_path)
-        model, found = AutoModelForTokenClassification.from_pretrained(
-            model_id_or_path, output_loading_info=True, **common, **kwargs
-        )
-        if missing := sorted(set(found["missing_keys"]) - {"word_starts.pieces"}):  # told which words there are
-            raise ValueError(
-                f"{model_id_or_path} lacks the weights {', '.join(missing)}: no trained tagger, or not all of one"
+        try:
+            fields, _ = PreTrainedConfig.get_config_dict(model_id_or_path, revision=revision or "main")
+            refuse_oversized(fields, model_id_or_path)
+            model, found = AutoModelForTokenClassification.from_pretrained(
+                model_id_or_path, output_loading_info=True, **common, **kwargs
             )
-        tokenizer = AutoTokenizer.from_pretrained(model_id_or_path, **common)
+            tokenizer = AutoTokenizer.from_pretrained(model_id_or_path, **common)
+            refuse_unsound(model, tokenizer, found, str(model_id_or_path))
+        except (OSError, ValueError, ImportError):
+            raise  # these say which checkpoint it is and what is wrong
+        except Exception as error:  # of a damaged file: SafetensorError, RuntimeError, KeyError, AttributeError, ...
+            reason = f"{type(error).__name__}: {error}".strip()
+            raise ValueError(f"{model_id_or_path} cannot be loaded; it may be damaged ({reason})") from error
         commit = getattr(model.config, "_commit_hash", None)
         reading: dict[str, Any] = {"label_map": label_map, "scheme": scheme, "temperature": temperature}
-        return cls(model.to(device or "cpu"), tokenizer, name=model_id_or_path, revision=commit, **reading)
+        return cls(model.to(device or "cpu"), tokenizer, name=str(model_id_or_path), revision=commit, **reading)
 
-    @cached_property
+    @property
     def revision(self) -> str:
-        """A Hub commit, or a hash of the weights, the labels and the tokenizer."""
-        if self._revision:
-            return self._revision
-        digest = hashlib.sha256(json.dumps([self._mapped, self.tokenizer.backend_tokenizer.to_str()]).encode())
+        """A Hub commit, or a hash of the weights as they are now, the labels and the tokenizer."""
+        return self._revision or self._hash()[:40]
+
+    def _hash(self) -> str:
+        digest = hashlib.sha256(json.dumps([self._mapped, _tokenization(self.tokenizer)]).encode())
         for name, tensor in sorted(self.model.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(
-                tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if tensor.dim() else b""
-            )
-        return digest.hexdigest()[:40]
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+    def identity(self) -> dict[str, Any]:
+        """As for [`TagTeacher`]. It is the weights that tell, wherever they lie: the name is not part of it."""
+        fields = json.loads(json.dumps(self.model.config.to_diff_dict(), default=str))
+        return {
+            **{key: value for key, value in super().identity().items() if key != "name"},
+            "model": type(self.model).__name__,
+            "config": {key: value for key, value in sorted(fields.items()) if key not in _UNIMPORTANT},
+            "weights": self._hash(),  # a Hub commit does not say what became of them in this process
+        }
 
     def settings(self) -> dict[str, Any]:
         if self.model.dtype == torch.float32:
@@ -119,6 +145,10 @@ class Teacher(TagTeacher):
         return {**super().settings(), "dtype": str(self.model.dtype).removeprefix("torch.")}
 
     def own_scores(self, sentences: Sequence[Sequence[str]]) -> TeacherScores:
+        with evaluating(self.model):
+            return self._own_scores(sentences)
+
+    def _own_scores(self, sentences: Sequence[Sequence[str]]) -> TeacherScores:
         batch = self._pad(tokenize_words(sentences, self.tokenizer))
         words = batch["word_mask"].bool()
         lengths = torch.tensor([len(sentence) for sentence in sentences])
@@ -151,3 +181,9 @@ class Teacher(TagTeacher):
             window=window,
             pad_token_id=self.tokenizer.pad_token_id or 0,
         )
+
+
+def _tokenization(tokenizer: Any) -> dict[str, Any]:
+    """How a fast tokenizer cuts words: what it was loaded with, without what calls leave behind in it."""
+    fields = json.loads(tokenizer.backend_tokenizer.to_str())
+    return {key: value for key, value in fields.items() if key not in ("truncation", "padding")}

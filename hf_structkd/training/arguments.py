@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import TrainingArguments
 
-from ..distillation.objectives import parse_objective
+from ..distillation.objectives import Objective, parse_objective
 from ..distillation.schedules import make_schedule
 
 NORMALIZATIONS = ("word", "sentence")
@@ -27,23 +27,31 @@ class StructKDTrainingArguments(TrainingArguments):
     objective: str | dict[str, Any] = field(
         default="posterior+top_wk",
         metadata={
-            "help": "Distillation objectives: a name, names joined by '+', or a mapping name -> weight. 'none' trains "
-            "on gold tags alone; there are token, emission, top_k, top_wk, posterior, structural, substructure and "
-            "fuzzy."
+            "help": "Distillation objectives: a name, names joined by '+', or a mapping name -> weight or name -> "
+            "{weight, temperature, temperature_mode}. 'none' trains on gold tags alone; there are token, emission, "
+            "top_k, top_wk, posterior, structural, substructure and fuzzy."
+        },
+    )
+    objective_combination: str = field(
+        default="sum",
+        metadata={
+            "help": "sum: objectives are added up by their weights, as in the official code. average: their weights "
+            "are divided by their sum, as in the paper."
         },
     )
     temperature: float = field(
         default=1.0,
         metadata={
-            "help": "Softens teacher and student; the losses are multiplied by its square. temperature_mode says "
-            "where it acts."
+            "help": "Softens teacher and student, in the objectives that have a temperature of this mode and name "
+            "none of their own; the gradients keep their scale. temperature_mode says where it acts."
         },
     )
     temperature_mode: str = field(
         default="local",
         metadata={
             "help": "local: on each word's distribution and on the list of k best (token, emission, posterior, "
-            "top_wk; the others stay at 1). global: on every score of both CRFs; the teachers are annotated at it."
+            "top_wk; the others stay at 1). global: on every score of both CRFs (all but substructure); the teachers "
+            "are annotated at it."
         },
     )
     top_k: int = field(default=5, metadata={"help": "Tag sequences a teacher is asked for a sentence."})
@@ -119,9 +127,18 @@ class StructKDTrainingArguments(TrainingArguments):
         copied.__dict__.update({name: copy.deepcopy(value, memo) for name, value in self.__dict__.items()})
         return copied
 
+    def chosen_objectives(self) -> dict[str, tuple[Objective, float]]:
+        """name -> (objective, weight in the loss); see `parse_objective`."""
+        return parse_objective(
+            self.objective,
+            self.temperature,
+            self.temperature_mode,  # type: ignore[arg-type]
+            self.objective_combination,  # type: ignore[arg-type]
+        )
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        parse_objective(self.objective, self.temperature, self.temperature_mode)  # type: ignore[arg-type]
+        self.chosen_objectives()
         make_schedule(self.lambda_schedule, self.lambda_start, self.lambda_end, self.lambda_rate)
         if self.normalization not in NORMALIZATIONS:
             raise ValueError(f"normalization must be one of {NORMALIZATIONS}, not {self.normalization!r}")

@@ -11,7 +11,6 @@ from ..data.label_examples import label_examples
 from ..data.words import tag_column, tag_names
 from ..distillation.citations import BIBTEX, SLKD
 from ..distillation.mixtures import Teachers, teachers_by_language
-from ..distillation.objectives import parse_objective
 from ..evaluation.report import ComparisonReport
 from ..evaluation.resources import measured_energy, peak_memory
 from ..evaluation.results import RunResults
@@ -29,11 +28,14 @@ _HYPERPARAMETERS = (
 )
 
 
-def objective_name(objective: str | Mapping[str, float]) -> str:
+def objective_name(objective: str | Mapping[str, Any]) -> str:
     """How tables and cards call a choice of objectives: `posterior+top_wk`, `posterior+0.5*top_wk`."""
     if isinstance(objective, str):
         return objective
-    return "+".join(name if weight == 1 else f"{weight:g}*{name}" for name, weight in objective.items())
+    weights = {
+        name: part.get("weight", 1.0) if isinstance(part, Mapping) else part for name, part in objective.items()
+    }
+    return "+".join(name if weight == 1 else f"{weight:g}*{name}" for name, weight in weights.items())
 
 
 def training_results(
@@ -57,7 +59,7 @@ def training_results(
         model: further members of `RunResults.model` (`base_model`, `dataset`, `parameters`); they win.
         more: further members of [`RunResults`], such as `scores`, `comparison`, `seconds`.
     """
-    chosen = parse_objective(args.objective, args.temperature, args.temperature_mode)  # type: ignore[arg-type]
+    chosen = args.chosen_objectives()
     sources = dict.fromkeys([SLKD, *(objective.source for objective, _ in chosen.values())]) if chosen else {}
     described = {
         "name": name,
@@ -198,6 +200,7 @@ def _objective(args: StructKDTrainingArguments, chosen: Mapping[str, Any]) -> di
     rate = "" if args.lambda_rate is None else f", by {args.lambda_rate:g} an epoch"
     return {
         "name": objective_name(args.objective),
+        "combination": args.objective_combination if len(chosen) > 1 else None,
         "parts": [{**objective.config(), "weight": weight} for objective, weight in chosen.values()],
         "lambda_schedule": schedule + rate,
         "top_k": args.top_k,

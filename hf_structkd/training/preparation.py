@@ -3,15 +3,16 @@
 from typing import Any
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedConfig
 
-from ..data.columns import LANGUAGE, TOKENS
+from ..data.columns import LANGUAGE, TARGET_COLUMNS, TOKENS
 from ..data.sampling import MixedSampler
 from ..data.unlabelled import has_gold
 from ..data.words import encode_corpus, tag_column, tag_names
-from ..distillation.annotate import Teachers, annotate, check_temperature
-from ..distillation.objectives import Chosen, annotation_temperature, needed_columns
+from ..distillation.annotate import Teachers, annotate
+from ..distillation.answer_checks import check_answers
+from ..distillation.objectives import Chosen, annotation_temperatures, needed_columns
 from ..distillation.targets import how_to_make
 from ..modeling.configuration import label_names
 from ..modeling.tag_scheme import TagScheme
@@ -29,7 +30,12 @@ def encoded(dataset: Any, tokenizer: Any, labels: list[str]) -> Any:
         return dataset
     if tokenizer is None:
         raise ValueError("the corpora are not tokenised: give StructKDTrainer the tokenizer as processing_class")
-    return encode_corpus(dataset, tokenizer, labels)
+    # `datasets` keeps what `map` makes in files that nothing verifies: teachers' answers do not go through it.
+    answers = [name for name in columns if name in TARGET_COLUMNS]
+    if not answers or not isinstance(dataset, Dataset):
+        return encode_corpus(dataset, tokenizer, labels)
+    words = encode_corpus(dataset.remove_columns(answers), tokenizer, labels)
+    return concatenate_datasets([words, dataset.select_columns(answers)], axis=1)
 
 
 def annotated(
@@ -42,8 +48,8 @@ def annotated(
     """Training data with the answers that the objectives read; teachers are asked where they are missing.
 
     Raises:
-        ValueError: if there are neither answers nor teachers, answers at another temperature, or gold tags that the
-            model's constraints exclude.
+        ValueError: if there are neither answers nor teachers, answers that do not fit (see `check_answers`), or gold
+            tags that the model's constraints exclude.
     """
     _refuse_illegal_gold(dataset, config)
     needed = needed_columns(objectives)
@@ -60,13 +66,13 @@ def annotated(
             label_names=label_names(config),
             targets=needed,
             top_k=args.top_k,
-            temperature=annotation_temperature(objectives),
+            temperature=annotation_temperatures(objectives),
             batch_size=args.annotation_batch_size,
             output_dir=args.annotation_dir,
             progress=not args.disable_tqdm,
         )
     if needed and isinstance(dataset, Dataset):
-        check_temperature(dataset, objectives)
+        check_answers(dataset, objectives, label_names(config), args.top_k)
     return dataset
 
 

@@ -1,5 +1,6 @@
 """A `transformers.Trainer` whose loss mixes gold tags with what teachers know about whole tag sequences."""
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,8 +11,10 @@ from transformers import EvalPrediction, PreTrainedModel
 
 from ..data.collator import DataCollatorForStructKD
 from ..data.columns import IGNORED, TARGET_COLUMNS
-from ..distillation.annotate import Teachers, check_temperature
-from ..distillation.objectives import needed_columns, parse_objective
+from ..distillation.annotate import Teachers
+from ..distillation.answer_checks import check_answers
+from ..distillation.mixtures import panels_of
+from ..distillation.objectives import describe_objectives, needed_columns
 from ..distillation.schedules import LambdaSchedule, Progress, make_schedule
 from ..distillation.targets import Targets
 from ..evaluation.tagging_metrics import TaggingMetrics
@@ -23,6 +26,7 @@ from .losses import loss_items, mixed_losses
 from .preparation import annotated, encoded, mixed_sampler
 from .pushing_trainer import PushingTrainer
 
+logger = logging.getLogger(__name__)
 MACRO = "macro"  # as metric_for_best_model: the headline metric's average over languages
 
 
@@ -81,6 +85,7 @@ class StructKDTrainer(PushingTrainer):
         self._given_schedule = lambda_schedule
         self._read_objective(args)
         self._asked_top_k = args.top_k
+        teachers = None if teachers is None else panels_of(teachers)
         self.teachers = teachers
         if train_dataset is not None:
             train_dataset = annotated(train_dataset, teachers, self.objectives, args, config)
@@ -95,7 +100,8 @@ class StructKDTrainer(PushingTrainer):
         super().__init__(
             model=model,
             args=args,
-            data_collator=data_collator or DataCollatorForStructKD(processing_class, config.num_labels),
+            data_collator=data_collator
+            or DataCollatorForStructKD(processing_class, config.num_labels, label_names=self.label_names_in_order),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
@@ -110,7 +116,8 @@ class StructKDTrainer(PushingTrainer):
         self.loss_log, self.loss_guard = LossLog(), LossGuard()
 
     def _read_objective(self, args: StructKDTrainingArguments) -> None:
-        self.objectives = parse_objective(args.objective, args.temperature, args.temperature_mode)  # type: ignore
+        self.objectives = args.chosen_objectives()
+        logger.info("objective: %s", describe_objectives(self.objectives, args.objective_combination))  # type: ignore
         self.lambda_schedule = self._given_schedule or make_schedule(
             args.lambda_schedule, args.lambda_start, args.lambda_end, args.lambda_rate
         )
@@ -134,7 +141,7 @@ class StructKDTrainer(PushingTrainer):
                 "the search: give StructKDTrainer an objective that names all those the search chooses from, and "
                 "search over a fixed top_k"
             )
-        check_temperature(data, self.objectives)
+        check_answers(data, self.objectives, self.label_names_in_order, self.args.top_k)
 
     # ---- data ----
 
@@ -178,7 +185,7 @@ class StructKDTrainer(PushingTrainer):
     ) -> Any:
         """`loss = lam * kd + (1 - lam) * nll` (SLKD Algorithm 1), summed over sentences, divided by the items."""
         inputs = dict(inputs)
-        targets = Targets.pop_from(inputs)
+        targets = Targets.pop_from(inputs, self.args.top_k)
         labels = inputs.pop("labels", None)
         word_mask = inputs.get("word_mask")
         if word_mask is None:

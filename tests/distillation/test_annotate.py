@@ -9,7 +9,7 @@ from datasets import ClassLabel, Features, List, concatenate_datasets
 
 from hf_structkd import AnnotationError, Teacher, annotate
 from hf_structkd.data.columns import AUTOMATIC_COLUMNS, TARGET_COLUMNS
-from hf_structkd.distillation.annotate import check_temperature
+from hf_structkd.distillation.answer_checks import check_answers
 from hf_structkd.distillation.callable_teacher import CallableTeacher
 from hf_structkd.distillation.objectives import parse_objective
 
@@ -54,7 +54,7 @@ def test_answers_are_kept_and_teachers_not_asked_again(corpus, teachers, labels,
     assert sorted(path.name for path in tmp_path.iterdir()) == ["answers"]
 
 
-@pytest.mark.parametrize("changed", ["top_k", "labels", "teacher", "data", "temperature", "version"])
+@pytest.mark.parametrize("changed", ["top_k", "labels", "teacher", "data", "temperature", "format"])
 def test_a_kept_answer_to_another_question_is_an_error_that_names_it(
     corpus, teachers, labels, make_student, tokenizer, tmp_path, monkeypatch, changed
 ):
@@ -68,8 +68,8 @@ def test_a_kept_answer_to_another_question_is_an_error_that_names_it(
         teachers = {**teachers, "ru": Teacher(make_student(seed=9), tokenizer)}
     elif changed == "data":
         corpus = corpus.select(range(10))
-    elif changed == "version":
-        monkeypatch.setattr("hf_structkd.distillation.annotate.version", lambda package: "0.0.1")
+    elif changed == "format":
+        monkeypatch.setattr("hf_structkd.distillation.annotate.ANSWER_FORMAT", 99)
     else:
         options["temperature"] = 2.0
     with pytest.raises(AnnotationError, match=f"another question .*{changed}"):
@@ -93,7 +93,9 @@ def test_a_folder_with_other_things_is_not_touched(corpus, teachers, labels, tmp
 def test_the_record_names_what_was_asked(corpus, teachers, labels, tmp_path):
     asked(corpus, teachers, labels, output_dir=tmp_path / "answers")
     record = json.loads((tmp_path / "answers" / "annotation.json").read_text())
-    assert record["teachers"] == {language: teacher.revision for language, teacher in teachers.items()}
+    assert record["teachers"] == {
+        language: [{**teacher.identity(), "weight": 1.0}] for language, teacher in teachers.items()
+    }
     assert record["labels"] == labels
     assert record["top_k"] == 4
     assert record["version"]
@@ -182,7 +184,10 @@ def test_several_teachers_a_callable_and_a_student_as_teacher_are_asked_alike(co
     own = teachers["en"].distribution([row["tokens"]], labels).marginals[0]
     np.testing.assert_allclose(row["teacher_marginals"], 0.75 * own + 0.25 / len(labels), atol=1e-3)
     record = json.loads((tmp_path / "a" / "annotation.json").read_text())
-    assert record["teachers"] == {"en": [[teachers["en"].revision, 0.75], ["1", 0.25]], "ru": "1"}
+    found = {
+        language: [(own["revision"], own["weight"]) for own in panel] for language, panel in record["teachers"].items()
+    }
+    assert found == {"en": [(teachers["en"].revision, 0.75), ("1", 0.25)], "ru": [("1", 1.0)]}
     with pytest.raises(AnnotationError, match=r"another question .*teachers"):
         asked(
             corpus, {**panels, "en": teachers["en"]}, labels, output_dir=tmp_path / "a", targets=["teacher_marginals"]
@@ -211,7 +216,7 @@ def test_a_label_map_or_a_calibration_is_part_of_the_question(corpus, labels, tm
     assert annotated["teacher_groups"][0] == [
         i if "PER" in label or label == "O" else labels.index("O") for i, label in enumerate(labels)
     ]
-    with pytest.raises(AnnotationError, match=r"another question .*readings: stored .*label_map.*temperature"):
+    with pytest.raises(AnnotationError, match=r"another question .*\[0\].temperature: stored None, asked 2.0"):
         annotate(corpus, uniform(**hidden, temperature=2.0), **options)
     with pytest.raises(ValueError, match=r"cannot tell .* apart"):
         annotate(corpus, uniform(**hidden), label_names=labels, targets=["teacher_edge_counts"])
@@ -220,13 +225,17 @@ def test_a_label_map_or_a_calibration_is_part_of_the_question(corpus, labels, tm
 def test_answers_at_another_temperature_are_not_taken_for_what_the_objectives_want(corpus, teachers, labels):
     targets = ["teacher_marginals", "teacher_edge_counts"]
     softened = asked(corpus, teachers, labels, targets=targets, temperature=2.0)
-    check_temperature(softened, parse_objective("structural", 2.0, "global"))
-    with pytest.raises(ValueError, match="annotated at temperature 2, but the objectives want 1"):
-        check_temperature(softened, parse_objective("structural"))
+    check_answers(softened, parse_objective("structural", 2.0, "global"), labels, 5)
+    with pytest.raises(
+        ValueError, match="annotated at temperature 2 for teacher_marginals, but the objectives want 1"
+    ):
+        check_answers(softened, parse_objective("structural"), labels, 5)
     plain = asked(corpus, teachers, labels, targets=targets)
     assert "teacher_temperature" not in plain.column_names
-    with pytest.raises(ValueError, match="annotated at temperature 1, but the objectives want 2"):
-        check_temperature(plain, parse_objective("posterior", 2.0, "global"))
+    with pytest.raises(
+        ValueError, match="annotated at temperature 1 for teacher_marginals, but the objectives want 2"
+    ):
+        check_answers(plain, parse_objective("posterior", 2.0, "global"), labels, 5)
     hot = teachers["en"].distribution([corpus[0]["tokens"]], labels).with_temperature(2.0)
     np.testing.assert_allclose(softened[0]["teacher_marginals"], hot.marginals[0], atol=1e-3)
 

@@ -40,7 +40,7 @@ def test_one_list_of_sequences_may_be_shorter_than_another():
         (
             "scores",
             [(np.zeros((2, 2)), np.zeros((2, 2))), (np.zeros((1, 2)), np.ones((2, 2)))],
-            "'No'.*differ from the sentence before",
+            "'No'.*differ from those of the sentences before",
         ),
         ("paths", [[(["O", "O"], 1.0)], []], "'No'.*empty"),
         ("paths", [[(["O"], 1.0)], [(["O"], 1.0)]], "not one of the labels for each of 2 words"),

@@ -5,6 +5,7 @@ import torch
 from transformers import XLMRobertaConfig, XLMRobertaForTokenClassification
 
 from hf_structkd import LinearChainCRF, StructKDTrainer, StructKDTrainingArguments, Teacher
+from hf_structkd.data.columns import TEMPERED_COLUMNS
 from hf_structkd.distillation.callable_teacher import CallableTeacher
 
 
@@ -144,7 +145,11 @@ def test_a_global_temperature_reaches_teachers_and_student(make_student, tokeniz
     trainer = StructKDTrainer(student, args, None, corpus, processing_class=tokenizer, teachers=teacher)
     row = trainer.train_dataset[0]
     hot = teacher.distribution([row["tokens"]], labels).with_temperature(2.0)
-    assert row["teacher_temperature"] == 2.0
+    assert dict(zip(TEMPERED_COLUMNS, row["teacher_temperature"])) == {
+        **dict.fromkeys(TEMPERED_COLUMNS, 1.0),
+        "teacher_marginals": 2.0,
+        "teacher_edge_counts": 2.0,
+    }
     torch.testing.assert_close(torch.tensor(row["teacher_edge_counts"]), hot.edge_counts[0], atol=1e-4, rtol=1e-4)
     batch = trainer.data_collator([row])
     kd = 4 * LinearChainCRF.cross_entropy(
