@@ -31,6 +31,7 @@ from .asking import ALL, Question, Shard
 from .mixtures import Panel, Teachers
 from .shards import AnnotationError, PartialAnswers, finished, in_order, load_finished, load_summary
 from .summary import add_sums, summarise
+from .tag_distribution import check_temperature
 
 __all__ = ["AnnotationError", "Teachers", "annotate", "corpus_fingerprint"]
 
@@ -151,8 +152,7 @@ def _temperatures(temperature: float | Mapping[str, float], wanted: Container[st
     """The temperature of each of `TEMPERED_COLUMNS`. Raises ValueError for one not above 0, or without effect."""
     given = dict.fromkeys(TEMPERED_COLUMNS, temperature) if not isinstance(temperature, Mapping) else dict(temperature)
     for name, value in given.items():
-        if not 0 < value < float("inf"):
-            raise ValueError(f"the temperature must be finite and above 0, not {value}")
+        check_temperature(value)
         if isinstance(temperature, Mapping) and (name not in TEMPERED_COLUMNS or name not in wanted):
             raise ValueError(
                 f"a temperature of {name!r} has no effect; of the targets asked for these have one: "

@@ -180,11 +180,12 @@ def teachers_by_language(teachers: Teachers) -> dict[str | None, list[tuple[TagT
     return {None: Panel(teachers).members}
 
 
-def panels_of(teachers: Teachers) -> "Mapping[str, Panel] | Panel":
-    """Teachers as panels, by language where they are given so: what has to be loaded is loaded, once."""
+def ready_teachers(teachers: Teachers) -> Teachers:
+    """The same teachers, those given by name or folder loaded. Raises as [`Panel`] does."""
+    ready = lambda own: own if isinstance(own, TagTeacher) else Panel(own)  # noqa: E731
     if isinstance(teachers, Mapping):
-        return {language: Panel(own) for language, own in teachers.items()}
-    return Panel(teachers)
+        return {language: ready(own) for language, own in teachers.items()}
+    return ready(teachers)
 
 
 def _weighed(item: Any) -> tuple[TagTeacher, float]:

@@ -38,6 +38,7 @@ from ..modeling.linear_chain import LinearChainCRF
 from .citations import BIBTEX, MGKD, SKD, SLKD, SUBKD
 from .groups import group_log_probs, group_sets, path_group_log_probs
 from .local import local_cross_entropy, pair_distance, words_of
+from .tag_distribution import check_temperature
 from .targets import Targets
 
 TemperatureMode = Literal["local", "global"]
@@ -75,8 +76,7 @@ class Objective:
     temperature_power: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
-        if not 0 < self.temperature < float("inf"):
-            raise ValueError(f"the temperature must be finite and above 0, not {self.temperature}")
+        check_temperature(self.temperature)
         if self.temperature_mode not in TEMPERATURE_MODES:
             raise ValueError(f"temperature_mode must be one of {TEMPERATURE_MODES}, not {self.temperature_mode!r}")
         if self.temperature != 1.0 and self.temperature_mode not in self.temperature_modes:

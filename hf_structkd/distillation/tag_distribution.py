@@ -9,6 +9,14 @@ from ..modeling.linear_chain import LinearChainCRF, TopK
 from ..modeling.log_space import Scores
 
 
+def check_temperature(temperature: float, what: str = "the temperature") -> None:
+    """Raise ValueError if scores cannot be divided by this; `what` it is, for the message."""
+    if not temperature > 0:
+        raise ValueError(f"{what} must be above 0, not {temperature}")
+    if temperature == float("inf"):
+        raise ValueError(f"{what} must be finite")
+
+
 class BestPaths(NamedTuple):
     """The most probable sequences that were found, where finding the k best cannot be promised.
 

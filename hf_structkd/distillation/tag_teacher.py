@@ -14,7 +14,7 @@ from .batches import tag_sentences
 from .calibration import Calibration, fit_temperature
 from .label_maps import LabelMap, Reading, mapped_labels, read_labels
 from .read_chain import read_chain
-from .tag_distribution import TagDistribution
+from .tag_distribution import TagDistribution, check_temperature
 
 
 class TeacherScores(NamedTuple):
@@ -60,8 +60,7 @@ class TagTeacher(ABC):
         scheme: str | None = None,
         temperature: float = 1.0,
     ) -> None:
-        if not temperature > 0:
-            raise ValueError(f"teacher {name}: the temperature must be above 0, not {temperature}")
+        check_temperature(temperature, f"teacher {name}: the temperature")
         self.name = name
         self.own_labels = list(labels)
         self.label_map = dict(label_map or {})

@@ -107,9 +107,9 @@ class Teacher(TagTeacher):
             )
             tokenizer = AutoTokenizer.from_pretrained(model_id_or_path, **common)
             refuse_unsound(model, tokenizer, found, str(model_id_or_path))
-        except (OSError, ValueError, ImportError):
-            raise  # these say which checkpoint it is and what is wrong
         except Exception as error:  # of a damaged file: SafetensorError, RuntimeError, KeyError, AttributeError, ...
+            if isinstance(error, OSError | ImportError) or str(model_id_or_path) in str(error):
+                raise
             reason = f"{type(error).__name__}: {error}".strip()
             raise ValueError(f"{model_id_or_path} cannot be loaded; it may be damaged ({reason})") from error
         commit = getattr(model.config, "_commit_hash", None)

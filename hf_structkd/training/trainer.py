@@ -13,7 +13,7 @@ from ..data.collator import DataCollatorForStructKD
 from ..data.columns import IGNORED, TARGET_COLUMNS
 from ..distillation.annotate import Teachers
 from ..distillation.answer_checks import check_answers
-from ..distillation.mixtures import panels_of
+from ..distillation.mixtures import ready_teachers
 from ..distillation.objectives import describe_objectives, needed_columns
 from ..distillation.schedules import LambdaSchedule, Progress, make_schedule
 from ..distillation.targets import Targets
@@ -85,7 +85,7 @@ class StructKDTrainer(PushingTrainer):
         self._given_schedule = lambda_schedule
         self._read_objective(args)
         self._asked_top_k = args.top_k
-        teachers = None if teachers is None else panels_of(teachers)
+        teachers = None if teachers is None else ready_teachers(teachers)
         self.teachers = teachers
         if train_dataset is not None:
             train_dataset = annotated(train_dataset, teachers, self.objectives, args, config)
