@@ -142,7 +142,7 @@ def _train_into(
     set_seed(args.seed)
     started = time.perf_counter()
     trainer = train(args)
-    seconds = time.perf_counter() - started
+    seconds = time.perf_counter() - started + getattr(trainer, "earlier_seconds", 0.0)  # before it was resumed
     finished = folder.with_name(folder.name + ".finished")
     trainer.args.push_to_hub = False
     trainer.save_model(str(finished))

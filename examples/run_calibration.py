@@ -6,7 +6,6 @@ python examples/run_calibration.py --checkpoint runs/demo/student --corpus demo 
 """
 
 import json
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from recipe_data import load_data
 
 from hf_structkd import CRFTokenClassificationPipeline, Teacher
 from hf_structkd.data.readers import CorpusError
+from hf_structkd.distillation.processes import ProcessesError, refuse_several_processes, run_main
 from hf_structkd.evaluation.calibration import DEFAULT_BINS, plot_reliability, reliability
 from hf_structkd.modeling.entities import analyses
 from hf_structkd.training.recipe import RecipeError, parse_recipe
@@ -61,6 +61,7 @@ class ScoringPipeline(CRFTokenClassificationPipeline):
 
 
 def main() -> None:
+    refuse_several_processes("examples/run_calibration.py")
     data_args, args = parse_recipe((DataArguments, CalibrationArguments), description=__doc__, exit_on_error=True)
     corpora = load_data(data_args, splits=[args.split])
     try:
@@ -110,7 +111,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (CorpusError, RecipeError) as error:
-        sys.exit(f"error: {error}")
+    run_main(main, (CorpusError, RecipeError, ProcessesError))

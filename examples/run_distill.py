@@ -8,7 +8,6 @@ student with its card, a table and results.json in output_dir. Started again, it
 """
 
 import json
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -39,6 +38,7 @@ from hf_structkd.data.readers import CorpusError
 from hf_structkd.data.unlabelled import mix_unlabelled
 from hf_structkd.distillation.annotate import AnnotationError
 from hf_structkd.distillation.objectives import annotation_temperatures, needed_columns
+from hf_structkd.distillation.processes import run_main
 from hf_structkd.evaluation.results import RunResults, write_atomically, write_results
 from hf_structkd.hub.describe import describe_student
 from hf_structkd.hub.push import PushError
@@ -249,15 +249,5 @@ def main() -> None:
 
 if __name__ == "__main__":
     quiet_libraries()
-    try:
-        main()
-    except (
-        RecipeError,
-        CorpusError,
-        AnnotationError,
-        CheckpointError,
-        NonFiniteLossError,
-        PushError,
-        OSError,
-    ) as error:
-        sys.exit(f"error: {error}")
+    errors = (RecipeError, CorpusError, AnnotationError, CheckpointError, NonFiniteLossError, PushError, OSError)
+    run_main(main, errors)

@@ -3,7 +3,6 @@
 python examples/run_evaluate.py --checkpoint runs/demo/student --corpus demo --splits test
 """
 
-import sys
 import time
 from pathlib import Path
 
@@ -14,11 +13,13 @@ from scoring import compare
 
 from hf_structkd import Teacher
 from hf_structkd.data.readers import CorpusError
+from hf_structkd.distillation.processes import ProcessesError, refuse_several_processes, run_main
 from hf_structkd.evaluation.results import RunResults, write_results
 from hf_structkd.training.recipe import RecipeError, dump_settings, parse_recipe
 
 
 def main() -> None:
+    refuse_several_processes("examples/run_evaluate.py")
     data_args, evaluation_args = parse_recipe(
         (DataArguments, EvaluationArguments), description=__doc__, exit_on_error=True
     )
@@ -55,7 +56,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     quiet_libraries()
-    try:
-        main()
-    except (RecipeError, CorpusError) as error:
-        sys.exit(f"error: {error}")
+    run_main(main, (RecipeError, CorpusError, ProcessesError))

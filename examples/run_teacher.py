@@ -3,7 +3,6 @@
 accelerate launch examples/run_teacher.py RECIPE.yaml --languages en --output_dir runs/teacher-en
 """
 
-import sys
 from pathlib import Path
 
 from datasets import concatenate_datasets
@@ -16,6 +15,7 @@ from scoring import compare
 
 from hf_structkd import StructKDTrainingArguments, Teacher
 from hf_structkd.data.readers import CorpusError
+from hf_structkd.distillation.processes import run_main
 from hf_structkd.evaluation.results import RunResults, write_results
 from hf_structkd.training.checkpoints import CheckpointError
 from hf_structkd.training.loss_guard import NonFiniteLossError
@@ -58,7 +58,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     quiet_libraries()
-    try:
-        main()
-    except (RecipeError, CorpusError, CheckpointError, NonFiniteLossError, OSError) as error:
-        sys.exit(f"error: {error}")
+    run_main(main, (RecipeError, CorpusError, CheckpointError, NonFiniteLossError, OSError))

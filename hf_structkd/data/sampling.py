@@ -14,8 +14,9 @@ def language_counts(sizes: Sequence[int], total: int, temperature: float) -> lis
     Temperature 1 is proportional sampling; larger values lift small languages (as XLM-R's alpha = 1 / temperature);
     infinity draws all languages alike.
     """
-    sizes_ = torch.tensor(sizes, dtype=torch.float64)
-    weights = sizes_ ** (0.0 if temperature == float("inf") else 1.0 / temperature)
+    logs = torch.tensor(sizes, dtype=torch.float64).log()
+    # Against the largest: its weight is 1, and the others' at most underflow to 0, however low the temperature is.
+    weights = ((logs - logs.max()) / temperature).exp()
     shares = weights / weights.sum() * total
     counts = shares.floor().long()
     remainder = total - int(counts.sum())

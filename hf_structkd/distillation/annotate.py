@@ -11,7 +11,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import PartialState
 from datasets import Dataset, Features, concatenate_datasets
 from tqdm.auto import tqdm
@@ -29,6 +28,7 @@ from ..data.columns import (
 )
 from .asking import ALL, Question, Shard
 from .mixtures import Panel, Teachers
+from .processes import check_processes, prepare_processes
 from .shards import AnnotationError, PartialAnswers, finished, in_order, load_finished, load_summary
 from .summary import add_sums, summarise
 from .tag_distribution import check_temperature
@@ -187,17 +187,10 @@ def _in_memory(question: Question, shard_size: int, progress: bool) -> Dataset:
 
 
 def _processes() -> PartialState:
-    """The processes of this run. Raises AnnotationError if a launcher started some that do not know of each other."""
-    started = int(os.environ.get("WORLD_SIZE", "1"))
-    asked_for = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
-    # Without cpu=True accelerate takes each of several processes on a CPU for the only one.
-    state = PartialState(cpu=started > 1 and (asked_for or not torch.accelerator.is_available()))
-    if started > 1 and state.num_processes == 1:
-        raise AnnotationError(
-            f"{started} processes were started, but each believes that it is alone and would ask everything: on a CPU "
-            "set ACCELERATE_USE_CPU=true before launching"
-        )
-    return state
+    """The processes of this run. Raises ProcessesError if a launcher started some that do not know of each other."""
+    prepare_processes()
+    check_processes()
+    return PartialState()
 
 
 def _on_disk(question: Question, record: dict[str, Any], folder: Path, shard_size: int, progress: bool) -> Dataset:

@@ -7,9 +7,11 @@ from typing import Any
 from transformers import TrainingArguments
 
 from ..distillation.objectives import Objective, parse_objective
+from ..distillation.processes import check_processes, prepare_processes
 from ..distillation.schedules import make_schedule
 
 NORMALIZATIONS = ("word", "sentence")
+DRAWN_ORDERS = ("random", "group_by_length")  # of train_sampling_strategy: those in which sentences are drawn
 
 
 @dataclass
@@ -21,7 +23,8 @@ class StructKDTrainingArguments(TrainingArguments):
     weight 1: there is nothing to interpolate with. All losses are sums over words, divided by one number.
 
     Raises:
-        ValueError: for a value outside its range, or an unknown objective or schedule.
+        ValueError: for a value outside its range, an unknown objective or schedule, or launched processes that cannot
+            work together.
     """
 
     objective: str | dict[str, Any] = field(
@@ -137,13 +140,21 @@ class StructKDTrainingArguments(TrainingArguments):
         )
 
     def __post_init__(self) -> None:
+        prepare_processes()
         super().__post_init__()
+        check_processes(self.use_cpu)
         self.chosen_objectives()
         make_schedule(self.lambda_schedule, self.lambda_start, self.lambda_end, self.lambda_rate)
         if self.normalization not in NORMALIZATIONS:
             raise ValueError(f"normalization must be one of {NORMALIZATIONS}, not {self.normalization!r}")
         if self.unlabelled_rate is not None and not 0 <= self.unlabelled_rate < 1:
             raise ValueError(f"unlabelled_rate must be in [0, 1), not {self.unlabelled_rate}")
+        for name in ("language_sampling_temperature", "unlabelled_rate"):
+            if getattr(self, name) is not None and self.train_sampling_strategy not in DRAWN_ORDERS:
+                raise ValueError(
+                    f"{name} has no effect with train_sampling_strategy={self.train_sampling_strategy!r}: leave it "
+                    f"out, or choose one of {DRAWN_ORDERS}"
+                )
         if self.top_k < 1:
             raise ValueError(f"top_k must be at least 1, not {self.top_k}")
         if self.annotation_batch_size < 1:

@@ -3,34 +3,44 @@
 `Trainer` writes a checkpoint file by file into its place. A run killed meanwhile leaves a folder that looks like the
 newest checkpoint and cannot be loaded, or loads as something else. Here a file beside the checkpoint says that it is
 being written, the last file in it is the list of all others with their checksums, and older checkpoints are removed
-only after that: whenever the run dies, there is one to go on from, if there ever was.
+only after that: whenever the run dies, there is one to go on from, if there ever was. What going on would silently do
+otherwise than the run before (with a new optimizer, at another place in the epoch) is refused.
 """
 
 import contextlib
 import json
 import logging
+import math
 import os
 import re
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
+from accelerate.data_loader import BatchSamplerShard
 from torch import nn
-from transformers import Trainer
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
 
 from ..distillation.checksums import file_sha256
 from ..evaluation.results import write_atomically
 
 logger = logging.getLogger(__name__)
 CHECKSUMS_FILE = "checksums.json"
+TRAINING_FILE = "training.json"  # what a training that goes on from a checkpoint has to know of it
 _UNFINISHED = "_unfinished-"  # what begins with _ is not pushed to the Hub
+_HOW_TO_GO_ON = (
+    "Start it with the batch size, gradient_accumulation_steps, number of processes and training data that it had, or "
+    "set ignore_data_skip=True to go on with a new epoch"
+)
 _NUMBERED = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)")
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint is damaged, or could not be written."""
+    """A checkpoint is damaged, could not be written, or is not one to go on from."""
 
 
 def seal_checkpoint(folder: Path) -> None:
@@ -68,6 +78,16 @@ def is_unfinished(folder: Path) -> bool:
     return not is_sealed(folder) and _note_beside(folder).exists()
 
 
+def holds_training_state(folder: Path) -> bool:
+    """Whether a checkpoint has what goes on besides the model: the optimizer and its schedule, in any of their forms.
+
+    With `save_only_model` it has not; `Trainer` would start both anew without a word.
+    """
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    deepspeed = "latest" in names
+    return deepspeed or ("scheduler.pt" in names and any("optimizer" in name for name in names))
+
+
 def numbered_checkpoints(folder: Path) -> list[Path]:
     """A training's checkpoints, newest first."""
     found = [path for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if _NUMBERED.fullmatch(path.name)]
@@ -75,7 +95,7 @@ def numbered_checkpoints(folder: Path) -> list[Path]:
 
 
 def last_whole_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that is finished and undamaged; why newer ones are not is logged.
+    """The newest checkpoint that can be gone on from, finished and undamaged; why newer ones cannot is logged.
 
     A stock `Trainer`'s, which has no checksums, is taken if its last file is there.
     """
@@ -83,20 +103,33 @@ def last_whole_checkpoint(folder: Path) -> Path | None:
         if is_unfinished(checkpoint) or not (is_sealed(checkpoint) or (checkpoint / TRAINER_STATE_NAME).exists()):
             logger.warning("%s was never finished: it is left out", checkpoint)
             continue
-        if not is_sealed(checkpoint):
-            _warn_of_stock(checkpoint)
-            return checkpoint
         try:
-            check_checkpoint(checkpoint)
+            if is_sealed(checkpoint):
+                check_checkpoint(checkpoint)
         except CheckpointError as error:
             logger.warning("%s; an older checkpoint is looked for", error)
             continue
+        if not holds_training_state(checkpoint):
+            logger.warning("%s: it is left out", _model_alone(checkpoint))
+            continue
+        if not is_sealed(checkpoint):
+            _warn_of_stock(checkpoint)
         return checkpoint
     return None
 
 
 class CheckpointedTrainer(Trainer):
-    """[`transformers.Trainer`] whose checkpoints are sealed, and checked before they are used."""
+    """[`transformers.Trainer`] whose checkpoints are sealed, and checked before they are used.
+
+    `earlier_seconds` is how long the training had gone on until the checkpoint that `train` went on from.
+    """
+
+    earlier_seconds: float = 0.0
+    _started: float = 0.0
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.add_callback(_RefuseAnotherPlace())
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """As in `Trainer`. With `resume_from_checkpoint=True` it goes on from the newest checkpoint that is whole.
@@ -104,7 +137,9 @@ class CheckpointedTrainer(Trainer):
         Where a run died before its first checkpoint was finished, it starts from the beginning, and says so.
 
         Raises:
-            CheckpointError: if the checkpoint named is damaged.
+            CheckpointError: if the checkpoint named is damaged or holds the model alone, or if this training would go
+                on at another place in the data than the one before it: its batches, its processes or its data are
+                others.
         """
         if resume_from_checkpoint is True:
             resume_from_checkpoint = self._whole_checkpoint()
@@ -114,6 +149,21 @@ class CheckpointedTrainer(Trainer):
                 check_checkpoint(named)
             else:
                 _warn_of_stock(named)
+            if named.is_dir() and not holds_training_state(named):
+                raise CheckpointError(
+                    f"{_model_alone(named)}. Start a new training from it (from_pretrained), or name a checkpoint "
+                    "saved without save_only_model"
+                )
+        checkpoint = resume_from_checkpoint if isinstance(resume_from_checkpoint, str | os.PathLike) else None
+        kept = _known_of(Path(checkpoint)) if checkpoint is not None else {}
+        before, now = kept.get("sentences_an_update"), self._sentences_an_update()
+        if before not in (None, now) and not (self.args.ignore_data_skip or self.args.auto_find_batch_size):
+            raise CheckpointError(
+                f"{checkpoint} is of a training with {before} sentences an update, and this one has {now}: sentences "
+                f"would be left out or repeated. {_HOW_TO_GO_ON}"
+            )
+        self.earlier_seconds = float(kept.get("seconds", 0.0))
+        self._started = time.perf_counter()
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def _whole_checkpoint(self) -> str | bool:
@@ -128,9 +178,22 @@ class CheckpointedTrainer(Trainer):
             for note in output.glob(f"{_UNFINISHED}*"):
                 note.unlink(missing_ok=True)
         if whole is None and found:
-            logger.warning("no checkpoint in %s is whole: training starts from the beginning", output)
+            logger.warning("there is no checkpoint in %s to go on from: training starts from the beginning", output)
             return False
         return str(whole) if whole is not None else True  # Trainer says that there is none
+
+    def get_train_dataloader(self) -> DataLoader:
+        """As in `Trainer`, of several processes too with a sampler that is told the epoch of a resumed training.
+
+        `accelerate` looks for it as `batch_sampler.sampler`, two levels deep. Where batches are shared by processes
+        and the first ones skipped, it is three levels deep, and epoch 0's order would come again.
+        """
+        loader = super().get_train_dataloader()
+        shard = loader.batch_sampler
+        if isinstance(shard, BatchSamplerShard):
+            batches: Any = shard.batch_sampler
+            shard.sampler = batches if hasattr(batches, "set_epoch") else batches.sampler
+        return loader
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
@@ -144,6 +207,9 @@ class CheckpointedTrainer(Trainer):
             super()._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()  # every process has written its own random state
             if self.args.should_save:
+                seconds = self.earlier_seconds + time.perf_counter() - self._started
+                known = {"seconds": seconds, "sentences_an_update": self._sentences_an_update()}
+                write_atomically(folder / TRAINING_FILE, json.dumps(known))
                 seal_checkpoint(folder)
                 _note_beside(folder).unlink(missing_ok=True)
         except Exception as error:
@@ -158,6 +224,9 @@ class CheckpointedTrainer(Trainer):
             self.args.save_total_limit = limit
         if self.args.should_save and limit:
             self._remove_old_checkpoints(folder, limit)
+
+    def _sentences_an_update(self) -> int:
+        return self._train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
 
     def _remove_old_checkpoints(self, newest: Path, limit: int) -> None:
         best = self.state.best_model_checkpoint
@@ -181,6 +250,33 @@ class CheckpointedTrainer(Trainer):
         if best and is_sealed(Path(best)):
             check_checkpoint(Path(best))
         super()._load_best_model()
+
+
+class _RefuseAnotherPlace(TrainerCallback):
+    """`Trainer` finds its place in the data by counting updates, whatever an update was before."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **_: Any) -> None:
+        if not state.global_step or args.ignore_data_skip or not has_length(train_dataloader):
+            return
+        batches = len(train_dataloader)
+        epochs, updates = divmod(state.global_step, math.ceil(batches / args.gradient_accumulation_steps))
+        place = epochs + updates * args.gradient_accumulation_steps / batches
+        if abs(place - state.epoch) > 0.5 / batches:
+            raise CheckpointError(
+                f"the checkpoint of update {state.global_step} is at epoch {state.epoch:.4g}, and this training would "
+                f"go on at epoch {place:.4g}, with sentences left out or repeated. {_HOW_TO_GO_ON}"
+            )
+
+
+def _known_of(checkpoint: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads((checkpoint / TRAINING_FILE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}  # a stock `Trainer`'s
+
+
+def _model_alone(checkpoint: Path) -> str:
+    return f"{checkpoint} holds the model alone (save_only_model), no optimizer and no schedule to go on with"
 
 
 def _note_beside(checkpoint: Path) -> Path:

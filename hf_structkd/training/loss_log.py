@@ -1,4 +1,4 @@
-"""The parts of the loss, summed between two log lines."""
+"""The loss in numbers: its parts between two log lines, and the mean over an evaluation."""
 
 from collections.abc import Callable, Mapping
 
@@ -51,3 +51,25 @@ class LossLog:
             logs["kd_lambda"] = sum(self._lambdas) / len(self._lambdas)
         self._sums, self._lambdas, self._steps = {}, [], set()
         return logs
+
+
+class EvaluationLoss:
+    """The gold tags' negative log-likelihood an item (word or sentence) over a whole evaluation, in nats.
+
+    Each sentence counts once, and those without gold tags not at all: the mean does not depend on how large batches
+    are, how many processes share them, or what the teachers' part in training is by now.
+    """
+
+    def __init__(self) -> None:
+        self._sums: Tensor | None = None
+
+    def add(self, nll: Tensor, items: Tensor) -> None:
+        """Add sentences: their losses in nats and how many labelled items they have, (batch,) each."""
+        sums = torch.stack([nll.detach().double().sum(), items.double().sum()])
+        self._sums = sums if self._sums is None else self._sums + sums
+
+    def mean(self) -> float | None:
+        """The mean over all items; `None` where none has gold tags."""
+        if self._sums is None or not self._sums[1]:
+            return None
+        return float(self._sums[0] / self._sums[1])

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedConfig
+from transformers.trainer_utils import has_length
 
 from ..data.columns import LANGUAGE, TARGET_COLUMNS, TOKENS
 from ..data.sampling import MixedSampler
@@ -16,7 +17,7 @@ from ..distillation.objectives import Chosen, annotation_temperatures, needed_co
 from ..distillation.targets import how_to_make
 from ..modeling.configuration import label_names
 from ..modeling.tag_scheme import TagScheme
-from .arguments import StructKDTrainingArguments
+from .arguments import DRAWN_ORDERS, StructKDTrainingArguments
 
 
 def encoded(dataset: Any, tokenizer: Any, labels: list[str]) -> Any:
@@ -76,28 +77,44 @@ def annotated(
     return dataset
 
 
-def mixed_sampler(data: Any, args: StructKDTrainingArguments) -> torch.utils.data.Sampler | None:
-    """The order in which training data come, where languages or sentences without gold have a share of their own.
+def train_sampler(data: Any, args: StructKDTrainingArguments) -> torch.utils.data.Sampler | None:
+    """The order in which training data come; it depends on the seed and the epoch alone.
+
+    So a training that is resumed goes on with the sentences that come next, and several processes share one order,
+    whatever random numbers each has drawn. `None` where the order is the data's own or `Trainer`'s business: streams,
+    and the strategies `sequential` and `batch_rebalance`.
 
     Raises:
         ValueError: if languages are to be balanced and the data do not tell them.
     """
-    temperature, rate = args.language_sampling_temperature, args.unlabelled_rate
-    if temperature is None and rate is None:
+    temperature, rate, strategy = (
+        args.language_sampling_temperature,
+        args.unlabelled_rate,
+        args.train_sampling_strategy,
+    )
+    if strategy not in DRAWN_ORDERS or not has_length(data):
         return None
-    columns = getattr(data, "column_names", [])
+    rows: Any = data  # has_length would have it something that has no rows
+    columns = getattr(rows, "column_names", None) or []
     if temperature is not None and LANGUAGE not in columns:
         raise ValueError(f"language_sampling_temperature needs a column {LANGUAGE!r} in the training data")
-    grouped = args.train_sampling_strategy == "group_by_length"
+    lengths = None
+    if args.train_sampling_strategy == "group_by_length":
+        given = args.length_column_name in columns
+        lengths = rows[args.length_column_name] if given else [len(ids) for ids in _column(rows, "input_ids")]
     return MixedSampler(
-        data[LANGUAGE] if LANGUAGE in columns else [""] * len(data),
+        rows[LANGUAGE] if LANGUAGE in columns else [""] * len(rows),
         temperature or 1.0,
         args.data_seed if args.data_seed is not None else args.seed,
-        labelled=None if rate is None else has_gold(data),
+        labelled=None if rate is None else has_gold(rows),
         unlabelled_rate=rate,
-        lengths=[len(ids) for ids in data["input_ids"]] if grouped else None,
-        batch_size=args.train_batch_size * args.gradient_accumulation_steps,
+        lengths=lengths,
+        batch_size=args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
     )
+
+
+def _column(data: Any, name: str) -> Any:
+    return data[name] if isinstance(data, Dataset) else (row[name] for row in data)
 
 
 def _refuse_illegal_gold(dataset: Any, config: PreTrainedConfig) -> None:

@@ -19,6 +19,7 @@ from typing import Any, NoReturn, get_type_hints
 import yaml
 from transformers import HfArgumentParser
 
+from ..distillation.processes import let_the_main_process_speak
 from ..hub.public import without_tokens
 from .recipe_values import (
     MismatchError,
@@ -87,6 +88,7 @@ def parse_recipe(
     except RecipeError as error:
         if not exit_on_error:
             raise
+        let_the_main_process_speak()
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
 

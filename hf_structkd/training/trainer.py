@@ -21,9 +21,9 @@ from ..evaluation.tagging_metrics import TaggingMetrics
 from ..modeling.configuration import label_names
 from .arguments import StructKDTrainingArguments
 from .loss_guard import LossGuard, NonFiniteLossError
-from .loss_log import LossLog
+from .loss_log import EvaluationLoss, LossLog
 from .losses import loss_items, mixed_losses
-from .preparation import annotated, encoded, mixed_sampler
+from .preparation import annotated, encoded, train_sampler
 from .pushing_trainer import PushingTrainer
 
 logger = logging.getLogger(__name__)
@@ -114,6 +114,7 @@ class StructKDTrainer(PushingTrainer):
         self.model_accepts_loss_kwargs = True
         self.loss_is_scaled_for_ga = True
         self.loss_log, self.loss_guard = LossLog(), LossGuard()
+        self._evaluation_loss: EvaluationLoss | None = None  # of the evaluation under way
 
     def _read_objective(self, args: StructKDTrainingArguments) -> None:
         self.objectives = args.chosen_objectives()
@@ -156,7 +157,7 @@ class StructKDTrainer(PushingTrainer):
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> torch.utils.data.Sampler | None:
         # The columns the model does not take are gone by now, so the order is made from the dataset as given.
-        sampler = mixed_sampler(self.train_dataset, self.args)
+        sampler = train_sampler(self.train_dataset, self.args)
         return super()._get_train_sampler(train_dataset) if sampler is None else sampler
 
     # ---- loss ----
@@ -208,6 +209,11 @@ class StructKDTrainer(PushingTrainer):
         if model.training:
             self.loss_guard.remember(weighted, outputs.emissions)
             self.loss_log.add(weighted, unweighted, scale, lam if self.objectives else None, self.state.global_step)
+        elif self._evaluation_loss is not None and labels is not None:
+            known = {"labels": torch.where(word_mask.bool(), labels, IGNORED)}
+            items = loss_items(known, self.args.normalization).reshape(len(labels), -1).sum(dim=1)
+            # The last batch is filled up with sentences that came before; gathering leaves them out.
+            self._evaluation_loss.add(*self.gather_function((unweighted["nll"].detach(), items)))
         loss = loss.to(outputs.emissions.dtype)
         if not return_outputs:
             return loss
@@ -282,6 +288,30 @@ class StructKDTrainer(PushingTrainer):
         return optimizer
 
     # ---- logging and evaluation ----
+
+    def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
+        self.loss_log = LossLog()  # what an earlier training, or one that ran out of memory, had not logged yet
+        return super()._inner_training_loop(*args, **kwargs)
+
+    def evaluation_loop(
+        self,
+        dataloader: Any,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> Any:
+        """As in `Trainer`; the loss is that of the gold tags, a mean over all items: see [`EvaluationLoss`]."""
+        self._evaluation_loss = EvaluationLoss()
+        try:
+            output = super().evaluation_loop(
+                dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+            )
+            loss, name = self._evaluation_loss.mean(), f"{metric_key_prefix}_loss"
+        finally:
+            self._evaluation_loss = None
+        metrics = {key: value for key, value in (output.metrics or {}).items() if key != name}
+        return output._replace(metrics=metrics if loss is None else {name: loss, **metrics})
 
     def _mean_over_processes(self, values: Tensor) -> Tensor:
         return self.accelerator.reduce(values, reduction="mean")

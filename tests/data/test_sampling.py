@@ -50,6 +50,17 @@ def test_counts_add_up_whatever_is_rounded():
         assert sum(language_counts([3, 5, 7, 11], total, 3.0)) == total
 
 
+@pytest.mark.parametrize("temperature", [1e-3, 0.01, 0.5, 1e4, 1e-300])
+def test_counts_are_counts_at_any_temperature(temperature):
+    """Danger: a size to the hundredth power is no number any more, and the counts become negative."""
+    counts = language_counts([20_000, 5_000, 1], 100, temperature)
+    assert sum(counts) == 100
+    assert min(counts) >= 0
+    assert counts == sorted(counts, reverse=True)
+    if temperature < 0.1:
+        assert counts == [100, 0, 0]
+
+
 # ---- sentences without gold ----
 
 GOLD = [row % 4 == 0 for row in range(100)]  # 20 of en, 5 of ta

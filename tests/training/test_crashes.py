@@ -184,6 +184,79 @@ def test_a_stock_checkpoint_is_taken_with_a_warning(setting, stopped, caplog, na
     assert is_sealed(stopped / "checkpoint-8")
 
 
+# ---- what would go on otherwise than it began ----
+
+
+def test_the_model_alone_is_not_gone_on_from(setting, stopped, caplog):
+    """Danger: with `save_only_model` the optimizer and the learning rate start anew in the middle, without a word."""
+    trainer = setting.trainer(stopped, save_only_model=True, max_steps=9, save_total_limit=None)
+    trainer.train(resume_from_checkpoint=True)
+    assert sorted(path.name for path in (stopped / "checkpoint-9").glob("*.pt*")) == []
+    with pytest.raises(CheckpointError, match=r"checkpoint-9 holds the model alone \(save_only_model\)"):
+        setting.trainer(stopped).train(resume_from_checkpoint=str(stopped / "checkpoint-9"))
+    assert last_whole_checkpoint(stopped) == stopped / "checkpoint-7"
+    assert "checkpoint-9 holds the model alone" in caplog.text
+    for step in (5, 6, 7):
+        shutil.rmtree(stopped / f"checkpoint-{step}")
+    trainer = setting.trainer(stopped, max_steps=1)
+    trainer.train(resume_from_checkpoint=True)
+    assert "to go on from: training starts from the beginning" in caplog.text
+    assert [log["step"] for log in trainer.state.log_history if "loss" in log] == [1]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"per_device_train_batch_size": 5}, "8 sentences an update, and this one has 10"),
+        ({"gradient_accumulation_steps": 3}, "8 sentences an update, and this one has 12"),
+        ({"unlabelled_rate": None}, r"is at epoch 2\.333, and this training would go on at epoch 1\.857"),
+    ],
+)
+def test_another_place_in_the_data_is_refused(setting, stopped, options, said):
+    """Danger: counting updates of another size, sentences are left out and others come twice."""
+    trainer = setting.trainer(stopped, **options)
+    with pytest.raises(CheckpointError, match=f"{said}.*ignore_data_skip"):
+        trainer.train(resume_from_checkpoint=True)
+
+
+class Recorded(crashes.StructKDTrainer):
+    """Remembers the subwords of the sentences of each update."""
+
+    def training_step(self, model, inputs, *args, **kwargs):
+        self.seen = getattr(self, "seen", {})
+        rows = zip(inputs["input_ids"].tolist(), inputs["attention_mask"].tolist())
+        here = [tuple(i for i, kept in zip(ids, mask) if kept) for ids, mask in rows]
+        self.seen.setdefault(self.state.global_step, []).extend(here)
+        return super().training_step(model, inputs, *args, **kwargs)
+
+
+@pytest.mark.parametrize("strategy", ["random", "group_by_length", "sequential", "batch_rebalance"])
+def test_a_resumed_training_sees_the_sentences_that_come_next(setting, tmp_path, strategy):
+    """Danger: the order comes from random numbers that a new process draws otherwise."""
+    options = {
+        **{"language_sampling_temperature": None, "unlabelled_rate": None, "train_sampling_strategy": strategy},
+        **{"num_train_epochs": 3, "eval_strategy": "no", "save_strategy": "steps", "save_total_limit": None},
+    }
+    seen = []
+    for resume in (None, str(tmp_path / "checkpoint-6")):
+        torch.manual_seed(len(seen))  # somebody else's
+        trainer = setting.trainer(tmp_path, **options)
+        trainer.__class__ = Recorded
+        trainer.train(resume_from_checkpoint=resume)
+        seen.append({step: sorted(rows) for step, rows in trainer.seen.items() if step >= 6})
+    assert len(seen[0]) > 4
+    assert seen[0] == seen[1]
+
+
+def test_a_resumed_training_knows_how_long_it_took_before(setting, stopped, whole):
+    """Danger: the seconds on card and results are those since the last kill."""
+    before = json.loads((whole / "checkpoint-7" / "training.json").read_text())["seconds"]
+    assert 0 < before < json.loads((whole / "checkpoint-12" / "training.json").read_text())["seconds"]
+    trainer = resumed(setting, stopped, save_total_limit=None)
+    assert trainer.earlier_seconds == before
+    assert json.loads((stopped / "checkpoint-12" / "training.json").read_text())["seconds"] > before
+
+
 # ---- no room, no permission, no data ----
 
 
