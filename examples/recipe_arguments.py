@@ -29,11 +29,22 @@ class DataArguments:
     languages: list[str] | None = field(
         default=None, metadata={"help": "Languages to load; may be left out for 'demo' and for a mapping."}
     )
-    tags_column: str | None = field(default=None, metadata={"help": "Tag column of tables, or field of CoNLL-U."})
-    tokens_column: str | None = field(default=None, metadata={"help": "Word column of tables and column files."})
-    column: int = field(
-        default=-1, metadata={"help": "Tag column of column files, from 0, or from the end if negative."}
+    tags_column: str | int | None = field(
+        default=None,
+        metadata={
+            "help": "Tag column: a name in tables; a field of CoNLL-U (upos, misc:NER); in column files and CSV a "
+            "number, from 0 or, negative, from the end, or a name where the first line names the columns."
+        },
     )
+    tokens_column: str | int | None = field(default=None, metadata={"help": "Word column, as tags_column."})
+    sentence_column: str | int | None = field(
+        default=None,
+        metadata={
+            "help": "In column files and CSV, a column with another value in every sentence, where no blank lines are "
+            "between them."
+        },
+    )
+    column: int = field(default=-1, metadata={"help": "tags_column of column files, as a number."})
     tag_scheme: Literal["BIO", "BIOES", "plain"] | None = field(
         default=None, metadata={"help": "BIO, BIOES or plain; found from the tags by default."}
     )
@@ -48,7 +59,7 @@ class DataArguments:
         default=None,
         metadata={
             "help": "The label set, in order; found in the corpora by default. Where corpora lack labels that others "
-            "have, it lets a teacher of one language be trained with those of all."
+            "have, it lets a teacher of one language be trained with those of all. Tags that are numbers count in it."
         },
     )
     orphans: Literal["accept", "repair", "refuse"] = field(

@@ -28,7 +28,10 @@ def load_data(
         orphans=args.orphans,
         tags_column=args.tags_column,
         tokens_column=args.tokens_column,
+        sentence_column=args.sentence_column,
         column=args.column,
+        # Of corpora that are rewritten in another scheme, the labels are those of the other scheme.
+        label_names=None if args.corpus_scheme else args.labels,
     )
 
 
@@ -59,5 +62,10 @@ def load_unlabelled(args: DataArguments, languages: Sequence[str]) -> dict[str, 
         )
     else:
         sources = {language: str(corpus).replace("{language}", language) for language in languages}
-    limits = {"tokens_column": args.tokens_column, "max_sentences": args.unlabelled_sentences}
-    return {language: load_sentences(source, language=language, **limits) for language, source in sources.items()}
+    loaded = {}
+    for language, source in sources.items():
+        # The corpora's columns are those of text in files like theirs, but plain text and CoNLL-U have no other.
+        has_columns = not source.lower().removesuffix(".gz").endswith((".txt", ".conllu"))
+        own = {"tokens_column": args.tokens_column} if has_columns else {}
+        loaded[language] = load_sentences(source, language=language, max_sentences=args.unlabelled_sentences, **own)
+    return loaded

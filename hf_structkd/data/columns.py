@@ -10,7 +10,13 @@ import torch
 
 TOKENS = "tokens"
 LANGUAGE = "language"
-TAG_COLUMNS = ("tags", "ner_tags", "upos", "pos_tags")  # the first that a dataset has is its gold tags
+SUBWORDS = "input_ids"  # a corpus that has it is tokenised
+LABELS = "labels"  # in a tokenised corpus: the label of each subword
+# The usual names of columns, everywhere: in files, tables, datasets in memory, recipes. Where a corpus has several of
+# one kind, nobody guesses which is meant.
+TOKEN_COLUMNS = ("tokens", "words", "token", "word", "form")
+TAG_COLUMNS = ("tags", "ner_tags", "pos_tags", "upos", "labels", "tag", "ner_tag", "label", "ner", "pos")
+SENTENCE_COLUMNS = ("sentence_id", "sent_id", "sentence", "sentence #", "sentence_number", "sentence_idx", "sent")
 IGNORED = -100
 
 

@@ -8,20 +8,19 @@ appear only once the model's label order is known (see :func:`label_inventory`).
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import datasets
 
-from ..modeling.tag_scheme import SchemeName, TagScheme, convert_tags, infer_scheme, split_tag
+from ..modeling.tag_scheme import SchemeName, infer_scheme, split_tag
 from .demo_corpus import DEMO_LANGUAGES
-from .readers import CorpusError, RawSentence
-from .sources import FILE_NAME, open_source
+from .source_text import CorpusError, RawSentence
+from .sources import FILE_NAME, Source, is_one_table, open_source, source_name
+from .tag_checks import Orphans, check_labels, convert, treat_orphans
+from .words import tag_column, tag_names
 
 logger = logging.getLogger(__name__)
-
-Orphans = Literal["accept", "repair", "refuse"]
 
 FEATURES = datasets.Features(
     {
@@ -34,15 +33,16 @@ SPLITS = ("train", "dev", "test")
 
 
 def load_corpus(
-    source: str | Path,
+    source: Source,
     *,
     language: str,
     split: str | None = None,
     scheme: SchemeName | None = None,
     to_scheme: SchemeName | None = None,
     orphans: Orphans = "accept",
-    tags_column: str | None = None,
+    tags_column: str | int | None = None,
     tokens_column: str | int | None = None,
+    sentence_column: str | int | None = None,
     column: int = -1,
     max_sentences: int | None = None,
     label_names: Sequence[str] | None = None,
@@ -50,22 +50,27 @@ def load_corpus(
     """Load the annotated sentences of one language.
 
     Args:
-        source: A CoNLL column file, ``.conllu``, ``.jsonl``, ``.json`` (each of these possibly gzipped),
-            ``.parquet``, a folder written by ``save_to_disk``, a Hub id (``"owner/name"``,
-            ``"owner/name:config"``, either with ``"@revision"``), or ``"demo"`` for the built-in corpus. What exists
-            on disk is never looked for on the Hub; any other file name is read as a column file.
+        source: A CoNLL column file, ``.csv``, ``.conllu``, ``.jsonl`` (``.ndjson``, ``.jsonlines``), ``.json`` (each
+            of these possibly gzipped), ``.parquet``, a folder written by ``save_to_disk``, a Hub id
+            (``"owner/name"``, ``"owner/name:config"``, either with ``"@revision"``), ``"demo"`` for the built-in
+            corpus, or a ``Dataset`` or ``DatasetDict``. What exists on disk is never looked for on the Hub; any other
+            file name is read as a column file.
         language: The value of the ``language`` column.
         split: Which split, for sources that have several. ``dev`` and ``validation`` are the same.
         scheme: The tag scheme, to judge legality; inferred from the tags by default.
         to_scheme: BIO tags are rewritten as BIOES, or the reverse, if this is the other one.
         orphans: What to do with tag sequences that the scheme does not allow (an ``I-`` after ``O``): ``"accept"``
-            them as they are, ``"repair"`` them (see :meth:`TagScheme.repair`; this makes BIO out of IOB1), or
-            ``"refuse"`` them with an error naming the place. They are counted and logged.
-        tags_column: The column of the tags in tables (by default ``tags``, ``ner_tags``, ``upos`` or ``labels``);
-            in CoNLL-U the field (by default ``upos``), also ``misc:KEY`` and ``feats:KEY``.
-        tokens_column: The column of the words: a name in tables (by default ``tokens`` or ``words``), a number in
-            column files (by default 0).
-        column: The column of the tags in column files, counted from 0, or from the end if negative.
+            them as they are, ``"repair"`` them (see :meth:`TagScheme.repair`), or ``"refuse"`` them with an error
+            naming the place. They are counted and logged. Unless they are to be refused, a corpus that is IOB1 as a
+            whole (``B-`` only between two entities of one type, or nowhere) is read as such and becomes BIO.
+        tags_column: The column of the tags: a name in tables (by default one of ``TAG_COLUMNS``: ``tags``,
+            ``ner_tags``, ``labels`` and so on); in CoNLL-U a field (by default ``upos``), also ``misc:KEY`` and
+            ``feats:KEY``; in column files and CSV a number, from 0, or from the end if negative (by default the last),
+            or a name where the first line names the columns.
+        tokens_column: The column of the words likewise (by default one of ``TOKEN_COLUMNS``, or the first).
+        sentence_column: In column files and CSV, a column with another value in every sentence, where no blank lines
+            are between them (by default one of ``SENTENCE_COLUMNS`` that the first line names).
+        column: ``tags_column`` of column files, as a number.
         max_sentences: Take only this many, the first ones.
         label_names: The label set. Tags outside it are an error; class indices without names are read with it.
 
@@ -81,17 +86,32 @@ def load_corpus(
         raise ValueError(f"orphans must be 'accept', 'repair' or 'refuse', not {orphans!r}.")
     if max_sentences is not None and max_sentences < 1:
         raise ValueError(f"max_sentences must be at least 1, not {max_sentences}.")
-    raw = open_source(source, language, split, tags_column, tokens_column, column, label_names)
-    sentences, empty = _take(raw, max_sentences)
+    name = source_name(source)
+    raw = open_source(source, language, split, tags_column, tokens_column, sentence_column, column, label_names)
+    try:
+        sentences, empty = _take(raw, max_sentences)
+    except MemoryError:
+        raise CorpusError(
+            f"{name}: does not fit into memory. Take its first sentences (max_sentences=; a .json file that is one "
+            "list has to be JSON lines for that), or split it."
+        ) from None
     if empty:
-        logger.warning("%s: %d sentence(s) without words left out.", source, empty)
+        logger.warning("%s: %d sentence(s) without words left out.", name, empty)
     if not sentences:
-        raise CorpusError(f"{source}: no sentences. Is it the right file, and complete?")
+        raise CorpusError(f"{name}: no sentences. Is it the right file, and complete?")
+    tagged = [sentence for sentence in sentences if sentence.tags is not None]
+    if not tagged:
+        raise CorpusError(
+            f"{name}: none of the {len(sentences)} sentences has tags. Sentences without tags are read by "
+            "load_sentences (in recipes: unlabelled_corpus)."
+        )
+    if len(tagged) < len(sentences):
+        logger.info("%s: %d sentence(s) without tags.", name, len(sentences) - len(tagged))
     if label_names is not None:
-        _check_labels(sentences, label_names)
-    found = _treat_orphans(source, sentences, scheme, orphans, label_names)
+        check_labels(tagged, label_names)
+    found = treat_orphans(name, tagged, scheme, orphans, label_names)
     if to_scheme not in (None, found):
-        _convert(source, sentences, found, to_scheme)
+        convert(name, tagged, found, to_scheme)
     columns = {
         "tokens": [sentence.tokens for sentence in sentences],
         "tags": [sentence.tags for sentence in sentences],
@@ -113,7 +133,7 @@ def load_corpora(
     Args:
         corpus: ``"demo"``; a path or Hub id in which ``{language}`` and ``{split}`` are replaced, such as
             ``"wikiann/{language}/{split}.conll.gz"`` or ``"unimelb-nlp/wikiann:{language}"``; or a mapping from
-            language to such a template or to a mapping from split to source.
+            language to such a template, to a ``DatasetDict`` or to a mapping from split to source.
         languages: Which languages; may be left out for ``"demo"`` and if ``corpus`` is a mapping.
         splits: Which splits.
         max_sentences: At most this many of every split, or a mapping from split to its number (others: all).
@@ -136,7 +156,7 @@ def load_corpora(
     }
     for language, by_split in sources.items():
         for split, source in by_split.items():
-            if FILE_NAME.fullmatch(source) and not Path(source).exists():
+            if isinstance(source, str) and FILE_NAME.fullmatch(source) and not _exists(source):
                 raise CorpusError(f"language {language!r}, split {split!r}: no such file: {source}")
     corpora = {}
     for language, by_split in sources.items():
@@ -157,20 +177,24 @@ def label_inventory(corpora: Any) -> list[str]:
     ``O`` first; then BIO and BIOES tags by type, each type as B, I, E, S; plain tags alphabetically.
 
     Args:
-        corpora: A dataset with a ``tags`` column, or any nesting of mappings and sequences of datasets, such as what
+        corpora: A dataset with a column of tags, or any nesting of mappings and sequences of datasets, such as what
             :func:`load_corpora` returns.
 
     Returns:
         The label names.
+
+    Raises:
+        ValueError: If a dataset has no tags, or numbers without names.
     """
     found: set[str] = set()
     for dataset in _datasets_in(corpora):
-        column = dataset.features["tags"]
-        inner = getattr(column, "feature", None)
-        if isinstance(inner, datasets.ClassLabel):
-            found.update(inner.names)
-        else:
-            found.update(tag for tags in dataset["tags"] for tag in tags)
+        column, names = tag_column(dataset), tag_names(dataset)
+        if column is None:
+            raise ValueError(f"a corpus without tags has no labels; its columns are {dataset.column_names}")
+        tags = names or {tag for row in dataset.with_format(None)[column] for tag in row or ()} - {None}
+        if not_strings := [tag for tag in tags if not isinstance(tag, str)]:
+            raise ValueError(f"the tags in {column!r} are {not_strings[0]!r} and the like, and nothing names them")
+        found.update(tags)
     if not found:
         return []
     if infer_scheme(sorted(found)) == "plain":
@@ -188,28 +212,41 @@ def _datasets_in(corpora: Any) -> Iterator[datasets.Dataset]:
 
 def _source_of(
     corpus: str | Path | Mapping[str, Any], language: str, split: str, languages: Sequence[str], splits: Sequence[str]
-) -> str:
-    """The source of one language and split, refusing templates that would read the same file twice."""
+) -> Source:
+    """The source of one language and split, refusing what would give several of them the same sentences."""
     template: Any = corpus
-    if isinstance(corpus, Mapping):
+    if isinstance(corpus, Mapping) and not isinstance(corpus, (datasets.DatasetDict, datasets.IterableDatasetDict)):
         if language not in corpus:
             raise CorpusError(f"No corpus for language {language!r}; there are {', '.join(corpus) or 'none'}.")
         template = corpus[language]
-        if isinstance(template, Mapping):
+        if isinstance(template, Mapping) and not isinstance(template, datasets.DatasetDict):
+            source_name(template) if isinstance(template, datasets.IterableDatasetDict) else None
             if split not in template:
                 raise CorpusError(f"language {language!r}: no {split!r} split; there are {', '.join(template)}.")
-            return str(template[split])
-    template = str(template)
-    if template == "demo":
-        return template
-    unknown = set(re.findall(r"\{(\w*)\}", template)) - {"language", "split"}
-    if unknown:
-        raise CorpusError(f"{template}: unknown placeholder {unknown}; a template has {{language}} and {{split}}.")
-    if not isinstance(corpus, Mapping) and "{language}" not in template and len(languages) > 1:
-        raise CorpusError(f"{template}: every language would read the same sentences; write {{language}} into it.")
-    if "{split}" not in template and len(splits) > 1 and (FILE_NAME.fullmatch(template)):
-        raise CorpusError(f"{template}: {', '.join(splits)} would be the same sentences; write {{split}} into it.")
-    return template.replace("{language}", language).replace("{split}", split)
+            own = template[split]
+            return str(own) if isinstance(own, Path) else own
+    elif len(languages) > 1 and not isinstance(corpus, (str, Path)):
+        raise CorpusError(f"{source_name(corpus)}: every language would read the same sentences; map languages to it.")
+    name = source_name(template)
+    source: Any = template
+    if isinstance(template, (str, Path)) and name != "demo":
+        unknown = set(re.findall(r"\{(\w*)\}", name)) - {"language", "split"}
+        if unknown:
+            raise CorpusError(f"{name}: unknown placeholder {unknown}; a template has {{language}} and {{split}}.")
+        if not isinstance(corpus, Mapping) and "{language}" not in name and len(languages) > 1:
+            raise CorpusError(f"{name}: every language would read the same sentences; write {{language}} into it.")
+        source = name.replace("{language}", language).replace("{split}", split)
+    if name != "demo" and "{split}" not in name and len(splits) > 1 and is_one_table(source):
+        advice = "write {split} into it" if isinstance(source, str) else "give a DatasetDict"
+        raise CorpusError(f"{name}: {', '.join(splits)} would be the same sentences; {advice}.")
+    return source
+
+
+def _exists(source: str) -> bool:
+    try:
+        return Path(source).exists()
+    except OSError:
+        return True  # a name too long for any file is told when it is opened
 
 
 def _take(raw: Iterable[RawSentence], max_sentences: int | None) -> tuple[list[RawSentence], int]:
@@ -223,77 +260,3 @@ def _take(raw: Iterable[RawSentence], max_sentences: int | None) -> tuple[list[R
         if len(sentences) == max_sentences:
             break
     return sentences, empty
-
-
-def _check_labels(sentences: Iterable[RawSentence], label_names: Sequence[str]) -> None:
-    known = set(label_names)
-    for sentence in sentences:
-        for i, tag in enumerate(sentence.tags):
-            if tag not in known:
-                near = get_close_matches(tag, label_names, n=1)
-                hint = f" Did you mean {near[0]!r}?" if near else ""
-                raise CorpusError(
-                    f"{sentence.place(i)}: tag {tag!r} of {sentence.tokens[i]!r} is not in the label set "
-                    f"{list(label_names)}.{hint}"
-                )
-
-
-def _treat_orphans(
-    source: str | Path,
-    sentences: list[RawSentence],
-    scheme: SchemeName | None,
-    orphans: Orphans,
-    label_names: Sequence[str] | None,
-) -> SchemeName:
-    """Count illegal tag sequences, and accept, repair (in place) or refuse them; the scheme that they follow."""
-    tags = sorted({tag for sentence in sentences for tag in sentence.tags})
-    name = scheme or infer_scheme(label_names or tags)
-    if name == "plain":
-        odd = [tag for tag in tags if tag != "O" and not split_tag(tag)[0]]
-        if scheme is None and "O" in tags and len(odd) < len(tags) - 1:  # one mistyped tag undoes the inference
-            logger.warning("%s: read as plain tags because of %s; give scheme= if it is BIO or BIOES.", source, odd)
-        return name
-    # Over the complete label set, so that an IOB1 corpus that never says B-PER is judged, and repaired, as BIO.
-    types = sorted({split_tag(tag)[1] for tag in tags if split_tag(tag)[0]})
-    full = TagScheme.from_entity_types(types, name)
-    for sentence in sentences:
-        if unreadable := [i for i, tag in enumerate(sentence.tags) if tag not in full.tags]:
-            i = unreadable[0]
-            raise CorpusError(f"{sentence.place(i)}: {sentence.tags[i]!r} is not a {name} tag.")
-    legal = {(a, b) for a, row in zip(full.tags, full.allowed.tolist()) for b, ok in zip(full.tags, row) if ok}
-    words = count = 0
-    for sentence in sentences:
-        before = ("O", *sentence.tags)
-        after = (*sentence.tags, "O")
-        if all(pair in legal for pair in zip(before, after)):
-            continue
-        illegal = full.violations(sentence.tags)
-        if orphans == "refuse":
-            i = illegal[0]
-            raise CorpusError(
-                f"{sentence.place(i)}: {sentence.tags[i]!r} after {before[i]!r} is not legal {name}. Correct "
-                "it, or load with orphans='repair' or orphans='accept'."
-            )
-        words, count = words + len(illegal), count + 1
-        if orphans == "repair":
-            sentence.tags = full.repair(sentence.tags)
-            missing = sorted(set(sentence.tags) - set(label_names)) if label_names is not None else []
-            if missing:
-                raise CorpusError(f"{sentence.place(illegal[0])}: the repair needs {missing}, not in label_names.")
-    if count:
-        outcome = "repaired" if orphans == "repair" else "accepted (strict evaluation sees no entity there)"
-        logger.warning(
-            "%s: %d illegal %s tag(s) in %d of %d sentences %s.", source, words, name, count, len(sentences), outcome
-        )
-    return name
-
-
-def _convert(source: str | Path, sentences: list[RawSentence], scheme: Any, to_scheme: Any) -> None:
-    """Rewrite tags in another scheme, in place."""
-    if "plain" in (scheme, to_scheme):
-        raise CorpusError(f"{source}: {scheme} tags cannot be rewritten as {to_scheme} tags.")
-    for sentence in sentences:
-        try:
-            sentence.tags = convert_tags(sentence.tags, scheme, to_scheme)
-        except ValueError as error:
-            raise CorpusError(f"{sentence.place(0)}: {error} orphans='repair' does.") from error

@@ -4,24 +4,146 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from datasets import ClassLabel, Dataset, Features, List, Value
+from datasets import ClassLabel, Dataset, Features, LargeList, List, Value
 
 from ..modeling.subwords import tokenize_words
-from .columns import IGNORED, TAG_COLUMNS, TOKENS
+from .columns import IGNORED, LABELS, SUBWORDS, TAG_COLUMNS, TOKENS
 
 logger = logging.getLogger(__name__)
 
 
+def check_corpus(dataset: Any, columns: Sequence[str] = (TOKENS,)) -> None:
+    """Look whether something is a corpus with words.
+
+    Args:
+        dataset: what may be one.
+        columns: the columns that it must have; those that hold words must hold lists of them.
+
+    Raises:
+        ValueError: for a stream or whatever else is no `Dataset`, for a missing column, and for one with texts, or
+            nothing, where lists of words are meant.
+    """
+    if not isinstance(dataset, Dataset):
+        advice = ": make one of a stream with Dataset.from_list(list(stream.take(100_000)))"
+        raise ValueError(
+            f"a corpus must be a datasets.Dataset, not {type(dataset).__name__}"
+            + (advice if hasattr(dataset, "take") else "")
+        )
+    for column in columns:
+        if column not in dataset.column_names:
+            what = " with lists of words" if column == TOKENS else ""
+            raise ValueError(f"a corpus needs a column {column!r}{what}; this one has {dataset.column_names}")
+        feature = dataset.features[column]
+        inner = getattr(feature, "feature", None)
+        text = isinstance(feature, Value) and "string" in feature.dtype
+        if column == TOKENS and len(dataset) and not _is_words(inner):
+            held = "texts" if text else str(feature)
+            raise ValueError(
+                f"the column {column!r} holds {held} where lists of words are meant"
+                + (": split them first, text.split() say" if text else "")
+            )
+
+
+def _is_words(inner: Any) -> bool:
+    return isinstance(inner, Value) and ("string" in inner.dtype or inner.dtype == "null")
+
+
+def check_words(sentences: Sequence[Any], rows: Sequence[int]) -> None:
+    """Raise ValueError, naming the row, for a sentence that is no list of words, or an empty one."""
+    for words, row in zip(sentences, rows):
+        if words is None or isinstance(words, (str, bytes)) or not len(words):
+            held = "no words" if words is None or not len(words) else f"the text {words!r:.60} in place of words"
+            raise ValueError(f"row {row} has {held}: a sentence is a list of words; leave empty ones out")
+        if wrong := [word for word in words if not isinstance(word, str)]:
+            raise ValueError(f"row {row}: {wrong[0]!r} is no word")
+
+
 def tag_column(dataset: Dataset) -> str | None:
-    """The column that holds the gold tags, or `None`."""
-    return next((name for name in TAG_COLUMNS if name in dataset.column_names), None)
+    """The column that holds the gold tags of words, or `None`.
+
+    Where a corpus is tokenised, `labels` holds the labels of its subwords and is another thing.
+
+    Raises:
+        ValueError: if several columns may be it, or one holds something else than lists, or class labels stand under
+            a name that nobody looks for.
+    """
+    lists = [name for name, feature in dataset.features.items() if isinstance(feature, List | LargeList)]
+    usual = [name for name in TAG_COLUMNS if name != LABELS or SUBWORDS not in dataset.column_names]
+    named = [name for name in usual if name in dataset.column_names]
+    found = [name for name in named if name in lists]
+    if len(found) > 1:
+        raise ValueError(
+            f"several columns may be the tags ({', '.join(found)}): keep one of them, with dataset.remove_columns(...)"
+        )
+    if found:
+        return found[0]
+    if not named:
+        strange = [n for n in lists if n != LABELS and isinstance(dataset.features[n].feature, ClassLabel)]
+        if strange and TOKENS in dataset.column_names and LABELS not in dataset.column_names:
+            raise ValueError(
+                f"the column {strange[0]!r} holds class labels, but under a name that is not looked for: call it "
+                "'tags' if it is the tags, with dataset.rename_column(...), or remove it"
+            )
+        return None
+    feature = dataset.features[named[0]]
+    if isinstance(feature, Value) and feature.dtype == "null":
+        return named[0]
+    if named[0] in ("label", "pos"):  # of the whole sentence
+        return None
+    raise ValueError(f"the column {named[0]!r} holds {feature} where lists of tags are meant")
 
 
 def tag_names(dataset: Dataset) -> list[str] | None:
     """The names of a `ClassLabel` tag column in the order of their ids; `None` if the tags are strings or missing."""
     column = tag_column(dataset)
-    feature = getattr(dataset.features.get(column), "feature", None) if column else None
+    return None if column is None else _names(dataset, column)
+
+
+def subword_label_names(dataset: Dataset) -> list[str] | None:
+    """The label names of a tokenised corpus, in the order that its `labels` count in; `None` where it has none."""
+    return _names(dataset, LABELS) if is_tokenised(dataset) and LABELS in dataset.column_names else None
+
+
+def is_tokenised(dataset: Dataset) -> bool:
+    """Whether a corpus has subwords."""
+    return SUBWORDS in dataset.column_names
+
+
+def _names(dataset: Dataset, column: str) -> list[str] | None:
+    feature = getattr(dataset.features[column], "feature", None)
     return list(feature.names) if isinstance(feature, ClassLabel) else None
+
+
+def relabelled(dataset: Dataset, label_names: Sequence[str]) -> Dataset:
+    """A tokenised corpus with its `labels` counted in the order of a model's labels.
+
+    Args:
+        dataset: a tokenised corpus. Where its labels have no names (somebody else tokenised it) it stays as it is.
+        label_names: the model's labels, in the order of their ids.
+
+    Returns:
+        The corpus; the very same one if the order is the model's already.
+
+    Raises:
+        ValueError: if it has labels that the model lacks.
+    """
+    names = subword_label_names(dataset)
+    if names is None or names == list(label_names):
+        return dataset
+    ids = {name: i for i, name in enumerate(label_names)}
+    new = {IGNORED: IGNORED, **{i: ids.get(name, -1) for i, name in enumerate(names)}}
+
+    def reorder(batch: Mapping[str, list], rows: list[int]) -> dict[str, list]:
+        for labels, row in zip(batch[LABELS], rows):
+            if lacking := [names[label] for label in labels or () if new[label] == -1]:
+                raise ValueError(
+                    f"row {row} of a tokenised corpus has the label {lacking[0]!r}, which is not among the model's "
+                    f"labels {list(label_names)}"
+                )
+        return {LABELS: [labels and [new[label] for label in labels] for labels in batch[LABELS]]}
+
+    features = Features({**dataset.features, LABELS: List(ClassLabel(names=list(label_names)))})
+    return dataset.map(reorder, batched=True, with_indices=True, features=features, desc="Ordering labels")
 
 
 def encode_corpus(
@@ -35,27 +157,27 @@ def encode_corpus(
     """Add `input_ids`, `attention_mask`, `word_mask` and `labels` to a corpus; other columns stay.
 
     Args:
-        dataset: columns `tokens` and, where there is gold, one of `tags`, `ner_tags`, `upos`, `pos_tags`: strings or
-            `ClassLabel` ids. A row whose tags are missing (`None`, or all `None` or -100) is unlabelled.
+        dataset: columns `tokens` and, where there is gold, one of `TAG_COLUMNS` (`tags`, `ner_tags`, `labels` and so
+            on): strings or `ClassLabel` ids. A row whose tags are missing (`None`, or all `None` or -100) is
+            unlabelled.
         tokenizer: a fast tokenizer.
         label_names: the model's labels, in the order of their ids.
         batch_size, num_proc: as for `Dataset.map`.
 
     Returns:
-        The dataset with the new columns; `labels` are on subwords, -100 off the first subword of each word.
+        The dataset with the new columns; `labels` are on subwords, -100 off the first subword of each word, and know
+        the names that they stand for ([`subword_label_names`]).
 
     Raises:
-        ValueError: for a missing `tokens` column, tags and tokens of different length, or a tag that is no label;
-            the row is named.
+        ValueError: for a missing `tokens` column, texts in it in place of lists of words, several columns of tags,
+            tags and tokens of different length, or a tag that is no label; the row is named.
     """
-    if TOKENS not in dataset.column_names:
-        raise ValueError(
-            f"a corpus needs a column {TOKENS!r} with lists of words; this one has {dataset.column_names}"
-        )
+    check_corpus(dataset)
     column, names = tag_column(dataset), tag_names(dataset)
     label_ids = {name: i for i, name in enumerate(label_names)}
 
     def encode(batch: Mapping[str, list], rows: list[int]) -> dict[str, list]:
+        check_words(batch[TOKENS], rows)
         encoded = tokenize_words(batch[TOKENS], tokenizer)
         tags = batch[column] if column else [None] * len(rows)
         encoded["labels"] = [
@@ -70,7 +192,8 @@ def encode_corpus(
             "input_ids": List(Value("int32")),
             "attention_mask": List(Value("int8")),
             "word_mask": List(Value("int8")),
-            "labels": List(Value("int64")),
+            # The names travel with the numbers: whoever reads these cannot take them for another model's.
+            LABELS: List(ClassLabel(names=list(label_names))),
         }
     )
     return dataset.map(

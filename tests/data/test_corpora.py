@@ -288,6 +288,7 @@ class TestTables:
 
 class TestTags:
     IOB1 = "Ada I-PER\nin O\nNew I-LOC\nYork I-LOC\nRome B-LOC\n"
+    ORPHANS = "Ada I-PER\nin O\nNew I-LOC\nYork I-LOC\nand O\nRome B-LOC\n"  # B- after O: not IOB1
 
     def test_another_scheme(self, write):
         path = write(CONLL)
@@ -298,12 +299,12 @@ class TestTags:
         assert_is_the_corpus(load(rewritten, to_scheme="BIO"))
 
     def test_orphans(self, write, caplog):
-        path = write(self.IOB1)
+        path = write(self.ORPHANS)
         with caplog.at_level(logging.WARNING):
-            assert load(path)[0]["tags"] == ["I-PER", "O", "I-LOC", "I-LOC", "B-LOC"]
+            assert load(path)[0]["tags"] == ["I-PER", "O", "I-LOC", "I-LOC", "O", "B-LOC"]
         assert "2 illegal BIO tag(s) in 1 of 1 sentences accepted" in caplog.text
         repaired = load(path, orphans="repair")
-        assert repaired[0]["tags"] == ["B-PER", "O", "B-LOC", "I-LOC", "B-LOC"]
+        assert repaired[0]["tags"] == ["B-PER", "O", "B-LOC", "I-LOC", "O", "B-LOC"]
         with pytest.raises(CorpusError, match=r"corpus.conll:1: 'I-PER' after 'O'.*orphans='repair'"):
             load(path, orphans="refuse")
         assert load(path, orphans="refuse", scheme="plain").num_rows == 1
@@ -312,6 +313,19 @@ class TestTags:
         assert load(path, to_scheme="BIOES", orphans="repair").num_rows == 1
         with pytest.raises(CorpusError, match="plain tags cannot be rewritten as BIOES"):
             load(path, scheme="plain", to_scheme="BIOES")
+
+    @pytest.mark.parametrize("scheme", [None, "BIO"])
+    def test_iob1_is_read_as_what_it_is(self, write, caplog, scheme):
+        """By default most of its entities did not count: an I- that begins one is no entity of BIO."""
+        path = write(self.IOB1 + "\nOslo I-LOC\nBergen B-LOC\n")
+        with caplog.at_level(logging.WARNING):
+            loaded = load(path, scheme=scheme)
+        assert loaded["tags"] == [["B-PER", "O", "B-LOC", "I-LOC", "B-LOC"], ["B-LOC", "B-LOC"]]
+        assert "corpus.conll: read as IOB1" in caplog.text
+        assert load(path, to_scheme="BIOES")["tags"][1] == ["S-LOC", "S-LOC"]
+        with pytest.raises(CorpusError, match=r"'I-PER' after 'O' is not legal BIO. The corpus reads as IOB1"):
+            load(path, orphans="refuse")
+        assert load(write("a I-X\nb I-X\nc O\nd I-Y\n"))["tags"] == [["B-X", "I-X", "O", "B-Y"]]  # IO
 
     def test_label_set(self, write):
         path = write(CONLL)

@@ -1,0 +1,324 @@
+"""Sentences out of column files and CSV or TSV tables: one word per line."""
+
+import csv
+import logging
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+from .columns import SENTENCE_COLUMNS, TAG_COLUMNS, TOKEN_COLUMNS
+from .impostors import what_a_column_is, what_columns_are
+from .source_text import CorpusError, RawSentence, read_lines
+
+logger = logging.getLogger(__name__)
+
+DOCUMENT_START = "-DOCSTART"
+_LOOK_AHEAD = 10_000  # lines that tell which tags there are, before the first sentence is read
+_LONG_SENTENCE = 500  # words; a whole file of so many is hardly one sentence
+_MANY_SENTENCES = 100  # after which words that are all numbers are no longer looked at
+_NUMBER = re.compile(r"\d+")
+_ID = re.compile(r"\d+([-.]\d+)?")
+_Row = tuple[int, str, list[str]]  # line number, line, its columns; no columns where a line is blank
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Which columns of a file are which.
+
+    Attributes:
+        width: The number of columns.
+        tokens: The column of the words, from 0.
+        tags: The column of the tags, or ``None`` where only words are wanted.
+        sentence: The column that numbers the sentences, if there is one.
+        named: Whether somebody said which is the column of the words.
+        from_the_end: Whether a column was counted from the end.
+        separator: What stands between columns: ``"\\t"``, or ``None`` for spaces.
+        header: Whether the first line names the columns.
+    """
+
+    width: int
+    tokens: int
+    tags: int | None
+    sentence: int | None
+    named: bool
+    from_the_end: bool
+    separator: str | None
+    header: bool
+
+
+def read_columns(
+    path: Path,
+    tags_column: str | int | None = None,
+    tokens_column: str | int | None = None,
+    sentence_column: str | int | None = None,
+    *,
+    is_csv: bool = False,
+    words_only: bool = False,
+) -> Iterator[RawSentence]:
+    """Sentences of a column file: one word per line, blank lines between sentences.
+
+    Columns are separated by tabs if the first word's line has one, otherwise by spaces; in CSV by commas or
+    semicolons, with quotes. A first line that names the columns (``word``, ``tag`` and the like) is no word. All lines
+    have as many columns as the first; between tabs there may be more or fewer, where the columns wanted are counted
+    from 0 and there. ``-DOCSTART-`` lines end a sentence and are skipped. A line that begins with ``#`` before a
+    sentence's first word is a comment; since ``#`` may also be a word, it is one where the line has the file's number
+    of columns and its tag is one that other words have.
+
+    Args:
+        path: The file.
+        tags_column: The column of the tags, counted from 0, or from the end if negative, or by its name where the
+            first line names the columns. By default the one with a usual name, or else the last.
+        tokens_column: The column of the words likewise, by default the one with a usual name, or else the first.
+        sentence_column: A column that has another value in every sentence (an empty cell: the sentence goes on), by
+            default the one with a usual name, where there is one.
+        is_csv: Whether the file is CSV.
+        words_only: Take the words and let the tags be.
+
+    Raises:
+        CorpusError: If there is no such column, on a line with too many or too few columns, on an empty word, and
+            where the file is something else: one column, CoNLL-U, JSON, words that count 1, 2, 3.
+    """
+    lines = read_lines(path)
+    rows = _csv_rows(path, lines) if is_csv else _blank_rows(lines)
+    ahead: list[_Row] = []
+    first: _Row | None = None
+    for row in rows:
+        ahead.append(row)
+        if first is None and row[2] and (is_csv or not row[1].startswith(("#", DOCUMENT_START))):
+            first = row
+        if first is not None and len(ahead) >= _LOOK_AHEAD:
+            break
+    if first is None:
+        return
+    layout = _layout(path, first, tags_column, tokens_column, sentence_column, is_csv, words_only)
+    if layout.separator:
+        ahead = [(number, line, line.split("\t") if columns else []) for number, line, columns in ahead]
+        rows = ((number, line, line.split("\t") if columns else []) for number, line, columns in rows)
+    if layout.header:
+        ahead = [row for row in ahead if row[0] != first[0]]
+    known_tags = _tags_in(ahead, layout)
+    sentences = _sentences(path, chain(ahead, rows), layout, known_tags, is_csv)
+    yield from sentences if layout.named else _not_counting(path, sentences)
+
+
+def _csv_rows(path: Path, lines: Iterable[tuple[int, str]]) -> Iterator[_Row]:
+    iterator = (line for _, line in lines)
+    start: list[str] = []
+    for line in iterator:
+        start.append(line)
+        if line.strip():
+            break
+    separator = max(",;\t", key=start[-1].count) if start else ","
+    reader = csv.reader((f"{line}\n" for line in chain(start, iterator)), delimiter=separator, strict=True)
+    try:
+        for cells in reader:
+            yield reader.line_num, separator.join(cells), cells if any(cell.strip() for cell in cells) else []
+    except csv.Error as error:
+        raise CorpusError(f"{path}:{reader.line_num}: not CSV ({error}).") from error
+
+
+def _blank_rows(lines: Iterable[tuple[int, str]]) -> Iterator[_Row]:
+    """Lines between blanks of any kind; those of files with tabs are split again once that is known."""
+    for number, line in lines:
+        line = line.rstrip(" \t")
+        yield number, line, [part for part in re.split("[ \t]+", line) if part]
+
+
+def _layout(
+    path: Path,
+    first: _Row,
+    tags_column: str | int | None,
+    tokens_column: str | int | None,
+    sentence_column: str | int | None,
+    is_csv: bool,
+    words_only: bool,
+) -> _Layout:
+    number, line, cells = first
+    separator = "\t" if not is_csv and "\t" in line else None
+    cells = line.split("\t") if separator else cells
+    if tokens_column is None and not is_csv and (found := what_columns_are(line)):
+        raise CorpusError(f"{path}:{number}: {found}.")
+    names = [cell.strip() for cell in cells]
+    low = [name.lower() for name in names]
+    wanted = [column for column in (tokens_column, tags_column, sentence_column) if column is not None]
+    called = [str(column) for column in wanted if not _is_number(column)]
+    if missing := [name for name in called if name not in names]:
+        raise CorpusError(
+            f"{path}:{number}: no column {missing[0]!r} is named in the first line, which has {', '.join(names)}. "
+            "Name one of those, or give a number, from 0 (tokens_column=, tags_column=)."
+        )
+    usual = any(name in TOKEN_COLUMNS for name in low) and any(name in TAG_COLUMNS for name in low)
+    header = bool(called) or (usual and len(set(low)) == len(low))
+    if is_csv and not header and (tokens_column is None or (tags_column is None and not words_only)):
+        raise CorpusError(
+            f"{path}:{number}: the first line does not name the columns: {', '.join(names)}. Say with tokens_column "
+            "and tags_column which are the words and the tags: by name if it does after all, else by number, from 0."
+        )
+    if header:
+        logger.info("%s: the first line names the columns: %s.", path, ", ".join(names))
+
+    def index(column: str | int | None, usual_names: Sequence[str], what: str, default: int | None) -> int | None:
+        if column is not None and not _is_number(column):
+            return names.index(str(column))
+        if column is not None:
+            if not -len(cells) <= int(column) < len(cells):
+                raise CorpusError(f"{path}: {len(cells)} column(s), so there is no column {column}.")
+            return int(column) % len(cells)
+        found = [i for i, name in enumerate(low) if name in usual_names] if header else []
+        if len(found) > 1:
+            several = ", ".join(names[i] for i in found)
+            raise CorpusError(f"{path}: several {what} columns ({several}). Choose with {what}_column=.")
+        return found[0] if found else default
+
+    tokens = index(tokens_column, TOKEN_COLUMNS, "tokens", 0) or 0
+    tags = None if words_only else index(tags_column, TAG_COLUMNS, "tags", None)
+    from_the_end = any(map(_is_negative, wanted)) or (tags is None and not words_only)
+    if tags is None and not words_only:
+        tags = len(cells) - 1
+    if len(cells) == 1 and not words_only:
+        raise CorpusError(f"{path}:{number}: only one column: {line!r:.80}: {what_a_column_is(line)}.")
+    if tokens == tags:
+        raise CorpusError(f"{path}: column {tokens} for both the words and the tags.")
+    return _Layout(
+        width=len(cells),
+        tokens=tokens,
+        tags=tags,
+        sentence=index(sentence_column, SENTENCE_COLUMNS, "sentence", None),
+        named=header or tokens_column is not None,
+        from_the_end=from_the_end,
+        separator=separator,
+        header=header,
+    )
+
+
+def _is_number(column: str | int) -> bool:
+    return isinstance(column, int) or re.fullmatch(r"-?\d+", column) is not None
+
+
+def _is_negative(column: str | int) -> bool:
+    return _is_number(column) and int(column) < 0
+
+
+def _tags_in(rows: Iterable[_Row], layout: _Layout) -> set[str]:
+    """The tags of words that do not begin with ``#``."""
+    at = layout.tags
+    if at is None:
+        return set()
+    return {cells[at] for _, line, cells in rows if len(cells) > at and not line.startswith("#")}
+
+
+def _sentences(
+    path: Path, rows: Iterable[_Row], layout: _Layout, known_tags: set[str], is_csv: bool
+) -> Iterator[RawSentence]:
+    words: list[str] = []
+    tags: list[str] = []
+    lines: list[int] = []
+    last: str | None = None
+    comments = documents = count = 0
+    doubtful: list[int] = []
+
+    def taken() -> Iterator[RawSentence]:
+        nonlocal words, tags, lines, count
+        if words:
+            count += 1
+            yield RawSentence(words, None if layout.tags is None else tags, str(path), lines)
+        words, tags, lines = [], [], []
+
+    for number, line, cells in rows:
+        if not cells or line.startswith(DOCUMENT_START):
+            documents += bool(cells)
+            yield from taken()
+            continue
+        if not is_csv and not words and line.startswith("#"):
+            fits = len(cells) == layout.width
+            if not fits or not _is_word(cells, layout, known_tags):
+                comments += 1
+                doubtful += [number] if fits else []
+                continue
+        _check_width(path, number, line, cells, layout, is_csv)
+        if layout.sentence is not None and (value := cells[layout.sentence].strip()) not in ("", last):
+            yield from taken()
+            last = value
+        word, tag = cells[layout.tokens], cells[layout.tags] if layout.tags is not None else "O"
+        if not word.strip() or not tag:
+            raise CorpusError(f"{path}:{number}: an empty word or tag: {line!r}.")
+        words.append(word)
+        tags.append(tag)
+        lines.append(number)
+        known_tags.add(tag)
+    if not count and layout.sentence is None:
+        _check_one_sentence(path, len(words), is_csv)
+    yield from taken()
+    if comments or documents:
+        logger.info("%s: skipped %d comment(s) and %d -DOCSTART- line(s).", path, comments, documents)
+    if doubtful:
+        logger.warning(
+            "%s: %d line(s) that begin with # have as many columns as words have, but a tag that no word has: taken "
+            "for comments. The first is line %d.",
+            path,
+            len(doubtful),
+            doubtful[0],
+        )
+
+
+def _check_one_sentence(path: Path, words: int, is_csv: bool) -> None:
+    """Say, or refuse, that a file without a blank line is one sentence."""
+    said = f"{path}: no blank lines and no column that numbers the sentences: all {words} words are one sentence"
+    if is_csv and words >= _LONG_SENTENCE:
+        raise CorpusError(f"{said}. Name such a column with sentence_column=, or put blank lines between sentences.")
+    if is_csv or words >= _LONG_SENTENCE:
+        logger.warning("%s.", said)
+
+
+def _is_word(cells: Sequence[str], layout: _Layout, known_tags: set[str]) -> bool:
+    """Whether a line before a sentence's first word that begins with # and has the file's columns is a word."""
+    if layout.tags is None:
+        return layout.width == 1 or cells[0] != "#"
+    return cells[layout.tags] in known_tags
+
+
+def _check_width(path: Path, number: int, line: str, cells: Sequence[str], layout: _Layout, is_csv: bool) -> None:
+    wanted = [at for at in (layout.tokens, layout.tags, layout.sentence) if at is not None]
+    # Between tabs a column keeps its number whatever follows it; spaces inside a word make all later ones others.
+    if len(cells) == layout.width or (layout.separator and not layout.from_the_end and len(cells) > max(wanted)):
+        return
+    advice = "Correct the line"
+    if layout.separator:
+        advice += ", or name the columns by their numbers from 0 (tags_column=, tokens_column=)"
+    elif not is_csv:
+        advice += "; if a word has a blank inside, separate the columns by tabs"
+    raise CorpusError(
+        f"{path}:{number}: {len(cells)} column(s) where the first line has {layout.width}: {line!r:.200}. {advice}."
+    )
+
+
+def _not_counting(path: Path, sentences: Iterable[RawSentence]) -> Iterator[RawSentence]:
+    """The same sentences. Raises CorpusError if the words of all (of the first hundred) are 1, 2, 3 and so on."""
+    held: list[RawSentence] = []
+    iterator = iter(sentences)
+    broken: CorpusError | None = None
+    try:
+        for sentence in iterator:
+            held.append(sentence)
+            if not _counts(sentence.tokens) or len(held) == _MANY_SENTENCES:
+                break
+    except CorpusError as error:
+        broken = error
+    if all(_counts(sentence.tokens) for sentence in held) and any(len(sentence.tokens) > 1 for sentence in held):
+        raise CorpusError(
+            f"{path}: the first column counts 1, 2, 3 in every sentence, so it is not the words. Say which columns "
+            "are the words and the tags with tokens_column and tags_column, counted from 0."
+        )
+    yield from held
+    if broken is not None:
+        raise broken
+    yield from iterator
+
+
+def _counts(tokens: Sequence[str]) -> bool:
+    if not all(_ID.fullmatch(token) for token in tokens):
+        return False
+    numbers = [int(token) for token in tokens if _NUMBER.fullmatch(token)]
+    return bool(numbers) and numbers[0] in (0, 1) and numbers == list(range(numbers[0], numbers[0] + len(numbers)))

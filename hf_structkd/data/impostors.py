@@ -1,0 +1,99 @@
+"""Files that are not what their name says: what they look like, and what to do."""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+_MAGIC = (
+    (b"PK\x03\x04", "a zip archive (or an Office document). Unpack it and name the file inside."),
+    (b"PAR1", "a Parquet file. Give it the ending .parquet."),
+    (b"ARROW1", "an Arrow file. Name the folder that save_to_disk wrote."),
+    (b"\x1f\x8b", "a gzip file inside a gzip file. Unpack it once."),
+    (b"BZh", "a bzip2 file. Unpack it with `bunzip2`."),
+    (b"\xfd7zXZ\0", "an xz file. Unpack it with `unxz`."),
+    (b"7z\xbc\xaf\x27\x1c", "a 7-zip archive. Unpack it and name the file inside."),
+    (b"\x28\xb5\x2f\xfd", "a Zstandard file. Unpack it with `unzstd`."),
+    (b"%PDF", "a PDF document, not a corpus."),
+    (b"\xd0\xcf\x11\xe0", "an old Office document. Export it as CSV."),
+)
+_TEXT = (
+    (
+        re.compile(r"version https://git-lfs\.github\.com/spec"),
+        "a Git LFS pointer, not the file itself. Fetch the file with `git lfs pull`, or download it again.",
+    ),
+    (re.compile(r"\s*<(!doctype html|html|head)\b", re.I), "a web page (HTML), not a corpus. Download the raw file."),
+    (re.compile(r"\s*<(\?xml|!doctype|!--)", re.I), "XML, which is not read. Convert it to columns or JSON lines."),
+    (
+        re.compile(r"\s*(\d{3}: )?(not found|entry not found|repository not found|forbidden|unauthorized)\s*$", re.I),
+        "a server's error message, saved as if it were the file. Download it again.",
+    ),
+)
+_XML_LINE = re.compile(r"<[A-Za-z!?/][^<>]*>")
+_CONLLU_ID = re.compile(r"\d+([-.]\d+)?")
+
+
+def what_it_is(start: bytes) -> str | None:
+    """What a file is that cannot be a text file with a corpus, by its first bytes, and what to do; else `None`."""
+    for magic, text in _MAGIC:
+        if start.startswith(magic):
+            return text
+    if start[257:262] == b"ustar":
+        return "a tar archive. Unpack it and name the file inside."
+    text = start.decode("utf-8-sig", "ignore")
+    return next((said for pattern, said in _TEXT if pattern.match(text)), None)
+
+
+def what_columns_are(line: str) -> str | None:
+    """What a file of columns looks like, by its first line of words, where it is something else; else `None`."""
+    cells = line.split("\t")
+    if len(cells) == 10 and _CONLLU_ID.fullmatch(cells[0]):
+        return "this looks like CoNLL-U: give the file the ending .conllu"
+    if line.startswith(("{", "[")):
+        try:
+            if isinstance(json.loads(line), (dict, list)):
+                return "this looks like JSON lines: give the file the ending .jsonl"
+        except (ValueError, RecursionError):
+            pass
+        if line == "{" or re.match(r'[\[{]+\s*"\w+"\s*:', line):
+            return "this looks like JSON: give the file the ending .json"
+    if _XML_LINE.fullmatch(line):
+        return "this looks like XML, which is not read: convert it to columns or JSON lines"
+    return None
+
+
+def what_a_column_is(line: str) -> str:
+    """What to do about a file of columns with only one."""
+    for separator, name, ending in ((",", "commas", ".csv"), (";", "semicolons", ".csv"), ("|", "bars", "")):
+        if separator in line.strip(separator):
+            advice = f"give the file the ending {ending}" if ending else "separate the columns by tabs"
+            return f"there are {name} in it: if they separate columns, {advice}"
+    return (
+        "words without tags? Sentences without tags are text: `load_sentences` reads them, and unlabelled_corpus in "
+        "recipes"
+    )
+
+
+_OFFSETS = (
+    "Its entities are character offsets, and one tag per word is needed: write each sentence as a list of words in "
+    "'tokens' and a list of their tags in 'tags', or export it in a CoNLL format"
+)
+
+
+def what_a_row_is(row: Mapping[str, Any]) -> str | None:
+    """Which annotation tool a row of JSON comes from that has no column of tags, and what to do; else `None`."""
+    if "tokenized_text" in row and "ner" in row:
+        return f"this looks like data for GLiNER. {_OFFSETS.replace('character offsets', 'spans of words')}"
+    if isinstance(row.get("data"), Mapping) and ("annotations" in row or "completions" in row):
+        return f"this looks like an export of Label Studio. {_OFFSETS}"
+    if not isinstance(row.get("text"), str):
+        return None
+    for name in ("spans", "entities", "label", "labels"):
+        spans = row.get(name)
+        if isinstance(spans, list) and all(isinstance(span, (list, Mapping)) for span in spans):
+            first = spans[0] if spans else {}
+            tool = "Prodigy" if name == "spans" else "doccano"
+            if isinstance(first, Mapping) and isinstance(first.get("labels"), list):
+                tool = "Label Studio"
+            return f"this looks like an export of {tool}. {_OFFSETS}"
+    return None
