@@ -8,17 +8,21 @@ from recipe_arguments import DataArguments
 from hf_structkd import load_corpora
 from hf_structkd.data.corpora import label_inventory
 from hf_structkd.data.raw_sentences import load_sentences
+from hf_structkd.data.unlabelled import with_gold
 from hf_structkd.training.recipe import RecipeError
 
 
 def load_data(
     args: DataArguments, splits: Sequence[str] = ("train", "dev", "test"), whole_train: bool = False
 ) -> dict[str, DatasetDict]:
-    """language -> its splits; with `whole_train` all training sentences, whatever `max_train_sentences` says."""
+    """language -> its splits; with `whole_train` all training sentences, whatever `max_train_sentences` says.
+
+    Sentences without gold tags are trained on, but in dev and test nothing can be compared with: they are left out.
+    """
     limits = {"train": args.max_train_sentences, "dev": args.max_dev_sentences, "test": args.max_test_sentences}
     if whole_train:
         limits["train"] = None
-    return load_corpora(
+    corpora = load_corpora(
         args.corpus,
         args.languages,
         splits=splits,
@@ -33,6 +37,10 @@ def load_data(
         # Of corpora that are rewritten in another scheme, the labels are those of the other scheme.
         label_names=None if args.corpus_scheme else args.labels,
     )
+    return {
+        language: DatasetDict({name: data if name == "train" else with_gold(data) for name, data in own.items()})
+        for language, own in corpora.items()
+    }
 
 
 def labels_of(args: DataArguments, corpora: Mapping[str, DatasetDict]) -> list[str]:

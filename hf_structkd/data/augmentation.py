@@ -17,7 +17,7 @@ from datasets import Dataset
 from ..modeling.tag_scheme import TagScheme
 from .columns import IGNORED, LANGUAGE, TOKENS
 from .vocabulary_words import VocabularyWords
-from .words import tag_column, tag_names
+from .words import check_corpus, check_words, tag_column, tag_names
 
 
 @dataclass(frozen=True)
@@ -64,15 +64,16 @@ def augment(dataset: Dataset, augmentation: Augmentation, tokenizer: Any = None,
         `mix_unlabelled` and `annotate` take them.
 
     Raises:
-        ValueError: if the dataset has no words, or the tokenizer that is needed is not given or is not a fast one.
+        ValueError: if the dataset has no words, or texts in their place, or as many tags as it should not have; or if
+            the tokenizer that is needed is not given or is not a fast one.
     """
-    if TOKENS not in dataset.column_names:
-        raise ValueError(f"sentences to rewrite need a column {TOKENS!r}; there are {dataset.column_names}")
+    check_corpus(dataset)
     made = None
     if augmentation.vocabulary_rate:
         if tokenizer is None:
             raise ValueError("augmentation with a vocabulary_rate needs a tokenizer, whose vocabulary it draws from")
         made = VocabularyWords(tokenizer)
+    check_words(dataset[TOKENS], range(len(dataset)))
     sentences = [list(words) for words in dataset[TOKENS]]
     languages = list(dataset[LANGUAGE]) if LANGUAGE in dataset.column_names else [""] * len(sentences)
     mentions = _mentions(dataset)
@@ -111,6 +112,9 @@ def _mentions(dataset: Dataset) -> list[list[tuple[int, int]]]:
         else [names[tag] if names else tag for tag in tags]
         for tags in dataset[column]
     ]
+    for number, (words, tags) in enumerate(zip(dataset[TOKENS], rows)):
+        if tags and len(tags) != len(words):
+            raise ValueError(f"row {number} has {len(words)} tokens and {len(tags)} tags")
     if not (found := sorted({tag for tags in rows for tag in tags})):
         return [[] for _ in rows]
     scheme = TagScheme(found)

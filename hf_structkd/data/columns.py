@@ -11,7 +11,7 @@ import torch
 TOKENS = "tokens"
 LANGUAGE = "language"
 SUBWORDS = "input_ids"  # a corpus that has it is tokenised
-LABELS = "labels"  # in a tokenised corpus: the label of each subword
+SUBWORD_LABELS = "labels"  # in a tokenised corpus: the label of each subword
 # The usual names of columns, everywhere: in files, tables, datasets in memory, recipes. Where a corpus has several of
 # one kind, nobody guesses which is meant.
 TOKEN_COLUMNS = ("tokens", "words", "token", "word", "form")

@@ -5,6 +5,7 @@ from typing import Any
 from datasets import Dataset, Features, List, Value
 
 from .columns import TOKENS
+from .words import check_corpus
 
 _PLACE = {"word": Value("string"), "start": Value("int64"), "end": Value("int64")}
 _SCORE = {"score": Value("float64")}
@@ -34,8 +35,9 @@ def tag_dataset(
         The dataset with a column for each key of the pipeline's answers.
 
     Raises:
-        ValueError: if the column is missing, or a column would be overwritten.
+        ValueError: if it is a stream, if the column is missing, or a column would be overwritten.
     """
+    check_corpus(dataset, ())
     column = column or (TOKENS if TOKENS in dataset.column_names else "text")
     if column not in dataset.column_names:
         raise ValueError(f"there is no column {column!r} of words or texts; the dataset has {dataset.column_names}")

@@ -4,10 +4,10 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset, Features, concatenate_datasets
 
-from .columns import IGNORED, LABELS, SUBWORDS, TOKENS
-from .words import check_corpus, is_tokenised, tag_column
+from .columns import IGNORED, SUBWORD_LABELS, SUBWORDS, TOKENS
+from .words import check_corpus, is_tokenised, tag_column, with_column
 
 logger = logging.getLogger(__name__)
 
@@ -31,13 +31,15 @@ def hide_gold(dataset: Dataset) -> Dataset:
         feature = dataset.features[column]
         hidden = dataset.remove_columns(column).add_column(column, [None] * len(dataset), feature=feature)
         hidden = hidden.select_columns(dataset.column_names)
-    if is_tokenised(dataset) and LABELS in dataset.column_names:
-        hidden = hidden.map(
-            lambda batch: {LABELS: [[IGNORED] * len(ids) for ids in batch[SUBWORDS]]},
+    if is_tokenised(dataset) and SUBWORD_LABELS in dataset.column_names:
+        labels = dataset.select_columns([SUBWORDS]).map(
+            lambda batch: {SUBWORD_LABELS: [[IGNORED] * len(ids) for ids in batch[SUBWORDS]]},
             batched=True,
-            features=dataset.features,
+            remove_columns=[SUBWORDS],
+            features=Features({SUBWORD_LABELS: dataset.features[SUBWORD_LABELS]}),
             desc="Hiding gold",
         )
+        hidden = with_column(hidden, SUBWORD_LABELS, labels)
     return hidden
 
 
@@ -58,7 +60,7 @@ def mix_unlabelled(labelled: Dataset, unlabelled: Dataset | Sequence[Dataset]) -
     parts = [unlabelled] if isinstance(unlabelled, Dataset) else list(unlabelled)
     check_corpus(labelled, ())
     tokenised = is_tokenised(labelled)
-    if tag_column(labelled) is None and not (tokenised and LABELS in labelled.column_names):
+    if tag_column(labelled) is None and not (tokenised and SUBWORD_LABELS in labelled.column_names):
         raise ValueError(f"the labelled corpus has no tags, only the columns {labelled.column_names}")
     hidden = []
     for part in parts:
@@ -70,13 +72,13 @@ def mix_unlabelled(labelled: Dataset, unlabelled: Dataset | Sequence[Dataset]) -
             raise ValueError(f"an unlabelled corpus needs a column {needed!r}; this one has {part.column_names}")
         own = tag_column(part)
         bare = part.remove_columns(own) if own else part
-        if tokenised and LABELS in bare.column_names:
-            bare = bare.remove_columns(LABELS)
+        if tokenised and SUBWORD_LABELS in bare.column_names:
+            bare = bare.remove_columns(SUBWORD_LABELS)
         bare = bare.remove_columns([name for name in bare.column_names if name not in labelled.column_names])
         for name in labelled.column_names:
             if name not in bare.column_names:
                 nothing: list[Any] = [None] * len(bare)
-                if tokenised and name == LABELS:
+                if tokenised and name == SUBWORD_LABELS:
                     nothing = [[IGNORED] * len(ids) for ids in bare[SUBWORDS]]
                 bare = bare.add_column(name, nothing, feature=labelled.features[name])
         hidden.append(bare.select_columns(labelled.column_names).cast(labelled.features))
@@ -116,7 +118,7 @@ def with_gold(dataset: Dataset) -> Dataset:
 
 
 def _gold_column(dataset: Dataset) -> str | None:
-    return LABELS if is_tokenised(dataset) and LABELS in dataset.column_names else tag_column(dataset)
+    return SUBWORD_LABELS if is_tokenised(dataset) and SUBWORD_LABELS in dataset.column_names else tag_column(dataset)
 
 
 def _any_tag(tags: Sequence[Any] | None) -> bool:

@@ -4,10 +4,10 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from datasets import ClassLabel, Dataset, Features, LargeList, List, Value
+from datasets import ClassLabel, Dataset, Features, LargeList, List, Value, concatenate_datasets
 
 from ..modeling.subwords import tokenize_words
-from .columns import IGNORED, LABELS, SUBWORDS, TAG_COLUMNS, TOKENS
+from .columns import IGNORED, SUBWORD_LABELS, SUBWORDS, TAG_COLUMNS, TOKENS
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ def tag_column(dataset: Dataset) -> str | None:
             a name that nobody looks for.
     """
     lists = [name for name, feature in dataset.features.items() if isinstance(feature, List | LargeList)]
-    usual = [name for name in TAG_COLUMNS if name != LABELS or SUBWORDS not in dataset.column_names]
+    usual = [name for name in TAG_COLUMNS if name != SUBWORD_LABELS or SUBWORDS not in dataset.column_names]
     named = [name for name in usual if name in dataset.column_names]
     found = [name for name in named if name in lists]
     if len(found) > 1:
@@ -78,8 +78,8 @@ def tag_column(dataset: Dataset) -> str | None:
     if found:
         return found[0]
     if not named:
-        strange = [n for n in lists if n != LABELS and isinstance(dataset.features[n].feature, ClassLabel)]
-        if strange and TOKENS in dataset.column_names and LABELS not in dataset.column_names:
+        strange = [n for n in lists if n != SUBWORD_LABELS and isinstance(dataset.features[n].feature, ClassLabel)]
+        if strange and TOKENS in dataset.column_names and SUBWORD_LABELS not in dataset.column_names:
             raise ValueError(
                 f"the column {strange[0]!r} holds class labels, but under a name that is not looked for: call it "
                 "'tags' if it is the tags, with dataset.rename_column(...), or remove it"
@@ -101,7 +101,9 @@ def tag_names(dataset: Dataset) -> list[str] | None:
 
 def subword_label_names(dataset: Dataset) -> list[str] | None:
     """The label names of a tokenised corpus, in the order that its `labels` count in; `None` where it has none."""
-    return _names(dataset, LABELS) if is_tokenised(dataset) and LABELS in dataset.column_names else None
+    return (
+        _names(dataset, SUBWORD_LABELS) if is_tokenised(dataset) and SUBWORD_LABELS in dataset.column_names else None
+    )
 
 
 def is_tokenised(dataset: Dataset) -> bool:
@@ -134,16 +136,28 @@ def relabelled(dataset: Dataset, label_names: Sequence[str]) -> Dataset:
     new = {IGNORED: IGNORED, **{i: ids.get(name, -1) for i, name in enumerate(names)}}
 
     def reorder(batch: Mapping[str, list], rows: list[int]) -> dict[str, list]:
-        for labels, row in zip(batch[LABELS], rows):
+        for labels, row in zip(batch[SUBWORD_LABELS], rows):
             if lacking := [names[label] for label in labels or () if new[label] == -1]:
                 raise ValueError(
                     f"row {row} of a tokenised corpus has the label {lacking[0]!r}, which is not among the model's "
                     f"labels {list(label_names)}"
                 )
-        return {LABELS: [labels and [new[label] for label in labels] for labels in batch[LABELS]]}
+        return {SUBWORD_LABELS: [labels and [new[label] for label in labels] for labels in batch[SUBWORD_LABELS]]}
 
-    features = Features({**dataset.features, LABELS: List(ClassLabel(names=list(label_names)))})
-    return dataset.map(reorder, batched=True, with_indices=True, features=features, desc="Ordering labels")
+    labels = dataset.select_columns([SUBWORD_LABELS]).map(
+        reorder,
+        batched=True,
+        with_indices=True,
+        features=Features({SUBWORD_LABELS: List(ClassLabel(names=list(label_names)))}),
+        desc="Ordering labels",
+    )
+    return with_column(dataset, SUBWORD_LABELS, labels)
+
+
+def with_column(dataset: Dataset, name: str, column: Dataset) -> Dataset:
+    """A dataset with one of its columns replaced by that of another; the others are not written anew."""
+    together = concatenate_datasets([dataset.remove_columns(name), column], axis=1)
+    return together.select_columns(dataset.column_names)
 
 
 def encode_corpus(
@@ -193,7 +207,7 @@ def encode_corpus(
             "attention_mask": List(Value("int8")),
             "word_mask": List(Value("int8")),
             # The names travel with the numbers: whoever reads these cannot take them for another model's.
-            LABELS: List(ClassLabel(names=list(label_names))),
+            SUBWORD_LABELS: List(ClassLabel(names=list(label_names))),
         }
     )
     return dataset.map(

@@ -1,7 +1,6 @@
 """Asking the teachers once, and keeping their answers as dataset columns."""
 
 import hashlib
-import json
 import logging
 import os
 import time
@@ -26,6 +25,7 @@ from ..data.columns import (
     TOPK_LOG_PROBS,
     TOPK_TAGS,
 )
+from ..data.words import check_corpus
 from .asking import ALL, Question, Shard
 from .mixtures import Panel, Teachers
 from .processes import check_processes, prepare_processes
@@ -39,6 +39,7 @@ logger = logging.getLogger(__name__)
 # Of what is asked and how it is stored. A change after which the same question has other answers, or the same answers
 # lie otherwise, raises it: kept answers of another number are refused.
 ANSWER_FORMAT = 2
+_ESCAPED = str.maketrans({"\0": "\2n", "\1": "\2o", "\2": "\2\2"})  # as no two texts are written alike
 
 
 def annotate(
@@ -97,10 +98,7 @@ def annotate(
         raise ValueError("{} must be at least 1, not {}".format(*smallest))
     if unknown := [name for name in targets if name not in TARGET_COLUMNS]:
         raise ValueError(f"unknown targets {unknown}; there are {list(TARGET_COLUMNS)}")
-    if TOKENS not in dataset.column_names:
-        raise ValueError(
-            f"a corpus needs a column {TOKENS!r} with lists of words; this one has {dataset.column_names}"
-        )
+    check_corpus(dataset)
     if (empty := next((row for row, words in enumerate(dataset[TOKENS]) if not words), None)) is not None:
         raise ValueError(
             f"row {empty} of the corpus has no words, and no teacher anything to say: leave such rows out"
@@ -140,11 +138,16 @@ def annotate(
 
 
 def corpus_fingerprint(dataset: Dataset) -> str:
-    """A hash of the sentences and their languages, in order; independent of how the dataset was made."""
+    """A hash of the sentences and their languages, in order; independent of how the dataset was made.
+
+    Kept results and answers hold it, so it must not change: NUL ends a word, U+0001 a sentence, and words that hold
+    one of them themselves are written otherwise.
+    """
     digest = hashlib.sha256()
     languages = dataset[LANGUAGE] if LANGUAGE in dataset.column_names else [""] * len(dataset)
     for words, language in zip(dataset[TOKENS], languages):
-        digest.update(json.dumps([language or "", *words]).encode())  # quoted: whatever characters words hold
+        parts = (part.translate(_ESCAPED) for part in (language or "", *words))
+        digest.update("\0".join(parts).encode("utf-8", "surrogatepass") + b"\1")
     return digest.hexdigest()[:16]
 
 

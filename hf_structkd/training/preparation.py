@@ -7,10 +7,10 @@ from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedConfig
 from transformers.trainer_utils import has_length
 
-from ..data.columns import LANGUAGE, TARGET_COLUMNS, TOKENS
+from ..data.columns import LANGUAGE, TAG_COLUMNS, TARGET_COLUMNS
 from ..data.sampling import MixedSampler
-from ..data.unlabelled import has_gold
-from ..data.words import encode_corpus, tag_column, tag_names
+from ..data.unlabelled import has_any_gold, has_gold
+from ..data.words import check_corpus, encode_corpus, is_tokenised, relabelled, tag_column, tag_names
 from ..distillation.annotate import Teachers, annotate
 from ..distillation.answer_checks import check_answers
 from ..distillation.objectives import Chosen, annotation_temperatures, needed_columns
@@ -21,19 +21,27 @@ from .arguments import DRAWN_ORDERS, StructKDTrainingArguments
 
 
 def encoded(dataset: Any, tokenizer: Any, labels: list[str]) -> Any:
-    """A corpus with subwords; what has them already, or is no corpus with words, stays as it is.
+    """A corpus with subwords and labels counted as the model counts them.
+
+    Args:
+        dataset: a corpus, tokenised or not; what is no corpus (a stream, say) stays as it is.
+        tokenizer: the student's.
+        labels: the model's, in the order of their ids.
 
     Raises:
-        ValueError: if there is no tokenizer.
+        ValueError: if there is no tokenizer, if the corpus has neither words nor subwords, or labels that the model
+            lacks.
     """
-    columns = getattr(dataset, "column_names", None) or []
-    if TOKENS not in columns or "input_ids" in columns:
+    if not isinstance(dataset, Dataset):
         return dataset
+    if is_tokenised(dataset):
+        return relabelled(dataset, labels)
+    check_corpus(dataset)
     if tokenizer is None:
         raise ValueError("the corpora are not tokenised: give StructKDTrainer the tokenizer as processing_class")
     # `datasets` keeps what `map` makes in files that nothing verifies: teachers' answers do not go through it.
-    answers = [name for name in columns if name in TARGET_COLUMNS]
-    if not answers or not isinstance(dataset, Dataset):
+    answers = [name for name in dataset.column_names if name in TARGET_COLUMNS]
+    if not answers:
         return encode_corpus(dataset, tokenizer, labels)
     words = encode_corpus(dataset.remove_columns(answers), tokenizer, labels)
     return concatenate_datasets([words, dataset.select_columns(answers)], axis=1)
@@ -49,9 +57,14 @@ def annotated(
     """Training data with the answers that the objectives read; teachers are asked where they are missing.
 
     Raises:
-        ValueError: if there are neither answers nor teachers, answers that do not fit (see `check_answers`), or gold
-            tags that the model's constraints exclude.
+        ValueError: if there are neither answers nor teachers, answers that do not fit (see `check_answers`), no gold
+            tags where nothing else is learnt from, or gold tags that the model's constraints exclude.
     """
+    if not objectives and isinstance(dataset, Dataset) and len(dataset) and not has_any_gold(dataset):
+        raise ValueError(
+            f"objective {args.objective!r} learns from gold tags alone, and no sentence has any. They stand in one of "
+            f"the columns {', '.join(TAG_COLUMNS)}; the columns here are {', '.join(dataset.column_names)}"
+        )
     _refuse_illegal_gold(dataset, config)
     needed = needed_columns(objectives)
     columns = getattr(dataset, "column_names", None) or []

@@ -4,7 +4,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
 
 from hf_structkd import StructKDTrainer, StructKDTrainingArguments, Teacher, encode_corpus
-from hf_structkd.data.unlabelled import has_gold, hide_gold, mix_unlabelled
+from hf_structkd.data.unlabelled import has_any_gold, has_gold, hide_gold, mix_unlabelled, with_gold
 
 
 def test_hidden_gold_is_gone_and_nothing_else(corpus, tokenizer, labels):
@@ -41,6 +41,47 @@ def test_corpora_that_cannot_be_mixed_are_named(corpus):
         mix_unlabelled(corpus, Dataset.from_dict({"text": ["a b"]}))
     with pytest.raises(ValueError, match="labelled corpus has no tags"):
         mix_unlabelled(corpus.remove_columns("tags"), corpus)
+
+
+class TestTokenised:
+    """Danger: the tags of a tokenised corpus are in its labels too, and stay there when they are hidden."""
+
+    @pytest.mark.parametrize("dropped", [[], ["tags"], ["tokens", "tags"]])
+    def test_hidden_gold_is_gone(self, corpus, tokenizer, labels, dropped):
+        encoded = encode_corpus(corpus, tokenizer, labels).remove_columns(dropped)
+        hidden = hide_gold(encoded)
+        assert not has_any_gold(hidden)
+        assert has_gold(hidden) == [False] * len(corpus)
+        assert hidden.features == encoded.features
+        assert hidden.column_names == encoded.column_names
+        assert hidden["input_ids"][:] == encoded["input_ids"][:]
+        assert [len(row) for row in hidden["labels"]] == [len(row) for row in encoded["input_ids"]]
+        assert has_any_gold(encoded)
+        rows = [5, 1]
+        assert hide_gold(encoded.select(rows))["input_ids"][:] == encoded.select(rows)["input_ids"][:]
+
+    @pytest.mark.parametrize("dropped", [[], ["tokens", "tags"]])
+    def test_mixing(self, corpus, tokenizer, labels, dropped):
+        encoded = encode_corpus(corpus, tokenizer, labels).remove_columns(dropped)
+        answered = encoded.select([7]).add_column("teacher_entropy", [0.5])
+        mixed = mix_unlabelled(encoded.select(range(3)), [encoded.select([3, 4]), answered])
+        assert has_gold(mixed) == [True] * 3 + [False] * 3
+        assert mixed.features == encoded.features
+        assert mixed["input_ids"][:] == encoded.select([0, 1, 2, 3, 4, 7])["input_ids"][:]
+        bare = mix_unlabelled(encoded.select([0]), encoded.select([1]).remove_columns("labels"))
+        assert has_gold(bare) == [True, False]
+        assert len(bare[1]["labels"]) == len(bare[1]["input_ids"])
+        for one, other in ((encoded, corpus), (corpus, encode_corpus(corpus, tokenizer, labels))):
+            with pytest.raises(ValueError, match=r"all are tokenised .*, or none is"):
+                mix_unlabelled(one, other)
+
+    def test_only_what_has_gold_is_scored(self, corpus, caplog):
+        mixed = mix_unlabelled(corpus.select([0, 1]), corpus.select([2]))
+        assert with_gold(mixed)["tokens"][:] == corpus["tokens"][:2]
+        assert "1 of 3 sentences have no gold tags and are not scored" in caplog.text
+        assert with_gold(corpus) is corpus
+        with pytest.raises(ValueError, match="none of the sentences has gold tags"):
+            with_gold(hide_gold(corpus))
 
 
 def arguments(folder, **fields):

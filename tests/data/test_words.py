@@ -1,11 +1,17 @@
 """Dangers: a word without subwords loses its tag, labels slip by one, a wrong tag is silently taken for another."""
 
+from typing import ClassVar
+
 import pytest
-from datasets import ClassLabel, Dataset, Features, List, Value
+from datasets import ClassLabel, Dataset, Features, List, Value, concatenate_datasets, load_from_disk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_structkd.data.words import encode_corpus
+from hf_structkd import StructKDTrainer, StructKDTrainingArguments, annotate
+from hf_structkd.data.augmentation import Augmentation, augment
+from hf_structkd.data.corpora import label_inventory
+from hf_structkd.data.unlabelled import hide_gold
+from hf_structkd.data.words import encode_corpus, relabelled, subword_label_names, tag_column
 from hf_structkd.modeling.subwords import tokenize_words
 
 # What real text holds: zero-width and combining characters, no-break spaces, emoji, scripts the tokenizer never saw.
@@ -78,3 +84,124 @@ def test_missing_tags_make_an_unlabelled_sentence(tokenizer):
 def test_bad_rows_are_named(tokenizer, columns, message):
     with pytest.raises(ValueError, match=message):
         encode_corpus(Dataset.from_dict(columns), tokenizer, ["O"])
+
+
+def named(names, **columns):
+    features = {name: List(Value("string")) for name in columns}
+    if names:
+        features["ner_tags"] = List(ClassLabel(names=names))
+    return Dataset.from_dict(columns, features=Features(features))
+
+
+class TestWhereTagsAre:
+    @pytest.mark.parametrize(
+        "column", ["tags", "ner_tags", "labels", "ner", "tag", "pos_tags", "upos", "label", "pos"]
+    )
+    def test_every_usual_name_is_seen(self, tokenizer, column):
+        """`labels`, `ner` and `tag` were not: the corpus was trained on as if it had no tags."""
+        data = Dataset.from_dict({"tokens": [["a", "b"]], column: [["O", "B-X"]]})
+        assert tag_column(data) == column
+        assert [label for label in encode_corpus(data, tokenizer, ["O", "B-X"])[0]["labels"] if label >= 0] == [0, 1]
+        assert label_inventory(data) == ["O", "B-X"]
+
+    def test_nobody_guesses(self):
+        both = Dataset.from_dict({"tokens": [["a"]], "ner_tags": [["O"]], "pos_tags": [["X"]]})
+        with pytest.raises(ValueError, match=r"several columns .* the tags \(ner_tags, pos_tags\).*remove_columns"):
+            tag_column(both)
+        with pytest.raises(ValueError, match=r"'tags' holds .*string.* where lists of tags are meant"):
+            tag_column(Dataset.from_dict({"tokens": [["a", "b"]], "tags": ["O B-X"]}))
+        strange = named(["O", "B-X"], tokens=[["a"]], ner_tags=[[1]]).rename_column("ner_tags", "chunks")
+        with pytest.raises(ValueError, match=r"'chunks' holds class labels.*rename_column"):
+            tag_column(strange)
+        numbers = Dataset.from_dict({"tokens": [["a"]], "tags": [[1]]})
+        with pytest.raises(ValueError, match="1 and the like, and nothing names them"):
+            label_inventory(numbers)
+
+    def test_a_class_of_the_whole_sentence_is_no_tag(self):
+        assert tag_column(Dataset.from_dict({"tokens": [["a"]], "tags": [["O"]], "label": [3]})) == "tags"
+        assert tag_column(Dataset.from_dict({"tokens": [["a"]], "label": [3]})) is None
+        assert tag_column(Dataset.from_dict({"tokens": [["a"]], "lemmas": [["a"]]})) is None
+
+
+class TestTextsInPlaceOfWords:
+    @pytest.mark.parametrize("use", [encode_corpus, augment, annotate], ids=lambda use: use.__name__)
+    def test_no_text_is_cut_into_letters(self, tokenizer, use):
+        options = {
+            encode_corpus: {"tokenizer": tokenizer, "label_names": ["O"]},
+            augment: {"augmentation": Augmentation(), "tokenizer": tokenizer},
+            annotate: {"teachers": {}, "label_names": ["O"], "targets": []},
+        }[use]
+        texts = Dataset.from_dict({"tokens": ["Olu hums"], "tags": [["O", "O"]]})
+        with pytest.raises(ValueError, match="'tokens' holds texts where lists of words are meant: split them"):
+            use(texts, **options)
+        with pytest.raises(ValueError, match="a corpus needs a column 'tokens' with lists of words"):
+            use(texts.rename_column("tokens", "text"), **options)
+        stream = Dataset.from_dict({"tokens": [["Olu"]]}).to_iterable_dataset()
+        with pytest.raises(ValueError, match=r"must be a datasets.Dataset, not IterableDataset: .*stream.take"):
+            use(stream, **options)
+
+    @pytest.mark.parametrize("words", [None, []])
+    def test_sentences_without_words_are_named(self, tokenizer, words):
+        data = Dataset.from_dict({"tokens": [["a"], words]})
+        with pytest.raises(ValueError, match="row 1 has no words"):
+            encode_corpus(data, tokenizer, ["O"])
+        with pytest.raises(ValueError, match="row 1 has no words"):
+            augment(data, Augmentation(vocabulary_rate=0))
+        with pytest.raises(ValueError, match="row 0: None is no word"):
+            encode_corpus(Dataset.from_dict({"tokens": [["a", None]]}), tokenizer, ["O"])
+
+
+class TestLabelsOfATokenisedCorpus:
+    """Danger: labels are numbers, and a model that counts them otherwise learns other tags."""
+
+    DATA: ClassVar = {"tokens": [["a", "b", "c"], ["d"]], "tags": [["B-X", "O", "B-Y"], None]}
+
+    def test_names_travel_with_them(self, tokenizer, tmp_path):
+        names = ["O", "B-Y", "B-X"]
+        encoded = encode_corpus(Dataset.from_dict(self.DATA), tokenizer, names)
+        kept = encoded.remove_columns(["tokens", "tags"])
+        kept = concatenate_datasets([kept, kept]).select([3, 0]).map(lambda row: {"more": 1}).filter(lambda row: True)
+        kept.save_to_disk(tmp_path / "kept")
+        kept = load_from_disk(tmp_path / "kept")
+        assert subword_label_names(kept) == names
+        assert [[n for n in row if n >= 0] for row in kept["labels"]] == [[], [2, 0, 1]]
+        assert subword_label_names(encoded.cast_column("labels", List(Value("int64")))) is None
+        with pytest.raises(ValueError, match="aligned"):
+            concatenate_datasets([encoded, encode_corpus(Dataset.from_dict(self.DATA), tokenizer, names[::-1])])
+
+    def test_they_are_counted_as_the_model_counts(self, tokenizer):
+        names, other = ["O", "B-Y", "B-X"], ["B-X", "O", "B-Z", "B-Y"]
+        encoded = encode_corpus(Dataset.from_dict(self.DATA), tokenizer, names)
+        same = relabelled(encoded.add_column("teacher_entropy", [0.5, 0.25]), other)
+        assert subword_label_names(same) == other
+        assert same.column_names == [*encoded.column_names, "teacher_entropy"]
+        assert same["teacher_entropy"][:] == [0.5, 0.25]
+        assert same["labels"][:] == encode_corpus(Dataset.from_dict(self.DATA), tokenizer, other)["labels"][:]
+        assert relabelled(encoded, names) is encoded
+        with pytest.raises(ValueError, match=r"row 0 .*label 'B-Y', which is not among the model's labels"):
+            relabelled(encoded, ["O", "B-X"])
+        assert relabelled(encoded.select([1]), ["O", "B-X"])["labels"][:] == encoded.select([1])["labels"][:]
+
+    @pytest.mark.parametrize("text", [True, False])
+    def test_a_trainer_learns_the_tags_that_were_meant(self, corpus, tokenizer, labels, make_student, tmp_path, text):
+        other = encode_corpus(corpus, tokenizer, list(reversed(labels)))
+        if not text:
+            other = other.remove_columns(["tokens", "tags"])
+        args = StructKDTrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none", objective="none")
+        trainer = StructKDTrainer(make_student(), args, None, other, {"dev": other}, tokenizer)
+        wanted = encode_corpus(corpus, tokenizer, labels)["labels"][:]
+        assert trainer.train_dataset["labels"][:] == trainer.eval_dataset["dev"]["labels"][:] == wanted
+        with pytest.raises(ValueError, match="not among the model's labels"):
+            StructKDTrainer(make_student(), args, None, encode_corpus(corpus, tokenizer, ["Z", *labels]).map(
+                lambda row: {"labels": [max(n, 0) if n > -100 else n for n in [0, *row["labels"][1:]]]}
+            ), None, tokenizer)  # fmt: skip
+
+
+def test_gold_alone_needs_gold(corpus, tokenizer, make_student, tmp_path):
+    """Loss 0 and F1 0, without a word, where the tags stood under a name that nobody looked for."""
+    args = StructKDTrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none", objective="none")
+    for data in (corpus.rename_column("tags", "bio"), hide_gold(corpus)):
+        with pytest.raises(ValueError, match=r"objective 'none' learns from gold tags alone.*columns tags, ner_tags"):
+            StructKDTrainer(make_student(), args, None, data, None, tokenizer)
+    with pytest.raises(ValueError, match="a corpus needs a column 'tokens'"):
+        StructKDTrainer(make_student(), args, None, corpus.rename_column("tokens", "words"), None, tokenizer)

@@ -5,10 +5,11 @@ import json
 import numpy as np
 import pytest
 import torch
-from datasets import ClassLabel, Features, List, concatenate_datasets
+from datasets import ClassLabel, Dataset, Features, List, concatenate_datasets
 
 from hf_structkd import AnnotationError, Teacher, annotate
 from hf_structkd.data.columns import AUTOMATIC_COLUMNS, TARGET_COLUMNS
+from hf_structkd.distillation.annotate import corpus_fingerprint
 from hf_structkd.distillation.answer_checks import check_answers
 from hf_structkd.distillation.callable_teacher import CallableTeacher
 from hf_structkd.distillation.objectives import parse_objective
@@ -261,3 +262,22 @@ def test_a_corpus_without_sentences_has_the_columns(corpus, teachers, labels):
     annotated = asked(corpus.select([]), teachers["en"], labels)
     assert set(COLUMNS) <= set(annotated.column_names)
     assert len(annotated) == 0
+
+
+class TestFingerprint:
+    def test_kept_results_hold_it(self):
+        """Results that lie in the repository, and answers of users, are found again by it."""
+        data = Dataset.from_dict({"tokens": [["Olu", "hums"], ["Kano"]], "language": ["ha", "ha"]})
+        assert corpus_fingerprint(data) == "7690eed1a4844122"
+
+    def test_words_may_hold_any_character(self):
+        """Words were joined with one that they may hold."""
+
+        def of(*sentences):
+            return corpus_fingerprint(Dataset.from_dict({"tokens": sentences}))
+
+        same = [
+            of(["a", "b"]), of(["a\0b"]), of(["a\2nb"]), of(["a\2", "b"]), of(["a\2\2nb"]),
+            of(["a"], ["b"]), of(["a\1\0b"]), of(["a\2o\0b"]), of(["a", "", "b"]), of(["ab"]),
+        ]  # fmt: skip
+        assert len(set(same)) == len(same)
