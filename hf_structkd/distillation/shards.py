@@ -181,6 +181,8 @@ class PartialAnswers:
             os.replace(probe, self.folder)
         except OSError as error:
             probe.rmdir()
+            if not any(self.work.glob("shard-*")):
+                self.discard()
             raise AnnotationError(
                 f"{self.folder} cannot be replaced by the finished answers ({error.strerror or error}), as where a "
                 f"volume is mounted on it: give a folder inside it, {self.folder / 'annotations'}, or another one"

@@ -44,7 +44,8 @@ def encoded(dataset: Any, tokenizer: Any, labels: list[str]) -> Any:
     if not answers:
         return encode_corpus(dataset, tokenizer, labels)
     words = encode_corpus(dataset.remove_columns(answers), tokenizer, labels)
-    return concatenate_datasets([words, dataset.select_columns(answers)], axis=1)
+    kept = dataset.select_columns(answers).flatten_indices(keep_in_memory=True)  # in a file it would be a copy too
+    return concatenate_datasets([words, kept], axis=1)
 
 
 def annotated(

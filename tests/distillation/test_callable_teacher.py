@@ -1,9 +1,13 @@
 """Danger: a function answers in the wrong shape, order or number, and is believed."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 
+from hf_structkd import annotate
 from hf_structkd.distillation.callable_teacher import CallableTeacher
 
 LABELS = ["O", "B-PER"]
@@ -66,3 +70,58 @@ def test_wrong_settings_are_named(arguments, message):
     settings = {"function": list, "labels": LABELS, "name": "T", "revision": "1", **arguments}
     with pytest.raises(ValueError, match=message):
         CallableTeacher(**settings)
+
+
+def test_the_temperature_of_listed_sequences_divides_what_the_teacher_said_not_what_was_merged():
+    """Danger: calibration goes the wrong way: merged probabilities of .4 and .6 grow apart where the paths do not."""
+    said = [(["O"], 0.4), (["B-X"], 0.3), (["B-Y"], 0.3)]
+
+    def merging(**options):
+        return CallableTeacher(
+            lambda sentences: [said] * len(sentences), ["O", "B-X", "B-Y"], name="T", revision="1", answers="paths",
+            label_map={"Y": "X"}, **options,
+        )  # fmt: skip
+
+    student = ["O", "B-X"]
+    expected = torch.tensor([0.4, 0.3, 0.3]).double().pow(1 / 2.0)
+    expected = torch.stack([expected[0], expected[1:].sum()]) / expected.sum()
+    asked = merging().distribution([["Nile"]], student)
+    for hot in (asked.with_temperature(2.0), merging(temperature=2.0).distribution([["Nile"]], student)):
+        torch.testing.assert_close(hot.marginals[0, 0], expected)
+    cooled = asked.with_temperature(4.0).select(torch.tensor([0])).with_temperature(0.25)
+    torch.testing.assert_close(cooled.marginals, asked.marginals)
+    half = Dataset.from_dict({"tokens": [["Nile"]] * 4, "tags": [["O"], ["B-X"]] * 2})
+    teacher = merging()
+    found = teacher.calibrate(half, student)
+    assert found.temperature < 1.0
+    assert found.nll == pytest.approx(math.log(2), abs=1e-4)
+    marginals = teacher.distribution([["Nile"]], student).marginals[0, 0]
+    assert -marginals.log().mean().item() == pytest.approx(found.nll)
+    answers = annotate(
+        half, merging(), label_names=student, targets=["teacher_marginals"], temperature=2.0, progress=False
+    )
+    assert answers[0]["teacher_marginals"][0] == pytest.approx(expected.tolist(), abs=1e-3)
+
+
+def test_a_sequence_that_is_listed_twice_is_one_before_any_temperature():
+    twice = [[(["O", "O"], 0.3), (["B-PER", "O"], 0.4), (["O", "O"], 0.3)], [(["O"], 1.0)]]
+    once = [[(["O", "O"], 0.6), (["B-PER", "O"], 0.4)], [(["O"], 1.0)]]
+    found = [
+        teacher_of(answers, "paths", temperature=3.0).distribution(SENTENCES, LABELS).marginals
+        for answers in (twice, once)
+    ]
+    torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize("part", ["start", "end", "left out"])
+def test_a_sentences_own_start_and_end_scores_are_refused_and_not_given_to_all(part):
+    """Danger: the last sentence's start and end serve the whole batch."""
+    emissions, transitions, zero, other = (np.zeros(shape) for shape in ((2, 2), (2, 2), 2, 2))
+    other = other + np.array([0.0, 5.0])
+    full = (emissions, transitions, zero, other) if part == "end" else (emissions, transitions, other, zero)
+    second = (emissions[:1], transitions) if part == "left out" else (emissions[:1], transitions, zero, zero)
+    with pytest.raises(ValueError, match="sentence 'No': its transition, start or end scores differ"):
+        teacher_of([full, second], "scores").distribution(SENTENCES, LABELS)
+    same = [(emissions, transitions, zero, zero), (emissions[:1], transitions)]
+    marginals = teacher_of(same, "scores").distribution(SENTENCES, LABELS).marginals
+    torch.testing.assert_close(marginals[0], torch.full((2, 2), 0.5).double())

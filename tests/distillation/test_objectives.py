@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from hf_structkd import LinearChainCRF
 from hf_structkd.data.columns import TARGET_COLUMNS
+from hf_structkd.distillation.label_maps import read_labels
 from hf_structkd.distillation.objectives import (
     OBJECTIVES,
     annotation_temperatures,
@@ -18,7 +19,9 @@ from hf_structkd.distillation.objectives import (
     parse_objective,
     weighted_losses,
 )
+from hf_structkd.distillation.read_chain import read_chain
 from hf_structkd.distillation.targets import Targets, ask
+from hf_structkd.modeling.log_space import Scores
 
 GLOBAL = [name for name in sorted(OBJECTIVES) if "global" in OBJECTIVES[name].temperature_modes]
 B, T, C = 3, 4, 3
@@ -273,6 +276,22 @@ def test_where_the_two_temperatures_are_documented_as_the_same_they_are(name):
     local = OBJECTIVES[name](3.0, "local")(student, targets_of(teacher, needs))
     everywhere = OBJECTIVES[name](3.0, "global")(student, targets_of(teacher, needs, temperature=3.0))
     torch.testing.assert_close(local, everywhere, atol=1e-5, rtol=1e-5)
+
+
+def test_of_merged_tags_the_two_temperatures_of_emission_differ_as_it_says():
+    """The local one acts on the sums over what was merged, the global one on what is summed."""
+    reading = read_labels([["A"], ["B"], ["B"]], ["A", "B"], "T")
+    own, lengths = torch.tensor([[[0.0, 1.0, 2.0]]]), torch.tensor([1])
+    teacher = read_chain(Scores(own, torch.zeros(3, 3), torch.zeros(3), torch.zeros(3)), lengths, reading)
+    student = LinearChainCRF(torch.tensor([[[0.5, 0.0]]]), torch.zeros(2, 2), lengths=lengths)
+    for mode, emissions in (
+        ("local", torch.stack([own[..., 0], own[..., 1:].logsumexp(-1)], -1) / 3.0),
+        ("global", torch.stack([own[..., 0] / 3.0, (own[..., 1:] / 3.0).logsumexp(-1)], -1)),
+    ):
+        asked = teacher if mode == "local" else teacher.with_temperature(3.0)
+        targets = Targets(teacher_emissions=torch.as_tensor(ask(asked, ["teacher_emissions"], 1)["teacher_emissions"]))
+        expected = -9 * (emissions.softmax(-1) * (student.scores.emissions / 3.0).log_softmax(-1)).sum(dim=(1, 2))
+        torch.testing.assert_close(OBJECTIVES["emission"](3.0, mode)(student, targets), expected.float())
 
 
 @pytest.mark.parametrize("name", ["top_k", "structural", "fuzzy"])
