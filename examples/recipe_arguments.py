@@ -130,7 +130,11 @@ class ModelArguments:
         },
     )
     head: Literal["crf", "softmax"] = field(
-        default="crf", metadata={"help": "crf or, for teachers and comparisons, softmax."}
+        default="crf",
+        metadata={
+            "help": "crf or softmax; a softmax student is a CRF without transitions, distilled by every objective but "
+            "substructure."
+        },
     )
     vocab_size: int = field(default=8000, metadata={"help": "Pieces of a tokenizer trained from scratch."})
     revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the model on the Hub."})

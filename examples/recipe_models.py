@@ -17,12 +17,15 @@ from transformers import (
 )
 
 from hf_structkd import (
+    StructKDTrainingArguments,
     XLMRobertaCRFConfig,
     XLMRobertaForTokenClassificationCRF,
     crf_class_for,
     smaller_student,
 )
+from hf_structkd.data.columns import TRANSITIONS
 from hf_structkd.data.tokenizer import train_tokenizer
+from hf_structkd.distillation.objectives import needed_columns, parse_objective
 from hf_structkd.modeling.configuration import CRFConfigMixin, label_names
 from hf_structkd.training.recipe import RecipeError
 
@@ -98,7 +101,20 @@ def make_tagger(
             raise RecipeError(f"keep_layers of model {args.model!r}: {error}") from error
     if args.head == "crf":
         model.set_word_starts(tokenizer)
+    elif scheme is not None:
+        model.config.tag_scheme = scheme  # a stock configuration has no such field, and keeps it
     return model, tokenizer
+
+
+def check_head(head: str, args: StructKDTrainingArguments) -> None:
+    """Raise RecipeError if a softmax head is to be trained with what it has no part for: now, not after hours."""
+    if head == "crf":
+        return
+    if args.crf_learning_rate is not None:
+        raise RecipeError("crf_learning_rate is for head: crf; a softmax head has no transition scores")
+    objectives = parse_objective(args.objective, args.temperature, args.temperature_mode)  # type: ignore[arg-type]
+    if TRANSITIONS in needed_columns(objectives):
+        raise RecipeError(f"objective {args.objective!r} compares transition scores, which head: softmax has not")
 
 
 def refuse_other_labels(model: str, config: Any, labels: Sequence[str]) -> None:

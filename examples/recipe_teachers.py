@@ -94,6 +94,10 @@ def trained_teacher(
         for name in ("num_train_epochs", "learning_rate", "crf_learning_rate", "per_device_train_batch_size")
         if getattr(teacher_args, f"teacher_{name}") is not None
     }
+    if teacher_args.teacher_head == "softmax":
+        if teacher_args.teacher_crf_learning_rate is not None:
+            raise RecipeError("teacher_crf_learning_rate is for teacher_head: crf; a softmax head has no such scores")
+        changes["crf_learning_rate"] = None  # the student's
     folder = Path(teacher_args.teachers_dir or Path(args.output_dir) / "teachers") / language
     own = model_arguments_of_teacher(teacher_args, model_args)
     own_args = replace_output(args, folder, objective="none", unlabelled_rate=None, **changes)

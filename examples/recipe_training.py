@@ -16,15 +16,10 @@ from transformers import PreTrainedModel, Trainer, set_seed
 from transformers.trainer_utils import HubStrategy
 
 from hf_structkd import StructKDTrainer, StructKDTrainingArguments, Teacher
-from hf_structkd.data.collator import DataCollatorForStructKD
 from hf_structkd.distillation.locks import LOCK_FILE, only_us
 from hf_structkd.distillation.objectives import NO_DISTILLATION
 from hf_structkd.evaluation.resources import measured_energy, peak_memory
 from hf_structkd.evaluation.results import write_atomically
-from hf_structkd.evaluation.tagging_metrics import TaggingMetrics
-from hf_structkd.modeling.crf_head import CRFHeadMixin
-from hf_structkd.training.checkpoints import CheckpointedTrainer
-from hf_structkd.training.preparation import encoded
 from hf_structkd.training.recipe import RecipeError, compare_settings, dump_settings
 
 logger = logging.getLogger(__name__)
@@ -50,39 +45,12 @@ def train_tagger(
     resume: bool = True,
 ) -> Trainer:
     """Train with either head; picks up the last checkpoint in `args.output_dir` if there is one."""
-    if isinstance(model, CRFHeadMixin):
-        model.config.languages = sorted(set(train["language"]))
-        trainer: Trainer = StructKDTrainer(model, args, None, train, dict(dev), tokenizer, teachers=teachers)
-    else:
-        trainer = _softmax_trainer(model, tokenizer, train, dev, args)
+    model.config.languages = sorted(set(train["language"]))
+    trainer = StructKDTrainer(model, args, None, train, dict(dev), tokenizer, teachers=teachers)
     make_brief(trainer)
     checkpoints = list(Path(args.output_dir).glob("checkpoint-*")) if resume else []
     trainer.train(resume_from_checkpoint=bool(checkpoints) or None)
     return trainer
-
-
-def _softmax_trainer(
-    model: PreTrainedModel,
-    tokenizer: Any,
-    train: Dataset,
-    dev: Mapping[str, Dataset],
-    args: StructKDTrainingArguments,
-) -> Trainer:
-    labels = [model.config.id2label[i] for i in range(model.config.num_labels)]
-    metrics = TaggingMetrics(labels)
-    if args.metric_for_best_model == "macro":
-        # The stock trainer knows no macro average; a teacher has one language, whose score it is.
-        args.metric_for_best_model = f"{next(iter(dev))}_{metrics.metric_name}"
-    return CheckpointedTrainer(
-        model,
-        args,
-        data_collator=DataCollatorForStructKD(tokenizer),
-        train_dataset=encoded(train, tokenizer, labels),
-        eval_dataset={language: encoded(data, tokenizer, labels) for language, data in dev.items()},
-        processing_class=tokenizer,
-        compute_metrics=metrics,
-        preprocess_logits_for_metrics=lambda logits, labels: logits.argmax(dim=-1),
-    )
 
 
 def train_into(

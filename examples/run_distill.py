@@ -19,7 +19,7 @@ from progress import quiet_libraries
 from publishing import describe, push_student, student_repository
 from recipe_arguments import DataArguments, ModelArguments, TeacherArguments
 from recipe_data import labels_of, load_data, load_unlabelled
-from recipe_models import check_model, make_tagger, make_tokenizer, model_arguments_of_teacher
+from recipe_models import check_head, check_model, make_tagger, make_tokenizer, model_arguments_of_teacher
 from recipe_teachers import calibrate_teachers, given_teachers, trained_teacher
 from recipe_training import (
     SETTINGS_FILE,
@@ -136,6 +136,7 @@ def main() -> None:
             shown = {**splits, **({"unlabelled": unlabelled[language]} if language in unlabelled else {})}
             print(f"{language}: " + ", ".join(f"{len(data):,} {split}" for split, data in shown.items()))
     check_model(model_args)
+    check_head(model_args.head, args)
     if teacher_args.teacher_model:
         check_model(model_arguments_of_teacher(teacher_args, model_args))
     teachers = given_teachers(list(corpora), labels, model_args, teacher_args, args)

@@ -9,7 +9,7 @@ from datasets import concatenate_datasets
 from progress import quiet_libraries
 from recipe_arguments import DataArguments, ModelArguments
 from recipe_data import labels_of, load_data
-from recipe_models import make_tagger
+from recipe_models import check_head, make_tagger
 from recipe_training import settings_of, train_into, train_tagger
 from scoring import compare
 
@@ -27,6 +27,7 @@ def main() -> None:
         (DataArguments, ModelArguments, StructKDTrainingArguments), description=__doc__, exit_on_error=True
     )
     args.objective = "none"
+    check_head(model_args.head, args)
     corpora = load_data(data_args)
     labels = labels_of(data_args, corpora)
     train = concatenate_datasets([splits["train"] for splits in corpora.values()])

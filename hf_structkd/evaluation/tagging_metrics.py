@@ -73,6 +73,13 @@ class TaggingMetrics:
             return word_accuracy(predictions, references, self.zero_division)
         return strict_seqeval(predictions, references, self.scheme, self.zero_division)
 
+    def possible_scores(self) -> list[str]:
+        """The names that :meth:`flatten` may give to scores."""
+        if self.scheme == "plain":
+            return ["accuracy"]
+        types = TagScheme(self.label_names, self.scheme).entity_types
+        return ["precision", "recall", "f1", "accuracy", *(f"f1_{name}" for name in types)]
+
     def flatten(self, report: dict[str, Any]) -> dict[str, float]:
         """The numbers of a :meth:`report` that a training log shows, as one flat mapping.
 

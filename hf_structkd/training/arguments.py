@@ -9,6 +9,7 @@ from transformers import TrainingArguments
 from ..distillation.objectives import Objective, parse_objective
 from ..distillation.processes import check_processes, prepare_processes
 from ..distillation.schedules import make_schedule
+from .checks import refuse_without_effect
 
 NORMALIZATIONS = ("word", "sentence")
 DRAWN_ORDERS = ("random", "group_by_length")  # of train_sampling_strategy: those in which sentences are drawn
@@ -23,8 +24,8 @@ class StructKDTrainingArguments(TrainingArguments):
     weight 1: there is nothing to interpolate with. All losses are sums over words, divided by one number.
 
     Raises:
-        ValueError: for a value outside its range, an unknown objective or schedule, or launched processes that cannot
-            work together.
+        ValueError: for a value outside its range, an unknown objective or schedule, an argument of `TrainingArguments`
+            that has no effect here, or launched processes that cannot work together.
     """
 
     objective: str | dict[str, Any] = field(
@@ -143,6 +144,11 @@ class StructKDTrainingArguments(TrainingArguments):
         prepare_processes()
         super().__post_init__()
         check_processes(self.use_cpu)
+        self.check()
+
+    def check(self) -> None:
+        """Raise ValueError for a value outside its range, and for an argument that would have no effect."""
+        refuse_without_effect(self)
         self.chosen_objectives()
         make_schedule(self.lambda_schedule, self.lambda_start, self.lambda_end, self.lambda_rate)
         if self.normalization not in NORMALIZATIONS:

@@ -18,6 +18,7 @@ from ..distillation.targets import how_to_make
 from ..modeling.configuration import label_names
 from ..modeling.tag_scheme import TagScheme
 from .arguments import DRAWN_ORDERS, StructKDTrainingArguments
+from .checks import refuse_words_in_stream
 
 
 def encoded(dataset: Any, tokenizer: Any, labels: list[str]) -> Any:
@@ -29,9 +30,10 @@ def encoded(dataset: Any, tokenizer: Any, labels: list[str]) -> Any:
         labels: the model's, in the order of their ids.
 
     Raises:
-        ValueError: if there is no tokenizer, if the corpus has neither words nor subwords, or labels that the model
-            lacks.
+        ValueError: if there is no tokenizer, if the corpus is a stream of words, has neither words nor subwords, or
+            labels that the model lacks.
     """
+    refuse_words_in_stream(dataset)
     if not isinstance(dataset, Dataset):
         return dataset
     if is_tokenised(dataset):
@@ -46,6 +48,25 @@ def encoded(dataset: Any, tokenizer: Any, labels: list[str]) -> Any:
     words = encode_corpus(dataset.remove_columns(answers), tokenizer, labels)
     kept = dataset.select_columns(answers).flatten_indices(keep_in_memory=True)  # in a file it would be a copy too
     return concatenate_datasets([words, kept], axis=1)
+
+
+def scorable(dataset: Any, tokenizer: Any, labels: list[str], name: str | None = None) -> Any:
+    """A corpus to be scored, with subwords.
+
+    Args:
+        dataset, tokenizer, labels: as for `encoded`.
+        name: the corpus', for the message.
+
+    Raises:
+        ValueError: as `encoded`, and if no sentence has gold tags, which would be a score of 0.
+    """
+    dataset = encoded(dataset, tokenizer, labels)
+    if isinstance(dataset, Dataset) and not has_any_gold(dataset):
+        raise ValueError(
+            f"the corpus{f' {name!r}' if name else ''} cannot be evaluated: no sentence has gold tags. The columns "
+            f"are {', '.join(dataset.column_names)}; predict tags a corpus without scoring it"
+        )
+    return dataset
 
 
 def annotated(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import EvalPrediction, PreTrainedModel
 
 from ..data.collator import DataCollatorForStructKD
-from ..data.columns import IGNORED, TARGET_COLUMNS
+from ..data.columns import IGNORED, TARGET_COLUMNS, TRANSITIONS
 from ..distillation.annotate import Teachers
 from ..distillation.answer_checks import check_answers
 from ..distillation.mixtures import ready_teachers
@@ -20,17 +20,31 @@ from ..distillation.targets import Targets
 from ..evaluation.tagging_metrics import TaggingMetrics
 from ..modeling.configuration import label_names
 from .arguments import StructKDTrainingArguments
+from .checks import (
+    choose_best_metric,
+    refuse_ignored,
+    refuse_lossy_collator,
+    refuse_streams,
+    refuse_without_effect,
+)
 from .loss_guard import LossGuard, NonFiniteLossError
 from .loss_log import EvaluationLoss, LossLog
 from .losses import loss_items, mixed_losses
-from .preparation import annotated, encoded, train_sampler
-from .pushing_trainer import PushingTrainer
+from .preparation import annotated, encoded, scorable, train_sampler
+from .scoring_trainer import ScoringTrainer
+from .students import (
+    crf_parameters,
+    look_at,
+    student_scores,
+    train_in_float32,
+    training_distribution,
+    words_of_batch,
+)
 
 logger = logging.getLogger(__name__)
-MACRO = "macro"  # as metric_for_best_model: the headline metric's average over languages
 
 
-class StructKDTrainer(PushingTrainer):
+class StructKDTrainer(ScoringTrainer):
     """Train a multilingual tagger on gold tags and teachers' answers.
 
     Everything a [`transformers.Trainer`] does still works. Beyond it:
@@ -42,18 +56,22 @@ class StructKDTrainer(PushingTrainer):
       `eval_macro_accuracy` for plain tags; `metric_for_best_model="macro"` names whichever it is).
 
     Args:
-        model: a model with a [`~hf_structkd.modeling.crf_head.CRFHeadMixin`].
+        model: one with a [`~hf_structkd.modeling.crf_head.CRFHeadMixin`], or any of transformers' models for token
+            classification: a softmax student, see `students.py`.
         args: [`StructKDTrainingArguments`].
         train_dataset: a corpus, annotated or not, tokenised or not.
         eval_dataset: a corpus, or language -> corpus.
         processing_class: the student's fast tokenizer.
         teachers: language -> [`Teacher`], or one for all.
         lambda_schedule: a callable [`Progress`] -> lambda, instead of the one `args` name.
-        data_collator, compute_metrics, kwargs: as for `Trainer`.
+        data_collator, compute_metrics, preprocess_logits_for_metrics, model_init, kwargs: as for `Trainer`; but for
+            `compute_loss_func`, which would not be looked at.
 
     Raises:
-        ValueError: if answers are needed and there are neither answers nor teachers, or more than one GPU is driven
-            by one process.
+        ValueError: if answers are needed and there are neither answers nor teachers; if more than one GPU is driven
+            by one process; if an argument would have no effect (docs/ecosystem.md lists them), or
+            `metric_for_best_model` names no score that there will be.
+        TypeError: if the model is no token classifier.
     """
 
     args: StructKDTrainingArguments
@@ -80,23 +98,28 @@ class StructKDTrainer(PushingTrainer):
                 f"{args.n_gpu} GPUs in one process (DataParallel) would tear the CRF's scores apart: start one "
                 "process a GPU with `accelerate launch` or `torchrun`, or set CUDA_VISIBLE_DEVICES"
             )
-        config = (model if model is not None else model_init()).config  # type: ignore[misc]
+        config, self._has_crf = look_at(model, model_init)
+        refuse_without_effect(args)
+        refuse_ignored(config, args, compute_metrics, lambda_schedule, **kwargs)
         self.label_names_in_order = label_names(config)
         self._given_schedule = lambda_schedule
         self._read_objective(args)
         self._asked_top_k = args.top_k
         teachers = None if teachers is None else ready_teachers(teachers)
         self.teachers = teachers
-        if train_dataset is not None:
-            train_dataset = annotated(train_dataset, teachers, self.objectives, args, config)
-            train_dataset = encoded(train_dataset, processing_class, self.label_names_in_order)
+        compute_metrics = compute_metrics or TaggingMetrics(
+            self.label_names_in_order, getattr(config, "tag_scheme", None)
+        )
+        choose_best_metric(args, compute_metrics, eval_dataset)
+        names = self.label_names_in_order
         if isinstance(eval_dataset, Mapping):
-            eval_dataset = {name: self._encode(data, processing_class) for name, data in eval_dataset.items()}
+            eval_dataset = {name: scorable(data, processing_class, names, name) for name, data in eval_dataset.items()}
         elif eval_dataset is not None:
-            eval_dataset = self._encode(eval_dataset, processing_class)
-        compute_metrics = compute_metrics or TaggingMetrics(self.label_names_in_order, config.tag_scheme)
-        if args.metric_for_best_model == MACRO:
-            args.metric_for_best_model = f"macro_{getattr(compute_metrics, 'metric_name', 'loss')}"
+            eval_dataset = scorable(eval_dataset, processing_class, names)
+        if train_dataset is not None:
+            refuse_streams(train_dataset, args)
+            train_dataset = annotated(train_dataset, teachers, self.objectives, args, config)
+            train_dataset = encoded(train_dataset, processing_class, names)
         super().__init__(
             model=model,
             args=args,
@@ -115,6 +138,22 @@ class StructKDTrainer(PushingTrainer):
         self.loss_is_scaled_for_ga = True
         self.loss_log, self.loss_guard = LossLog(), LossGuard()
         self._evaluation_loss: EvaluationLoss | None = None  # of the evaluation under way
+        if args.crf_learning_rate is not None and not crf_parameters(self.model):  # type: ignore
+            raise ValueError("crf_learning_rate has no effect: the model has no transition scores that are trained")
+        if data_collator is not None and train_dataset is not None:
+            data = self._remove_unused_columns(train_dataset) if isinstance(train_dataset, Dataset) else None
+            refuse_lossy_collator(data_collator, data, self.objectives)
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """As in `Trainer`; weights that a checkpoint stores in half precision are trained in float32."""
+        if self.model is not None:  # there is none before a trial of a search
+            train_in_float32(self.model, self.args.bf16 or self.args.fp16)
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def call_model_init(self, trial: Any = None) -> nn.Module:
+        model = super().call_model_init(trial)
+        train_in_float32(model, self.args.bf16 or self.args.fp16)
+        return model
 
     def _read_objective(self, args: StructKDTrainingArguments) -> None:
         self.objectives = args.chosen_objectives()
@@ -122,6 +161,11 @@ class StructKDTrainer(PushingTrainer):
         self.lambda_schedule = self._given_schedule or make_schedule(
             args.lambda_schedule, args.lambda_start, args.lambda_end, args.lambda_rate
         )
+        if not self._has_crf and TRANSITIONS in needed_columns(self.objectives):
+            raise ValueError(
+                f"objective {args.objective!r} compares transition scores, and a softmax student has none: choose "
+                "another one, or a student with a CRF head"
+            )
 
     def _hp_search_setup(self, trial: Any) -> None:
         """As in `Trainer`; a trial may choose objective, temperature and lambda too.
@@ -132,6 +176,7 @@ class StructKDTrainer(PushingTrainer):
         super()._hp_search_setup(trial)
         if self.hp_search_backend is None or trial is None:
             return
+        self.args.check()
         self._read_objective(self.args)
         data: Any = self.train_dataset
         lacking = [name for name in needed_columns(self.objectives) if name not in data.column_names]
@@ -145,9 +190,6 @@ class StructKDTrainer(PushingTrainer):
         check_answers(data, self.objectives, self.label_names_in_order, self.args.top_k)
 
     # ---- data ----
-
-    def _encode(self, dataset: Any, tokenizer: Any) -> Any:
-        return encoded(dataset, tokenizer, self.label_names_in_order)
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
@@ -188,15 +230,12 @@ class StructKDTrainer(PushingTrainer):
         inputs = dict(inputs)
         targets = Targets.pop_from(inputs, self.args.top_k)
         labels = inputs.pop("labels", None)
-        word_mask = inputs.get("word_mask")
-        if word_mask is None:
-            if labels is None:
-                raise ValueError("a batch needs word_mask or labels to know its words")
-            word_mask = inputs["word_mask"] = labels != -100
-        outputs = model(**inputs)
+        plain: Any = self.accelerator.unwrap_model(model)
+        word_mask = words_of_batch(plain, inputs, labels)
+        outputs = student_scores(model, plain, inputs, word_mask)
         if model.training:
             self.loss_guard.remember({}, outputs.emissions)
-        student = self.accelerator.unwrap_model(model).distribution(outputs, "train")
+        student = training_distribution(plain, outputs)
         lam = self.current_lambda()
         weighted, unweighted = mixed_losses(student, labels, word_mask, targets, self.objectives, lam)
 
@@ -218,36 +257,6 @@ class StructKDTrainer(PushingTrainer):
         if not return_outputs:
             return loss
         return loss, {"loss": loss, "logits": outputs.logits, "tags": outputs.tags}
-
-    def prediction_step(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        prediction_loss_only: bool,
-        ignore_keys: list[str] | None = None,
-    ) -> tuple[Tensor | None, Any, Tensor | None]:
-        """As in `Trainer`, with the Viterbi tags as predictions: (batch, subwords), -100 off the words.
-
-        Where `preprocess_logits_for_metrics` is given, it gets the logits; `ignore_keys` chooses among `logits` and
-        `tags`. Labels count at the words alone, in the metrics as in the loss.
-        """
-        inputs = self._prepare_inputs(inputs)
-        labels = inputs.get("labels")
-        if labels is None and inputs.get("word_mask") is None:
-            plain = self.accelerator.unwrap_model(model)
-            inputs["word_mask"] = plain.find_words(inputs["input_ids"], inputs["attention_mask"], None, None)
-        with torch.no_grad(), self.compute_loss_context_manager():
-            items = self._get_num_items_in_batch([inputs], self.args.device)
-            loss, outputs = self.compute_loss(model, inputs, return_outputs=True, num_items_in_batch=items)
-        loss = None if labels is None else loss.detach().mean()
-        if prediction_loss_only:
-            return loss, None, None
-        if ignore_keys is None:
-            ignore_keys = ["logits" if self.preprocess_logits_for_metrics is None else "tags"]
-        kept = tuple(value.detach() for name, value in outputs.items() if name not in ("loss", *ignore_keys))
-        if labels is not None and inputs.get("word_mask") is not None:
-            labels = torch.where(inputs["word_mask"].bool(), labels, IGNORED)
-        return loss, kept[0] if len(kept) == 1 else kept, labels
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
         """As in `Trainer`. Raises NonFiniteLossError, naming the sentences, where the loss is NaN or infinite."""
@@ -277,7 +286,7 @@ class StructKDTrainer(PushingTrainer):
             rate = getattr(self.accelerator.unwrap_model(opt_model).config, "crf_learning_rate", None)
         if not created or rate is None:
             return optimizer
-        crf = {id(p) for name, p in opt_model.named_parameters() if "crf" in name.split(".") and p.requires_grad}
+        crf = {id(p) for p in crf_parameters(opt_model)}
         moved = []
         for group in optimizer.param_groups:
             moved += [p for p in group["params"] if id(p) in crf]
@@ -320,28 +329,3 @@ class StructKDTrainer(PushingTrainer):
         if "loss" in logs and self.loss_log:
             logs = {**logs, **self.loss_log.pop(self._mean_over_processes)}
         super().log(logs, *args, **kwargs)
-
-    def evaluate(
-        self,
-        eval_dataset: Any = None,
-        ignore_keys: list[str] | None = None,
-        metric_key_prefix: str = "eval",
-    ) -> dict[str, float]:
-        """As in `Trainer`; with several corpora also their macro average, `{prefix}_macro_{metric}`."""
-        data = eval_dataset if eval_dataset is not None else self.eval_dataset
-        if isinstance(data, dict) and eval_dataset is not None:
-            eval_dataset = {name: self._encode(d, self.processing_class) for name, d in data.items()}
-        elif isinstance(data, Dataset):
-            eval_dataset = self._encode(data, self.processing_class)
-        metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
-        if isinstance(data, dict):
-            averages = {}
-            for key in (getattr(self.compute_metrics, "metric_name", None), "loss"):
-                scores = [metrics.get(f"{metric_key_prefix}_{name}_{key}") for name in data]
-                if scores and None not in scores:
-                    averages[f"{metric_key_prefix}_macro_{key}"] = sum(scores) / len(scores)  # type: ignore[arg-type]
-            self.log(averages)
-            metrics.update(averages)
-            # Callbacks have heard of every language by now; EarlyStoppingCallback may be waiting for the average.
-            self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, averages)
-        return metrics

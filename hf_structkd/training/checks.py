@@ -1,0 +1,185 @@
+"""What a training is refused for before it starts: arguments without effect, and a choice of best model without sense.
+
+`Trainer` takes much that [`StructKDTrainer`], whose loss is its own, could only ignore.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from datasets import Dataset, IterableDataset
+from transformers.training_args import OptimizerNames
+
+from ..data.columns import TOKENS
+from ..distillation.objectives import Chosen, needed_columns
+from ..evaluation.tagging_metrics import TaggingMetrics
+
+MACRO = "macro"  # as metric_for_best_model: the headline metric's average over languages
+
+# Training arguments that have no effect here: the values that ask for none, and why.
+WITHOUT_EFFECT: Mapping[str, tuple[tuple[Any, ...], str]] = {
+    "label_smoothing_factor": ((0.0, 0), "a CRF's likelihood is of whole tag sequences, which cannot be smoothed"),
+    "label_names": ((None, ["labels"]), "gold tags are those of the column 'labels'"),
+    "use_liger_kernel": ((False,), "there are no Liger kernels for taggers"),
+    "liger_kernel_config": ((None,), "there are no Liger kernels for taggers"),
+    "use_cache": ((False,), "a tagger generates nothing, so it has no cache"),
+    "past_index": ((-1, None), "a tagger has no past states"),
+}
+# These update each weight in the backward pass, all with one learning rate.
+ONE_RATE = tuple(name for name in OptimizerNames if name.value.endswith(("layerwise", "lomo")))
+
+
+def refuse_without_effect(args: Any) -> None:
+    """Raise ValueError, naming the argument and the reason, if training arguments ask for what cannot be had.
+
+    Args:
+        args: [`StructKDTrainingArguments`].
+    """
+    for name, (values, reason) in WITHOUT_EFFECT.items():
+        if hasattr(args, name) and getattr(args, name) not in values:
+            raise ValueError(f"{name}={getattr(args, name)!r} has no effect in StructKDTrainer: {reason}")
+    if args.crf_learning_rate is not None and args.optim in ONE_RATE:
+        raise ValueError(f"crf_learning_rate has no effect with optim={str(args.optim.value)!r}, which has one rate")
+    config = args.parallelism_config
+    cut = [name for name in ("tp_size", "cp_size", "sp_size") if (getattr(config, name, 1) or 1) > 1]
+    if cut:
+        raise ValueError(f"parallelism_config with {', '.join(cut)} above 1 cuts sentences up; a CRF needs them whole")
+
+
+def refuse_ignored(
+    config: Any,
+    args: Any,
+    compute_metrics: Any,
+    lambda_schedule: Any,
+    compute_loss_func: Any = None,
+    optimizers: tuple[Any, Any] = (None, None),
+    **others: Any,
+) -> None:
+    """Raise ValueError, naming it, if a trainer is given what it would not look at.
+
+    Args:
+        config: the model's configuration.
+        args: [`StructKDTrainingArguments`].
+        compute_metrics, lambda_schedule, compute_loss_func, optimizers, others: as the trainer is given them.
+    """
+    if compute_loss_func is not None:
+        raise ValueError(
+            "compute_loss_func has no effect in StructKDTrainer, whose loss is lambda * KD + (1 - lambda) * NLL: "
+            "choose an objective, or override compute_loss"
+        )
+    if args.crf_learning_rate is not None and optimizers[0] is not None:
+        raise ValueError("crf_learning_rate has no effect on an optimizer of your own: give the CRF a group in it")
+    for name in ("include_for_metrics", "batch_eval_metrics"):
+        if getattr(args, name) and compute_metrics is None:
+            raise ValueError(
+                f"{name}={getattr(args, name)!r} is for a compute_metrics of your own: the scores of StructKDTrainer "
+                "are made of the tags of a whole corpus"
+            )
+    if args.neftune_noise_alpha is not None and getattr(config, "freeze_encoder", False):
+        raise ValueError("neftune_noise_alpha has no effect on a frozen encoder (freeze_encoder), which has no noise")
+    if lambda_schedule is not None:
+        fields = type(args).__dataclass_fields__
+        names = ("lambda_schedule", "lambda_start", "lambda_end", "lambda_rate")
+        if changed := [name for name in names if getattr(args, name) != fields[name].default]:
+            raise ValueError(
+                f"{', '.join(changed)} of the arguments have no effect: a lambda_schedule is given beside"
+            )
+
+
+def choose_best_metric(args: Any, compute_metrics: Any, eval_dataset: Any) -> None:
+    """Make `args.metric_for_best_model` the name of a score that evaluations will have.
+
+    `"macro"` becomes the average over languages of the headline metric, which for a single corpus is its own score.
+
+    Args:
+        args: [`StructKDTrainingArguments`], changed in place.
+        compute_metrics: the trainer's; its `metric_name`, if it has one, is the headline metric.
+        eval_dataset: one corpus, a mapping of corpora, or `None`.
+
+    Raises:
+        ValueError: if there will be no such score, which `Trainer` would find out after the first evaluation.
+    """
+    if args.metric_for_best_model is None or eval_dataset is None:
+        return
+    prefix, name = ("eval_", args.metric_for_best_model.removeprefix("eval_"))
+    headline = getattr(compute_metrics, "metric_name", None)
+    if name == MACRO:
+        if headline is None:
+            raise ValueError(
+                "metric_for_best_model='macro' averages the headline metric, and your compute_metrics does not say "
+                "which of its scores that is: write 'macro_' and the score's name ('macro_loss' for the loss), or "
+                "give compute_metrics an attribute metric_name"
+            )
+        name = f"{MACRO}_{headline}"
+        args.greater_is_better = args.greater_is_better and not name.endswith("loss")
+    if isinstance(eval_dataset, Mapping):
+        corpus = next((c for c in (MACRO, *eval_dataset) if name.startswith(f"{c}_")), None)
+        if corpus is None:
+            raise ValueError(
+                f"metric_for_best_model={args.metric_for_best_model!r} is no score of an evaluation of several "
+                f"corpora: 'macro' is their average, 'macro_loss' the loss's, '{next(iter(eval_dataset))}_{name}' one "
+                f"corpus'; the corpora are {', '.join(eval_dataset)}"
+            )
+        score = name.removeprefix(f"{corpus}_")
+    else:
+        name = score = name.removeprefix(f"{MACRO}_")
+    if isinstance(compute_metrics, TaggingMetrics) and score not in ("loss", *compute_metrics.possible_scores()):
+        raise ValueError(
+            f"metric_for_best_model={args.metric_for_best_model!r}: there is no score {score!r}; there are loss, "
+            f"{', '.join(compute_metrics.possible_scores())}"
+        )
+    if args.prediction_loss_only and score != "loss":
+        raise ValueError(
+            f"metric_for_best_model={args.metric_for_best_model!r} and prediction_loss_only=True contradict each other"
+        )
+    args.metric_for_best_model = prefix + name if args.metric_for_best_model.startswith(prefix) else name
+
+
+def refuse_streams(dataset: Any, args: Any) -> None:
+    """Raise ValueError if training data come as a stream and are to be drawn from, or are not tokenised."""
+    if isinstance(dataset, torch.utils.data.IterableDataset | IterableDataset):
+        for name in ("language_sampling_temperature", "unlabelled_rate"):
+            if getattr(args, name) is not None:
+                raise ValueError(f"{name} has no effect on a stream, whose sentences come in its own order")
+    refuse_words_in_stream(dataset)
+
+
+def refuse_words_in_stream(dataset: Any) -> None:
+    """Raise ValueError if a corpus that is a stream is to be tokenised, or asked about."""
+    if not isinstance(dataset, IterableDataset):
+        return
+    columns = dataset.column_names or list(next(iter(dataset), {}))
+    if TOKENS in columns and "input_ids" not in columns:
+        raise ValueError(
+            "this corpus is a stream of words: load it whole (streaming=False, or Dataset.from_generator), or make a "
+            "stream of what is tokenised and annotated (encode_corpus, annotate)"
+        )
+
+
+def refuse_lossy_collator(collator: Callable, dataset: Any, objectives: Chosen) -> None:
+    """Raise ValueError if a data collator of one's own leaves out the teachers' answers.
+
+    Without them the student would learn from gold tags alone.
+
+    Args:
+        collator: of the trainer.
+        dataset: the training data, with the columns that collators get.
+        objectives: those chosen.
+    """
+    if not isinstance(dataset, Dataset):
+        return
+    needed = [name for name in needed_columns(objectives) if name in dataset.column_names]
+    row = next((row for row in dataset if all(row[name] is not None for name in needed)), None) if needed else None
+    if row is None:
+        return
+    try:
+        batch = collator([row])
+    except Exception as error:
+        raise ValueError(
+            f"the data_collator cannot batch the columns {', '.join(row)} ({error}): start from "
+            "DataCollatorForStructKD"
+        ) from error
+    if lost := [name for name in needed if name not in batch]:
+        raise ValueError(
+            f"the data_collator leaves out {', '.join(lost)}, which the loss reads: start from DataCollatorForStructKD"
+        )

@@ -1,0 +1,116 @@
+"""A trainer that scores a model's own tags, on one corpus or on several, in the order of their sentences."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, SequentialSampler
+
+from ..data.columns import IGNORED
+from .checks import MACRO
+from .preparation import encoded, scorable
+from .pushing_trainer import PushingTrainer
+
+
+class ScoringTrainer(PushingTrainer):
+    """[`transformers.Trainer`] whose predictions are tags, and whose corpora may be of words.
+
+    Attributes:
+        label_names_in_order: the model's labels, in the order of their ids.
+    """
+
+    label_names_in_order: list[str]
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        """As in `Trainer`, for a corpus of words too."""
+        if eval_dataset is not None and not isinstance(eval_dataset, str):
+            # With persistent workers `Trainer` keeps one loader for whatever corpus it is given: the first one's.
+            getattr(self, "_eval_dataloaders", {}).pop("eval", None)
+            eval_dataset = scorable(eval_dataset, self.processing_class, self.label_names_in_order)
+        return super().get_eval_dataloader(eval_dataset)
+
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
+        """As in `Trainer`, for a corpus of words too.
+
+        Raises:
+            TypeError: if it is given several corpora.
+        """
+        if isinstance(test_dataset, Mapping):
+            raise TypeError(f"predict takes one corpus, not a mapping of {', '.join(test_dataset)}: call it for each")
+        test_dataset = encoded(test_dataset, self.processing_class, self.label_names_in_order)
+        return super().get_test_dataloader(test_dataset)
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> torch.utils.data.Sampler | None:
+        # `group_by_length` is for training: predictions come in the order of the corpus.
+        sampler = super()._get_eval_sampler(eval_dataset)
+        if sampler is None or isinstance(sampler, SequentialSampler):
+            return sampler
+        return SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Tensor | None, Any, Tensor | None]:
+        """As in `Trainer`, with the decoded tags as predictions: (batch, subwords), -100 off the words.
+
+        Where `preprocess_logits_for_metrics` is given, it gets the logits; `ignore_keys` chooses among `logits` and
+        `tags`. Labels count at the words alone, in the metrics as in the loss.
+        """
+        inputs = self._prepare_inputs(inputs)
+        labels = inputs.get("labels")
+        with torch.no_grad(), self.compute_loss_context_manager():
+            items = self._get_num_items_in_batch([inputs], self.args.device) if labels is not None else None
+            loss, outputs = self.compute_loss(model, inputs, return_outputs=True, num_items_in_batch=items)
+        loss = None if labels is None else loss.detach().mean()
+        if prediction_loss_only:
+            return loss, None, None
+        if ignore_keys is None:
+            ignore_keys = ["logits" if self.preprocess_logits_for_metrics is None else "tags"]
+        kept = tuple(value.detach() for name, value in outputs.items() if name not in ("loss", *ignore_keys))
+        if labels is not None and inputs.get("word_mask") is not None:
+            labels = torch.where(inputs["word_mask"].bool(), labels, IGNORED)
+        return loss, kept[0] if len(kept) == 1 else kept, labels
+
+    def evaluate(
+        self,
+        eval_dataset: Any = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """As in `Trainer`, for corpora of words too; with several corpora also their macro average.
+
+        `{prefix}_macro_{metric}` is the average over corpora of the headline metric, of the loss and, as
+        `metric_for_best_model`, of any score that all corpora have.
+
+        Raises:
+            ValueError: if a corpus has no gold tags, or one lacks the score that chooses the best model.
+        """
+        if isinstance(eval_dataset, Mapping):
+            eval_dataset = dict(eval_dataset)
+        metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        data = self.eval_dataset if eval_dataset is None else eval_dataset
+        if isinstance(data, Mapping):
+            averages = self._macro_averages(metrics, list(data), metric_key_prefix)
+            self.log(averages)
+            metrics.update(averages)
+            # Callbacks have heard of every language by now; EarlyStoppingCallback may be waiting for the average.
+            self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, averages)
+        return metrics
+
+    def _macro_averages(self, metrics: Mapping[str, float], corpora: list[str], prefix: str) -> dict[str, float]:
+        wanted = (self.args.metric_for_best_model or "").removeprefix("eval_")
+        chosen = wanted.removeprefix(f"{MACRO}_") if wanted.startswith(f"{MACRO}_") else None
+        averages = {}
+        for name in dict.fromkeys((getattr(self.compute_metrics, "metric_name", None), "loss", chosen)):
+            scores = {corpus: metrics.get(f"{prefix}_{corpus}_{name}") for corpus in corpora}
+            found = [score for score in scores.values() if score is not None]
+            if len(found) == len(corpora):
+                averages[f"{prefix}_{MACRO}_{name}"] = sum(found) / len(found)
+            elif name == chosen is not None and self.is_in_train:
+                lacking = [corpus for corpus, score in scores.items() if score is None]
+                raise ValueError(f"metric_for_best_model={wanted!r}: there is no {name} for {', '.join(lacking)}")
+        return averages
