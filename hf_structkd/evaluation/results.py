@@ -36,7 +36,8 @@ class RunResults:
             number), ``base_model``, ``base_model_revision``, ``license``, ``model_id`` (on the Hub), ``dataset``.
         teachers: Each with ``name``, ``language`` (None: all), ``revision``, ``weight`` in its language's mixture and
             ``score`` (its own headline score in [0, 1], None where unknown).
-        objective: ``name``, ``parts`` (each objective's ``config()`` and its ``weight``), ``lambda_schedule`` in
+        objective: ``name``, ``combination`` of several parts (``"sum"`` or ``"average"``), ``parts`` (each
+            objective's ``config()`` and its ``weight`` in the loss), ``lambda_schedule`` in
             words, ``top_k``; empty for a baseline.
         hyperparameters: Name -> value, those that a reader asks for.
         history: What training logged: ``step``, ``epoch`` and any of ``loss``, ``loss_<part>``, ``kd_lambda``,

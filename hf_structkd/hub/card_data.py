@@ -49,6 +49,7 @@ class StudentCardData:
         objective: The distillation objective by name, ``"none"`` for a baseline.
         objective_parts: What each of its parts says of itself: ``name``, ``weight``, ``temperature``,
             ``temperature_mode``, ``source``.
+        objective_combination: ``"sum"`` or ``"average"``, where there are several parts.
         lambda_schedule: How the weight of distillation went over training, in words (``"linear 1 -> 0"``).
         top_k: Number of the teachers' best sequences.
         comparison: Scores of student, teachers and baseline to show, means where there were several runs.
@@ -84,6 +85,7 @@ class StudentCardData:
     teachers: Sequence[TeacherCard] = ()
     objective: str = "none"
     objective_parts: Sequence[Mapping[str, Any]] = ()
+    objective_combination: str | None = None
     lambda_schedule: str | None = None
     top_k: int | None = None
     comparison: ComparisonReport | None = None

@@ -53,6 +53,9 @@ def training_table(data: StudentCardData) -> str | None:
         "data": public_name(data.dataset_name) if data.dataset_name else None,
         "training sentences": ", ".join(f"{language} {n:,}" for language, n in data.train_sentences.items()) or None,
         "objective": code(data.objective),
+        "parts of the objective": {"sum": "added up by weight", "average": "averaged by weight"}.get(
+            data.objective_combination or ""
+        ),
         "lambda (distillation against gold)": data.lambda_schedule,
         "k best sequences": data.top_k,
         "seed": data.seeds[0] if data.seeds else None,

@@ -51,6 +51,7 @@ def card_data(
         teachers=[TeacherCard(**teacher) for teacher in results.teachers],
         objective=name,
         objective_parts=objective.get("parts") or (),
+        objective_combination=objective.get("combination"),
         lambda_schedule=objective.get("lambda_schedule"),
         top_k=objective.get("top_k"),
         comparison=comparison,
