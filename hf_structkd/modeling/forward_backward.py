@@ -17,32 +17,54 @@ stands for every later use, and only log Z has to know the scales.
 
 Why this is exact, and when it is not used
 ------------------------------------------
-Sums of non-negative float64 numbers lose nothing as long as no term that matters underflows. That is *checked after
-the fact*, not assumed: by induction over time, if every entry that is reachable (some predecessor is non-zero, its
-transition exists, its emission is not -inf) is above 1e-250, then all non-zero entries are right to rounding and all
-zeros are structural. The test of all steps is one product of boolean matrices, made only if some entry is tiny at all.
-If it fails, the pass is repeated with scaling at every step, and if that fails too (scores hundreds of nats apart that
-all matter) the batch goes to `log_space.py`. Nothing is clamped.
+X, E and the scores of both ends are at most 1, so between two rescalings a message grows to C^k at most after k steps;
+words are rescaled often enough that it stays below `GROWTH` (1e25). Sums of non-negative float64 numbers lose nothing
+as long as no term that matters underflows. That is *checked after the fact*, not assumed: by induction over time, if
+every entry that is reachable (some predecessor is non-zero, its transition exists, its emission is not -inf) is at
+least `TINY` (1e-200) *as it was computed*, before the division by the maximum, then all non-zero entries are right to
+rounding and all zeros are structural: what a sum lost, terms below 1e-308, is nothing beside 1e-200. (After the
+division it would be too late to look: a denormal number over a denormal maximum is an ordinary one with few right
+digits.) The sums Z_t and the last one, log Z's, are held to the same bound. The test of all steps is one product of
+boolean matrices, made only if some entry is tiny at all. If it fails, the pass is repeated with scaling at every step,
+and if that fails too (scores hundreds of nats apart that all matter) the batch goes to `log_space.py`. Nothing is
+clamped.
 
 Gradients
 ---------
-d log Z is the marginals and expected transitions. For L = Σ u_t(j) log marginal_t(j) the gradient is a covariance,
-∂L/∂θ_f = E[s f] - E[s] E[f] with s(y) = Σ_t u_t(y_t) / marginal_t(y_t). E[s f] takes the same paired recursion with a
-source, G_t = (G_{t-1} E) * X_t + S_t, where S_t is u / marginal times the message, written without division by the
-marginal, which may underflow: u Z_t X_t / b_t forward, u Z_t / P_t backward. Second derivatives, and first derivatives
-of expected transitions, are rarely asked for; `path_sums.py` gets them from `log_space.py` by automatic
-differentiation.
+d log Z is the marginals and expected transitions, A_{t-1}(i) E(i, j) b_t(j) / Z_t; before the factor E a product is at
+most GROWTH^2 / TINY, so none overflows.
+
+For L = Σ u_t(j) log marginal_t(j) the gradient is a covariance, ∂L/∂θ_f = E[s f] - E[s] E[f], where s(y) is the sum
+over words of s_t = u_t(y_t) / marginal_t(y_t). The words before t give F_t(j) = E[Σ_{r<t} s_r 1(y_t = j)], which
+p(y_{t+1} | y_t) carries on:
+
+    F_{t+1}(k) = Σ_j (F_t(j) + u_t(j)) p(k | j),    p(k | j) = E(j, k) b_{t+1}(k) / Q_t(j),    Q_t = E b_{t+1}
+
+Q_t is the backward message before its word's emission, so b_t = Q_t * Y_t with the emissions Y_t as rescaled on the
+way back. With H_t = (F_t + u_t) / Q_t and F_t = M_t * b_t this is the paired recursion with a source,
+
+    M_t = H_{t-1} E,    H_t = M_t * Y_t + u_t / Q_t
+
+and the words behind t are the same, read from the other end. No marginal, which may underflow, is divided by. F is an
+expectation that Σ|u| bounds. Q and b are at least TINY where a path passes, and at most C * GROWTH, so H and M are at
+most Σ|u| / TINY, nothing overflows, and what underflows is a share of 1e-308 * GROWTH. Tags that no path passes are
+left out of Y and u: the messages of this direction do not bound them.
+
+Second derivatives, and first derivatives of expected transitions, are rarely asked for; `path_sums.py` gets them from
+`log_space.py` by automatic differentiation.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
 
 from .chain import Chain
-from .messages import TINY, Messages, Potentials, underflow
+from .messages import GROWTH, TINY, Messages, Potentials, underflow
 
-RESCALE_EVERY = 32
+RESCALE_EVERY = 32  # at most so many words apart
 WIDEST_BLOCK = 32  # up to here one product with a half-empty matrix is cheaper than two products
 
 
@@ -76,38 +98,46 @@ def _products(
         yield t
 
 
+def rescaling_distance(C: int) -> int:
+    """Words from one rescaling to the next, so that no message grows beyond `GROWTH`."""
+    return RESCALE_EVERY if C == 1 else max(1, min(RESCALE_EVERY, int(math.log(GROWTH) / math.log(C))))
+
+
 def sum_product(
     X: Tensor, paired: Tensor, first: Tensor, sizes: list[int], every: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """P, A (N, 2 C) of both directions, and the logarithm (B,) of the forward scale; rescales X in place."""
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """P, A (N, 2 C) of both directions, and what each A was divided by, (N, 2, 1); rescales X in place.
+
+    The divisors are `None` where no sentence is long enough to be rescaled.
+    """
     P, A = torch.empty_like(X), torch.empty_like(X)
     B, C = sizes[0], X.shape[1] // 2
-    scale = X.new_zeros(B)
     P[:B] = first
     torch.mul(P[:B], X[:B], out=A[:B])
     Ps, As, Xs, mul = P.split(sizes), A.split(sizes), X.split(sizes), torch.mul
+    divisors = X.new_ones(len(X), 2, 1) if len(sizes) > every else None
+    peaks = () if divisors is None else divisors.split(sizes)
     for t in _products(paired, sizes, A, As, P, Ps):
         mul(Ps[t], Xs[t], out=As[t])
         if t % every == 0:
-            halves = As[t].view(-1, 2, C)
-            peak = halves.amax(2, keepdim=True)
+            halves, peak = As[t].view(-1, 2, C), peaks[t]
+            torch.amax(halves, 2, keepdim=True, out=peak)
             peak.masked_fill_(peak == 0, 1.0)
             halves.div_(peak)
             Xs[t].view(-1, 2, C).div_(peak)
-            scale[: sizes[t]] += peak[:, 0, 0].log()
-    return P, A, scale
+    return P, A, divisors
 
 
 def sum_product_with_source(X: Tensor, paired: Tensor, source: Tensor, sizes: list[int]) -> tuple[Tensor, Tensor]:
-    """M, G (N, 2 C) with M_t = G_{t-1} E and G_t = M_t * X_t + S_t, G_0 = S_0."""
-    M, G = torch.empty_like(X), torch.empty_like(X)
+    """M, H (N, 2 C) with M_t = H_{t-1} E and H_t = M_t * X_t + S_t, H_0 = S_0."""
+    M, H = torch.empty_like(X), torch.empty_like(X)
     B = sizes[0]
     M[:B] = 0.0
-    G[:B] = source[:B]
-    Ms, Gs, Xs, Ss, addcmul = M.split(sizes), G.split(sizes), X.split(sizes), source.split(sizes), torch.addcmul
-    for t in _products(paired, sizes, G, Gs, M, Ms):
-        addcmul(Ss[t], Ms[t], Xs[t], out=Gs[t])
-    return M, G
+    H[:B] = source[:B]
+    Ms, Hs, Xs, Ss, addcmul = M.split(sizes), H.split(sizes), X.split(sizes), source.split(sizes), torch.addcmul
+    for t in _products(paired, sizes, H, Hs, M, Ms):
+        addcmul(Ss[t], Ms[t], Xs[t], out=Hs[t])
+    return M, H
 
 
 class PackedPass(Messages):
@@ -125,35 +155,39 @@ class PackedPass(Messages):
         self.offset += potentials.shift[1]
         x = potentials.x
         lost = potentials.lost or underflow(x, emissions)
-        self.ok = not lost and (self._run(x, RESCALE_EVERY) or self._run(x, 1))
+        self.ok = not lost and (self._run(x, rescaling_distance(x.shape[1])) or self._run(x, 1))
 
     def _run(self, x: Tensor, every: int) -> bool:
         packing, C = self.packing, x.shape[1]
         self.X = torch.cat([x, x.index_select(0, packing.mirror)], 1)
         self.paired = paired_transitions(self.E)
-        self.P, self.A, scale = sum_product(self.X, self.paired, self.ends, self.sizes, every)
+        self.P, self.A, divisors = sum_product(self.X, self.paired, self.ends, self.sizes, every)
         self.left = self.P[:, :C]
         self.right = self.A[:, C:].index_select(0, packing.mirror)
         self.Z = (self.left * self.right).sum(1)
-        if not self._nothing_lost():
+        if not self._nothing_lost(divisors):
             return False
         final = self.A[:, :C].index_select(0, packing.last) @ self.ends[C:]
-        self.log_z = self.offset.index_add(0, packing.order, scale + final.log())
+        self.log_z = self.offset.index_add(0, packing.order, final.log())
+        if divisors is not None:
+            self.log_z += packing.per_sentence(divisors[:, 0, 0].log())
         # A sentence without a path has Z = 0 everywhere; dividing by one instead makes its marginals zero.
         self.Z.masked_fill_(self.Z == 0, 1.0)
         return True
 
-    def _nothing_lost(self) -> bool:
-        """Whether all entries that are not structural zeros are well above the underflow threshold."""
-        if bool((self.A.amin() >= TINY) & (self.Z.amin() >= TINY)):
+    def _nothing_lost(self, divisors: Tensor | None) -> bool:
+        """Whether all entries that are not structural zeros were, as computed, well above where numbers underflow."""
+        least = self.A.amin() if divisors is None else self.A.amin() * divisors.amin()
+        if bool((least >= TINY) & (self.Z.amin() >= TINY)):
             return True
         B, C = self.sizes[0], self.E.shape[0]
+        computed = self.A if divisors is None else (self.A.view(-1, 2, C) * divisors).view_as(self.A)
         before = torch.cat([self.ends.expand(B, -1), self._before((self.A > 0).double() @ (self.paired > 0).double())])
         reachable = (before > 0) & (self.X > 0)
         passable = (self.left > 0) & (self.right > 0)
         final = self.A[:, :C].index_select(0, self.packing.last)
-        final_lost = ((final > 0) & (self.ends[C:] > 0)).any(1) & (final @ self.ends[C:] < TINY)
-        lost = (reachable & (self.A < TINY)).any() | (passable.any(1) & (self.Z < TINY)).any() | final_lost.any()
+        final_lost = ((final > 0) & (self.ends[C:] > 0)).any(1) & ~(final @ self.ends[C:] >= TINY)
+        lost = (reachable & ~(computed >= TINY)).any() | (passable.any(1) & ~(self.Z >= TINY)).any() | final_lost.any()
         return not bool(lost)
 
     def _before(self, rows: Tensor) -> Tensor:
@@ -180,17 +214,18 @@ class PackedPass(Messages):
     def log_marginals_gradient(self, upstream: Tensor) -> tuple[Tensor, Tensor]:
         """The covariance product of the module's docstring."""
         B, C = self.sizes[0], self.E.shape[0]
-        packing, Z = self.packing, self.Z[:, None]
+        packing, mirror = self.packing, self.packing.mirror
         passable = (self.left > 0) & (self.right > 0)
-        u = torch.where(passable, packing.pack(upstream).double(), 0.0) * Z
-        forward = u * self.X[:, :C] / self.right.masked_fill(~passable, 1.0)
-        backward = u / self.left.masked_fill(~passable, 1.0)
-        source = torch.cat([forward, backward.index_select(0, packing.mirror)], 1)
-        M, G = sum_product_with_source(self.X, self.paired, source, self.sizes)
-        G_right = G[:, C:].index_select(0, packing.mirror)
-        mean = packing.per_sentence((u / Z).sum(1)).index_select(0, packing.sentence)[:, None]
-        nodes = (M[:, :C] * self.right + self.left * G_right) / Z - mean * self._marginals()
+        u = torch.where(passable, packing.pack(upstream).double(), 0.0)
+        # Each direction takes the other one's P and X: Q and Y forwards, and on the way back P and X.
+        excluded = torch.cat([~passable, ~passable.index_select(0, mirror)], 1)
+        P, Y = (torch.cat([part[:, C:], part[:, :C]], 1).index_select(0, mirror) for part in (self.P, self.X))
+        source = torch.cat([u, u.index_select(0, mirror)], 1).div_(P.masked_fill_(excluded, 1.0))
+        M, H = sum_product_with_source(Y.masked_fill_(excluded, 0.0), self.paired, source, self.sizes)
+        H_right = H[:, C:].index_select(0, mirror)
+        mean = packing.per_sentence(u.sum(1)).index_select(0, packing.sentence)[:, None]
+        nodes = M[:, :C] * self.right + self.left * H_right - mean * self._marginals()
         alpha = self._before(self.A[:, :C])
-        left = (self._before(G[:, :C]) - mean[B:] * alpha) / Z[B:]
-        edges = left.T @ self.right[B:] + (alpha / Z[B:]).T @ G_right[B:]
+        left = self._before(H[:, :C]) - mean[B:] * alpha / self.Z[B:, None]
+        edges = left.T @ self.right[B:] + alpha.T @ H_right[B:]
         return self._padded(nodes), edges * self.E

@@ -323,4 +323,6 @@ class LinearChainCRF:
         """The distribution with all scores divided by a temperature ("global" temperature): above 1 is flatter."""
         if not temperature > 0:
             raise ValueError(f"temperature must be positive, got {temperature}")
-        return LinearChainCRF(*(part / temperature for part in self.scores), lengths=self.lengths)
+        # Half precision is left behind first: its scores are exact as they stand, their quotients would be rounded.
+        exact = (part.to(torch.promote_types(part.dtype, torch.float32)) for part in self.scores)
+        return LinearChainCRF(*(part / temperature for part in exact), lengths=self.lengths)

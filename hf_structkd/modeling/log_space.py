@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 NEG_INF = float("-inf")
-IMPOSSIBLE = -1e30  # for -inf where differences would be NaN; a real path's score is far above
-LIMIT = 1e29  # a score below -LIMIT went through something impossible
+IMPOSSIBLE = -1e300  # for -inf where differences would be NaN; far below float32's least number, which may be a mask
+LIMIT = 1e299  # a score below -LIMIT went through something impossible
 
 
 class Scores(NamedTuple):

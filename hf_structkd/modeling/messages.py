@@ -10,7 +10,8 @@ from torch import Tensor
 
 from .log_space import NEG_INF, Scores
 
-TINY = 1e-250  # far enough above 1e-308 that a product of an entry with one transition and one emission is normal
+TINY = 1e-200  # the least that a number which matters may be; far above 1e-308, where float64 begins to lose digits
+GROWTH = 1e25  # the most that a message may grow to, so that GROWTH^2 / TINY is far from 1e308
 
 
 class Potentials:

@@ -45,7 +45,10 @@ def native_on(device: torch.device) -> bool:
 
 
 def compiled(function):
-    """Decorator: the function as numba compiles it, at its first call."""
+    """Decorator: the function as numba compiles it, at its first call.
+
+    Constants of other files must come as arguments: numba keeps compiled code until the function's own file changes.
+    """
     if numba is None:
         return function
     try:

@@ -12,7 +12,7 @@ from .native import array, compiled
 
 
 @compiled
-def _completions(emissions, back, end, rest, completion):
+def _completions(emissions, back, end, impossible, rest, completion):
     """Best scores (n, C) to the end of a sentence, without and with the word's own emission; back is [to, from]."""
     n, C = rest.shape
     for t in range(n - 1, -1, -1):
@@ -25,19 +25,19 @@ def _completions(emissions, back, end, rest, completion):
                 for i in range(C):
                     rest[t, i] = max(rest[t, i], score + back[j, i])
         for j in range(C):
-            completion[t, j] = rest[t, j] + max(emissions[t, j], IMPOSSIBLE)
+            completion[t, j] = rest[t, j] + max(emissions[t, j], impossible)
 
 
 @compiled
-def _best_path(emissions, lengths, transitions, back, start, end, tags):
+def _best_path(emissions, lengths, transitions, back, start, end, impossible, limit, tags):
     B, T, C = emissions.shape
     rest, completion = np.empty((T, C)), np.empty((T, C))
     for b in range(B):
         n = lengths[b]
-        _completions(emissions[b], back, end, rest[:n], completion[:n])
+        _completions(emissions[b], back, end, impossible, rest[:n], completion[:n])
         first = start + completion[0]
         tag = np.argmax(first)
-        if first[tag] <= -LIMIT:
+        if first[tag] <= -limit:
             continue
         tags[b, 0] = tag
         for t in range(1, n):
@@ -65,7 +65,7 @@ def _offer(key, value, keys, values, count, k):
 
 
 @compiled
-def _k_best(emissions, lengths, transitions, back, start, end, k, tags, valid):
+def _k_best(emissions, lengths, transitions, back, start, end, impossible, limit, k, tags, valid):
     """The regret beam; a candidate's low mantissa bits are replaced by its number, as `viterbi._smallest` does."""
     B, T, C = emissions.shape
     rest, completion = np.empty((T, C)), np.empty((T, C))
@@ -76,8 +76,8 @@ def _k_best(emissions, lengths, transitions, back, start, end, k, tags, valid):
     bits = cell.view(np.int64)
     for b in range(B):
         length = lengths[b]
-        _completions(emissions[b], back, end, rest[:length], completion[:length])
-        if (start + completion[0]).max() <= -LIMIT:
+        _completions(emissions[b], back, end, impossible, rest[:length], completion[:length])
+        if (start + completion[0]).max() <= -limit:
             continue
         for t in range(length):
             options = C if t == 0 else width * C
@@ -106,7 +106,7 @@ def _k_best(emissions, lengths, transitions, back, start, end, k, tags, valid):
                 choices[t, n] = keys[n] & mask
                 values[n] = fresh[n]
         for n in range(width):
-            if values[n] >= LIMIT:
+            if values[n] >= limit:
                 break
             valid[b, n] = True
             rank = n
@@ -119,7 +119,7 @@ def _arrays(chain: Chain):
     scores = chain.detached()
     transitions, start, end = (part.double().clamp(min=IMPOSSIBLE) for part in scores[1:])
     parts = (scores.emissions, chain.lengths, transitions, transitions.T, start, end)
-    return [array(part) for part in parts]
+    return [*map(array, parts), IMPOSSIBLE, LIMIT]
 
 
 def native_best_path(chain: Chain) -> Tensor:

@@ -26,24 +26,24 @@ def _add_product(before, E, into):
 
 
 @compiled
-def _step(before, E, x, into, after):
+def _step(before, E, x, tiny, into, after):
     """into = before E, after = into * x, normalised; the factor, 0 if all is zero, -1 if something was lost."""
     into[:] = 0.0
     _add_product(before, E, into)
-    return _normalise(before, E, x, into, after)
+    return _normalise(before, E, x, tiny, into, after)
 
 
 @compiled
-def _normalise(before, E, x, into, after):
+def _normalise(before, E, x, tiny, into, after):
     C = len(x)
     total, least = 0.0, 1.0
     for j in range(C):
         after[j] = into[j] * x[j]
         total += after[j]
         least = min(least, after[j])
-    if least < TINY:
+    if least < tiny:
         for j in range(C):
-            if after[j] < TINY and x[j] > 0.0:
+            if after[j] < tiny and x[j] > 0.0:
                 if into[j] > 0.0:
                     return -1.0
                 for i in range(len(before)):
@@ -56,7 +56,7 @@ def _normalise(before, E, x, into, after):
 
 
 @compiled
-def _messages(x, emissions, lengths, E, E_back, first, last, left, alpha, right, Z, forward, backward, log_z):
+def _messages(x, emissions, lengths, E, E_back, first, last, tiny, left, alpha, right, Z, forward, backward, log_z):
     """Fill left, alpha, right (B, T, C), Z and the factors (B, T); add to log_z (B,). Whether nothing was lost."""
     B, _, C = x.shape
     scratch, nothing = np.empty(C), np.empty(0)
@@ -64,17 +64,17 @@ def _messages(x, emissions, lengths, E, E_back, first, last, left, alpha, right,
         n = lengths[b]
         for t in range(n):
             for j in range(C):
-                if not x[b, t, j] >= TINY and emissions[b, t, j] != -np.inf:
+                if not x[b, t, j] >= tiny and emissions[b, t, j] != -np.inf:
                     return False
         for j in range(C):
             left[b, 0, j] = first[j]
             scratch[j] = last[j]
-        forward[b, 0] = _normalise(nothing, E, x[b, 0], left[b, 0], alpha[b, 0])
-        backward[b, n - 1] = _normalise(nothing, E, x[b, n - 1], scratch, right[b, n - 1])
+        forward[b, 0] = _normalise(nothing, E, x[b, 0], tiny, left[b, 0], alpha[b, 0])
+        backward[b, n - 1] = _normalise(nothing, E, x[b, n - 1], tiny, scratch, right[b, n - 1])
         for t in range(1, n):
-            forward[b, t] = _step(alpha[b, t - 1], E, x[b, t], left[b, t], alpha[b, t])
+            forward[b, t] = _step(alpha[b, t - 1], E, x[b, t], tiny, left[b, t], alpha[b, t])
             u = n - 1 - t
-            backward[b, u] = _step(right[b, u + 1], E_back, x[b, u], scratch, right[b, u])
+            backward[b, u] = _step(right[b, u + 1], E_back, x[b, u], tiny, scratch, right[b, u])
         for t in range(n):
             if forward[b, t] < 0.0 or backward[b, t] < 0.0:
                 return False
@@ -82,7 +82,7 @@ def _messages(x, emissions, lengths, E, E_back, first, last, left, alpha, right,
             for j in range(C):
                 z += left[b, t, j] * right[b, t, j]
                 passable |= left[b, t, j] > 0.0 and right[b, t, j] > 0.0
-            if passable and z < TINY:
+            if passable and z < tiny:
                 return False
             Z[b, t] = z if passable else 1.0
             log_z[b] += np.log(forward[b, t])
@@ -94,7 +94,7 @@ def _messages(x, emissions, lengths, E, E_back, first, last, left, alpha, right,
         for j in range(C):
             final += alpha[b, n - 1, j] * last[j]
             ends |= alpha[b, n - 1, j] > 0.0 and last[j] > 0.0
-        if ends and final < TINY:
+        if ends and final < tiny:
             return False
         log_z[b] += np.log(final)
     return True
@@ -117,10 +117,10 @@ def _log_partition_gradient(upstream, lengths, left, alpha, right, Z, nodes, edg
 
 @compiled
 def _log_marginals_gradient(upstream, lengths, x, E, E_back, left, alpha, right, Z, forward, backward, nodes, edges):
-    """The covariance product: sources u Z x / (right f) forwards and u Z / left backwards."""
+    """The covariance product, with 1 / Q written as x / (right b): Q is right before its word's emission."""
     B, T, C = left.shape
     u, M = np.empty((T, C)), np.empty((T, C))
-    G, G_right = np.empty((T, C)), np.empty((T, C))
+    H, H_right = np.empty((T, C)), np.empty((T, C))
     for b in range(B):
         n, mean = lengths[b], 0.0
         for t in range(n):
@@ -131,27 +131,31 @@ def _log_marginals_gradient(upstream, lengths, x, E, E_back, left, alpha, right,
         for t in range(n):
             M[t] = 0.0
             if t > 0:
-                _add_product(G[t - 1], E, M[t])
+                _add_product(H[t - 1], E, M[t])
             for j in range(C):
-                source = u[t, j] * Z[b, t] / right[b, t, j] if u[t, j] != 0.0 else 0.0
-                G[t, j] = (M[t, j] + source) * x[b, t, j] / forward[b, t]
+                H[t, j] = 0.0
+                if left[b, t, j] > 0.0 and right[b, t, j] > 0.0:
+                    y = x[b, t, j] / backward[b, t]
+                    H[t, j] = M[t, j] * y + u[t, j] * (y / right[b, t, j])
         for t in range(n - 1, -1, -1):
-            G_right[t] = 0.0
+            H_right[t] = 0.0
             if t < n - 1:
-                _add_product(G_right[t + 1], E_back, G_right[t])
+                _add_product(H_right[t + 1], E_back, H_right[t])
             for j in range(C):
-                source = u[t, j] * Z[b, t] / left[b, t, j] if u[t, j] != 0.0 else 0.0
-                G_right[t, j] = G_right[t, j] * x[b, t, j] / backward[b, t] + source
+                if left[b, t, j] > 0.0 and right[b, t, j] > 0.0:
+                    H_right[t, j] = H_right[t, j] * (x[b, t, j] / forward[b, t]) + u[t, j] / left[b, t, j]
+                else:
+                    H_right[t, j] = 0.0
         for t in range(n):
             for j in range(C):
-                covariance = M[t, j] * right[b, t, j] + left[b, t, j] * G_right[t, j]
-                nodes[b, t, j] = (covariance - mean * left[b, t, j] * right[b, t, j]) / Z[b, t]
+                covariance = M[t, j] * right[b, t, j] + left[b, t, j] * H_right[t, j]
+                nodes[b, t, j] = covariance - mean * (left[b, t, j] * right[b, t, j] / Z[b, t])
             if t > 0:
                 for i in range(C):
-                    weight = (G[t - 1, i] - mean * alpha[b, t - 1, i]) / Z[b, t]
-                    other = alpha[b, t - 1, i] / Z[b, t]
+                    weight = H[t - 1, i] - mean * (alpha[b, t - 1, i] / Z[b, t])
+                    other = alpha[b, t - 1, i]
                     for j in range(C):
-                        edges[i, j] += weight * right[b, t, j] + other * G_right[t, j]
+                        edges[i, j] += weight * right[b, t, j] + other * H_right[t, j]
 
 
 class NativePass(Messages):
@@ -171,6 +175,7 @@ class NativePass(Messages):
         self.log_z = peaks + steps * potentials.shift[0] + potentials.shift[1]
         self.ok = not potentials.lost and _messages(
             *map(array, (self.x, emissions, chain.lengths, self.E, self.E_back, potentials.first, potentials.last)),
+            TINY,
             *map(array, (self.left, self.alpha, self.right, self.Z, self.forward, self.backward, self.log_z)),
         )
 

@@ -91,9 +91,13 @@ def expected_score(chain: Chain, nodes: Tensor, edges: Tensor) -> Tensor:
             total = total + count.flatten(1) @ score.flatten()
         if bool(torch.isfinite(total).all()):
             return total
-        # A count of zero takes no part, whatever the score: 0 * -inf or the padding's NaN must not become NaN.
-        parts = [count * torch.where(count != 0, score, 0.0) for count, score in zip(counts, scores)]
-        return sum((part.flatten(1).sum(1) for part in parts), torch.zeros_like(total))
+        # 0 * -inf or the padding's NaN must become NaN neither here nor in gradients: what is infinite stands apart.
+        total, excluded = torch.zeros_like(total), torch.zeros_like(total, dtype=torch.bool)
+        for count, score in zip(counts, scores):
+            exists = score.isfinite()
+            total = total + (count * torch.where(exists, score, 0.0)).flatten(1).sum(1)
+            excluded |= ((count != 0) & ~exists).flatten(1).any(1)
+        return total.masked_fill(excluded, NEG_INF)
 
     def gradient(upstream: Tensor) -> list[Tensor]:
         shared = [torch.tensordot(upstream, count, 1) for count in counts[1:]]

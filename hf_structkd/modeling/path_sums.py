@@ -93,6 +93,8 @@ class PathSums:
             inputs = [part.view_as(part) if record else part.detach() for part in scores]
             inputs = [part if part.requires_grad else part.detach().requires_grad_() for part in inputs]
             value = self._reference(quantity, Scores(*inputs))
+            if not value.requires_grad:  # transitions of sentences of one word: there are none, whatever the scores
+                return [torch.zeros_like(part) for part in scores]
             gradients = torch.autograd.grad(value, inputs, upstream, create_graph=record, materialize_grads=True)
         return list(gradients)
 

@@ -143,6 +143,122 @@ def test_two_islands_of_very_different_score():
     close(crf.topk(2).log_prob[0], torch.tensor([0.0, -2000.0]))
 
 
+def only_path(T: int, drops: dict[int, float], transition: float = 0.0):
+    """Two tags; the one path that exists keeps to tag 1 and falls by ``drops`` (nats) at some words."""
+    emissions = torch.zeros(1, T, 2, dtype=torch.float64)
+    for word, drop in drops.items():
+        emissions[0, word, 1] = -drop
+    transitions = torch.tensor([[-math.inf, -math.inf], [-math.inf, transition]], dtype=torch.float64)
+    return emissions, transitions
+
+
+@pytest.mark.parametrize("place", [*range(5), 31, 32, 33, 63, 64, 65, 68, 69])
+@pytest.mark.parametrize("drop", [358.2, 373.6, 700.5, 743.9, 746.0])
+def test_what_rescaling_would_hide_is_seen_before(place, drop):
+    """Danger: a denormal number, divided by a denormal maximum, passes for an ordinary one with all its digits."""
+    T = 70
+    for second in (place - 1, place + 1):
+        drops = {place: drop / 2, second % T: drop / 2 + 0.3}
+        crf = LinearChainCRF(*only_path(T, drops))
+        close(crf.log_partition, torch.tensor([-drop - 0.3], dtype=torch.float64))
+        close(crf.log_prob(torch.ones(1, T).long()), torch.zeros(1).double(), rtol=0, atol=1e-9)
+        close(crf.log_marginals[0, :, 1], torch.zeros(T).double(), rtol=0, atol=1e-9)
+    short = LinearChainCRF(*only_path(3, {0: drop / 2, 1: drop / 2 + 0.3}))
+    close(short.log_partition, torch.tensor([-drop - 0.3], dtype=torch.float64))
+
+
+def test_the_gradient_of_a_probability_far_below_the_others():
+    """Danger: a factor that underflows before another one makes up for it: the gradient is 0 where 1 is right."""
+    emissions, transitions = only_path(2, {0: 537.0}, transition=-311.0)
+    transitions[0, 1] = 0.0
+    for rows in (1, 2):
+        leaves = [emissions.repeat(rows, 1, 1).requires_grad_(), transitions.clone().requires_grad_()]
+        crf = LinearChainCRF(*leaves)
+        one, two = torch.autograd.grad(crf.log_marginals[0, 0, 1], leaves)
+        expected = torch.zeros(rows, 2, 2, dtype=torch.float64)
+        expected[0, 0] = torch.tensor([-1.0, 1.0])
+        close(one, expected)
+        close(two, torch.tensor([[0.0, -1.0], [0.0, 1.0]]).double())
+
+
+def test_sources_do_not_grow_at_tags_that_no_path_passes():
+    """Danger: rescaling that holds what paths pass, while a dead end's share of a gradient grows to infinity."""
+    T = 700
+    emissions = torch.zeros(1, T, 2, dtype=torch.float64)
+    emissions[..., 1] = -3.0
+    allowed = torch.tensor([[True, False], [True, True]])  # tag 0 can be entered from tag 1, and is not left
+    for ends in ((False, True), (True, False)):  # one way the dead end is ahead, the other way it is behind
+        for turned in (allowed, allowed.T):
+            leaf = emissions.clone().requires_grad_()
+            crf = LinearChainCRF(
+                leaf,
+                torch.zeros(2, 2, dtype=torch.float64),
+                allowed=turned,
+                allowed_start=torch.tensor([ends[1], ends[0]]) if turned is allowed else torch.tensor(ends),
+                allowed_end=torch.tensor(ends) if turned is allowed else torch.tensor([ends[1], ends[0]]),
+            )
+            value = crf.log_marginals
+            (gradient,) = torch.autograd.grad(torch.where(value > -math.inf, value, 0.0)[0, ::5].sum(), leaf)
+            assert bool(torch.isfinite(gradient).all())
+
+
+@pytest.mark.parametrize("words", [1, 3])
+def test_a_batch_of_single_words_has_gradients(words):
+    """Danger: entropy, KL and transitions of sentences of one word fail in the backward pass."""
+    scores, _ = chain(2, words, 3, seed=21)
+    lengths = torch.ones(2).long()
+    for name in ("entropy", "kl", "edge_counts", "edge_marginals"):
+        leaves = Scores(*(part.clone().requires_grad_() for part in scores))
+        crf = LinearChainCRF(*leaves, lengths=lengths)
+        other = LinearChainCRF(*(part.flip(-1) for part in scores), lengths=lengths)
+        value = crf.kl(other) if name == "kl" else getattr(crf, name)
+        value = value() if callable(value) else value
+        gradients = torch.autograd.grad(value.sum(), leaves, create_graph=True, materialize_grads=True)
+        logits = leaves.emissions[:, 0] + leaves.start + leaves.end
+        p = logits.log_softmax(-1)
+        own = torch.stack([part.flip(-1) for part in (scores.emissions[0, 0], scores.emissions[1, 0])])
+        q = (own + scores.start.flip(-1) + scores.end.flip(-1)).log_softmax(-1)
+        truth = {"entropy": -(p.exp() * p).sum(), "kl": (p.exp() * (p - q)).sum()}.get(name, logits.sum() * 0)
+        known = torch.autograd.grad(truth, leaves.emissions, create_graph=True)[0]
+        close(gradients[0], known)
+        assert bool((gradients[1] == 0).all())
+        if name in ("entropy", "kl"):
+            twice = [torch.autograd.grad(g.square().sum(), leaves.emissions)[0] for g in (gradients[0], known)]
+            close(*twice)
+
+
+def test_an_infinite_comparison_leaves_the_others_their_gradients():
+    """Danger: one sentence's `inf` becomes NaN in the gradients of the scores that all sentences share."""
+    emissions, transitions = torch.randn(2, 4, 3).double(), torch.zeros(3, 3).double().requires_grad_()
+    excluded = torch.zeros(2, 4, 3).double()
+    excluded[0, 1, 2] = -math.inf
+    ours = LinearChainCRF(emissions.clone().requires_grad_(), transitions)
+    values = ours.kl(LinearChainCRF(excluded, torch.zeros(3, 3).double()))
+    assert values.isinf().tolist() == [True, False]
+    (found,) = torch.autograd.grad(torch.where(values.isfinite(), values, 0.0).sum(), transitions)
+    alone = LinearChainCRF(emissions[1:], transitions)
+    (known,) = torch.autograd.grad(
+        alone.kl(LinearChainCRF(excluded[1:], torch.zeros(3, 3).double())).sum(), transitions
+    )
+    close(found, known)
+
+
+def test_the_least_float32_is_a_mask_and_not_the_end_of_paths():
+    """Danger: a path through a finite mask, the only one there is, passes for impossible in half of the members."""
+    least = torch.finfo(torch.float32).min
+    emissions = torch.zeros(2, 3, 2)
+    emissions[0, 1] = least
+    emissions[1, :, 0] = least
+    crf = LinearChainCRF(emissions, torch.tensor([[0.0, -1.0], [-1.0, 0.5]]))
+    tags, score = crf.argmax()
+    assert tags[1].tolist() == [1, 1, 1]
+    assert bool((tags != -100).all())
+    close(score, torch.tensor([least, 1.0]))
+    close(crf.log_partition, torch.tensor([least, 1.0]))
+    assert crf.topk(9).valid.sum(1).tolist() == [8, 8]
+    close(crf.marginals[1], torch.tensor([[0.0, 1.0]] * 3))
+
+
 def test_constrained_score_that_an_unconstrained_bound_would_miss():
     """Danger: rescaling by a maximum that belongs to dead ends, while the living paths underflow."""
     T = 100

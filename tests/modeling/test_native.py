@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 
 import pytest
 import torch
 
-from hf_structkd.modeling import native
+from hf_structkd.modeling import native, native_paths, native_sums
 from hf_structkd.modeling.linear_chain import LinearChainCRF
 from hf_structkd.modeling.log_space import Scores
 from tests.modeling.test_forward_backward import chain
@@ -49,6 +50,16 @@ def test_compiled_loops_agree_with_torch(loops, C, density, scale):
             close(ours, truth, rtol=1e-10, atol=1e-10)
         for ours, truth in zip(results[0][1], results[1][1]):
             close(ours, truth)
+
+
+def test_compiled_loops_read_no_constant_of_another_file():
+    """Danger: numba keeps compiled code until its own file changes, and goes on with an old value of a constant."""
+    pytest.importorskip("numba")
+    for module in (native_sums, native_paths):
+        for name, function in vars(module).items():
+            if hasattr(function, "py_func"):
+                used = inspect.getclosurevars(function.py_func).globals
+                assert not [n for n, value in used.items() if not callable(value) and n != "np"], name
 
 
 def test_compiled_loops_are_opt_in(monkeypatch):
