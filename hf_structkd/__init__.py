@@ -3,7 +3,7 @@
 Several strong taggers for single languages in, one multilingual encoder + CRF out (arXiv 2004.03846 and followers).
 """
 
-from transformers import AutoConfig, AutoModelForTokenClassification
+from transformers import AutoConfig, AutoModel, AutoModelForTokenClassification
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .data.collator import DataCollatorForStructKD
@@ -60,6 +60,7 @@ __all__ = [
 
 for _model in CRF_CLASSES:
     AutoConfig.register(_model.config_class.model_type, _model.config_class)
+    AutoModel.register(_model.config_class, _model.encoder_class)
     AutoModelForTokenClassification.register(_model.config_class, _model)
 # Under a name of its own: registering "token-classification" anew would take the stock pipeline from every model.
 PIPELINE_REGISTRY.register_pipeline(TASK, CRFTokenClassificationPipeline, AutoModelForTokenClassification, type="text")

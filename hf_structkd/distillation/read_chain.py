@@ -36,14 +36,17 @@ class ReadChain:
 
     @property
     def marginals(self) -> Tensor:
-        marginals = self.chain.marginals
-        return marginals @ self._merge.to(marginals.dtype)
+        return self._summed(self.chain.marginals, -1)
 
     @property
     def edge_counts(self) -> Tensor:
-        edges = self.chain.edge_counts
-        merge = self._merge.to(edges.dtype)
-        return merge.T @ edges @ merge
+        return self._summed(self._summed(self.chain.edge_counts, -1), -2)
+
+    def _summed(self, values: Tensor, dim: int) -> Tensor:
+        """Sums over states that are read alike; no matrix product, which autocast would round to half precision."""
+        shape = list(values.shape)
+        shape[dim] = self.reading.num_tags
+        return values.new_zeros(shape).index_add(dim, self._read_as, values)
 
     @property
     def scores(self) -> Scores:

@@ -140,7 +140,12 @@ class CRFConfigMixin:
         return {TASK: {"impl": implementation, "pt": ["AutoModelForTokenClassification"], "type": "text"}}
 
     def to_dict(self) -> dict[str, Any]:
-        return {**super().to_dict(), "custom_pipelines": self._carried_pipelines()}  # type: ignore[misc]
+        fields = {**super().to_dict(), "custom_pipelines": self._carried_pipelines()}  # type: ignore[misc]
+        if tagger := (fields.get("auto_map") or {}).get("AutoModelForTokenClassification"):
+            # transformers notes one class a checkpoint; the same file holds the encoder's.
+            encoder = tagger.replace("ForTokenClassificationCRF", "CRFModel")
+            fields["auto_map"] = {**fields["auto_map"], "AutoModel": encoder}
+        return fields
 
     @classmethod
     def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -21,6 +21,8 @@ from .word_lstm import WordLSTM, fresh_lstm_values
 from .word_starts import WordStarts, refuse_bare_tokenizer, word_start_pieces
 from .word_tensors import IGNORED, LOG_ZERO, compact, gold_statistics, led_by, mean_over_subwords, merge_tags, spread
 
+HEAD_KEYS = [r"^(classifier|crf|lstm|word_starts)\."]  # of a checkpoint's weights, what is not the encoder's
+
 
 class CRFHeadMixin:
     """A linear-chain CRF over the words of an encoder; list it before the encoder's `PreTrainedModel`.
@@ -33,10 +35,12 @@ class CRFHeadMixin:
     config: Any
     base_model: Any
     training: bool
-    _keep_in_fp32_modules_strict: Any = ("crf", "lstm")
+    encoder_class: Any  # what `AutoModel` makes of a checkpoint
+    pieces_cut_words = False  # whether the tokenizers' pieces that start a word also stand inside words
 
     def add_crf_head(self) -> None:
         config = self.config
+        self._keep_in_fp32_modules_strict = {"crf", "lstm"} if config.lstm_hidden_size else {"crf"}
         dropout = getattr(config, "classifier_dropout", None)
         self.dropout = nn.Dropout(getattr(config, "hidden_dropout_prob", 0.0) if dropout is None else dropout)
         self.lstm = None
@@ -46,7 +50,8 @@ class CRFHeadMixin:
         self.classifier = nn.Linear(width, config.num_labels)
         self.crf = CRFParameters(config.num_labels)
         self.word_starts = WordStarts(config.vocab_size)
-        self._constraints: dict[str, Tensor] | None = None
+        self._scheme: TagScheme | None = None
+        self._constraints: tuple[TagScheme, dict[str, Tensor]] | None = None
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -78,8 +83,11 @@ class CRFHeadMixin:
 
     @property
     def tag_scheme(self) -> TagScheme:
-        """The tags, in the order of the label ids, and what the scheme allows."""
-        return TagScheme(label_names(self.config), self.config.tag_scheme)
+        """The tags, in the order of the label ids, and what the scheme allows; made anew where those have changed."""
+        wanted = tuple(label_names(self.config)), self.config.tag_scheme
+        if self._scheme is None or self._scheme_of != wanted:
+            self._scheme, self._scheme_of = TagScheme(*wanted), wanted
+        return self._scheme
 
     def set_word_starts(self, tokenizer: Any) -> None:
         """Remember which of the tokenizer's pieces start a word; saved with the weights.
@@ -112,15 +120,15 @@ class CRFHeadMixin:
         if asked == "none" or (asked == "decode" and mode == "train"):
             return {}
         # Not a buffer: the masks follow from the labels, and a buffer missing in a checkpoint would be garbage.
-        if self._constraints is None or next(iter(self._constraints.values())).device != device:
-            scheme = self.tag_scheme
-            masks = {
-                "allowed": scheme.allowed,
-                "allowed_start": scheme.allowed_start,
-                "allowed_end": scheme.allowed_end,
-            }
-            self._constraints = {name: mask.to(device) for name, mask in masks.items()}
-        return self._constraints
+        scheme = self.tag_scheme
+        if (
+            self._constraints is None
+            or self._constraints[0] is not scheme
+            or self._constraints[1]["allowed"].device != device
+        ):
+            names = ("allowed", "allowed_start", "allowed_end")
+            self._constraints = scheme, {name: getattr(scheme, name).to(device) for name in names}
+        return self._constraints[1]
 
     def distribution(self, output: CRFTokenClassifierOutput, mode: str) -> LinearChainCRF:
         """The tag distribution of each row of an output.
@@ -140,12 +148,24 @@ class CRFHeadMixin:
         )
 
     def find_words(self, input_ids, attention_mask, labels, word_mask) -> Tensor:
-        """The first subword of every word: (batch, subwords), boolean. Raises ValueError where nothing tells words."""
+        """The first subword of every word: (batch, subwords), boolean.
+
+        Raises:
+            ValueError: where nothing tells words, or labels leave out a word that the pieces tell.
+        """
         if word_mask is not None:
             return word_mask.bool() & attention_mask.bool()
         if labels is not None:
-            return labels != IGNORED
-        if input_ids is None or not bool(self.word_starts.pieces.any()):
+            words = labels != IGNORED
+            if input_ids is not None and not self.pieces_cut_words:
+                self._refuse_partial_labels(words, self.word_starts.pieces[input_ids] & content_mask(attention_mask))
+            return words
+        if input_ids is None:
+            raise ValueError(
+                "inputs_embeds do not tell where words start, the pieces of input_ids would: pass word_mask "
+                "(True on the first subword of each word)"
+            )
+        if not bool(self.word_starts.pieces.any()):
             raise ValueError(
                 "this model cannot tell where words start: pass word_mask (True on the first subword of each word), "
                 "or call model.set_word_starts(tokenizer) once before saving it"
@@ -153,6 +173,19 @@ class CRFHeadMixin:
         inside = content_mask(attention_mask)
         first = inside & (inside.cumsum(dim=1) == 1)  # whatever piece a text begins with, a word begins there
         return (self.word_starts.pieces[input_ids] & inside) | first
+
+    @staticmethod
+    def _refuse_partial_labels(labelled: Tensor, starts: Tensor) -> None:
+        """Raise ValueError if a row has labels, and none on a piece that starts a word; both (batch, subwords)."""
+        left_out = (starts & ~labelled).sum(dim=1) * labelled.any(dim=1)
+        if bool(left_out.any()):
+            row = int(left_out.nonzero()[0])
+            count = int(labelled[row].sum())
+            raise ValueError(
+                f"row {row} of the batch has labels on {count} of its {count + int(left_out[row])} words, as its "
+                "pieces tell them: label all words of a sentence or none (-100); pass word_mask if your words hold "
+                "blanks"
+            )
 
     def encode(self, input_ids, attention_mask, **kwargs: Any) -> tuple[Tensor, Any]:
         """Vectors of all subwords (batch, subwords, hidden), through windows where the rows are too long."""
@@ -229,7 +262,9 @@ class CRFHeadMixin:
                 callers who read the `distribution` themselves.
 
         Raises:
-            ValueError: if nothing tells where words start, or a row is labelled in part.
+            ValueError: if nothing tells where words start, or a row is labelled in part. Without word_mask that is
+                seen where the pieces of `set_word_starts` tell words for certain, which BERT's do not (they cut words
+                at punctuation): there -100 means that no word starts.
         """
         if attention_mask is None:
             given_input = input_ids if input_ids is not None else inputs_embeds
@@ -262,8 +297,11 @@ class CRFHeadMixin:
         if self.lstm is not None:
             words = self.dropout(self.lstm(words, lengths)).to(self.classifier.weight.dtype)
         inside = torch.arange(words.shape[1], device=words.device) < lengths[:, None]
+        with torch.autocast(words.device.type, enabled=False):  # it would round emissions until tags tie
+            weights = self.classifier.weight.dtype
+            emissions = self.classifier(words.to(weights) if weights.is_floating_point else words)
         return CRFTokenClassifierOutput(
-            emissions=self.classifier(words).float() * inside.unsqueeze(-1),
+            emissions=emissions.float() * inside.unsqueeze(-1),
             lengths=lengths,
             # Copies: DistributedDataParallel takes a bare parameter among the outputs for one without a gradient.
             transitions=self.crf.transitions.clone(),

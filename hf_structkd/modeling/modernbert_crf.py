@@ -7,7 +7,7 @@ from transformers import initialization as init
 from transformers.models.modernbert.modeling_modernbert import ModernBertPreTrainedModel
 
 from .configuration import CRFConfigMixin
-from .crf_head import CRFHeadMixin
+from .crf_head import HEAD_KEYS, CRFHeadMixin
 
 
 class ModernBertCRFConfig(CRFConfigMixin, ModernBertConfig):
@@ -20,6 +20,13 @@ class ModernBertCRFConfig(CRFConfigMixin, ModernBertConfig):
         super().__init__(**kwargs)
 
 
+class ModernBertCRFModel(ModernBertModel):
+    """The encoder of a checkpoint, alone: what `AutoModel` and the feature-extraction pipeline read."""
+
+    config_class = ModernBertCRFConfig
+    _keys_to_ignore_on_load_unexpected = HEAD_KEYS
+
+
 class ModernBertForTokenClassificationCRF(CRFHeadMixin, ModernBertPreTrainedModel):
     """ModernBERT encoder, linear emissions, linear-chain CRF over words; see [`CRFHeadMixin`].
 
@@ -27,6 +34,7 @@ class ModernBertForTokenClassificationCRF(CRFHeadMixin, ModernBertPreTrainedMode
     """
 
     config_class = ModernBertCRFConfig
+    encoder_class = ModernBertCRFModel
 
     def __init__(self, config: ModernBertCRFConfig) -> None:
         super().__init__(config)
@@ -44,4 +52,5 @@ class ModernBertForTokenClassificationCRF(CRFHeadMixin, ModernBertPreTrainedMode
 
 
 ModernBertCRFConfig.register_for_auto_class()
+ModernBertCRFModel.register_for_auto_class("AutoModel")
 ModernBertForTokenClassificationCRF.register_for_auto_class("AutoModelForTokenClassification")

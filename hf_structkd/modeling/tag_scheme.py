@@ -6,10 +6,13 @@ plain tags (parts of speech, for instance) have no structure. Everything here is
 
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 import torch
+from torch import Tensor
 
 SchemeName = Literal["BIO", "BIOES", "plain"]
 
@@ -92,7 +95,7 @@ class TagScheme:
             raise ValueError("A tag scheme needs at least one tag.")
         if not_strings := [tag for tag in self.tags if not isinstance(tag, str)]:
             raise ValueError(f"Tags are strings; got {not_strings}.")
-        if duplicates := sorted({tag for tag in self.tags if self.tags.count(tag) > 1}):
+        if duplicates := sorted(tag for tag, count in Counter(self.tags).items() if count > 1):
             raise ValueError(f"Tags must differ; these occur more than once: {duplicates}.")
         if scheme not in (None, "BIO", "BIOES", "plain"):
             raise ValueError(f"Unknown tag scheme {scheme!r}: choose 'BIO', 'BIOES' or 'plain'.")
@@ -105,6 +108,7 @@ class TagScheme:
 
         types = (entity_type for tag in self.tags if tag != "O" for _, entity_type in [self._parts[tag]])
         self.entity_types: tuple[str, ...] = tuple(dict.fromkeys(types))
+        self._type_numbers = {entity_type: number for number, entity_type in enumerate(self.entity_types)}
         self._stray = {tag for tag in self.tags if self._is_stray(tag)}
         if self._stray:
             warnings.warn(
@@ -113,11 +117,22 @@ class TagScheme:
                 "load_corpus(..., orphans='repair').",
                 stacklevel=2,
             )
-        self.allowed = torch.tensor([[self._may_follow(a, b) for b in self.tags] for a in self.tags])
-        self.allowed_start = torch.tensor([self._may_follow("O", tag) for tag in self.tags])
-        self.allowed_end = torch.tensor([self._may_follow(tag, "O") for tag in self.tags])
         self.continuation: tuple[int, ...] = tuple(self._continuation(tag) for tag in self.tags)
         self.bio_reading: tuple[int, ...] = tuple(self._bio_reading(tag) for tag in self.tags)
+
+    @cached_property
+    def allowed(self) -> Tensor:
+        opens, continues, types = (torch.tensor(part) for part in zip(*map(self._place, self.tags)))
+        within = opens[:, None] & (types[:, None] == types)
+        return torch.where(continues, within, ~opens[:, None] | (self.name != "BIOES"))
+
+    @cached_property
+    def allowed_start(self) -> Tensor:
+        return torch.tensor([self._may_follow("O", tag) for tag in self.tags])
+
+    @cached_property
+    def allowed_end(self) -> Tensor:
+        return torch.tensor([self._may_follow(tag, "O") for tag in self.tags])
 
     @classmethod
     def from_entity_types(cls, entity_types: Iterable[str], scheme: Literal["BIO", "BIOES"] = "BIO") -> "TagScheme":
@@ -159,14 +174,18 @@ class TagScheme:
 
     def _may_follow(self, tag: str, following: str) -> bool:
         """Whether `following` may come directly after `tag`; "O" stands for the sentence's edges too."""
-        if self.name == "plain":
-            return True
-        prefix, entity_type = split_tag(tag) if tag not in self._stray else ("", "O")
-        next_prefix, next_type = split_tag(following) if following not in self._stray else ("", "O")
-        is_open = prefix in ("B", "I")
-        if next_prefix in ("I", "E"):
-            return is_open and entity_type == next_type
-        return not is_open or self.name == "BIO"
+        opens, _, entity_type = self._place(tag)
+        _, continues, next_type = self._place(following)
+        if continues:
+            return opens and entity_type == next_type
+        return not opens or self.name != "BIOES"
+
+    def _place(self, tag: str) -> tuple[bool, bool, int]:
+        """Whether a tag leaves an entity open, whether it continues one, and the number of that entity's type."""
+        if self.name == "plain" or tag in self._stray:
+            return False, False, -1
+        prefix, entity_type = split_tag(tag)
+        return prefix in ("B", "I"), prefix in ("I", "E"), self._type_numbers.get(entity_type, -1)
 
     def _continuation(self, tag: str) -> int:
         prefix, entity_type = self._parts[tag]
@@ -271,7 +290,7 @@ class TagScheme:
         else:
             needed = [_join(prefix, entity_type) for prefix in ("S" if size == 1 else "B" + "I" * (size - 2) + "E")]
         self._check_known(needed)
-        prolonging = {_join("I", entity_type)} & set(self.tags) if self.name == "BIO" else set()
+        prolonging = {_join("I", entity_type)} & self._index.keys() if self.name == "BIO" else set()
         return tuple(self._index[tag] for tag in needed), frozenset(self._index[tag] for tag in prolonging)
 
     def violations(self, tags: Sequence[str]) -> list[int]:

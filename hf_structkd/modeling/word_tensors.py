@@ -92,16 +92,21 @@ def merge_tags(log_probs: Tensor, reading: Tensor) -> Tensor:
         log_probs: (..., tags), nats.
         reading: (tags,), the tag that each tag is read as.
     """
-    merge = torch.nn.functional.one_hot(reading, log_probs.shape[-1]).to(log_probs.dtype)
-    return (log_probs.exp() @ merge).log().clamp(min=LOG_ZERO)
+    # No matrix product: autocast would round it to half precision, and it is quadratic in the tags.
+    index = reading.expand_as(log_probs)
+    peak = torch.full_like(log_probs, LOG_ZERO).scatter_reduce(-1, index, log_probs, "amax")
+    shares = (log_probs - peak.gather(-1, index)).exp()
+    return (torch.zeros_like(log_probs).scatter_add(-1, index, shares).log() + peak).clamp(min=LOG_ZERO)
 
 
 def spread(values: Tensor, attention_mask: Tensor, word_mask: Tensor, later: Tensor | None = None) -> Tensor:
     """Word values (batch, words, tags) onto the words' subwords (batch, subwords, tags); zero off the words.
 
+    The special tokens before and after a text, its first and last attended subword, are off the words.
+
     Args:
         values: (batch, words, tags).
-        attention_mask, word_mask: (batch, subwords).
+        attention_mask, word_mask: (batch, subwords), the second boolean.
         later: (batch, words, tags), for all subwords of a word but its first; `values` by default.
     """
     word_of = word_mask.cumsum(dim=1) - 1
@@ -109,5 +114,5 @@ def spread(values: Tensor, attention_mask: Tensor, word_mask: Tensor, later: Ten
     onto = values.gather(1, index)
     if later is not None:
         onto = torch.where(word_mask.unsqueeze(-1), onto, later.gather(1, index))
-    on_words = (attention_mask.bool() & (word_of >= 0)).unsqueeze(-1)
+    on_words = ((content_mask(attention_mask) | word_mask) & (word_of >= 0)).unsqueeze(-1)
     return torch.where(on_words, onto, torch.zeros((), dtype=values.dtype, device=values.device))
