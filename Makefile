@@ -61,7 +61,7 @@ mutants: $(STAMP) ## mutation testing of the CRF, Viterbi, tag schemes and objec
 	cd build/mutation && $(TEST_ENV) $(abspath $(BIN))/mutmut run --max-children $(WORKERS) $(MUTANTS)
 	cd build/mutation && $(abspath $(BIN))/mutmut results
 
-fuzz: $(STAMP) ## more than 100,000 inputs that nobody meant, about half an hour of one core (FUZZ_CASES= a property)
+fuzz: $(STAMP) ## more than 100,000 inputs that nobody meant, about an hour of one core (FUZZ_CASES= a property)
 	$(TEST_ENV) FUZZ_CASES=$(FUZZ_CASES) $(BIN)/python -m pytest tests/fuzz --timeout 7200 --hypothesis-show-statistics
 
 # Environments of their own, made where they are missing. MIN_PYTHON= and NEW_PYTHON= choose the interpreters, else those
