@@ -19,7 +19,17 @@ from .tag_scheme import TagScheme
 from .windows import content_mask, encode_in_windows, encoder_window
 from .word_lstm import WordLSTM, fresh_lstm_values
 from .word_starts import WordStarts, refuse_bare_tokenizer, word_start_pieces
-from .word_tensors import IGNORED, LOG_ZERO, compact, gold_statistics, led_by, mean_over_subwords, merge_tags, spread
+from .word_tensors import (
+    IGNORED,
+    LOG_ZERO,
+    compact,
+    gold_statistics,
+    led_by,
+    mean_over_subwords,
+    merge_tags,
+    refuse_partial_labels,
+    spread,
+)
 
 HEAD_KEYS = [r"^(classifier|crf|lstm|word_starts)\."]  # of a checkpoint's weights, what is not the encoder's
 
@@ -35,6 +45,7 @@ class CRFHeadMixin:
     config: Any
     base_model: Any
     training: bool
+    _keep_in_fp32_modules_strict: Any = None  # of each model those that it has
     encoder_class: Any  # what `AutoModel` makes of a checkpoint
     pieces_cut_words = False  # whether the tokenizers' pieces that start a word also stand inside words
 
@@ -50,8 +61,7 @@ class CRFHeadMixin:
         self.classifier = nn.Linear(width, config.num_labels)
         self.crf = CRFParameters(config.num_labels)
         self.word_starts = WordStarts(config.vocab_size)
-        self._scheme: TagScheme | None = None
-        self._constraints: tuple[TagScheme, dict[str, Tensor]] | None = None
+        self._scheme: tuple[Any, TagScheme] | None = None
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -85,9 +95,9 @@ class CRFHeadMixin:
     def tag_scheme(self) -> TagScheme:
         """The tags, in the order of the label ids, and what the scheme allows; made anew where those have changed."""
         wanted = tuple(label_names(self.config)), self.config.tag_scheme
-        if self._scheme is None or self._scheme_of != wanted:
-            self._scheme, self._scheme_of = TagScheme(*wanted), wanted
-        return self._scheme
+        if self._scheme is None or self._scheme[0] != wanted:
+            self._scheme = wanted, TagScheme(*wanted)
+        return self._scheme[1]
 
     def set_word_starts(self, tokenizer: Any) -> None:
         """Remember which of the tokenizer's pieces start a word; saved with the weights.
@@ -120,15 +130,7 @@ class CRFHeadMixin:
         if asked == "none" or (asked == "decode" and mode == "train"):
             return {}
         # Not a buffer: the masks follow from the labels, and a buffer missing in a checkpoint would be garbage.
-        scheme = self.tag_scheme
-        if (
-            self._constraints is None
-            or self._constraints[0] is not scheme
-            or self._constraints[1]["allowed"].device != device
-        ):
-            names = ("allowed", "allowed_start", "allowed_end")
-            self._constraints = scheme, {name: getattr(scheme, name).to(device) for name in names}
-        return self._constraints[1]
+        return self.tag_scheme.masks(device)
 
     def distribution(self, output: CRFTokenClassifierOutput, mode: str) -> LinearChainCRF:
         """The tag distribution of each row of an output.
@@ -158,7 +160,7 @@ class CRFHeadMixin:
         if labels is not None:
             words = labels != IGNORED
             if input_ids is not None and not self.pieces_cut_words:
-                self._refuse_partial_labels(words, self.word_starts.pieces[input_ids] & content_mask(attention_mask))
+                refuse_partial_labels(words, self.word_starts.pieces[input_ids] & content_mask(attention_mask))
             return words
         if input_ids is None:
             raise ValueError(
@@ -173,19 +175,6 @@ class CRFHeadMixin:
         inside = content_mask(attention_mask)
         first = inside & (inside.cumsum(dim=1) == 1)  # whatever piece a text begins with, a word begins there
         return (self.word_starts.pieces[input_ids] & inside) | first
-
-    @staticmethod
-    def _refuse_partial_labels(labelled: Tensor, starts: Tensor) -> None:
-        """Raise ValueError if a row has labels, and none on a piece that starts a word; both (batch, subwords)."""
-        left_out = (starts & ~labelled).sum(dim=1) * labelled.any(dim=1)
-        if bool(left_out.any()):
-            row = int(left_out.nonzero()[0])
-            count = int(labelled[row].sum())
-            raise ValueError(
-                f"row {row} of the batch has labels on {count} of its {count + int(left_out[row])} words, as its "
-                "pieces tell them: label all words of a sentence or none (-100); pass word_mask if your words hold "
-                "blanks"
-            )
 
     def encode(self, input_ids, attention_mask, **kwargs: Any) -> tuple[Tensor, Any]:
         """Vectors of all subwords (batch, subwords, hidden), through windows where the rows are too long."""

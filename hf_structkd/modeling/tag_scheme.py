@@ -119,6 +119,7 @@ class TagScheme:
             )
         self.continuation: tuple[int, ...] = tuple(self._continuation(tag) for tag in self.tags)
         self.bio_reading: tuple[int, ...] = tuple(self._bio_reading(tag) for tag in self.tags)
+        self._masks: dict[torch.device, dict[str, Tensor]] = {}
 
     @cached_property
     def allowed(self) -> Tensor:
@@ -133,6 +134,13 @@ class TagScheme:
     @cached_property
     def allowed_end(self) -> Tensor:
         return torch.tensor([self._may_follow(tag, "O") for tag in self.tags])
+
+    def masks(self, device: torch.device) -> dict[str, Tensor]:
+        """`allowed`, `allowed_start` and `allowed_end` on a device, as arguments of `LinearChainCRF`; made once."""
+        if device not in self._masks:
+            names = ("allowed", "allowed_start", "allowed_end")
+            self._masks[device] = {name: getattr(self, name).to(device) for name in names}
+        return self._masks[device]
 
     @classmethod
     def from_entity_types(cls, entity_types: Iterable[str], scheme: Literal["BIO", "BIOES"] = "BIO") -> "TagScheme":

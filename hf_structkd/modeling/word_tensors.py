@@ -52,6 +52,22 @@ def gold_statistics(labels: Tensor, word_mask: Tensor, num_tags: int) -> tuple[S
     return SufficientStatistics.from_tags(gold, num_tags), known.sum()
 
 
+def refuse_partial_labels(labelled: Tensor, starts: Tensor) -> None:
+    """Raise ValueError if a row has labels, and none on a piece that starts a word.
+
+    Args:
+        labelled, starts: (batch, subwords), boolean.
+    """
+    left_out = (starts & ~labelled).sum(dim=1) * labelled.any(dim=1)
+    if bool(left_out.any()):
+        row = int(left_out.nonzero()[0])
+        count = int(labelled[row].sum())
+        raise ValueError(
+            f"row {row} of the batch has labels on {count} of its {count + int(left_out[row])} words, as its pieces tell "
+            "them: label all words of a sentence or none (-100); pass word_mask if your words hold blanks"
+        )
+
+
 def led_by(log_probs: Tensor, chosen: Tensor) -> Tensor:
     """Cap all others just below the chosen tag, so that an argmax finds it, and it keeps the score it has.
 
