@@ -63,8 +63,8 @@ def refuse_partial_labels(labelled: Tensor, starts: Tensor) -> None:
         row = int(left_out.nonzero()[0])
         count = int(labelled[row].sum())
         raise ValueError(
-            f"row {row} of the batch has labels on {count} of its {count + int(left_out[row])} words, as its pieces tell "
-            "them: label all words of a sentence or none (-100); pass word_mask if your words hold blanks"
+            f"row {row} of the batch has labels on {count} of its {count + int(left_out[row])} words, as its pieces "
+            "tell them: label all words of a sentence or none (-100); pass word_mask if your words hold blanks"
         )
 
 
