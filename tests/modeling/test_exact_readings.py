@@ -56,27 +56,31 @@ def test_merged_tags_far_below_the_smallest_float32_have_their_logarithm():
 
 
 @pytest.mark.parametrize("scheme", ["BIO", "BIOES", "plain"])
-@pytest.mark.parametrize("labelled", [True, False])
-def test_a_model_reads_its_own_emissions_the_same_with_and_without_autocast(make_student, scheme, labelled):
+@pytest.mark.parametrize("told_by", ["labels", "word_mask", "pieces"])
+def test_a_model_reads_its_own_emissions_the_same_with_and_without_autocast(make_student, scheme, told_by):
     """Under autocast the encoder rounds; what is read off its emissions must not, by as much as a tie."""
     model = make_student(**label_fields(label_sets()[scheme]))
     batch = random_batch(model)
-    if labelled:
-        tags = torch.randint(model.config.num_labels, batch["word_mask"].shape)
-        batch["labels"] = tags.masked_fill(~batch["word_mask"], -100)
+    words, attention = batch["word_mask"], batch["attention_mask"]
+    if told_by == "labels":
+        tags = torch.randint(model.config.num_labels, words.shape)
+        batch["labels"] = tags.masked_fill(~words, -100)
+    elif told_by == "pieces":
+        del batch["word_mask"]
+        words = model.find_words(batch["input_ids"], attention, None, None)
+    as_bio = told_by == "pieces"
     with torch.autocast(**BF16), torch.no_grad():
         output = model(**batch)
-        logits, tags = model.decode(output, batch["attention_mask"], batch["word_mask"], as_bio=not labelled)
+        logits, tags = model.decode(output, attention, words, as_bio=as_bio)
         inside = model.distribution(output, "decode").marginals
-    again, same_tags = model.decode(output, batch["attention_mask"], batch["word_mask"], as_bio=not labelled)
+    again, same_tags = model.decode(output, attention, words, as_bio=as_bio)
     close(inside, model.distribution(output, "decode").marginals, rtol=0, atol=0)
     close(logits, again, rtol=0, atol=0)
     close(output.logits, again, rtol=0, atol=0)
     assert torch.equal(output.tags, same_tags)
-    words = batch["word_mask"]
-    reading = torch.tensor(model.tag_scheme.bio_reading) if not labelled else torch.arange(model.config.num_labels)
+    reading = torch.tensor(model.tag_scheme.bio_reading) if as_bio else torch.arange(model.config.num_labels)
     assert torch.equal(output.logits.argmax(dim=-1)[words], reading[output.tags[words]])
-    if labelled:
+    if "labels" in batch:
         close(output.loss, model.gold_nll(output, batch["labels"], words)[0].sum() / words.sum())
     # Emissions themselves are not rounded to half precision: as good as no two tags of a word tie.
     within = torch.arange(output.emissions.shape[1]) < output.lengths[:, None]
