@@ -5,8 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import try_to_load_from_cache
-from huggingface_hub.errors import HFValidationError
 from recipe_arguments import DataArguments, ModelArguments, StartArguments
 from recipe_models import SCRATCH
 
@@ -15,6 +13,7 @@ from hf_structkd.evaluation.results import RunResults
 from hf_structkd.evaluation.tagging_metrics import TaggingMetrics
 from hf_structkd.hub.push import prepare_repository, push_folder
 from hf_structkd.training.card import training_results
+from hf_structkd.training.provenance import hub_commit
 
 
 def describe(
@@ -36,7 +35,7 @@ def describe(
         teachers,
         history=results.history,
         model={
-            "scheme": TaggingMetrics(student.labels).scheme,
+            "scheme": TaggingMetrics(student.labels, data_args.tag_scheme).scheme,
             "languages": list(results.train_sentences),
             "dataset": corpus_name(data_args.corpus),
             "parameters": student.model.num_parameters(),
@@ -77,13 +76,7 @@ def base_model(args: ModelArguments) -> dict[str, Any]:
     """The encoder that training started from, with the commit of one from the Hub."""
     if args.model == SCRATCH:
         return {}
-    try:
-        file: Any = try_to_load_from_cache(args.model, "config.json", revision=args.revision)
-    except HFValidationError:  # a path
-        file = None
-    # a file of the cache lies in .../snapshots/<commit>/
-    commit = Path(file).parent.name if isinstance(file, str) else args.revision
-    return {"base_model": args.model, "base_model_revision": commit}
+    return {"base_model": args.model, "base_model_revision": hub_commit(args.model, args.revision)}
 
 
 def corpus_name(corpus: Any) -> str | None:

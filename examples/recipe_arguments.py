@@ -1,9 +1,12 @@
-"""The fields of a recipe, besides those of `StructKDTrainingArguments`. The three scripts share them."""
+"""The fields of a recipe, besides those of `StructKDTrainingArguments`. The scripts share them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from hf_structkd.data.augmentation import Augmentation
+from hf_structkd.evaluation.calibration import DEFAULT_BINS
+from hf_structkd.training.argument_checks import check_numbers, refuse_addresses
 
 Temperature = float | Literal["auto"]
 
@@ -19,7 +22,6 @@ class DataArguments:
     """Corpora, one for each language."""
 
     corpus: str | dict[str, Any] = field(
-        default="demo",
         metadata={
             "help": "Where the corpora are: a path or Hub id (owner/name:config@revision) with {language} and {split} "
             "to be filled in, a mapping language -> such a template or language -> {train, dev, test}, or 'demo' for "
@@ -98,6 +100,8 @@ class DataArguments:
     max_test_sentences: int | None = field(default=None, metadata={"help": "Test sentences of each language."})
 
     def __post_init__(self) -> None:
+        sizes = ("max_dev_sentences", "max_test_sentences", "unlabelled_sentences")
+        check_numbers(self, counts=sizes, not_negative=("max_train_sentences",))  # a grid's cell may have no gold
         if self.corpus_scheme is not None and self.tag_scheme not in ("BIO", "BIOES"):
             raise ValueError(
                 f"corpus_scheme {self.corpus_scheme} is rewritten as tag_scheme: BIO or BIOES, not {self.tag_scheme}"
@@ -139,6 +143,9 @@ class ModelArguments:
     vocab_size: int = field(default=8000, metadata={"help": "Pieces of a tokenizer trained from scratch."})
     revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the model on the Hub."})
     trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with models from the Hub."})
+
+    def __post_init__(self) -> None:
+        check_numbers(self, counts=("vocab_size",))
 
 
 @dataclass
@@ -248,6 +255,13 @@ class TeacherArguments(StartArguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_temperature(self.teacher_temperature)
+        check_numbers(
+            self,
+            counts=("teacher_max_train_sentences", "teacher_per_device_train_batch_size"),
+            not_negative=("teacher_learning_rate",),
+            above_zero=("teacher_num_train_epochs", "teacher_crf_learning_rate"),
+        )
+        refuse_addresses(self, ("teachers_dir", "baseline_dir"))
 
     def sources(self, language: str) -> list[TeacherSource]:
         """The teachers that the recipe gives a language; none where one is to be trained."""
@@ -272,3 +286,31 @@ class EvaluationArguments:
     )
     trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with the checkpoint."})
     output_file: str | None = field(default=None, metadata={"help": "Where the scores are written, as results.json."})
+
+    def __post_init__(self) -> None:
+        check_splits(self.splits)
+        check_numbers(self, counts=("batch_size",))
+        refuse_addresses(self, ("output_file",))
+
+
+@dataclass
+class CalibrationArguments:
+    """What run_calibration.py measures, and where the results go."""
+
+    checkpoint: str = field(metadata={"help": "A checkpoint of this package: Hub id or folder."})
+    output_dir: str = field(metadata={"help": "calibration.json and calibration.png are written here."})
+    split: str = field(default="test", metadata={"help": "Which split is scored."})
+    bins: int = field(default=DEFAULT_BINS, metadata={"help": "Bins of equal width."})
+    batch_size: int = field(default=64, metadata={"help": "Sentences a forward pass."})
+    write: str | None = field(default=None, metadata={"help": "A Markdown file with a place for the table."})
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run the code that comes with the checkpoint."})
+
+    def __post_init__(self) -> None:
+        check_numbers(self, counts=("batch_size", "bins"))
+        refuse_addresses(self, ("output_dir", "write"))
+
+
+def check_splits(splits: Sequence[str]) -> None:
+    """Raise ValueError unless there are splits to score, each named once."""
+    if not splits or len(set(splits)) < len(splits):
+        raise ValueError(f"splits must name what is scored, each once, not {list(splits)}")

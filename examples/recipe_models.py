@@ -51,6 +51,11 @@ def check_model(args: ModelArguments) -> None:
         )
 
 
+def encoder_of(args: ModelArguments) -> str | None:
+    """What a model starts from, a folder or a Hub id; `None` for one from scratch."""
+    return None if args.model == SCRATCH else args.model
+
+
 def make_tokenizer(args: ModelArguments, sentences: Callable[[], list[list[str]]]) -> Any:
     """A model's tokenizer; `sentences` are what one from scratch is trained on."""
     if args.model == SCRATCH:

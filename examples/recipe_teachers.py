@@ -9,8 +9,8 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from recipe_arguments import DataArguments, ModelArguments, TeacherArguments, TeacherSource
-from recipe_models import make_tagger, model_arguments_of_teacher
-from recipe_training import replace_output, settings_of, train_into, train_tagger
+from recipe_models import encoder_of, make_tagger, model_arguments_of_teacher
+from recipe_training import made_of, replace_output, settings_of, train_into, train_tagger
 
 from hf_structkd import StructKDTrainingArguments, Teacher
 from hf_structkd.distillation.mixtures import Panel
@@ -104,14 +104,15 @@ def trained_teacher(
     settings = settings_of(data_args, own, own_args) | {
         "languages": [language],
         "max_train_sentences": len(train),
-        "labels": labels,
+        **made_of({"train": {language: train}, "dev": {language: dev}}, labels, encoder_of(own), own.revision),
     }
 
     def fit(ready: StructKDTrainingArguments) -> Any:
         tagger = make_tagger(own, labels, data_args.tag_scheme, lambda: list(train["tokens"]))
-        return train_tagger(*tagger, train, {language: dev}, ready)
+        return train_tagger(*tagger, train, {language: dev}, ready, title=title)
 
-    seconds = train_into(folder, settings, own_args, fit)
+    title = f"Teacher for {language}"
+    seconds = train_into(folder, settings, own_args, fit, title)
     temperature = teacher_args.teacher_temperature
     calibrated = 1.0 if temperature in (None, "auto") else float(temperature)
     return Panel(Teacher.from_pretrained(str(folder), temperature=calibrated, device=args.device)), seconds

@@ -6,36 +6,24 @@ python examples/run_calibration.py --checkpoint runs/demo/student --corpus demo 
 """
 
 import json
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from marked_figures import fill_file
-from recipe_arguments import DataArguments
+from recipe_arguments import CalibrationArguments, DataArguments
 from recipe_data import load_data
+from recipe_effects import refuse_idle_fields
+from scoring import common_labels
 
 from hf_structkd import CRFTokenClassificationPipeline, Teacher
 from hf_structkd.data.readers import CorpusError
 from hf_structkd.distillation.processes import ProcessesError, refuse_several_processes, run_main
-from hf_structkd.evaluation.calibration import DEFAULT_BINS, plot_reliability, reliability
+from hf_structkd.evaluation.calibration import plot_reliability, reliability
 from hf_structkd.modeling.entities import analyses
 from hf_structkd.training.recipe import RecipeError, parse_recipe
 
 SCORES = ("exact", "mean_marginal", "mean_softmax")
-
-
-@dataclass
-class CalibrationArguments:
-    """What is measured, and where the results go."""
-
-    checkpoint: str = field(metadata={"help": "a checkpoint of this package: Hub id or folder"})
-    output_dir: str = field(metadata={"help": "calibration.json and calibration.png are written here"})
-    split: str = field(default="test", metadata={"help": "which split is scored"})
-    bins: int = field(default=DEFAULT_BINS, metadata={"help": "bins of equal width"})
-    batch_size: int = field(default=64, metadata={"help": "sentences a forward pass"})
-    write: str | None = field(default=None, metadata={"help": "a Markdown file with a place for the table"})
-    trust_remote_code: bool = field(default=False, metadata={"help": "run the code that comes with the checkpoint"})
 
 
 class ScoringPipeline(CRFTokenClassificationPipeline):
@@ -62,20 +50,26 @@ class ScoringPipeline(CRFTokenClassificationPipeline):
 
 def main() -> None:
     refuse_several_processes("examples/run_calibration.py")
-    data_args, args = parse_recipe((DataArguments, CalibrationArguments), description=__doc__, exit_on_error=True)
+    data_args, args = parse_recipe(
+        (DataArguments, CalibrationArguments),
+        description=__doc__,
+        exit_on_error=True,
+        check=refuse_idle_fields("run_calibration"),
+    )
     corpora = load_data(data_args, splits=[args.split])
     try:
         loaded = Teacher.from_pretrained(args.checkpoint, trust_remote_code=args.trust_remote_code)
         tagger = ScoringPipeline(model=loaded.model, tokenizer=loaded.tokenizer, batch_size=args.batch_size)
     except (OSError, ValueError) as error:
         raise RecipeError(f"checkpoint {args.checkpoint!r}: {error}") from error
+    gold_scheme = common_labels(loaded, corpora, data_args.tag_scheme)
     scores: dict[str, dict[str, list[float]]] = {}
     right: dict[str, list[bool]] = {}
     for language, splits in corpora.items():
         data = splits[args.split]
         scores[language], right[language] = {name: [] for name in SCORES}, []
         for found, gold in zip(tagger(list(data["tokens"])), data["tags"]):
-            there = set(tagger.scheme.spans(gold))
+            there = set(gold_scheme.spans(gold))
             for span, own in found:
                 right[language].append(span in there)
                 for name in SCORES:

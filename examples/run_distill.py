@@ -15,14 +15,24 @@ from typing import Any
 
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict, concatenate_datasets
-from progress import quiet_libraries
+from progress import announce, quiet_libraries
 from publishing import describe, push_student, student_repository
 from recipe_arguments import DataArguments, ModelArguments, TeacherArguments
 from recipe_data import labels_of, load_data, load_unlabelled
-from recipe_models import check_head, check_model, make_tagger, make_tokenizer, model_arguments_of_teacher
+from recipe_effects import refuse_idle_fields
+from recipe_models import (
+    check_head,
+    check_model,
+    encoder_of,
+    make_tagger,
+    make_tokenizer,
+    model_arguments_of_teacher,
+)
 from recipe_teachers import calibrate_teachers, given_teachers, trained_teacher
 from recipe_training import (
+    RECORDED,
     SETTINGS_FILE,
+    made_of,
     refuse_other_settings,
     replace_output,
     settings_of,
@@ -48,11 +58,6 @@ from hf_structkd.training.loss_guard import NonFiniteLossError
 from hf_structkd.training.recipe import RecipeError, dump_settings, parse_recipe
 
 Corpora = dict[str, DatasetDict]
-
-
-def announce(text: str) -> None:
-    if PartialState().is_main_process:
-        print(f"\n== {text}", flush=True)
 
 
 def first(dataset: Dataset, count: int | None) -> Dataset:
@@ -108,11 +113,16 @@ def main() -> None:
         (DataArguments, ModelArguments, TeacherArguments, StructKDTrainingArguments),
         description=__doc__,
         exit_on_error=True,
+        check=refuse_idle_fields("run_distill"),
     )
+    if data_args.max_train_sentences == 0:
+        raise RecipeError("max_train_sentences 0 leaves no gold tags to learn from: give at least 1, or leave it out")
     output = Path(args.output_dir)
     settings = settings_of(data_args, model_args, teacher_args, args)
-    if (output / SETTINGS_FILE).exists():
-        refuse_other_settings(output, json.loads((output / SETTINGS_FILE).read_text()), settings)
+    stored = json.loads((output / SETTINGS_FILE).read_text()) if (output / SETTINGS_FILE).exists() else None
+    if stored is not None:
+        # what the run was made of is compared once the corpora are read
+        refuse_other_settings(output, {k: v for k, v in stored.items() if k not in RECORDED}, settings)
     elif output.exists() and any(output.iterdir()):
         raise RecipeError(f"{output} is not empty and was not written by this script; choose another output_dir")
     if teacher_args.teacher_embeddings is not None and (model_args.model_config or {}).get("freeze_encoder"):
@@ -140,6 +150,12 @@ def main() -> None:
     if teacher_args.teacher_model:
         check_model(model_arguments_of_teacher(teacher_args, model_args))
     teachers = given_teachers(list(corpora), labels, model_args, teacher_args, args)
+    parts = {split: {language: own[split] for language, own in corpora.items()} for split in ("train", "dev", "test")}
+    learnt_from = {"train": parts["train"], "dev": parts["dev"]}
+    everything = parts | ({"unlabelled": unlabelled} if unlabelled else {})
+    settings |= made_of(everything, labels, encoder_of(model_args), model_args.revision)
+    if stored is not None:
+        refuse_other_settings(output, stored, settings)
     if args.should_save:
         output.mkdir(parents=True, exist_ok=True)
         write_atomically(output / SETTINGS_FILE, json.dumps(settings, indent=2))
@@ -148,7 +164,6 @@ def main() -> None:
     seconds = {"teachers": 0.0}
     for language, splits in whole.items():
         if language not in teachers:
-            announce(f"Teacher for {language}")
             train = first(splits["train"], teacher_args.teacher_max_train_sentences)
             teachers[language], spent = trained_teacher(
                 language, train, splits["dev"], labels, gold_only, model_args, teacher_args, args
@@ -160,27 +175,33 @@ def main() -> None:
     train = concatenate_datasets([splits["train"] for splits in corpora.values()])
     dev = {language: splits["dev"] for language, splits in corpora.items()}
 
-    def student_settings(own_data: DataArguments, own_args: StructKDTrainingArguments) -> dict[str, Any]:
-        return settings_of(own_data, model_args, own_args) | {"labels": labels}
+    def student_settings(
+        own_data: DataArguments, own_args: StructKDTrainingArguments, more: dict[str, dict[str, Dataset]]
+    ) -> dict[str, Any]:
+        made = made_of(learnt_from | more, labels, encoder_of(model_args), model_args.revision)
+        return settings_of(own_data, model_args, own_args) | made
 
-    def train_student(own_args: StructKDTrainingArguments, data: Dataset, share: float | None = None) -> Any:
+    def train_student(
+        own_args: StructKDTrainingArguments, data: Dataset, title: str, share: float | None = None
+    ) -> Any:
         model, tokenizer = make_tagger(model_args, labels, data_args.tag_scheme, lambda: list(train["tokens"]))
         if share is not None:
             embed_from_teachers(model, tokenizer, teachers, share)
-        return train_tagger(model, tokenizer, data, dev, own_args)
+        return train_tagger(model, tokenizer, data, dev, own_args, title=title)
 
     folders = {}
     if teacher_args.baseline:
-        announce("Baseline: the student on gold tags alone")
+        title = "Baseline, the student on gold tags alone"
         folders["baseline"] = Path(teacher_args.baseline_dir or output / "baseline")
         own_args = replace_output(args, folders["baseline"], objective="none", unlabelled_rate=None)
-        settings_of_baseline = student_settings(gold_only, own_args)
+        settings_of_baseline = student_settings(gold_only, own_args, {})
         seconds["baseline"] = train_into(
-            folders["baseline"], settings_of_baseline, own_args, lambda ready: train_student(ready, train)
+            *(folders["baseline"], settings_of_baseline, own_args),
+            lambda ready: train_student(ready, train, title),
+            title,
         )
 
     name = objective_name(args.objective)
-    announce(f"Student: {name}")
     annotated = mix_unlabelled(train, list(unlabelled.values())) if unlabelled else train
     if data_args.augmentation is not None:
         tokenizer = make_tokenizer(model_args, lambda: list(train["tokens"]))
@@ -189,6 +210,7 @@ def main() -> None:
         if PartialState().is_main_process:
             print(f"{len(rewritten):,} sentences rewritten for the teachers to answer")
     if objectives:
+        announce(f"Teachers are asked about {len(annotated):,} sentences")
         started = time.perf_counter()
         annotated = annotate(
             annotated,
@@ -204,7 +226,9 @@ def main() -> None:
         seconds["annotation"] = time.perf_counter() - started
     folders[name] = output / "student"
     own_args = replace_output(args, folders[name], push_to_hub=args.push_to_hub)
-    settings_with_teachers = student_settings(data_args, own_args) | {
+    settings_with_teachers = student_settings(
+        data_args, own_args, {"unlabelled": unlabelled} if unlabelled else {}
+    ) | {
         "teacher_embeddings": teacher_args.teacher_embeddings,
         "teachers": {language: panel.record() for language, panel in teachers.items()},
         "readings": {language: panel.settings() for language, panel in teachers.items() if any(panel.settings())}
@@ -214,7 +238,8 @@ def main() -> None:
         folders[name],
         settings_with_teachers,
         own_args,
-        lambda ready: train_student(ready, annotated, teacher_args.teacher_embeddings),
+        lambda ready: train_student(ready, annotated, f"Student, {name}", teacher_args.teacher_embeddings),
+        f"Student, {name}",
     )
 
     if not args.should_save:
@@ -222,7 +247,7 @@ def main() -> None:
     announce("Scores")
     taggers: dict[str, Any] = {"teachers": teachers}
     taggers |= {row: Teacher.from_pretrained(str(folder), device=args.device) for row, folder in folders.items()}
-    scores, tables = compare(taggers, corpora, labels, ("dev", "test"))
+    scores, tables = compare(taggers, corpora, labels, ("dev", "test"), scheme=data_args.tag_scheme)
     results = RunResults(
         settings=dump_settings(data_args, model_args, teacher_args, args),
         scores=scores,

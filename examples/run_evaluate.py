@@ -9,7 +9,8 @@ from pathlib import Path
 from progress import quiet_libraries
 from recipe_arguments import DataArguments, EvaluationArguments
 from recipe_data import load_data
-from scoring import compare
+from recipe_effects import refuse_idle_fields
+from scoring import answer_labels, common_labels, compare
 
 from hf_structkd import Teacher
 from hf_structkd.data.readers import CorpusError
@@ -21,7 +22,10 @@ from hf_structkd.training.recipe import RecipeError, dump_settings, parse_recipe
 def main() -> None:
     refuse_several_processes("examples/run_evaluate.py")
     data_args, evaluation_args = parse_recipe(
-        (DataArguments, EvaluationArguments), description=__doc__, exit_on_error=True
+        (DataArguments, EvaluationArguments),
+        description=__doc__,
+        exit_on_error=True,
+        check=refuse_idle_fields("run_evaluate"),
     )
     corpora = load_data(data_args, splits=evaluation_args.splits)
     try:
@@ -36,10 +40,16 @@ def main() -> None:
     known = getattr(tagger.model.config, "languages", None)
     if known and (unseen := [language for language in corpora if language not in known]):
         print(f"zero-shot, not among the languages of its training ({', '.join(known)}): {', '.join(unseen)}\n")
+    scheme = common_labels(tagger, corpora, data_args.tag_scheme)
     name = Path(evaluation_args.checkpoint).name
     started = time.perf_counter()
     scores, comparison = compare(
-        {name: tagger}, corpora, tagger.labels, evaluation_args.splits, evaluation_args.batch_size
+        {name: tagger},
+        corpora,
+        answer_labels(tagger, scheme),
+        evaluation_args.splits,
+        evaluation_args.batch_size,
+        scheme.name,
     )
     seconds = {"evaluation": time.perf_counter() - started}
     for table in comparison.values():

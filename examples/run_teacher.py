@@ -4,13 +4,15 @@ accelerate launch examples/run_teacher.py RECIPE.yaml --languages en --output_di
 """
 
 from pathlib import Path
+from typing import Any
 
 from datasets import concatenate_datasets
 from progress import quiet_libraries
 from recipe_arguments import DataArguments, ModelArguments
 from recipe_data import labels_of, load_data
-from recipe_models import check_head, make_tagger
-from recipe_training import settings_of, train_into, train_tagger
+from recipe_effects import refuse_idle_fields
+from recipe_models import check_head, check_model, encoder_of, make_tagger
+from recipe_training import made_of, settings_of, train_into, train_tagger
 from scoring import compare
 
 from hf_structkd import StructKDTrainingArguments, Teacher
@@ -24,27 +26,33 @@ from hf_structkd.training.recipe import RecipeError, dump_settings, parse_recipe
 
 def main() -> None:
     data_args, model_args, args = parse_recipe(
-        (DataArguments, ModelArguments, StructKDTrainingArguments), description=__doc__, exit_on_error=True
+        (DataArguments, ModelArguments, StructKDTrainingArguments),
+        description=__doc__,
+        exit_on_error=True,
+        check=refuse_idle_fields("run_teacher"),
     )
+    if data_args.max_train_sentences == 0:
+        raise RecipeError("max_train_sentences 0 leaves nothing to learn from: give at least 1, or leave it out")
     args.objective = "none"
     check_head(model_args.head, args)
     corpora = load_data(data_args)
     labels = labels_of(data_args, corpora)
     train = concatenate_datasets([splits["train"] for splits in corpora.values()])
     dev = {language: splits["dev"] for language, splits in corpora.items()}
-    folder = Path(args.output_dir)
-    seconds = train_into(
-        folder,
-        settings_of(data_args, model_args, args),
-        args,
-        lambda own: train_tagger(
-            *make_tagger(model_args, labels, data_args.tag_scheme, lambda: list(train["tokens"])), train, dev, own
-        ),
-    )
+    check_model(model_args)
+    learnt_from = {split: {language: own[split] for language, own in corpora.items()} for split in ("train", "dev")}
+    made = made_of(learnt_from, labels, encoder_of(model_args), model_args.revision)
+    folder, title = Path(args.output_dir), f"Teacher for {', '.join(corpora)}"
+
+    def fit(own: StructKDTrainingArguments) -> Any:
+        tagger = make_tagger(model_args, labels, data_args.tag_scheme, lambda: list(train["tokens"]))
+        return train_tagger(*tagger, train, dev, own, title=title)
+
+    seconds = train_into(folder, settings_of(data_args, model_args, args) | made, args, fit, title)
     if not args.should_save:
         return
     tagger = Teacher.from_pretrained(str(folder))
-    scores, comparison = compare({folder.name: tagger}, corpora, labels, ("dev", "test"))
+    scores, comparison = compare({folder.name: tagger}, corpora, labels, ("dev", "test"), scheme=data_args.tag_scheme)
     print(comparison["test"].to_text())
     results = RunResults(
         settings=dump_settings(data_args, model_args, args),

@@ -6,9 +6,12 @@ from typing import Any
 from datasets import Dataset
 
 from hf_structkd import Teacher
+from hf_structkd.data.corpora import label_inventory
 from hf_structkd.evaluation.aggregate import macro_average
 from hf_structkd.evaluation.report import ComparisonReport
 from hf_structkd.evaluation.tagging_metrics import TaggingMetrics
+from hf_structkd.modeling.tag_scheme import TagScheme, split_tag
+from hf_structkd.training.recipe import RecipeError
 
 
 def compare(
@@ -17,6 +20,7 @@ def compare(
     labels: Sequence[str],
     splits: Sequence[str],
     batch_size: int = 64,
+    scheme: str | None = None,
 ) -> tuple[dict[str, Any], dict[str, ComparisonReport]]:
     """Score taggers on every language: strict spans for BIO and BIOES, accuracy for plain tags.
 
@@ -26,11 +30,12 @@ def compare(
         labels: the label set.
         splits: which to score.
         batch_size: sentences a forward pass.
+        scheme: of the tags; inferred from the labels where `None`.
 
     Returns:
         Full reports by split, row and language (the macro average under `avg`), and a table for each split.
     """
-    metrics = TaggingMetrics(labels)
+    metrics = TaggingMetrics(labels, scheme)  # type: ignore[arg-type]
     scores: dict[str, Any] = {}
     tables = {}
     for split in splits:
@@ -53,3 +58,50 @@ def compare(
             languages=list(corpora),
         )
     return scores, tables
+
+
+def common_labels(tagger: Teacher, corpora: Mapping[str, Mapping[str, Dataset]], scheme: str | None) -> TagScheme:
+    """What a checkpoint and corpora are compared in: the types of both, in the scheme of the corpora's tags.
+
+    Predictions of a BIOES checkpoint are read as BIO where the corpora are BIO, and the reverse.
+
+    Args:
+        tagger: the checkpoint.
+        corpora: language -> split -> sentences.
+        scheme: of the corpora's tags; inferred from them where `None`.
+
+    Raises:
+        RecipeError: if one has entities and the other plain tags, or they name no label alike.
+    """
+    found = label_inventory(corpora)
+    own = TagScheme(tagger.labels, tagger.scheme)  # type: ignore[arg-type]
+    gold = TagScheme(found, scheme or (own.name if found == ["O"] else None))  # type: ignore[arg-type]
+    if "plain" in (own.name, gold.name) and own.name != gold.name:
+        raise RecipeError(
+            f"the checkpoint's tags are {own.name}, those of the corpora {gold.name}: nothing to compare"
+        )
+
+    def types(tags: Sequence[str]) -> list[str]:
+        if gold.name == "plain":
+            return list(tags)
+        return list(dict.fromkeys(split_tag(tag)[1] for tag in tags if tag != "O"))
+
+    known, wanted = types(own.tags), types(gold.tags)
+    missing = [name for name in wanted if name not in known]
+    if wanted and missing == wanted:
+        raise RecipeError(
+            f"the checkpoint knows {', '.join(known)}, and the corpora have {', '.join(wanted)}: nothing to compare. "
+            "Where the same things have two names, run_evaluate.py takes a label_map"
+        )
+    if missing:
+        print(f"not known to the checkpoint, and so always missed: {', '.join(missing)}\n")
+    every = list(dict.fromkeys([*known, *wanted]))
+    return TagScheme(every, "plain") if gold.name == "plain" else TagScheme.from_entity_types(every, gold.name)
+
+
+def answer_labels(tagger: Teacher, scheme: TagScheme) -> list[str]:
+    """What a checkpoint is asked to answer in: its own labels, or its types in the scheme of the corpora."""
+    if TagScheme(tagger.labels, tagger.scheme).name == scheme.name:  # type: ignore[arg-type]
+        return tagger.labels
+    types = {split_tag(tag)[1] for tag in tagger.labels if tag != "O"}
+    return [tag for tag in scheme.tags if tag == "O" or split_tag(tag)[1] in types]

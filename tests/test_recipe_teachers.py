@@ -73,7 +73,9 @@ def test_text_and_tables_without_tags_are_corpora_to_learn_from_teachers_alone(t
     (tmp_path / "ru.jsonl").write_text('{"tokens": ["a", "b"]}\n{"tokens": ["c"]}\n')
     (tmp_path / "nl.conll").write_text("Jan\tB-PER\nzingt\tO\n")
     sources = {name: str(next(tmp_path.glob(f"{name}.*"))) for name in ("en", "ru", "nl")}
-    found = load_unlabelled(DataArguments(unlabelled_corpus=sources, unlabelled_sentences=2), ["en", "ru", "nl", "de"])
+    found = load_unlabelled(
+        DataArguments("demo", unlabelled_corpus=sources, unlabelled_sentences=2), ["en", "ru", "nl", "de"]
+    )
     assert {language: list(data["tokens"]) for language, data in found.items()} == {
         "en": [["Anna", "sang", "."], ["It", "rains", "."]],
         "ru": [["a", "b"], ["c"]],
@@ -81,15 +83,15 @@ def test_text_and_tables_without_tags_are_corpora_to_learn_from_teachers_alone(t
     }
     assert set(found["en"]["language"]) == {"en"}
     (tmp_path / "de.txt").write_text("Jan\tB-PER\n")
-    template = DataArguments(unlabelled_corpus=f"{tmp_path}/{{language}}.txt")
+    template = DataArguments("demo", unlabelled_corpus=f"{tmp_path}/{{language}}.txt")
     with pytest.raises(CorpusError, match=r"de\.txt:1: a tab; .*another ending"):
         load_unlabelled(template, ["de"])
     with pytest.raises(CorpusError, match=r"xx\.txt: no such file"):
         load_unlabelled(template, ["xx"])
     with pytest.raises(RecipeError, match="names ru, nl, but no such language"):
-        load_unlabelled(DataArguments(unlabelled_corpus=sources), ["en"])
+        load_unlabelled(DataArguments("demo", unlabelled_corpus=sources), ["en"])
     with pytest.raises(RecipeError, match="the same sentences"):
-        load_unlabelled(DataArguments(unlabelled_corpus="a.txt"), ["en", "de"])
+        load_unlabelled(DataArguments("demo", unlabelled_corpus="a.txt"), ["en", "de"])
 
 
 @pytest.fixture

@@ -26,9 +26,8 @@ def part(data=None, teachers=None, **args):
     train = Dataset.from_dict({"tokens": [[str(i)] for i in range(10)], "tags": [["O"]] * 10})
     whole = {language: DatasetDict({"train": train}) for language in ("en", "ru")}
     arguments = StructKDTrainingArguments(output_dir="x", use_cpu=True, report_to="none", **args)
-    return unlabelled_part(
-        whole, DataArguments(**(data or {})), TeacherArguments(teacher_model="x", **(teachers or {})), arguments
-    )
+    teacher_args = TeacherArguments(teacher_model="x", **(teachers or {}))
+    return unlabelled_part(whole, DataArguments("demo", **(data or {})), teacher_args, arguments)
 
 
 def words(dataset):

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from fingerprints import content_key
 from grid import RESULTS_FILE, SENTENCES_FILE, Cell, Grid
 from grid_corpora import GridCorpora
 from pool import Pool
@@ -28,6 +27,7 @@ from hf_structkd.evaluation.aggregate import macro_average
 from hf_structkd.evaluation.results import collect_versions, to_json_types, write_atomically
 from hf_structkd.evaluation.significance import sentence_counts
 from hf_structkd.evaluation.tagging_metrics import TaggingMetrics
+from hf_structkd.training.provenance import content_key
 
 SCHEMA_VERSION = 1
 
@@ -48,7 +48,7 @@ def run_cell(cell: Cell, grid: Grid, pool: Pool, folder: Path) -> None:
         return [words for language, rows in seen for words in corpora.splits[language]["train"].select(rows)["tokens"]]
 
     model, tokenizer = make_tagger(cell.model, corpora.labels, cell.data.tag_scheme, sentences)
-    key = None if scratch else content_key(cell.model.model)
+    key = None if scratch else content_key(cell.model.model, cell.model.revision)
     names = grid.teacher_set_of(cell)
     if cell.own.teacher_embeddings is not None:
         mix_embeddings(model, tokenizer, teacher_sets.views(names, tokenizer, key), cell.own.teacher_embeddings)
@@ -60,7 +60,7 @@ def run_cell(cell: Cell, grid: Grid, pool: Pool, folder: Path) -> None:
 
     student = Teacher(trainer.model, tokenizer, name=str(cell))
     scores, counts = score(corpora, dict.fromkeys(corpora.languages, student), student)
-    metrics = TaggingMetrics(corpora.labels, cell.data.tag_scheme)
+    metrics = TaggingMetrics(corpora.labels, corpora.data_arguments.tag_scheme)
     results = {
         "schema_version": SCHEMA_VERSION,
         "grid": grid.name,
@@ -69,6 +69,7 @@ def run_cell(cell: Cell, grid: Grid, pool: Pool, folder: Path) -> None:
         "settings": cell.settings,
         "versions": collect_versions(),
         "corpora": corpora.fingerprints,
+        "zero_shot_corpora": corpora.zero_shot_fingerprints or None,
         "model_revision": key,
         "teacher_revisions": teacher_sets.revisions(names) if names else None,
         "gold_sentences": {language: len(corpora.rows(language, cell)[0]) for language in corpora.languages},
@@ -153,8 +154,9 @@ def score_teachers(teacher_sets: TeacherSets, name: str, folder: Path) -> None:
         "settings": teacher_sets.grid.content["teacher_sets"][name],
         "versions": collect_versions(),
         "corpora": corpora.fingerprints,
+        "zero_shot_corpora": corpora.zero_shot_fingerprints or None,
         "teacher_revisions": teacher_sets.revisions(name),
-        "metric": TaggingMetrics(corpora.labels).metric_name,
+        "metric": TaggingMetrics(corpora.labels, corpora.data_arguments.tag_scheme).metric_name,
         "scores": scores,
         "seconds": {"score": time.perf_counter() - started},
     }

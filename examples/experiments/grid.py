@@ -27,12 +27,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from grid_fields import refuse_idle_members
 from recipe_arguments import DataArguments, ModelArguments, StartArguments
-from recipe_training import FREE_SETTINGS
 
 from hf_structkd import StructKDTrainingArguments
 from hf_structkd.data.columns import TOPK_TAGS
-from hf_structkd.training.recipe import RecipeError, compare_settings, parse_recipe
+from hf_structkd.training.recipe import RecipeError, parse_recipe
 from hf_structkd.training.recipe_values import read_yaml
 
 RESULTS_FILE, SENTENCES_FILE, FAILURE_FILE = "results.json", "sentences.npz", "failure.txt"
@@ -168,6 +168,10 @@ class Grid:
         self.teacher_sets = {
             own: self._teacher_set(own, spec) for own, spec in (content.get("teacher_sets") or {}).items()
         }
+        try:
+            refuse_idle_members(content.get("recipe") or {}, self.cells, content.get("teacher_sets") or {})
+        except RecipeError as error:
+            raise GridError(f"grid {name}: {error}") from None
         baseline = content.get("baseline", next(iter(self.cells)))
         self.baselines: list[str] = [baseline] if isinstance(baseline, str) else list(baseline)
         self.zero_shot: dict[str, Any] = content.get("zero_shot") or {}
@@ -228,8 +232,6 @@ class Grid:
     def cell(self, name: str, seed: int) -> Cell:
         """A cell, read and checked. Raises GridError, naming it, where a field is wrong."""
         settings = {**self.recipe, **self.cells[name], "seed": seed}
-        if settings.get("unlabelled_sentences") is not None:
-            raise GridError(f"cell {name!r}: a grid says text_sentences where a recipe has unlabelled_sentences")
         try:
             data, model, own, args = arguments(
                 (DataArguments, ModelArguments, CellArguments, StructKDTrainingArguments),
@@ -288,11 +290,3 @@ def arguments(kinds: Sequence[type], values: Mapping[str, Any]) -> tuple[Any, ..
             return parse_recipe(kinds, [str(file)])
         except RecipeError as error:
             raise RecipeError(str(error).replace(f" in recipe {file}", "").replace(str(file), "fields")) from None
-
-
-def differences(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
-    """What differs between the settings of a finished cell and those asked, in words; empty where nothing does."""
-    # What is not set is as good as left out.
-    stored, asked = ({k: v for k, v in json.loads(json.dumps(s)).items() if v is not None} for s in (stored, asked))
-    found = compare_settings(stored, asked, ignore=FREE_SETTINGS)
-    return "; ".join(f"{name}: there {old!r}, asked {new!r}" for name, (old, new) in found.items())

@@ -12,7 +12,7 @@ from grid import Cell, Grid, arguments
 from recipe_arguments import DataArguments
 from recipe_data import labels_of, load_data
 
-from hf_structkd.distillation.annotate import corpus_fingerprint
+from hf_structkd.training.provenance import data_fingerprint
 
 
 class GridCorpora:
@@ -54,11 +54,13 @@ class GridCorpora:
 
     @cached_property
     def fingerprints(self) -> dict[str, dict[str, str]]:
-        """language -> split -> a hash of its sentences: what tells these corpora from others."""
-        return {
-            language: {split: corpus_fingerprint(data) for split, data in splits.items()}
-            for language, splits in self.splits.items()
-        }
+        """language -> split -> a hash of its sentences and tags: what tells these corpora from others."""
+        return _fingerprints(self.splits)
+
+    @cached_property
+    def zero_shot_fingerprints(self) -> dict[str, dict[str, str]]:
+        """The same of the languages that nobody was trained on."""
+        return _fingerprints(self.zero_shot)
 
     def rows(self, language: str, cell: Cell) -> tuple[np.ndarray, np.ndarray]:
         """The pool's rows that a cell sees with gold tags, and those that it sees without."""
@@ -69,6 +71,13 @@ class GridCorpora:
         seed = cell.own.subset_seed if cell.own.subset_seed is not None else cell.seed
         order = np.random.default_rng([seed, zlib.crc32(language.encode())]).permutation(there)
         return order[:gold], order[gold:text]
+
+
+def _fingerprints(corpora: Mapping[str, DatasetDict]) -> dict[str, dict[str, str]]:
+    return {
+        language: {split: data_fingerprint(data) for split, data in splits.items()}
+        for language, splits in corpora.items()
+    }
 
 
 def _fields_of(kind: Any, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What a grid's cells left behind, read back."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -9,6 +9,9 @@ from typing import Any
 
 import numpy as np
 from grid import RESULTS_FILE, SENTENCES_FILE, Grid, GridError
+from recipe_training import differences
+
+from hf_structkd.training.provenance import same_data
 
 ZERO_SHOT = "zero_shot"
 
@@ -40,6 +43,20 @@ class Run:
         """Whether each test sentence is right as a whole."""
         counts = self.counts[language]
         return (counts == counts[:, :1]).all(axis=1)
+
+
+def _encoder(run: Run) -> list[str | None]:
+    return [run.record["settings"].get(name) for name in ("model", "revision")]
+
+
+def _agree(how: str, runs: Sequence[Run], name: str, of: Callable[[Run], Any]) -> None:
+    """Raise GridError if runs differ from the first in what `of` says of them; `name` is what that is."""
+    for run in runs[1:]:
+        one, other = of(runs[0]), of(run)
+        if name == "corpora" and same_data(one, other):
+            continue
+        if what := differences({name: one}, {name: other}) if name else differences(one, other):
+            raise GridError(f"{run.folder} {how} {runs[0].folder} ({what}): they cannot be compared")
 
 
 @dataclass
@@ -75,11 +92,35 @@ class GridResults:
             for name in grid.teacher_sets
             if (folder / "teachers" / name / RESULTS_FILE).exists()
         }
-        every = [run for own in results.cells.values() for run in own.values()] + [*results.teachers.values()]
-        first = every[0].record["corpora"]
-        if other := [run.folder for run in every if run.record["corpora"] != first]:
-            raise GridError(f"{other[0]} and {len(other) - 1} more were run on other corpora than {every[0].folder}")
+        results._refuse_mixtures()
         return results
+
+    def _refuse_mixtures(self) -> None:
+        """Raise GridError, naming two of them, where runs that are compared were made of unlike things."""
+        cells, teachers = self.runs(), [*self.teachers.values()]
+        # Those that record more first: what the first versions left out agrees with anything.
+        every = sorted([*cells, *teachers], key=lambda run: -len(json.dumps(run.record["corpora"])))
+        _agree("was run on other corpora than", every, "corpora", lambda run: run.record["corpora"])
+        for name, own in self.cells.items():
+            runs = [*own.values()]
+            _agree(
+                f"of cell {name!r} has other settings than",
+                runs,
+                "",
+                lambda run: {**run.record["settings"], "seed": 0},
+            )
+        for model in {json.dumps(_encoder(run)) for run in cells}:
+            runs = [run for run in cells if json.dumps(_encoder(run)) == model]
+            _agree("began with another encoder than", runs, "model_revision", lambda run: run.record["model_revision"])
+        for name in self.grid.teacher_sets:
+            taught = [run for run in cells if name in (run.record["settings"].get("teacher_set") or {})]
+            runs = taught + [run for run in teachers if run.record["teacher_set"] == name]
+            _agree(
+                f"has other teachers {name!r} than",
+                runs,
+                "teacher_revisions",
+                lambda run: run.record["teacher_revisions"],
+            )
 
     @cached_property
     def languages(self) -> list[str]:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from datasets import Dataset, concatenate_datasets
 from grid import Cell, Grid
 from grid_corpora import GridCorpora
@@ -53,7 +52,10 @@ class Pool:
 
     def rewritten(self, language: str, cell: Cell, tokenizer: Any, columns: Sequence[str]) -> Dataset:
         """A cell's sentences, gold and text, rewritten; tokenised, with `columns` of the teachers' answers."""
-        seen = self.corpora.splits[language]["train"].select(np.concatenate(self.corpora.rows(language, cell)))
+        gold, text = self.corpora.rows(language, cell)
+        pool = self.corpora.splits[language]["train"]
+        # of text nobody knows the mentions
+        seen = concatenate_datasets([pool.select(gold), hide_gold(pool).select(text)])
         data = mix_unlabelled(seen, augment(seen, cell.data.augmentation, tokenizer, cell.seed))
         data = data.select(range(len(seen), len(data)))
         answers = self.teacher_sets.answers_about(data, language, cell)

@@ -6,13 +6,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from cell_identity import differing, sources_of, teachers_of
 from cell_run import SCHEMA_VERSION, write_record
-from fingerprints import content_key
-from grid import RESULTS_FILE, SENTENCES_FILE, Cell, Grid, differences
+from grid import RESULTS_FILE, SENTENCES_FILE, Cell, Grid
 from pool import Pool
-from recipe_models import SCRATCH
-
-from hf_structkd.evaluation.results import to_json_types
+from recipe_training import differences
 
 
 def take_over(cell: Cell, grid: Grid, pool: Pool, folder: Path, sources: Iterable[Path]) -> bool:
@@ -35,6 +33,7 @@ def take_over(cell: Cell, grid: Grid, pool: Pool, folder: Path, sources: Iterabl
             shutil.copyfile(file.parent / SENTENCES_FILE, folder / SENTENCES_FILE)
             if not pool.corpora.zero_shot:
                 record["scores"].pop("zero_shot", None)
+                record.pop("zero_shot_corpora", None)
             own = {"grid": grid.name, "cell": cell.name}
             first = record.get("taken_from", {"grid": record["grid"], "cell": record["cell"]})
             write_record(record | own | ({"taken_from": first} if first != own else {}), folder)
@@ -45,12 +44,9 @@ def take_over(cell: Cell, grid: Grid, pool: Pool, folder: Path, sources: Iterabl
 def _is_same(record: dict[str, Any], cell: Cell, grid: Grid, pool: Pool) -> bool:
     if record.get("schema_version") != SCHEMA_VERSION or differences(record["settings"], cell.settings):
         return False
-    names = grid.teacher_set_of(cell)
-    wanted = {
-        "corpora": pool.corpora.fingerprints,
-        "model_revision": None if cell.model.model == SCRATCH else content_key(cell.model.model),
-        "teacher_revisions": pool.teacher_sets.revisions(names) if names else None,
-    }
-    if any(record.get(name) != json.loads(json.dumps(to_json_types(value))) for name, value in wanted.items()):
+    wanted = sources_of(cell, pool.corpora) | teachers_of(cell, grid, pool.teacher_sets)
+    if not pool.corpora.zero_shot:
+        del wanted["zero_shot_corpora"]  # scores that this grid does not ask for are left out
+    if differing(record, wanted):
         return False
     return not pool.corpora.zero_shot or {*pool.corpora.zero_shot, "avg"} == set(record["scores"].get("zero_shot", {}))

@@ -19,8 +19,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from grid import FAILURE_FILE, RESULTS_FILE, Cell, Grid, GridError, differences
+from cell_identity import refuse_other_sources, scores_are_those_of, sources_of, teachers_of
+from grid import FAILURE_FILE, RESULTS_FILE, Cell, Grid, GridError
+from grid_corpora import GridCorpora
+from recipe_training import differences
 from shared_work import Job, do_shared
+
+from hf_structkd.data.readers import CorpusError
 
 THREADS = "OMP_NUM_THREADS"
 
@@ -32,6 +37,9 @@ def main() -> int:
     cells = grid.all_cells(options.cells, options.seeds)
     output = options.output_dir / grid.name
     todo = unfinished(cells, output)
+    if done := [cell for cell in cells if cell not in todo]:
+        corpora = GridCorpora(grid)
+        refuse_other_sources(done, output, lambda cell: sources_of(cell, corpora))
     print(f"{grid.name}: {len(cells)} cells, {len(cells) - len(todo)} finished before", flush=True)
     if options.dry_run or not todo:
         for cell in todo:
@@ -140,11 +148,13 @@ def work(options: argparse.Namespace, definitions: dict[str, str], number: int, 
         return job
 
     do_shared([say(job) for name in sets for job in teacher_sets.teacher_jobs(name)])
+    done = [cell for cell in cells if (output / cell.path / RESULTS_FILE).exists()]
+    refuse_other_sources(done, output, lambda cell: teachers_of(cell, grid, teacher_sets))
     do_shared([say(job) for name, softened in asked if name for job in teacher_sets.answer_jobs(name, softened)])
     scoring = []
     for name in sets:
         folder = output / "teachers" / name
-        scored = (folder / RESULTS_FILE).exists
+        scored = lambda n=name, f=folder: scores_are_those_of(f, n, teacher_sets)  # noqa: E731
         scoring.append(
             Job(
                 f"scores of teachers {name}",
@@ -230,5 +240,5 @@ def report_end(workers: list, cells: list[Cell], output: Path, started: float) -
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except GridError as error:
+    except (GridError, CorpusError) as error:
         sys.exit(f"error: {error}")

@@ -8,7 +8,6 @@ from typing import Any
 
 import pyarrow.compute as pc
 from datasets import Dataset, concatenate_datasets
-from fingerprints import content_key, digest, fingerprint_with_tags
 from grid import Cell, Grid, GridError, TeacherSet, arguments
 from grid_corpora import GridCorpora
 from recipe_arguments import DataArguments, ModelArguments
@@ -36,9 +35,13 @@ from hf_structkd.distillation.annotate import corpus_fingerprint
 from hf_structkd.distillation.embeddings import View, teacher_views
 from hf_structkd.distillation.mixtures import Panel
 from hf_structkd.distillation.objectives import annotation_temperatures
+from hf_structkd.modeling.tag_scheme import infer_scheme
+from hf_structkd.training.provenance import content_key, data_fingerprint, digest
 
 # Asked for all at once, where a teacher can give them: a cell added later finds its answers there.
 ALL_TARGETS = (TOPK_TAGS, TOPK_LOG_PROBS, MARGINALS, EDGE_COUNTS, EMISSIONS, TRANSITIONS, START_END)
+# Fields beside those of transformers that bear on a training on gold tags alone.
+GOLD_FIELDS = ("crf_learning_rate", "normalization", "language_sampling_temperature")
 # Say nothing about what a training gives.
 UNIMPORTANT = ("save_only_model", "save_total_limit", "use_cpu")
 Temperatures = tuple[tuple[str, float], ...]  # of the columns of answers that are not asked for at 1
@@ -93,11 +96,13 @@ class TeacherSets:
         dev = {own: self.corpora.splits[own]["dev"] for own in languages}
         settings = _own_settings(model, args) | {
             "labels": self.corpora.labels,
-            "train": fingerprint_with_tags(train),
-            "dev": {own: fingerprint_with_tags(d) for own, d in dev.items()},
+            "train": data_fingerprint(train),
+            "dev": {own: data_fingerprint(d) for own, d in dev.items()},
         }
         if model.model != "scratch":
-            settings["model"] = content_key(model.model)
+            settings["model"] = content_key(model.model, model.revision)
+        if data.tag_scheme not in (None, infer_scheme(self.corpora.labels)):
+            settings["tag_scheme"] = data.tag_scheme
         folder = self.cache / "teachers" / f"{language}-{digest(settings)}"
 
         def fit(ready: StructKDTrainingArguments) -> Any:
@@ -229,7 +234,7 @@ def first_paths(answers: Dataset, k: int) -> Dataset:
 
 def _own_settings(model: ModelArguments, args: StructKDTrainingArguments) -> dict[str, Any]:
     """What was chosen about training on gold tags: a default that a later version adds makes no other teacher."""
-    stock = {field.name for field in fields(TrainingArguments)} | {"crf_learning_rate", "normalization"}
+    stock = {field.name for field in fields(TrainingArguments)} | {*GOLD_FIELDS}
     unchosen = settings_of(ModelArguments(), StructKDTrainingArguments(output_dir="unused", use_cpu=args.use_cpu))
     chosen = {name: value for name, value in settings_of(model, args).items() if value != unchosen[name]}
     of_model = {field.name for field in fields(ModelArguments)}

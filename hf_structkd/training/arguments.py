@@ -9,6 +9,7 @@ from transformers import TrainingArguments
 from ..distillation.objectives import Objective, parse_objective
 from ..distillation.processes import check_processes, prepare_processes
 from ..distillation.schedules import make_schedule
+from .argument_checks import check_training_numbers, refuse_addresses
 from .checks import refuse_without_effect
 
 NORMALIZATIONS = ("word", "sentence")
@@ -148,6 +149,8 @@ class StructKDTrainingArguments(TrainingArguments):
 
     def check(self) -> None:
         """Raise ValueError for a value outside its range, and for an argument that would have no effect."""
+        check_training_numbers(self)
+        refuse_addresses(self)
         refuse_without_effect(self)
         self.chosen_objectives()
         make_schedule(self.lambda_schedule, self.lambda_start, self.lambda_end, self.lambda_rate)
@@ -167,5 +170,5 @@ class StructKDTrainingArguments(TrainingArguments):
             raise ValueError(f"annotation_batch_size must be at least 1, not {self.annotation_batch_size}")
         for name in ("crf_learning_rate", "language_sampling_temperature"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
+            if value is not None and not 0 < value < float("inf"):
                 raise ValueError(f"{name} must be above 0, not {value}")

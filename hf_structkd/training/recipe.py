@@ -10,7 +10,7 @@ import dataclasses
 import difflib
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from itertools import takewhile
 from pathlib import Path
@@ -33,6 +33,7 @@ from .recipe_values import (
     show,
 )
 
+ABSENT = "<absent>"  # stands for a setting that one of two runs lacks
 _SECRET = re.compile(r"(^|_)(token|password|secret|api_key)$")
 
 
@@ -52,6 +53,7 @@ def parse_recipe(
     *,
     description: str | None = None,
     exit_on_error: bool = False,
+    check: Callable[[Mapping[str, Any], tuple[Any, ...]], None] | None = None,
 ) -> tuple[Any, ...]:
     """Read ``[RECIPE.yaml ...] [--field value ...]`` into one instance of each dataclass.
 
@@ -66,6 +68,8 @@ def parse_recipe(
         dataclass_types: Dataclasses without common field names; one may derive from ``TrainingArguments``.
         argv: The arguments, ``sys.argv[1:]`` by default. Recipes, if any, come first.
         description: What ``--help`` says the script does.
+        check: Called with the fields that were given (name -> value) and the instances; raises RecipeError for fields
+            that have no effect together, say.
         exit_on_error: Print an error without a traceback and leave with status 2, as scripts should.
 
     Returns:
@@ -84,7 +88,10 @@ def parse_recipe(
         allow_abbrev=False,  # else --learn is taken for --learning_rate, and a typing error for a prefix
     )
     try:
-        return _parse(parser, list(dataclass_types), argv)
+        given, instances = _parse(parser, list(dataclass_types), argv)
+        if check is not None:
+            check(given, instances)
+        return instances
     except RecipeError as error:
         if not exit_on_error:
             raise
@@ -130,7 +137,7 @@ def compare_settings(
     """
     differences: dict[str, tuple[Any, Any]] = {}
     for name in dict.fromkeys((*old, *new)):
-        a, b = old.get(name, "<absent>"), new.get(name, "<absent>")
+        a, b = old.get(name, ABSENT), new.get(name, ABSENT)
         if name in ignore or a == b:
             continue
         if isinstance(a, Mapping) and isinstance(b, Mapping):
@@ -194,7 +201,7 @@ class _Once(argparse.Action):
         setattr(namespace, self.dest, values)
 
 
-def _parse(parser: _RecipeParser, dtypes: list[type], argv: list[str]) -> tuple[Any, ...]:
+def _parse(parser: _RecipeParser, dtypes: list[type], argv: list[str]) -> tuple[dict[str, Any], tuple[Any, ...]]:
     recipes = list(takewhile(lambda argument: not argument.startswith("-"), argv))
     hints = {dtype: get_type_hints(dtype) for dtype in dtypes}
     known = {f.name: (f, hints[dtype][f.name]) for dtype in dtypes for f in dataclasses.fields(dtype) if f.init}
@@ -226,14 +233,16 @@ def _parse(parser: _RecipeParser, dtypes: list[type], argv: list[str]) -> tuple[
         own = {f.name for f in dataclasses.fields(dtype) if f.init}
         required = [name for name in own if is_required(known[name][0]) and name not in values]
         if required:
-            raise RecipeError(f"No value for {sorted(required)}: set it in the recipe, or with --{min(required)}.")
+            help_text = known[min(required)][0].metadata.get("help", "")
+            advice = f"set it in the recipe, or with --{min(required)}. {help_text}".rstrip()
+            raise RecipeError(f"No value for {sorted(required)}: {advice}")
         try:
             instances.append(dtype(**{name: value for name, value in values.items() if name in own}))
         except (ValueError, TypeError, ImportError, OSError) as error:
             given = [f"--{name}" for name in vars(options) if name in own]
             where = [*([", ".join(recipes)] if recipes else []), *([", ".join(given)] if given else [])]
             raise RecipeError(f"{' with '.join(where) or 'The command line'}: {error}") from error
-    return tuple(instances)
+    return values, tuple(instances)
 
 
 def _suggest(name: str, known: Mapping[str, Any], prefix: str = "") -> str:

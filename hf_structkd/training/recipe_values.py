@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import re
 import types
 from collections.abc import Mapping, Sequence
@@ -116,9 +117,10 @@ def coerce(value: Any, hint: Any, where: str) -> Any:
         The value as ``hint`` wants it: a whole ``1e3`` as an int, a quoted number as a number, a name as the Enum.
 
     Raises:
-        MismatchError: If the type does not allow the value.
+        MismatchError: If the type does not allow the value, or a number is infinite or NaN.
     """
     origin = get_origin(hint) or hint
+    _refuse_infinite(value, where)
     if hint is Any:
         return value
     if origin in _UNIONS:
@@ -141,6 +143,7 @@ def coerce(value: Any, hint: Any, where: str) -> Any:
     elif origin in (int, float):
         number = _number(value)
         if number is not None and (origin is float or number == number // 1):
+            _refuse_infinite(number, where)  # quoted
             try:
                 return origin(number)
             except OverflowError:
@@ -163,6 +166,15 @@ def coerce(value: Any, hint: Any, where: str) -> Any:
     elif isinstance(hint, type) and isinstance(value, hint):
         return value
     raise MismatchError(where, value)
+
+
+def _refuse_infinite(value: Any, where: str) -> None:
+    """Raise MismatchError for infinity and NaN, which no field means."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise MismatchError(where, value, f"{value} is not a finite number")
+    members = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, member in members:
+        _refuse_infinite(member, f"{where}.{key}" if isinstance(value, dict) else f"{where}[{key}]")
 
 
 def _coerce_dataclass(value: dict[Any, Any], kind: Any, where: str) -> Any:

@@ -1,0 +1,99 @@
+"""What made a finished thing: the data with their tags, the encoder it started from, and the files it consists of."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
+
+from ..data.words import tag_column, tag_names
+from ..distillation.annotate import corpus_fingerprint
+from ..distillation.checksums import file_sha256
+
+_MODEL_FILES = (".json", ".safetensors", ".bin", ".model", ".txt")
+
+
+def digest(value: Any) -> str:
+    """A hash of JSON values; the order of a mapping's keys does not count."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def data_fingerprint(data: Dataset) -> str:
+    """A hash of sentences and their languages, then, after a hyphen, one of their gold tags."""
+    column = tag_column(data)
+    names = tag_names(data) if column else None
+
+    def named(tags: Any) -> Any:
+        if tags is None or names is None:
+            return tags
+        return [names[tag] if isinstance(tag, int) and tag >= 0 else tag for tag in tags]
+
+    if column is None:
+        return f"{corpus_fingerprint(data)}-{digest(None)}"
+    # As `digest` of the whole list, sentence by sentence: a large corpus's tags are long as JSON.
+    of_tags = hashlib.sha256(b"[")
+    for row, tags in enumerate(data[column]):
+        text = (", " if row else "") + json.dumps(named(tags), ensure_ascii=False)
+        of_tags.update(text.encode("utf-8", "surrogatepass"))
+    of_tags.update(b"]")
+    return f"{corpus_fingerprint(data)}-{of_tags.hexdigest()[:16]}"
+
+
+def same_data(one: Any, other: Any) -> bool:
+    """Whether two (mappings of) fingerprints are those of the same data, as far as both tell.
+
+    Results of the first versions hold fingerprints of the sentences alone, without those of the tags.
+    """
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(same_data(one[name], other[name]) for name in one)
+    if isinstance(one, str) and isinstance(other, str) and ("-" in one) != ("-" in other):
+        return one.partition("-")[0] == other.partition("-")[0]
+    return one == other
+
+
+@cache
+def content_key(model: str, revision: str | None = None) -> str:
+    """What tells an encoder from others wherever it lies.
+
+    Args:
+        model: a folder, or a Hub id.
+        revision: branch, tag or commit of a Hub id.
+
+    Returns:
+        A hash of a folder's files. For a Hub id its commit, where it is in the cache, behind the id.
+    """
+    folder = Path(model)
+    if folder.is_dir():
+        files = hashlib.sha256()
+        for file in sorted(folder.iterdir()):
+            if file.suffix in _MODEL_FILES:
+                files.update(file.name.encode() + bytes.fromhex(file_sha256(file)))
+        return files.hexdigest()[:16]
+    commit = hub_commit(model, revision)
+    return model if commit is None else f"{model}@{commit}"
+
+
+def hub_commit(model: str, revision: str | None = None) -> str | None:
+    """The commit of a Hub id in the cache; `revision` where it is not there, and for a path."""
+    try:
+        file: Any = try_to_load_from_cache(model, "config.json", revision=revision)
+    except HFValidationError:  # a path
+        file = None
+    # a file of the cache lies in .../snapshots/<commit>/
+    return Path(file).parent.name if isinstance(file, str) else revision
+
+
+def model_files(folder: Path) -> dict[str, str]:
+    """Name -> checksum of the files that a model in a folder is read from; cards and records are none of them."""
+    return {
+        file.name: file_sha256(file)
+        for file in sorted(folder.iterdir())
+        if file.name == "config.json" or file.name.startswith("tokenizer") or file.suffix in (".safetensors", ".bin")
+        if file.name != "training_args.bin"
+    }
