@@ -121,15 +121,6 @@ DISTILLED = (
         "the recipe gives a teacher for every language, and none is trained",
     ),
     Rule(
-        (
-            *("teacher_model_config", "teacher_head", "teacher_max_train_sentences", "teachers_dir"),
-            *("teacher_num_train_epochs", "teacher_learning_rate", "teacher_crf_learning_rate"),
-            "teacher_per_device_train_batch_size",
-        ),
-        lambda r: bool(r.teacher_model),
-        "no teacher_model is named, and none is trained",
-    ),
-    Rule(
         ("teacher_crf_learning_rate",),
         lambda r: r.teacher_head == "crf",
         "teacher_head 'softmax' has no transition scores",

@@ -115,6 +115,6 @@ def test_a_recipe_with_unlabelled_sentences_trains_on_them(tmp_path, run_script)
 @pytest.mark.slow
 def test_embeddings_from_teachers_are_refused_under_a_frozen_encoder(refusal, tmp_path):
     recipe = ROOT / "examples" / "recipes" / "past_the_paper.yaml"
-    frozen = ("--model_config", '{"freeze_encoder": true}', "--output_dir", tmp_path / "run")
+    frozen = ("--corpus", "demo", "--model_config", '{"freeze_encoder": true}', "--output_dir", tmp_path / "run")
     assert "cannot get used to teacher_embeddings: leave one out" in refusal("run_distill.py", recipe, *frozen)
     assert not (tmp_path / "run").exists()

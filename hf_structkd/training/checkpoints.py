@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 import time
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from accelerate.data_loader import BatchSamplerShard
@@ -31,6 +31,7 @@ from ..evaluation.results import write_atomically
 logger = logging.getLogger(__name__)
 CHECKSUMS_FILE = "checksums.json"
 TRAINING_FILE = "training.json"  # what a training that goes on from a checkpoint has to know of it
+_READ_BY_TRAINING = (".safetensors", ".bin", ".pt", ".pth", ".json")
 _UNFINISHED = "_unfinished-"  # what begins with _ is not pushed to the Hub
 _HOW_TO_GO_ON = (
     "Start it with the batch size, gradient_accumulation_steps, number of processes and training data that it had, or "
@@ -56,13 +57,22 @@ def is_sealed(folder: Path) -> bool:
 
 
 def check_checkpoint(folder: Path) -> None:
-    """Raise CheckpointError if a sealed checkpoint is not what was written; it names the file."""
+    """Raise CheckpointError if a sealed checkpoint is not what was written; it names the file.
+
+    The list must name the files that training reads, and no file outside the checkpoint.
+    """
     file = folder / CHECKSUMS_FILE
     try:
         sums = json.loads(file.read_text(encoding="utf-8"))
         kept = [(folder / name, said["bytes"], said["sha256"]) for name, said in sums.items()]
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{file} is damaged: {error}") from error
+    for name in sums:
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\\" in name:
+            raise CheckpointError(f"{file} is damaged: it names {name!r}, which is outside the checkpoint")
+    read = [path.name for path in folder.iterdir() if path.suffix in _READ_BY_TRAINING and path.name != CHECKSUMS_FILE]
+    if unlisted := sorted({TRAINER_STATE_NAME, *read} - sums.keys()):
+        raise CheckpointError(f"{file} is damaged: it has no checksum of {', '.join(unlisted)}")
     for path, size, digest in kept:
         if not path.is_file():
             raise CheckpointError(f"{path} is missing: {size:,} bytes were written")
