@@ -1,6 +1,7 @@
 """Dangers: a grid that trains something else than it says, loses or repeats work, or compares what cannot be."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -429,3 +430,171 @@ def test_a_report_refuses_results_of_other_corpora_and_unknown_marks(finished):
             GridResults.read(grid, finished / "out" / "tiny")
     finally:
         file.write_text(text)
+
+
+# ---- what results are made of ----
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"cells": {"a": {"objective": "none", "corpus": "elsewhere"}}}, "cell 'a' .*corpus: a grid's cells share"),
+        ({"cells": {"a": {"objective": "none", "unlabelled_corpus": "x"}}}, "unlabelled_corpus: a grid's text comes"),
+        ({"cells": {"a": {"objective": "none", "max_test_sentences": 5}}}, "max_test_sentences: a grid's cells share"),
+        ({"cells": {"a": {"objective": "none", "seed": 3}}}, "seed: a grid says seeds"),
+        ({"cells": {"a": {"objective": "none", "label_names": ["x"]}}}, "label_names"),
+        ({"recipe": {**CONTENT["recipe"], "annotation_dir": "x"}}, "the recipe .*annotation_dir: run_grid.py keeps"),
+        ({"recipe": {**CONTENT["recipe"], "output_dir": "x"}}, "output_dir: run_grid.py has an option"),
+        ({"teacher_sets": {"lab": {"model": "x", "top_k": 3}}}, "teacher set 'lab' .*top_k: teachers are trained on"),
+        ({"teacher_sets": {"lab": {"model": "x", "languages": ["en"]}}}, "languages: it is the grid's where"),
+        ({"teacher_sets": {"lab": {"checkpoints": {"en": "x"}, "together": True}}}, "together: its teachers are not"),
+        (
+            {"teacher_sets": {"a": {"model": "x"}, "b": {"ensemble": ["a"], "label_map": {"PER": "O"}}}},
+            "teacher set 'b' .*label_map: the sets that it names",
+        ),
+    ],
+)
+def test_what_has_no_effect_in_a_grid_is_refused_where_it_stands(changes, message):
+    from grid import GridError
+
+    changes = {"baseline": next(iter(changes.get("cells", ["none"]))), **changes}
+    with pytest.raises(GridError, match=message):
+        grid_of(**changes)
+
+
+def teacher_folder(tmp_path, language="all", **fields):
+    """Where a grid keeps a teacher that is trained so; folders differ where teachers do."""
+    from grid_corpora import GridCorpora
+    from teacher_sets import TeacherSets
+
+    spec = {**CONTENT["teacher_sets"]["lab"], "together": language == "all", **fields}
+    grid = grid_of(teacher_sets={"lab": spec})
+    sets = TeacherSets(grid, GridCorpora(grid), tmp_path)
+    return sets._training("lab", grid.teacher_sets["lab"], language, 1)[0]
+
+
+def test_teachers_that_differ_in_language_sampling_or_scheme_are_two(tmp_path):
+    folders = [
+        teacher_folder(tmp_path),
+        teacher_folder(tmp_path, language_sampling_temperature=3.0),
+        teacher_folder(tmp_path, tag_scheme="plain"),
+        teacher_folder(tmp_path, normalization="sentence"),
+    ]
+    assert len(set(folders)) == 4
+    assert teacher_folder(tmp_path, tag_scheme="BIO") == folders[0]  # what is found by default
+
+
+def test_rewriting_knows_no_mention_of_a_sentence_without_gold_tags(monkeypatch, tmp_path):
+    """Danger: hidden gold tags reach the student by way of the rewritten sentences."""
+    import pool as pool_module
+    from pool import Pool
+
+    cell = grid_of().cell("text", 1)
+    cell.data.max_train_sentences, cell.own.text_sentences = 5, 30
+    seen = []
+
+    def spy(data, *args):
+        seen.append(data)
+        raise StopIteration
+
+    monkeypatch.setattr(pool_module, "augment", spy)
+    with pytest.raises(StopIteration):
+        Pool(grid_of(), tmp_path).rewritten("en", cell, None, [])
+    assert [tags is not None for tags in seen[0]["tags"]] == [True] * 5 + [False] * 25
+
+
+def record_of(**changes):
+    teacher_set = {"lab": {"model": "x"}}
+    return {
+        "cell": "none",
+        "seed": 1,
+        "metric": "f1",
+        "settings": {"model": "m", "teacher_set": teacher_set, "seed": 1},
+        "corpora": {"en": {"test": "aaaa-bbbb"}},
+        "model_revision": "r1",
+        "teacher_revisions": {"en": "t1"},
+        **changes,
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"corpora": {"en": {"test": "aaaa-cccc"}}}, "on other corpora .*corpora.en.test: there 'aaaa-bbbb'"),
+        ({"model_revision": "r2"}, "began with another encoder .*model_revision: there 'r1', asked 'r2'"),
+        ({"teacher_revisions": {"en": "t2"}}, "has other teachers 'lab' .*teacher_revisions.en"),
+        (
+            {"settings": {**record_of()["settings"], "learning_rate": 0.5, "seed": 2}},
+            "of cell 'none' has other settings .*learning_rate",
+        ),
+        ({}, None),
+        ({"corpora": {"en": {"test": "aaaa"}}}, None),  # of the first versions, which knew nothing of tags
+    ],
+)
+def test_runs_of_unlike_data_encoders_or_teachers_are_not_compared(tmp_path, changes, message):
+    from grid_results import GridError, GridResults
+
+    for seed, record in ((1, record_of()), (2, record_of(seed=2, **changes))):
+        folder = tmp_path / "cells" / "none" / f"seed-{seed}"
+        folder.mkdir(parents=True)
+        (folder / "results.json").write_text(json.dumps(record))
+    if message is None:
+        assert len(GridResults.read(grid_of(), tmp_path).runs()) == 2
+    else:
+        with pytest.raises(GridError, match=message):
+            GridResults.read(grid_of(), tmp_path)
+
+
+@pytest.mark.parametrize("file", sorted((EXPERIMENTS / "grids").glob("*.yaml")), ids=lambda file: file.stem)
+def test_committed_results_stay_readable(file):
+    from grid import Grid
+    from grid_results import GridResults
+
+    grid = Grid.read(file)
+    assert GridResults.read(grid, EXPERIMENTS / "results" / grid.name).runs()
+
+
+@pytest.mark.slow
+def test_a_finished_cell_whose_corpus_or_teachers_changed_is_refused(finished, tmp_path, refusal):
+    """Danger: under the same path and settings, results of other gold tags count as finished."""
+    copy = tmp_path / "out"
+    shutil.copytree(finished / "out" / "tiny", copy / "tiny")
+    file = copy / "tiny" / "cells" / "K=2" / "seed-1" / "results.json"
+    record = json.loads(file.read_text())
+    for changes, message in (
+        (
+            {"corpora": {**record["corpora"], "ru": {**record["corpora"]["ru"], "dev": "a-b"}}},
+            r"corpora\.ru\.dev: there",
+        ),
+        ({"student": {**record["student"], "labels": ["O"]}}, r"labels: there \['O'\], asked"),
+    ):
+        file.write_text(json.dumps(record | changes))
+        said = refusal("experiments/run_grid.py", finished / "tiny.yaml", "--output_dir", copy, "--dry_run")
+        assert re.search(f"holds results of other data or models .*{message}", said)
+    file.write_text(json.dumps(record | {"teacher_revisions": {**record["teacher_revisions"], "ru": "other"}}))
+    lost = copy / "tiny" / "cells" / "none" / "seed-1" / "results.json"
+    lost.unlink()
+    options = ("--output_dir", copy, "--cache_dir", finished / "out" / "cache")
+    done = run("run_grid.py", finished / "tiny.yaml", *options, check=False)
+    assert done.returncode == 1
+    assert "holds results of other data or models (teacher_revisions.ru: there 'other'" in done.stderr
+
+
+@pytest.mark.slow
+def test_teachers_are_scored_anew_where_their_definition_changed(finished, tmp_path):
+    from cell_identity import scores_are_those_of
+    from grid import Grid
+    from pool import Pool
+
+    there = finished / "out" / "tiny" / "teachers" / "lab"
+    sets = Pool(Grid.read(finished / "tiny.yaml"), finished / "out" / "cache").teacher_sets
+    assert scores_are_those_of(there, "lab", sets)
+    record = json.loads((there / "results.json").read_text())
+    for changes in (
+        {"settings": {**record["settings"], "label_map": {"PER": "O"}}},
+        {"teacher_revisions": {"en": "other"}},
+        {"corpora": {**record["corpora"], "en": {**record["corpora"]["en"], "test": "other-tags"}}},
+    ):
+        (tmp_path / "results.json").write_text(json.dumps(record | changes))
+        assert not scores_are_those_of(tmp_path, "lab", sets), changes
+    assert not scores_are_those_of(tmp_path / "nowhere", "lab", sets)

@@ -42,198 +42,47 @@ def fields(text: str) -> set[str]:
 
 
 # Of transformers; those whose meaning is transformers' own alone are handed on to its Trainer as they are.
-HANDED_ON = set(
-    [
-        "output_dir",
-        "per_device_train_batch_size",
-        "num_train_epochs",
-        "max_steps",
-        "learning_rate",
-        "lr_scheduler_type",
-        "lr_scheduler_kwargs",
-        "warmup_steps",
-        "warmup_ratio",
-        "optim",
-        "optim_args",
-        "weight_decay",
-        "adam_beta1",
-        "adam_beta2",
-        "adam_epsilon",
-        "optim_target_modules",
-        "gradient_accumulation_steps",
-        "average_tokens_across_devices",
-        "max_grad_norm",
-        "label_smoothing_factor",
-        "bf16",
-        "fp16",
-        "bf16_full_eval",
-        "fp16_full_eval",
-        "tf32",
-        "activation_checkpointing",
-        "activation_checkpointing_kwargs",
-        "gradient_checkpointing",
-        "gradient_checkpointing_kwargs",
-        "torch_compile",
-        "torch_compile_backend",
-        "torch_compile_mode",
-        "use_liger_kernel",
-        "liger_kernel_config",
-        "use_cache",
-        "neftune_noise_alpha",
-        "torch_empty_cache_steps",
-        "auto_find_batch_size",
-        "logging_strategy",
-        "logging_steps",
-        "logging_first_step",
-        "log_on_each_node",
-        "logging_nan_inf_filter",
-        "include_num_input_tokens_seen",
-        "log_level",
-        "log_level_replica",
-        "disable_tqdm",
-        "report_to",
-        "run_name",
-        "project",
-        "trackio_space_id",
-        "trackio_bucket_id",
-        "trackio_static_space_id",
-        "eval_strategy",
-        "eval_steps",
-        "eval_delay",
-        "per_device_eval_batch_size",
-        "prediction_loss_only",
-        "eval_on_start",
-        "eval_do_concat_batches",
-        "eval_use_gather_object",
-        "eval_accumulation_steps",
-        "include_for_metrics",
-        "batch_eval_metrics",
-        "save_only_model",
-        "save_strategy",
-        "save_steps",
-        "save_on_each_node",
-        "save_total_limit",
-        "enable_jit_checkpoint",
-        "load_best_model_at_end",
-        "metric_for_best_model",
-        "greater_is_better",
-        "ignore_data_skip",
-        "restore_callback_states_from_checkpoint",
-        "full_determinism",
-        "seed",
-        "data_seed",
-        "use_cpu",
-        "accelerator_config",
-        "parallelism_config",
-        "dataloader_drop_last",
-        "dataloader_num_workers",
-        "dataloader_pin_memory",
-        "dataloader_persistent_workers",
-        "dataloader_prefetch_factor",
-        "dataloader_multiprocessing_context",
-        "dataloader_in_order",
-        "remove_unused_columns",
-        "train_sampling_strategy",
-        "length_column_name",
-        "ddp_find_unused_parameters",
-        "ddp_bucket_cap_mb",
-        "ddp_broadcast_buffers",
-        "ddp_static_graph",
-        "ddp_backend",
-        "ddp_timeout",
-        "fsdp",
-        "fsdp_config",
-        "deepspeed",
-        "debug",
-        "skip_memory_metrics",
-        "logging_dir",
-        "hub_model_id",
-        "push_to_hub",
-        "project",
-    ]
+HANDED_ON = fields(
+    """output_dir per_device_train_batch_size num_train_epochs max_steps learning_rate lr_scheduler_type
+    lr_scheduler_kwargs warmup_steps warmup_ratio optim optim_args weight_decay adam_beta1 adam_beta2
+    adam_epsilon optim_target_modules gradient_accumulation_steps average_tokens_across_devices max_grad_norm
+    label_smoothing_factor bf16 fp16 bf16_full_eval fp16_full_eval tf32 activation_checkpointing
+    activation_checkpointing_kwargs gradient_checkpointing gradient_checkpointing_kwargs torch_compile
+    torch_compile_backend torch_compile_mode use_liger_kernel liger_kernel_config use_cache neftune_noise_alpha
+    torch_empty_cache_steps auto_find_batch_size logging_strategy logging_steps logging_first_step
+    log_on_each_node logging_nan_inf_filter include_num_input_tokens_seen log_level log_level_replica
+    disable_tqdm report_to run_name project trackio_space_id trackio_bucket_id trackio_static_space_id
+    eval_strategy eval_steps eval_delay per_device_eval_batch_size prediction_loss_only eval_on_start
+    eval_do_concat_batches eval_use_gather_object eval_accumulation_steps include_for_metrics batch_eval_metrics
+    save_only_model save_strategy save_steps save_on_each_node save_total_limit enable_jit_checkpoint
+    load_best_model_at_end metric_for_best_model greater_is_better ignore_data_skip
+    restore_callback_states_from_checkpoint full_determinism seed data_seed use_cpu accelerator_config
+    parallelism_config dataloader_drop_last dataloader_num_workers dataloader_pin_memory
+    dataloader_persistent_workers dataloader_prefetch_factor dataloader_multiprocessing_context
+    dataloader_in_order remove_unused_columns train_sampling_strategy length_column_name
+    ddp_find_unused_parameters ddp_bucket_cap_mb ddp_broadcast_buffers ddp_static_graph ddp_backend ddp_timeout
+    fsdp fsdp_config deepspeed debug skip_memory_metrics logging_dir hub_model_id push_to_hub"""
 )
 ALWAYS = {
     "run_distill": HANDED_ON
-    | set(
-        [
-            "corpus",
-            "languages",
-            "tag_scheme",
-            "labels",
-            "orphans",
-            "max_train_sentences",
-            "unlabelled_sentences",
-            "unlabelled_corpus",
-            "augmentation",
-            "max_dev_sentences",
-            "max_test_sentences",
-            "model",
-            "model_config",
-            "keep_layers",
-            "head",
-            "trust_remote_code",
-            "teacher_embeddings",
-            "teachers",
-            "baseline",
-            "objective",
-            "unlabelled_rate",
-            "normalization",
-            "language_sampling_temperature",
-            "license",
-            "label_examples",
-        ]
+    | fields(
+        """corpus languages tag_scheme labels orphans max_train_sentences unlabelled_sentences unlabelled_corpus
+    augmentation max_dev_sentences max_test_sentences model model_config keep_layers head trust_remote_code
+    teacher_embeddings teachers baseline objective unlabelled_rate normalization language_sampling_temperature
+    license label_examples"""
     ),
     "run_teacher": HANDED_ON
-    | set(
-        [
-            "corpus",
-            "languages",
-            "tag_scheme",
-            "labels",
-            "orphans",
-            "max_train_sentences",
-            "max_dev_sentences",
-            "max_test_sentences",
-            "model",
-            "model_config",
-            "keep_layers",
-            "head",
-            "trust_remote_code",
-            "normalization",
-            "language_sampling_temperature",
-        ]
+    | fields(
+        """corpus languages tag_scheme labels orphans max_train_sentences max_dev_sentences max_test_sentences model
+    model_config keep_layers head trust_remote_code normalization language_sampling_temperature"""
     ),
-    "run_evaluate": set(
-        [
-            "corpus",
-            "languages",
-            "tag_scheme",
-            "labels",
-            "orphans",
-            "checkpoint",
-            "splits",
-            "label_map",
-            "batch_size",
-            "revision",
-            "trust_remote_code",
-            "output_file",
-        ]
+    "run_evaluate": fields(
+        """corpus languages tag_scheme labels orphans checkpoint splits label_map batch_size revision trust_remote_code
+    output_file"""
     ),
-    "run_calibration": set(
-        [
-            "corpus",
-            "languages",
-            "tag_scheme",
-            "labels",
-            "orphans",
-            "checkpoint",
-            "output_dir",
-            "split",
-            "bins",
-            "batch_size",
-            "write",
-            "trust_remote_code",
-        ]
+    "run_calibration": fields(
+        """corpus languages tag_scheme labels orphans checkpoint output_dir split bins batch_size write
+    trust_remote_code"""
     ),
 }
 
