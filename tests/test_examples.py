@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -70,6 +71,11 @@ def test_a_recipe_becomes_a_student_with_scores_and_a_card(finished):
     output, printed = finished
     for row in ("teachers", "baseline", "posterior+top_wk"):
         assert row in printed
+    # Danger: teachers that are trained inside a run look like one that hangs.
+    assert "== Teacher for en: 40 sentences, 5 updates an epoch\n" in printed
+    assert "== Baseline, the student on gold tags alone: 40 sentences, 5 updates an epoch\n" in printed
+    assert "== Teachers are asked about 40 sentences\n" in printed
+    assert "== Student, posterior+top_wk: 40 sentences, 5 updates an epoch\n" in printed
     results = json.loads((output / "results.json").read_text())
     assert results["settings"]["learning_rate"] == 5e-3
     assert set(results["scores"]["test"]) == {"teachers", "baseline", "posterior+top_wk"}
@@ -90,6 +96,7 @@ def test_started_again_it_trains_nothing_again_and_says_the_same(finished, recip
     before = {path: path.stat().st_mtime_ns for path in output.rglob("*.safetensors")}
     again = run_script("run_distill.py", recipe, "--output_dir", output)
     assert again[again.index("== Scores") :] == printed[printed.index("== Scores") :]
+    assert f"== Teacher for ru: finished before, in {output / 'teachers' / 'ru'}\n" in again
     assert {path: path.stat().st_mtime_ns for path in output.rglob("*.safetensors")} == before
 
 
@@ -98,6 +105,24 @@ def test_a_folder_with_another_run_is_refused_and_left_alone(finished, recipe, r
     before = (output / "results.json").read_text()
     said = refusal("run_distill.py", recipe, "--output_dir", output, "--objective", "top_k")
     assert "already holds another run (objective: there 'posterior+top_wk', asked 'top_k')" in said
+    assert (output / "results.json").read_text() == before
+
+
+@pytest.mark.parametrize("split", ["train", "dev", "test"])
+def test_a_corpus_that_changed_under_the_same_path_is_noticed(finished, corpora, recipe, refusal, split):
+    """Danger: the old model is 'finished', and is scored on other gold tags than it was trained and chosen by."""
+    output, _ = finished
+    before = (output / "results.json").read_text()
+    file = corpora / f"ru.{split}.conll"
+    text = file.read_text(encoding="utf-8")
+    word, tag = text.split("\n", 1)[0].split("\t")
+    other = "O" if tag != "O" else "B-" + next(part for part in text.split() if part.startswith("B-"))[2:]
+    file.write_text(f"{word}\t{other}\n" + text.split("\n", 1)[1], encoding="utf-8")
+    try:
+        said = refusal("run_distill.py", recipe, "--output_dir", output)
+    finally:
+        file.write_text(text, encoding="utf-8")
+    assert re.search(rf"already holds another run \(data\.{split}\.ru: there '\w+-\w+', asked '\w+-\w+'\)", said)
     assert (output / "results.json").read_text() == before
 
 

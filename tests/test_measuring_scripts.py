@@ -5,7 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from hf_structkd import Teacher
 from hf_structkd.data.demo_corpus import load_demo_corpus
+from hf_structkd.modeling.tag_scheme import convert_tags
+
+from .conftest import draw_student
 
 
 @pytest.fixture
@@ -75,6 +79,55 @@ def test_languages_that_a_checkpoint_was_not_trained_on_are_named(run_script, ch
     printed = run_script("run_evaluate.py", *common, "en", "de")
     assert "zero-shot, not among the languages of its training (en, ru): de\n" in printed
     assert "zero-shot" not in run_script("run_evaluate.py", *common, "ru")
+
+
+BIOES = ["O", "B-PER", "I-PER", "E-PER", "S-PER"]
+
+
+@pytest.fixture
+def bioes(tmp_path, tokenizer) -> tuple[Path, Path]:
+    """A BIOES checkpoint, and a BIO corpus whose gold tags are what it says, so that all of its entities are right."""
+    model = draw_student(tokenizer, BIOES, seed=3, tag_scheme="BIOES", max_position_embeddings=130)
+    model.save_pretrained(tmp_path / "bioes")
+    tokenizer.save_pretrained(tmp_path / "bioes")
+    sentences = list(load_demo_corpus("en", "test", num_sentences=30)["tokens"])
+    said = Teacher.from_pretrained(str(tmp_path / "bioes")).tag(sentences)
+    assert {tag[0] for tags in said for tag in tags} >= {"B", "E", "S"}
+    blocks = []
+    for words, tags in zip(sentences, said):
+        rows = zip(words, convert_tags(tags, "BIOES", "BIO"))
+        blocks.append("".join(f"{word}\t{tag}\n" for word, tag in rows))
+    (tmp_path / "en.test.conll").write_text("\n".join(blocks), encoding="utf-8")
+    return tmp_path / "bioes", tmp_path / "{language}.{split}.conll"
+
+
+def test_a_bioes_checkpoint_is_scored_on_a_bio_corpus_as_what_it_says(bioes, run_script, tmp_path):
+    """Danger: 0 where all is right, because one says S-PER and the other B-PER."""
+    checkpoint, corpus = bioes
+    options = ("--checkpoint", checkpoint, "--corpus", corpus, "--languages", "en")
+    run_script("run_evaluate.py", *options, "--output_file", tmp_path / "scores.json")
+    scores = json.loads((tmp_path / "scores.json").read_text())["scores"]["test"]["bioes"]["en"]
+    assert scores["f1"] == 1.0
+    assert scores["PER"]["number"] > 5
+    run_script("run_calibration.py", *options, "--output_dir", tmp_path / "out")
+    report = json.loads((tmp_path / "out" / "calibration.json").read_text())["languages"]["en"]["exact"]
+    assert {each["accuracy"] for each in report["bins"]} <= {1.0, None}
+    assert report["predictions"] == scores["PER"]["number"]
+
+
+def test_labels_that_checkpoint_and_corpus_do_not_share_are_named(bioes, run_script, refusal):
+    checkpoint, template = bioes
+    corpus = Path(str(template).format(language="en", split="test"))
+    own = corpus.read_text(encoding="utf-8")
+    options = ("--checkpoint", checkpoint, "--corpus", template, "--languages", "en")
+    corpus.write_text(own + "\nOslo\tB-LOC\n", encoding="utf-8")
+    assert "not known to the checkpoint, and so always missed: LOC\n" in run_script("run_evaluate.py", *options)
+    corpus.write_text(own.replace("PER", "PERSON"), encoding="utf-8")
+    assert "knows PER, and the corpora have PERSON" in refusal("run_evaluate.py", *options)
+    printed = run_script("run_evaluate.py", *options, "--label_map", '{"PER": "PERSON"}')
+    assert "100.00" in printed
+    corpus.write_text("Oslo\tPROPN\nsings\tVERB\n", encoding="utf-8")
+    assert "the checkpoint's tags are BIOES, those of the corpora plain" in refusal("run_evaluate.py", *options)
 
 
 @pytest.mark.parametrize("script", ["run_evaluate.py", "run_calibration.py"])
