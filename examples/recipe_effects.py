@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 
 from recipe_models import SCRATCH
 
+from hf_structkd import StructKDTrainingArguments
 from hf_structkd.data.columns import TOPK_LOG_PROBS, TOPK_TAGS
 from hf_structkd.data.demo_corpus import DEMO_LANGUAGES
-from hf_structkd.distillation.objectives import needed_columns, parse_objective
+from hf_structkd.distillation.objectives import needed_columns
 from hf_structkd.training.recipe import RecipeError
 
 # What no script looks at.
@@ -37,8 +38,8 @@ NEVER: dict[str, dict[str, str]] = {
         **NOWHERE,
         **dict.fromkeys(
             (
-                *("objective", "temperature", "temperature_mode", "top_k", *_LAMBDA, "unlabelled_rate"),
-                *("annotation_dir", "annotation_batch_size"),
+                *("objective", "objective_combination", "temperature", "temperature_mode", "top_k", *_LAMBDA),
+                *("unlabelled_rate", "annotation_dir", "annotation_batch_size"),
                 *("unlabelled_sentences", "unlabelled_corpus", "augmentation"),
             ),
             _TEACHERS_ONLY,
@@ -66,11 +67,11 @@ class Rule(NamedTuple):
 
 
 def _asks(recipe: Any) -> bool:
-    return bool(parse_objective(recipe.objective, recipe.temperature, recipe.temperature_mode))
+    return bool(recipe.chosen_objectives())
 
 
 def _reads_paths(recipe: Any) -> bool:
-    needed = needed_columns(parse_objective(recipe.objective, recipe.temperature, recipe.temperature_mode))
+    needed = needed_columns(recipe.chosen_objectives())
     return TOPK_TAGS in needed or TOPK_LOG_PROBS in needed
 
 
@@ -98,7 +99,10 @@ TRAINED = (
 DISTILLED = (
     Rule(("top_k",), _reads_paths, "the objective reads no k best tag sequences (top_k, top_wk and fuzzy do)"),
     Rule(
-        ("temperature", "temperature_mode", *_LAMBDA, "annotation_dir", "annotation_batch_size"),
+        (
+            *("temperature", "temperature_mode", "objective_combination", *_LAMBDA),
+            *("annotation_dir", "annotation_batch_size"),
+        ),
         _asks,
         "objective 'none' asks no teacher",
     ),
@@ -172,6 +176,9 @@ def refuse_idle_fields(script: str) -> Callable[[Mapping[str, Any], tuple[Any, .
 def idle_fields(script: str, given: Mapping[str, Any], instances: Sequence[Any]) -> dict[str, str]:
     """Field -> why it has no effect, of those that a recipe sets."""
     recipe = SimpleNamespace(**{f.name: getattr(i, f.name) for i in instances for f in dataclasses.fields(i)})
+    for instance in instances:
+        if isinstance(instance, StructKDTrainingArguments):
+            recipe.chosen_objectives = instance.chosen_objectives
     found = {name: reason for name, reason in NEVER[script].items() if given.get(name) not in (None, False, "none")}
     defaults = {f.name: f.default for i in instances for f in dataclasses.fields(i)}
     for rule in UNDER[script]:

@@ -28,7 +28,7 @@ OF_TEACHERS = {
     **dict.fromkeys(
         (
             *("temperature", "temperature_mode", "top_k", "lambda_schedule", "lambda_start", "lambda_end"),
-            *("lambda_rate", "unlabelled_rate", "augmentation", "objective"),
+            *("objective_combination", "lambda_rate", "unlabelled_rate", "augmentation", "objective"),
         ),
         "teachers are trained on gold tags alone",
     ),

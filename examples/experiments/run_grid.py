@@ -26,6 +26,7 @@ from recipe_training import differences
 from shared_work import Job, do_shared
 
 from hf_structkd.data.readers import CorpusError
+from hf_structkd.distillation.processes import STOPPED, run_main
 
 THREADS = "OMP_NUM_THREADS"
 
@@ -62,7 +63,7 @@ def main() -> int:
         for worker in workers:
             worker.terminate()
         print("\nstopped; started again, it goes on here", file=sys.stderr)
-        return 130
+        return STOPPED
     return report_end(workers, cells, output, started)
 
 
@@ -238,7 +239,4 @@ def report_end(workers: list, cells: list[Cell], output: Path, started: float) -
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except (GridError, CorpusError) as error:
-        sys.exit(f"error: {error}")
+    run_main(lambda: sys.exit(main()), (GridError, CorpusError))

@@ -13,6 +13,7 @@ USE_CPU = "ACCELERATE_USE_CPU"
 _WORLD_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 # What the libraries that processes talk through say when the other one is gone.
 _CONNECTION_LOST = ("gloo", "NCCL", "Connection reset by peer", "Connection closed by peer", "Broken pipe")
+STOPPED = 130  # the exit status of what Ctrl-C ends, as shells have it
 _GRACE = 3.0  # seconds that the other processes give the main one to tell an error that all of them meet
 
 
@@ -79,12 +80,18 @@ def let_the_main_process_speak() -> None:
 def run_main(main: Callable[[], None], errors: tuple[type[Exception], ...]) -> None:
     """Run a script's `main`; its errors end the process with one line, which one of several processes prints.
 
+    So does Ctrl-C, with exit status 130.
+
     Args:
         main: the script.
         errors: what it raises for the user to read. All else keeps its traceback.
     """
     try:
         main()
+    except KeyboardInterrupt:
+        if int(os.environ.get("RANK") or 0) == 0:
+            print("\nstopped; started again, it goes on where it stopped", file=sys.stderr)
+        sys.exit(STOPPED)
     except errors as error:
         let_the_main_process_speak()
         sys.exit(f"error: {error}")

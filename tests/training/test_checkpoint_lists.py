@@ -18,7 +18,7 @@ from hf_structkd.training.checkpoints import (
 def checkpoint(tmp_path):
     folder = tmp_path / "checkpoint-7"
     folder.mkdir()
-    for name in ("model.safetensors", "optimizer.pt", "trainer_state.json", "notes.md"):
+    for name in ("model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json", "notes.md"):
         (folder / name).write_text(name)
     seal_checkpoint(folder)
     return folder
@@ -37,7 +37,7 @@ def test_a_sealed_checkpoint_is_whole(checkpoint):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda sums: sums.clear(), "no checksum of model.safetensors, optimizer.pt, trainer_state.json"),
+        (lambda sums: sums.clear(), "no checksum of model.safetensors, optimizer.pt, scheduler.pt, trainer_state.json"),
         (lambda sums: sums.pop("optimizer.pt"), "no checksum of optimizer.pt"),
         (lambda sums: sums.pop("trainer_state.json"), "no checksum of trainer_state.json"),
         (lambda sums: sums.update({"../outside": described("outside")}), "names '../outside', which is outside"),
