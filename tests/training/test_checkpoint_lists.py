@@ -37,7 +37,10 @@ def test_a_sealed_checkpoint_is_whole(checkpoint):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda sums: sums.clear(), "no checksum of model.safetensors, optimizer.pt, scheduler.pt, trainer_state.json"),
+        (
+            lambda sums: sums.clear(),
+            "no checksum of model.safetensors, optimizer.pt, scheduler.pt, trainer_state.json",
+        ),
         (lambda sums: sums.pop("optimizer.pt"), "no checksum of optimizer.pt"),
         (lambda sums: sums.pop("trainer_state.json"), "no checksum of trainer_state.json"),
         (lambda sums: sums.update({"../outside": described("outside")}), "names '../outside', which is outside"),
