@@ -89,7 +89,11 @@ def _has_files(recipe: Any) -> bool:
 
 
 DATA = (
-    Rule(("tags_column", "column", "corpus_scheme"), lambda r: r.corpus != "demo", "corpus 'demo' is read as it is"),
+    Rule(
+        ("tags_column", "column", "sentence_column", "corpus_scheme"),
+        lambda r: r.corpus != "demo",
+        "corpus 'demo' is read as it is",
+    ),
     Rule(("tokens_column",), _has_files, "corpus 'demo' is read as it is"),
 )
 TRAINED = (

@@ -11,7 +11,15 @@ from hf_structkd import StructKDTrainingArguments
 from hf_structkd.training.recipe import RecipeError
 
 OWN_DATA = ("max_train_sentences", "augmentation")  # of a cell; all else about corpora is the grid's
-READ_WITH_CORPUS = ("languages", "tags_column", "tokens_column", "column", "corpus_scheme", "orphans")
+READ_WITH_CORPUS = (
+    "languages",
+    "tags_column",
+    "tokens_column",
+    "sentence_column",
+    "column",
+    "corpus_scheme",
+    "orphans",
+)
 _DATA = tuple(field.name for field in fields(DataArguments))
 _TRAINING = {field.name: field.default for field in fields(StructKDTrainingArguments)}
 EVERYWHERE = {
