@@ -25,7 +25,7 @@ from hf_structkd import (
 )
 from hf_structkd.data.columns import TRANSITIONS
 from hf_structkd.data.tokenizer import train_tokenizer
-from hf_structkd.distillation.objectives import needed_columns, parse_objective
+from hf_structkd.distillation.objectives import needed_columns
 from hf_structkd.modeling.configuration import CRFConfigMixin, label_names
 from hf_structkd.training.recipe import RecipeError
 
@@ -115,10 +115,7 @@ def check_head(head: str, args: StructKDTrainingArguments) -> None:
     """Raise RecipeError if a softmax head is to be trained with what it has no part for: now, not after hours."""
     if head == "crf":
         return
-    if args.crf_learning_rate is not None:
-        raise RecipeError("crf_learning_rate is for head: crf; a softmax head has no transition scores")
-    objectives = parse_objective(args.objective, args.temperature, args.temperature_mode)  # type: ignore[arg-type]
-    if TRANSITIONS in needed_columns(objectives):
+    if TRANSITIONS in needed_columns(args.chosen_objectives()):
         raise RecipeError(f"objective {args.objective!r} compares transition scores, which head: softmax has not")
 
 

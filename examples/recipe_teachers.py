@@ -95,8 +95,6 @@ def trained_teacher(
         if getattr(teacher_args, f"teacher_{name}") is not None
     }
     if teacher_args.teacher_head == "softmax":
-        if teacher_args.teacher_crf_learning_rate is not None:
-            raise RecipeError("teacher_crf_learning_rate is for teacher_head: crf; a softmax head has no such scores")
         changes["crf_learning_rate"] = None  # the student's
     folder = Path(teacher_args.teachers_dir or Path(args.output_dir) / "teachers") / language
     own = model_arguments_of_teacher(teacher_args, model_args)

@@ -158,6 +158,35 @@ def test_a_softmax_teacher_is_trained_and_taken_by_name(recipe, tmp_path, run_sc
     assert not (tmp_path / "yes" / "teachers").exists()
 
 
+def test_a_softmax_student_is_distilled_and_table_and_card_say_so(recipe, finished, tmp_path, run_script, refusal):
+    """Danger: baseline and student are the same file, trained on gold alone, and called distilled."""
+    teachers = finished[0] / "teachers" / "{language}"
+    fields = yaml.safe_load(recipe.read_text())
+    own = {name: value for name, value in fields.items() if not name.startswith("teacher")}
+    own |= {"head": "softmax", "objective": "posterior", "tag_scheme": "BIO", "normalization": "sentence"}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({**own, "language_sampling_temperature": 2.0, "seed": 5}))
+    common = (tmp_path / "recipe.yaml", "--teachers", teachers, "--learning_rate", "5e-3", "--output_dir")
+    said = refusal("run_distill.py", *common, tmp_path / "no", "--objective", "substructure")
+    assert "objective 'substructure' compares transition scores, which head: softmax has not" in said
+    said = refusal("run_distill.py", *common, tmp_path / "no", "--crf_learning_rate", "0.1")
+    assert "crf_learning_rate: head 'softmax' has no transition scores" in said
+    printed = run_script("run_distill.py", *common, tmp_path / "out")
+    weights = {row: (tmp_path / "out" / row / "model.safetensors").read_bytes() for row in ("baseline", "student")}
+    assert weights["baseline"] != weights["student"]
+    config = json.loads((tmp_path / "out" / "student" / "config.json").read_text())
+    assert config["architectures"] == ["XLMRobertaForTokenClassification"]
+    history = json.loads((tmp_path / "out" / "student" / "trainer_state.json").read_text())["log_history"]
+    best = [log["eval_macro_f1"] for log in history if "eval_macro_f1" in log]
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["scores"]["dev"]["posterior"]["avg"]["f1"] == pytest.approx(max(best))
+    assert {part["name"] for part in results["objective"]["parts"]} == {"posterior"}
+    assert results["model"]["class_name"] == "XLMRobertaForTokenClassification"
+    card = (tmp_path / "out" / "student" / "README.md").read_text()
+    assert "posterior" in card
+    assert "XLMRobertaForTokenClassificationCRF" not in card
+    assert "posterior" in printed[printed.index("== Scores") :]
+
+
 def test_two_processes_train_one_student(recipe, tmp_path):
     """Dangers: each takes the whole epoch, or counts the sentences without gold otherwise than the other."""
     launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")

@@ -178,8 +178,8 @@ def test_what_has_an_effect_is_taken(script, argv):
 
 
 def test_all_idle_fields_are_told_at_once():
-    with pytest.raises(RecipeError, match=r"label_names: .*; baseline_dir: baseline is false"):
-        read("run_distill", "--label_names", "a", "--no_baseline", "--baseline_dir", "x")
+    with pytest.raises(RecipeError, match=r"do_train: .*; baseline_dir: baseline is false"):
+        read("run_distill", "--do_train", "--no_baseline", "--baseline_dir", "x")
 
 
 @pytest.mark.parametrize("script", KINDS)
