@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset, IterableDataset
 from transformers.training_args import OptimizerNames
 
-from ..data.columns import TOKENS
+from ..data.columns import LANGUAGE, TOKENS
 from ..distillation.objectives import Chosen, needed_columns
 from ..evaluation.tagging_metrics import TaggingMetrics
 
@@ -135,17 +135,45 @@ def choose_best_metric(args: Any, compute_metrics: Any, eval_dataset: Any) -> No
     args.metric_for_best_model = prefix + name if args.metric_for_best_model.startswith(prefix) else name
 
 
-def refuse_streams(dataset: Any, args: Any) -> None:
-    """Raise ValueError if training data come as a stream and are to be drawn from, or are not tokenised."""
+def check_training_data(dataset: Any, args: Any) -> None:
+    """Raise an error if training data cannot be trained on, before teachers are asked about them.
+
+    Raises:
+        TypeError: if they are several corpora, or not tokenised and no `Dataset`.
+        ValueError: if there are no sentences, if languages are to be balanced and the data do not tell them, or if a
+            stream is to be drawn from.
+    """
+    if isinstance(dataset, Mapping):
+        raise TypeError(
+            f"train_dataset is one corpus, not a mapping of {', '.join(map(str, dataset))}: join them with "
+            "datasets.concatenate_datasets, each with a column 'language'"
+        )
+    if isinstance(dataset, Dataset):
+        if not len(dataset):
+            raise ValueError("the training data have no sentences")
+        if args.language_sampling_temperature is not None and LANGUAGE not in dataset.column_names:
+            raise ValueError(f"language_sampling_temperature needs a column {LANGUAGE!r} in the training data")
     if isinstance(dataset, torch.utils.data.IterableDataset | IterableDataset):
         for name in ("language_sampling_temperature", "unlabelled_rate"):
             if getattr(args, name) is not None:
                 raise ValueError(f"{name} has no effect on a stream, whose sentences come in its own order")
-    refuse_words_in_stream(dataset)
+    refuse_untokenised(dataset)
 
 
-def refuse_words_in_stream(dataset: Any) -> None:
-    """Raise ValueError if a corpus that is a stream is to be tokenised, or asked about."""
+def refuse_untokenised(dataset: Any) -> None:
+    """Raise an error if what is to be tokenised, or asked about, is no `Dataset`.
+
+    Raises:
+        ValueError: if it is a stream of words.
+        TypeError: if it is a list of anything but tokenised sentences.
+    """
+    if isinstance(dataset, list | tuple):
+        row = dataset[0] if dataset else {}
+        if not isinstance(row, Mapping) or "input_ids" not in row:
+            raise TypeError(
+                "a corpus that is not tokenised is a datasets.Dataset with a column 'tokens' (Dataset.from_list makes "
+                f"one of rows), not a list of {type(row).__name__}"
+            )
     if not isinstance(dataset, IterableDataset):
         return
     columns = dataset.column_names or list(next(iter(dataset), {}))

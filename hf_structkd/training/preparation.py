@@ -18,7 +18,7 @@ from ..distillation.targets import how_to_make
 from ..modeling.configuration import label_names
 from ..modeling.tag_scheme import TagScheme
 from .arguments import DRAWN_ORDERS, StructKDTrainingArguments
-from .checks import refuse_words_in_stream
+from .checks import refuse_untokenised
 
 
 def encoded(dataset: Any, tokenizer: Any, labels: list[str]) -> Any:
@@ -33,7 +33,7 @@ def encoded(dataset: Any, tokenizer: Any, labels: list[str]) -> Any:
         ValueError: if there is no tokenizer, if the corpus is a stream of words, has neither words nor subwords, or
             labels that the model lacks.
     """
-    refuse_words_in_stream(dataset)
+    refuse_untokenised(dataset)
     if not isinstance(dataset, Dataset):
         return dataset
     if is_tokenised(dataset):
@@ -58,8 +58,10 @@ def scorable(dataset: Any, tokenizer: Any, labels: list[str], name: str | None =
         name: the corpus', for the message.
 
     Raises:
-        ValueError: as `encoded`, and if no sentence has gold tags, which would be a score of 0.
+        ValueError: as `encoded`, and if there are no sentences, or none with gold tags, which would be a score of 0.
     """
+    if isinstance(dataset, Dataset) and not len(dataset):
+        raise ValueError(f"the corpus{f' {name!r}' if name else ''} cannot be evaluated: it has no sentences")
     dataset = encoded(dataset, tokenizer, labels)
     if isinstance(dataset, Dataset) and not has_any_gold(dataset):
         raise ValueError(

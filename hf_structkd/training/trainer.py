@@ -21,10 +21,10 @@ from ..evaluation.tagging_metrics import TaggingMetrics
 from ..modeling.configuration import label_names
 from .arguments import StructKDTrainingArguments
 from .checks import (
+    check_training_data,
     choose_best_metric,
     refuse_ignored,
     refuse_lossy_collator,
-    refuse_streams,
     refuse_without_effect,
 )
 from .loss_guard import LossGuard, NonFiniteLossError
@@ -93,6 +93,8 @@ class StructKDTrainer(ScoringTrainer):
         **kwargs: Any,
     ) -> None:
         args = args if args is not None else StructKDTrainingArguments()
+        if not isinstance(args, StructKDTrainingArguments):
+            raise TypeError(f"args must be StructKDTrainingArguments, not {type(args).__name__}: the same, and more")
         if args.n_gpu > 1:
             raise ValueError(
                 f"{args.n_gpu} GPUs in one process (DataParallel) would tear the CRF's scores apart: start one "
@@ -117,7 +119,7 @@ class StructKDTrainer(ScoringTrainer):
         elif eval_dataset is not None:
             eval_dataset = scorable(eval_dataset, processing_class, names)
         if train_dataset is not None:
-            refuse_streams(train_dataset, args)
+            check_training_data(train_dataset, args)
             train_dataset = annotated(train_dataset, teachers, self.objectives, args, config)
             train_dataset = encoded(train_dataset, processing_class, names)
         super().__init__(
