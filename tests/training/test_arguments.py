@@ -51,7 +51,8 @@ TRAINERS, OWN = set(_TRAINERS.split()), set(_OWN.split())
 TRAINER_PARAMETERS = {
     "model": "a token classifier, or TypeError", "args": "StructKDTrainingArguments, or TypeError",
     "data_collator": "refused where it loses teachers' answers", "train_dataset": "honoured",
-    "eval_dataset": "honoured", "processing_class": "honoured", "model_init": "honoured", "compute_loss_func": "refused",
+    "eval_dataset": "honoured", "processing_class": "honoured", "model_init": "honoured",
+    "compute_loss_func": "refused",
     "compute_metrics": "honoured", "callbacks": "Trainer's", "optimizers": "not beside crf_learning_rate",
     "optimizer_cls_and_kwargs": "Trainer's", "preprocess_logits_for_metrics": "honoured",
 }  # fmt: skip
