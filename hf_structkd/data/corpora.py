@@ -9,7 +9,7 @@ import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import datasets
 
@@ -121,7 +121,7 @@ def load_corpus(
 
 
 def load_corpora(
-    corpus: str | Path | Mapping[str, Any],
+    corpus: Source | Mapping[str, Any],
     languages: Sequence[str] | None = None,
     splits: Sequence[str] = SPLITS,
     *,
@@ -147,9 +147,12 @@ def load_corpora(
             languages or splits the same sentences.
     """
     if languages is None:
-        if not isinstance(corpus, Mapping) and corpus != "demo":
+        if _is_mapping(corpus):
+            languages = list(cast("Mapping[str, Any]", corpus))
+        elif source_name(cast("Source", corpus)) == "demo":
+            languages = DEMO_LANGUAGES
+        else:
             raise ValueError("Say which languages to load.")
-        languages = list(corpus) if isinstance(corpus, Mapping) else DEMO_LANGUAGES
     # Every path is settled before anything is read: a missing last file should not cost the reading of the others.
     sources = {
         lang: {split: _source_of(corpus, lang, split, languages, splits) for split in splits} for lang in languages
@@ -158,6 +161,7 @@ def load_corpora(
         for split, source in by_split.items():
             if isinstance(source, str) and FILE_NAME.fullmatch(source) and not _exists(source):
                 raise CorpusError(f"language {language!r}, split {split!r}: no such file: {source}")
+    _warn_of_doubles(sources)
     corpora = {}
     for language, by_split in sources.items():
         loaded = {}
@@ -210,36 +214,54 @@ def _datasets_in(corpora: Any) -> Iterator[datasets.Dataset]:
             yield from _datasets_in(part)
 
 
-def _source_of(
-    corpus: str | Path | Mapping[str, Any], language: str, split: str, languages: Sequence[str], splits: Sequence[str]
-) -> Source:
+def _is_mapping(corpus: Any) -> bool:
+    """Whether this maps languages, or splits, to sources; a dataset with splits is a source itself."""
+    return isinstance(corpus, Mapping) and not isinstance(corpus, (datasets.DatasetDict, datasets.IterableDatasetDict))
+
+
+def _source_of(corpus: Any, language: str, split: str, languages: Sequence[str], splits: Sequence[str]) -> Source:
     """The source of one language and split, refusing what would give several of them the same sentences."""
-    template: Any = corpus
-    if isinstance(corpus, Mapping) and not isinstance(corpus, (datasets.DatasetDict, datasets.IterableDatasetDict)):
+    template = corpus
+    if _is_mapping(corpus):
         if language not in corpus:
             raise CorpusError(f"No corpus for language {language!r}; there are {', '.join(corpus) or 'none'}.")
         template = corpus[language]
-        if isinstance(template, Mapping) and not isinstance(template, datasets.DatasetDict):
-            source_name(template) if isinstance(template, datasets.IterableDatasetDict) else None
-            if split not in template:
-                raise CorpusError(f"language {language!r}: no {split!r} split; there are {', '.join(template)}.")
-            own = template[split]
-            return str(own) if isinstance(own, Path) else own
-    elif len(languages) > 1 and not isinstance(corpus, (str, Path)):
-        raise CorpusError(f"{source_name(corpus)}: every language would read the same sentences; map languages to it.")
+    if _is_mapping(template):
+        if split not in template:
+            raise CorpusError(f"language {language!r}: no {split!r} split; there are {', '.join(template)}.")
+        own = template[split]
+        return str(own) if isinstance(own, Path) else own
     name = source_name(template)
-    source: Any = template
-    if isinstance(template, (str, Path)) and name != "demo":
+    if name == "demo":
+        return name
+    source: Source = template
+    shared = not _is_mapping(corpus) and len(languages) > 1
+    if isinstance(template, (str, Path)):
         unknown = set(re.findall(r"\{(\w*)\}", name)) - {"language", "split"}
         if unknown:
             raise CorpusError(f"{name}: unknown placeholder {unknown}; a template has {{language}} and {{split}}.")
-        if not isinstance(corpus, Mapping) and "{language}" not in name and len(languages) > 1:
+        if shared and "{language}" not in name:
             raise CorpusError(f"{name}: every language would read the same sentences; write {{language}} into it.")
         source = name.replace("{language}", language).replace("{split}", split)
-    if name != "demo" and "{split}" not in name and len(splits) > 1 and is_one_table(source):
+    elif shared:
+        raise CorpusError(f"{name}: every language would read the same sentences; map each language to its own.")
+    if "{split}" not in name and len(splits) > 1 and is_one_table(source):
         advice = "write {split} into it" if isinstance(source, str) else "give a DatasetDict"
         raise CorpusError(f"{name}: {', '.join(splits)} would be the same sentences; {advice}.")
     return source
+
+
+def _warn_of_doubles(sources: Mapping[str, Mapping[str, Source]]) -> None:
+    """Say where a mapping gives two splits, or languages, the same sentences: it may be meant, but seldom is."""
+    first: dict[Any, str] = {}
+    for language, by_split in sources.items():
+        for split, source in by_split.items():
+            if source == "demo" or not isinstance(source, (str, datasets.Dataset)) or not is_one_table(source):
+                continue
+            here, key = f"{language} {split}", source if isinstance(source, str) else id(source)
+            if key in first:
+                logger.warning("%s and %s are the same sentences: %s.", first[key], here, source_name(source))
+            first.setdefault(key, here)
 
 
 def _exists(source: str) -> bool:

@@ -72,7 +72,7 @@ class Question:
         column = tag_column(dataset)
         self._gold_column = column
         self._dataset = dataset.with_format(None).select_columns([TOKENS, *([column] if column else [])])
-        names = tag_names(dataset) or self.label_names
+        names = tag_names(dataset) or []  # numbers without names are nobody's labels
         ids = {label: i for i, label in enumerate(self.label_names)}
         self._gold_ids: dict[str | int, int] = {i: ids.get(name, -1) for i, name in enumerate(names)}
         self._gold_ids.update(ids)

@@ -11,6 +11,7 @@ import pytest
 
 from hf_structkd.data import corpora
 from hf_structkd.data.corpora import label_inventory, load_corpora, load_corpus
+from hf_structkd.data.raw_sentences import load_sentences
 from hf_structkd.data.readers import CorpusError
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
@@ -426,6 +427,88 @@ class TestManyLanguages:
         assert {language: corpus["test"].num_rows for language, corpus in loaded.items()} == dict.fromkeys(
             corpora.DEMO_LANGUAGES, 5
         )
+
+
+class TestDatasetsInMemory:
+    @pytest.fixture
+    def splits(self):
+        rows = [{"words": ws, "ner": ts} for ws, ts in zip(TOKENS, TAGS)]
+        both = datasets.Dataset.from_list(rows)
+        return datasets.DatasetDict(train=both, validation=both.select([1]), test=both.select([0]))
+
+    def test_with_splits(self, splits):
+        loaded = load_corpora({"en": splits, "de": splits})
+        assert {split: len(data) for split, data in loaded["de"].items()} == {"train": 2, "dev": 1, "test": 1}
+        assert loaded["en"]["dev"][0] == {"tokens": TOKENS[1], "tags": TAGS[1], "language": "en"}
+        assert list(load_corpora(splits, ["en"])) == ["en"]
+        assert load_corpora({"en": dict(splits)}, splits=["test"])["en"]["test"]["tokens"] == TOKENS[:1]
+        assert_is_the_corpus(load(splits, split="train"))
+        assert_is_the_corpus(load(splits["train"].with_format("numpy")))
+        assert load_sentences(splits, language="en", split="dev")["tokens"] == TOKENS[1:]
+
+    def test_what_would_be_the_same_sentences(self, splits):
+        with pytest.raises(CorpusError, match="the Dataset: train, dev, test would be the same sentences; give a"):
+            load_corpora({"en": splits["train"]})
+        with pytest.raises(CorpusError, match="the DatasetDict: every language would read the same sentences"):
+            load_corpora(splits, ["en", "de"])
+        with pytest.raises(ValueError, match="which languages"):
+            load_corpora(splits)
+
+    @pytest.mark.parametrize("place", [lambda x: x, lambda x: {"en": x}, lambda x: {"en": {"train": x}}])
+    def test_streams_are_refused(self, splits, place):
+        streams = {name: data.to_iterable_dataset() for name, data in splits.items()}
+        for stream in (streams["train"], datasets.IterableDatasetDict(streams)):
+            with pytest.raises(CorpusError, match=r"Iterable.*: a stream has no end.*Dataset.from_list"):
+                load_corpora(place(stream), ["en"], ["train"])
+            with pytest.raises(CorpusError, match="a stream has no end"):
+                load(stream)
+            with pytest.raises(CorpusError, match="a stream has no end"):
+                load_sentences(stream, language="en")
+        with pytest.raises(CorpusError, match="a Dataset or a DatasetDict, not list"):
+            load_corpora(place([1]), ["en"], ["train"])
+
+    def test_sentences_that_are_none(self, splits):
+        rows = [{"tokens": ["a"], "tags": ["O"]}, {"tokens": None, "tags": ["O"]}]
+        with pytest.raises(CorpusError, match="the Dataset, row 2: 'tokens' must be a list, not NoneType"):
+            load(datasets.Dataset.from_list(rows))
+        with pytest.raises(CorpusError, match="row 2: 'tokens' must be a list of words, not None"):
+            load_sentences(datasets.Dataset.from_list(rows), language="en")
+
+    def test_several_columns_of_tags(self, splits):
+        data = splits["train"].add_column("pos", [["X"] * len(tags) for tags in TAGS])
+        with pytest.raises(CorpusError, match=r"the Dataset: several tags columns \(ner, pos\).*tags_column="):
+            load(data)
+        assert_is_the_corpus(load(data, tags_column="ner"))
+
+
+class TestTheSameSentencesTwice:
+    """Danger: trained, chosen and tested on one and the same file."""
+
+    @pytest.mark.parametrize("ending", [".ner", ".data", ".csv", "", ".conllup", ".ndjson"])
+    def test_whatever_a_file_is_called(self, tmp_path, ending):
+        content = {".csv": "word,tag\na,O\n", ".ndjson": '{"tokens": ["a"], "tags": ["O"]}'}.get(ending, "a\tO\n")
+        path = tmp_path / f"en{ending}"
+        path.write_text(content)
+        for corpus in (str(path), path, {"en": path}, f"{tmp_path}/{{language}}{ending}"):
+            with pytest.raises(CorpusError, match=r"train, dev would be the same sentences; write \{split\} into it"):
+                load_corpora(corpus, ["en"], ("train", "dev"))
+            assert len(load_corpora(corpus, ["en"], ["train"])["en"]["train"]) == 1
+
+    def test_a_saved_dataset(self, tmp_path):
+        data = datasets.Dataset.from_dict({"tokens": [["a"]], "tags": [["O"]]})
+        data.save_to_disk(tmp_path / "one")
+        with pytest.raises(CorpusError, match="one: train, dev, test would be the same sentences"):
+            load_corpora(str(tmp_path / "one"), ["en"])
+        datasets.DatasetDict(train=data, dev=data, test=data).save_to_disk(tmp_path / "three")
+        assert list(load_corpora(str(tmp_path / "three"), ["en"])["en"]) == ["train", "dev", "test"]
+        with pytest.raises(CorpusError, match="one: train, dev, test would be the same sentences"):
+            load_corpora({"en": tmp_path / "one"})
+
+    def test_where_it_is_written_out_it_is_said(self, tmp_path, caplog):
+        (tmp_path / "a.conll").write_text("a O\n")
+        path = str(tmp_path / "a.conll")
+        load_corpora({"en": {"train": path, "dev": path}}, splits=("train", "dev"))
+        assert f"en train and en dev are the same sentences: {path}" in caplog.text
 
 
 @pytest.mark.parametrize(
