@@ -19,6 +19,7 @@ _LOOK_AHEAD = 10_000  # lines that tell which tags there are, before the first s
 _LONG_SENTENCE = 500  # words; a whole file of so many is hardly one sentence
 _MANY_SENTENCES = 100  # after which words that are all numbers are no longer looked at
 _NUMBER = re.compile(r"\d+")
+_ENTITY_TAG = re.compile(r"O|[BIESLUM]-.+")
 _ID = re.compile(r"\d+([-.]\d+)?")
 _Row = tuple[int, str, list[str]]  # line number, line, its columns; no columns where a line is blank
 
@@ -64,7 +65,7 @@ def read_columns(
     have as many columns as the first; between tabs there may be more or fewer, where the columns wanted are counted
     from 0 and there. ``-DOCSTART-`` lines end a sentence and are skipped. A line that begins with ``#`` before a
     sentence's first word is a comment; since ``#`` may also be a word, it is one where the line has the file's number
-    of columns and its tag is one that other words have.
+    of columns and its tag is one that other words have, or looks like one (``B-X``, ``O``).
 
     Args:
         path: The file.
@@ -276,7 +277,8 @@ def _is_word(cells: Sequence[str], layout: _Layout, known_tags: set[str]) -> boo
     """Whether a line before a sentence's first word that begins with # and has the file's columns is a word."""
     if layout.tags is None:
         return layout.width == 1 or cells[0] != "#"
-    return cells[layout.tags] in known_tags
+    tag = cells[layout.tags]
+    return tag in known_tags or _ENTITY_TAG.fullmatch(tag) is not None
 
 
 def _check_width(path: Path, number: int, line: str, cells: Sequence[str], layout: _Layout, is_csv: bool) -> None:

@@ -146,6 +146,9 @@ class Question:
     ) -> np.ndarray | None:
         if not tags or len(tags) != len(words):
             return None
+        # No tag at all, and a number that nothing names, is not one that the teacher missed.
+        if any(tag is None or (isinstance(tag, int) and tag not in self._gold_ids) for tag in tags):
+            return None
         ids = [self._gold_ids.get(tag, -1) for tag in tags]
         return np.array([groups[tag] if groups and tag >= 0 else tag for tag in ids])
 

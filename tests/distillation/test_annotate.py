@@ -148,8 +148,12 @@ def test_a_summary_lies_beside_the_answers(corpus, teachers, labels, tmp_path, c
     assert "bytes a sentence" in caplog.text
 
 
-def test_without_gold_or_k_best_the_summary_says_so_and_not_zero(corpus, teachers, labels, tmp_path):
+@pytest.mark.parametrize("tag", ["no column", None, -100, 1])
+def test_without_gold_or_k_best_the_summary_says_so_and_not_zero(corpus, teachers, labels, tmp_path, tag):
+    """Numbers that nothing names are no gold either: they were taken for the student's labels by their place."""
     bare = corpus.remove_columns("tags")
+    if tag != "no column":
+        bare = bare.add_column("tags", [[tag] * len(words) for words in bare["tokens"]])
     targets = ["teacher_marginals"]
     annotate(bare, teachers, label_names=labels, targets=targets, output_dir=tmp_path / "a", progress=False)
     summary = json.loads((tmp_path / "a" / "summary.json").read_text())
