@@ -1,8 +1,9 @@
-"""One process of two: annotates, trains, evaluates, and last trains on an answer that is no number, which ends it."""
+"""One process of two: annotates, trains, evaluates, resumes, and last trains on an answer that is no number."""
 
 import json
 import os
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import torch
@@ -82,11 +83,48 @@ def work(folder: Path, batch_size: int, setting: Setting, spoilt: int = -1) -> d
             for log in trainer.state.log_history
             if "loss" in log
         ],
-        "metrics": {name: v for name, v in metrics.items() if not name.endswith(("_second", "_runtime", "_loss"))},
+        "metrics": {name: v for name, v in metrics.items() if not name.endswith(("_second", "_runtime"))},
         "weights": {
             name: p.detach().flatten().tolist() for name, p in trainer.model.named_parameters() if "crf" in name
         },
     }
+
+
+# How sentences are drawn: what each option of the trainer that changes it is set to. 24 sentences, 8 without gold.
+ORDERS = {
+    "random": {},
+    "group_by_length": {"train_sampling_strategy": "group_by_length"},
+    "languages": {"language_sampling_temperature": 3.0},
+    "without_gold": {"unlabelled_rate": 1 / 3, "train_sampling_strategy": "group_by_length"},
+    "batch_rebalance": {"train_sampling_strategy": "batch_rebalance"},
+}
+STOPPED_AT = 8  # of 12 updates: in the middle of the second epoch
+
+
+class Recorded(StructKDTrainer):
+    """Remembers the subwords of this process's sentences, update by update."""
+
+    def training_step(self, model, inputs, *args, **kwargs):
+        rows = zip(inputs["input_ids"].tolist(), inputs["attention_mask"].tolist())
+        self.seen[self.state.global_step] += [[i for i, kept in zip(ids, mask) if kept] for ids, mask in rows]
+        return super().training_step(model, inputs, *args, **kwargs)
+
+
+def drawn(folder: Path, batch_size: int, setting: Setting, resume: bool) -> dict[str, dict[int, list[list[int]]]]:
+    """Order -> update -> this process's sentences, of a training of two epochs or of its end."""
+    orders = {}
+    for name, options in ORDERS.items():
+        args = StructKDTrainingArguments(
+            str(folder / name), objective="none", per_device_train_batch_size=batch_size, num_train_epochs=2, seed=5,
+            save_strategy="steps", save_steps=STOPPED_AT, report_to="none", disable_tqdm=True, use_cpu=True, **options,
+        )  # fmt: skip
+        torch.manual_seed(1 + resume + PartialState().process_index)  # each process has random numbers of its own
+        trainer = Recorded(setting.student(), args, None, setting.train.select(range(24)), None, setting.tokenizer)
+        torch.manual_seed(1 + resume + PartialState().process_index)
+        trainer.seen = defaultdict(list)
+        trainer.train(resume_from_checkpoint=str(folder / name / f"checkpoint-{STOPPED_AT}") if resume else None)
+        orders[name] = dict(trainer.seen)
+    return orders
 
 
 if __name__ == "__main__":
@@ -97,6 +135,7 @@ if __name__ == "__main__":
     shared = annotation_worker.run(out / "shared", out / f"asked-{state.process_index}.txt")
     report |= {"world": state.num_processes, "env": os.environ["WORLD_SIZE"], "backend": state.backend}
     report["shared"] = json.loads(json.dumps(shared.to_dict()))
+    report["drawn"] = [drawn(out / "orders", 2, own, resume) for resume in (False, True)]
     (out / f"report-{state.process_index}.json").write_text(json.dumps(report))
     state.wait_for_everyone()
     work(out, SHARE, own, spoilt=3)
