@@ -28,7 +28,7 @@ WORDS = (
 KINDS = ("TREE", "TOOL")
 OF_GROUPS = ("posterior", "top_k", "top_wk", "fuzzy")  # objectives for teachers that cannot tell some tags apart
 TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32,
-        "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "max_position_embeddings": 40,
+        "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "max_position_embeddings": 80,
         "type_vocab_size": 1}  # fmt: skip
 
 
@@ -70,7 +70,10 @@ def draw_case(seed: int) -> dict[str, Any]:
     }
     return {
         **{"seed": seed, "head": head, "scheme": scheme, "groups": groups, "hidden": hidden, "options": options},
-        **{"unasked": rng.random() < 0.4, "constraints": rng.choice(["none", "decode", "train"])},
+        **{
+            "unasked": rng.random() < 0.4,
+            "constraints": rng.choice(["none", "decode", "decode" if groups else "train"]),
+        },
         **{"batch": batch, "accumulation": accumulation, "processes": processes},
         "metric": metric,
     }
@@ -109,9 +112,11 @@ class World:
             tags += ["O"] * words if kind is None else [f"B-{kind}"] + [f"I-{kind}"] * (words - 1)
         return convert_tags(tags, "BIO", self.scheme)
 
-    def teacher(self, language: str, groups: bool) -> Any:
-        if not groups:
-            model = draw_student(self.tokenizer, self.labels, seed=len(language), crf_constraints="none")
+    def teacher(self, language: str, case: dict[str, Any]) -> Any:
+        if not case["groups"]:
+            # What a student excludes its teacher must exclude too, or losses are infinite.
+            fields = {"tag_scheme": self.scheme, "crf_constraints": case["constraints"]}
+            model = draw_student(self.tokenizer, self.labels, seed=sum(map(ord, language)), **fields)
             return Teacher(model, self.tokenizer)
         # It knows one kind alone: all else it calls the first label.
         first, other = (self.labels[0], [label for label in self.labels[1:] if KINDS[1] not in label])
@@ -136,7 +141,7 @@ class World:
             )
         objectives = parse_objective(case["options"]["objective"])
         if objectives:
-            teachers = {language: self.teacher(language, case["groups"]) for language in SIZES}
+            teachers = {language: self.teacher(language, case) for language in SIZES}
             data = annotate(
                 data, teachers, label_names=self.labels, targets=needed_columns(objectives), top_k=3, progress=False
             )
