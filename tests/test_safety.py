@@ -1,15 +1,19 @@
 """Dangers: code that runs without consent, files read or written outside their folder, memory eaten by a stranger's
 configuration, text that breaks out of a card, and access tokens where others read them."""
 
+import ast
+import io
 import json
 import os
 import re
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from huggingface_hub import ModelCard
+from transformers import pipeline
 
 from hf_structkd import StructKDTrainingArguments, Teacher, XLMRobertaForTokenClassificationCRF
 from hf_structkd.evaluation.results import RunResults, read_results, write_results
@@ -90,6 +94,127 @@ def test_code_beside_a_known_model_is_not_run(hostile, tmp_path):
     teacher = Teacher.from_pretrained(str(folder))
     assert isinstance(teacher.model, XLMRobertaForTokenClassificationCRF)
     assert not owned.exists()
+
+
+def test_every_call_that_could_ask_says_whether_code_is_trusted():
+    """transformers asks on standard input where `trust_remote_code` is left out."""
+    silent = []
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call):
+                continue
+            called = ast.unparse(node.func)
+            if called == "pipeline" or re.fullmatch(r"(Auto\w+|cls)\.from_pretrained", called):
+                given = {keyword.arg for keyword in node.keywords}
+                if not given & {"trust_remote_code", None}:  # None: **common, which holds it
+                    silent.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert silent == []
+
+
+STRANGERS = {
+    "a model": {"config.json": {"model_type": "evil", "auto_map": {
+        "AutoConfig": "evil.Config", "AutoModelForTokenClassification": "evil.Model",
+    }}},
+    "a tokenizer": {"tokenizer_config.json": {"tokenizer_class": "EvilTokenizer", "auto_map": {
+        "AutoTokenizer": [None, "evil.Tokenizer"],
+    }}},
+}  # fmt: skip
+
+
+@pytest.fixture(params=STRANGERS)
+def stranger(request, make_student, tokenizer, tmp_path, monkeypatch):
+    """A tagger's folder that wants its own code run, and standard input that says yes to everything."""
+    folder, owned = tmp_path / "stranger", tmp_path / "owned"
+    make_student().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "evil.py").write_text(
+        f"open({str(owned)!r}, 'w').close()\n"
+        "from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast\n"
+        "class Config(PreTrainedConfig):\n    model_type = 'evil'\n"
+        "class Model(PreTrainedModel): ...\nclass Tokenizer(PreTrainedTokenizerFast): ...\n"
+    )
+    for name, fields in STRANGERS[request.param].items():
+        content = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps({**content, **fields}))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n" * 99))
+    yield str(folder)
+    assert not owned.exists(), "the stranger's code was run"
+    assert sys.stdin.tell() == 0, "somebody was asked"
+
+
+def test_a_teacher_runs_no_strangers_code(stranger):
+    with pytest.raises(ValueError, match="trust_remote_code"):
+        Teacher.from_pretrained(stranger)
+
+
+@pytest.mark.parametrize("task", ["crf-token-classification", "token-classification"])
+def test_a_pipeline_runs_no_strangers_code_as_the_pages_write_it(stranger, task):
+    with pytest.raises(ValueError, match="trust_remote_code"):
+        pipeline(task, model=stranger, trust_remote_code=False)
+
+
+def test_the_space_runs_no_strangers_code(stranger, monkeypatch):
+    pytest.importorskip("gradio", reason="needs gradio, the extra 'space'")
+    monkeypatch.syspath_prepend(ROOT / "examples" / "space")
+    import app
+
+    said = app.Taggers([stranger]).answer(stranger, "Nadia sailed to Oslo.", "any language", 1, 0.0)
+    assert "could not be loaded" in said
+    assert "trust_remote_code" in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("run_evaluate.py", "--corpus", "demo", "--languages", "en", "--checkpoint"),
+        ("run_calibration.py", "--corpus", "demo", "--languages", "en", "--output_dir", "{out}", "--checkpoint"),
+        ("run_distill.py", "--corpus", "demo", "--languages", "en", "--output_dir", "{out}", "--model"),
+        ("run_teacher.py", "--corpus", "demo", "--languages", "en", "--output_dir", "{out}", "--model"),
+        (
+            "run_distill.py",
+            "--corpus",
+            "demo",
+            "--languages",
+            "en",
+            "--output_dir",
+            "{out}",
+            "--model",
+            "scratch",
+            "--teacher_model",
+        ),
+        (
+            "run_distill.py",
+            "--corpus",
+            "demo",
+            "--languages",
+            "en",
+            "--output_dir",
+            "{out}",
+            "--model",
+            "scratch",
+            "--teachers",
+        ),
+    ],
+    ids=lambda options: f"{options[0]} {options[-1]}",
+)
+def test_scripts_run_no_strangers_code(stranger, refusal, tmp_path, options):
+    given = [option.replace("{out}", str(tmp_path / "out")) for option in options]
+    assert "trust_remote_code" in refusal(*given, stranger)
+
+
+def test_an_exported_model_runs_no_strangers_code(stranger, tmp_path):
+    pytest.importorskip("onnxruntime", reason="needs the onnx extra: onnx, onnxruntime, onnxscript")
+    from hf_structkd.export.exported_files import written_whole
+    from hf_structkd.export.onnx import OnnxTagger
+
+    settings = {"labels": ["O"], "window": None, "pad_token_id": 0}
+    with written_whole(tmp_path / "exported", settings) as work:
+        for file in Path(stranger).iterdir():
+            (work / file.name).write_bytes(file.read_bytes())
+        (work / "model.onnx").write_bytes(b"no graph")
+    with pytest.raises(Exception, match=r"model\.onnx"):
+        OnnxTagger(tmp_path / "exported")
 
 
 @pytest.mark.parametrize("outside", ["../outside.safetensors", "/{tmp}/outside.safetensors"])

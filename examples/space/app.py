@@ -53,7 +53,8 @@ class Taggers:
                 "hf_structkd is not installed, and the code that the checkpoint carries is run with "
                 "TRUST_REMOTE_CODE=1 only."
             ) from None
-        return pipeline(TASK, model=name)
+        # Said, not left out: transformers would ask on standard input whether to run unknown code.
+        return pipeline(TASK, model=name, trust_remote_code=False)
 
     def answer(self, name: str, text: str, language: str, top_k: int, threshold: float) -> str:
         """One tagger's answer as HTML; what cannot be answered is said there too."""
