@@ -71,7 +71,7 @@ python-of = $(shell PYENV_VERSION=$$(pyenv latest $(1) 2>/dev/null) python$(1) -
 	2>/dev/null || echo python$(1))
 MIN_PYTHON ?= $(call python-of,3.10)
 NEW_PYTHON ?= $(call python-of,3.12)
-DEV_TOOLS := hypothesis pytest pytest-cov pytest-timeout pytest-xdist
+DEV_TOOLS := hypothesis linkify-it-py markdown-it-py pytest pytest-cov pytest-timeout pytest-xdist
 
 test-min: ## the fast tests with the lowest versions (Python 3.10) and with the newest (Python 3.12), no extras but plots
 	$(call test-with,$(MIN_PYTHON),.venv-min,-c constraints-min.txt,)

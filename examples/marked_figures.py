@@ -3,9 +3,10 @@
     <!-- results: GROUP -->            a table, say
     <!-- end -->
 
-    Baseline: <!-- results: GROUP | CELL | score --><!-- end -->
+    Baseline: <!-- results: GROUP / CELL / score --><!-- end -->
 
-What stands between a marker and the next `<!-- end -->` is replaced; all else in a document is left as it is.
+What stands between a marker and the next `<!-- end -->` is replaced; all else in a document is left as it is. A marker
+has no pipe: a place may be a cell of a table, and Markdown cuts tables into cells at every pipe, in comments too.
 """
 
 import os
@@ -13,7 +14,23 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-_MARK = re.compile(r"(<!-- results: ([^>]*?) -->)(.*?)(<!-- end -->)", re.DOTALL)
+SEPARATOR = " / "
+MARK = re.compile(r"(<!-- results: (.*?) -->)(.*?)(<!-- end -->)", re.DOTALL)
+
+
+def key(*parts: str) -> str:
+    """The name of a place, of a group and what it is of the group.
+
+    Raises:
+        ValueError: for a part that markers cannot hold.
+    """
+    for part in parts:
+        if re.search(r"[|\r\n]|--|>|(^| )/( |$)", part) or part != part.strip():
+            raise ValueError(
+                f"{part!r} cannot be the name of results: documents mark their places by it, in comments inside of "
+                f"tables, so it has no '|', '--', '>', line break or {SEPARATOR!r}, and no blank at either end"
+            )
+    return SEPARATOR.join(parts)
 
 
 def fill(text: str, figures: Mapping[str, str], groups: set[str]) -> str:
@@ -25,19 +42,23 @@ def fill(text: str, figures: Mapping[str, str], groups: set[str]) -> str:
         groups: those that are being reported; markers of others are left as they are.
 
     Raises:
-        ValueError: for a marker of one of these groups that says nothing that is there.
+        ValueError: for a marker of one of these groups that says nothing that is there, or any with a pipe.
     """
 
     def replace(match: re.Match) -> str:
-        key = " | ".join(part.strip() for part in match[2].split("|"))
-        if key.split(" | ")[0] not in groups:
+        name = match[2].strip()
+        if "|" in name:
+            raise ValueError(f"the marker {match[1]} breaks tables at its pipes: write {SEPARATOR!r} for {' | '!r}")
+        if name.split(SEPARATOR)[0] not in groups:
             return match[0]
-        if key not in figures:
-            raise ValueError(f"nothing is called {key!r}; there are {', '.join(figures)}")
-        content = f"\n{figures[key]}\n" if "\n" in figures[key] else figures[key]
+        if name not in figures:
+            raise ValueError(f"nothing is called {name!r}; there are {', '.join(figures)}")
+        # A line that begins with a comment is one of HTML to its end: what is Markdown goes onto lines of its own.
+        begins_line = match.start() == 0 or text[match.start() - 1] == "\n"
+        content = f"\n{figures[name]}\n" if "\n" in figures[name] or begins_line else figures[name]
         return f"{match[1]}{content}{match[4]}"
 
-    return _MARK.sub(replace, text)
+    return MARK.sub(replace, text)
 
 
 def fill_file(document: Path, group: str, figures: Mapping[str, str]) -> None:
@@ -47,9 +68,9 @@ def fill_file(document: Path, group: str, figures: Mapping[str, str]) -> None:
         ValueError: if a figure has no place, or a place no figure.
     """
     text = document.read_text(encoding="utf-8")
-    for key in figures:
-        if f"<!-- results: {key} -->" not in text:
-            raise ValueError(f"{document} has no place for {key!r}: <!-- results: {key} --> and <!-- end -->")
+    for name in figures:
+        if f"<!-- results: {name} -->" not in text:
+            raise ValueError(f"{document} has no place for {name!r}: <!-- results: {name} --> and <!-- end -->")
     temporary = document.with_name(f".{document.name}.tmp")
     temporary.write_text(fill(text, figures, {group}), encoding="utf-8")
     os.replace(temporary, document)

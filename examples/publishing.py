@@ -1,5 +1,6 @@
 """From a finished student to its card, and to the Hub."""
 
+import getpass
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from recipe_models import SCRATCH
 from hf_structkd import StructKDTrainingArguments, Teacher
 from hf_structkd.evaluation.results import RunResults
 from hf_structkd.evaluation.tagging_metrics import TaggingMetrics
+from hf_structkd.hub.public import is_home
 from hf_structkd.hub.push import prepare_repository, push_folder
 from hf_structkd.training.card import training_results
 from hf_structkd.training.provenance import hub_commit
@@ -80,11 +82,24 @@ def base_model(args: ModelArguments) -> dict[str, Any]:
 
 
 def corpus_name(corpus: Any) -> str | None:
-    """What a card calls the corpora: a Hub id, or the innermost folder that a path names before its placeholders."""
+    """What a card calls the corpora: a Hub id, or the innermost folder that a path names before its placeholders.
+
+    A folder that is somebody's home, or is called like whoever runs this, names a person and no corpus.
+    """
     if not isinstance(corpus, str):
         return None
     fixed = corpus.split("{")[0]
-    return fixed.rstrip(":") if ":" in fixed else Path(fixed).name or None
+    if ":" in fixed:
+        return fixed.rstrip(":")
+    folder = Path(fixed).name
+    return None if is_home(fixed) or folder in ("", "~", _login()) else folder
+
+
+def _login() -> str | None:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):  # nobody is logged in
+        return None
 
 
 def student_repository(args: StructKDTrainingArguments) -> str:

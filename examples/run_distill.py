@@ -52,7 +52,7 @@ from hf_structkd.distillation.processes import run_main
 from hf_structkd.evaluation.results import RunResults, write_atomically, write_results
 from hf_structkd.hub.describe import describe_student
 from hf_structkd.hub.push import PushError
-from hf_structkd.training.card import examples_of, objective_name
+from hf_structkd.training.card import examples_of, gold_by_language, objective_name, sentences_by_language
 from hf_structkd.training.checkpoints import CheckpointError
 from hf_structkd.training.loss_guard import NonFiniteLossError
 from hf_structkd.training.recipe import RecipeError, dump_settings, parse_recipe
@@ -253,7 +253,8 @@ def main() -> None:
         scores=scores,
         comparison={split: table.to_dict() for split, table in tables.items()},
         seed=args.seed,
-        train_sentences={language: len(splits["train"]) for language, splits in corpora.items()},
+        train_sentences=sentences_by_language(annotated),
+        gold_sentences=gold_by_language(annotated),
         seconds=seconds,
         **training_record(folders[name]),
     )

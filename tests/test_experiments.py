@@ -349,7 +349,7 @@ def test_what_was_done_with_other_sentences_or_teachers_is_not_taken(finished, t
 def test_results_become_tables_plots_and_marked_places(finished, run_script):
     document = finished / "RESULTS.md"
     document.write_text(
-        "Typed. <!-- results: tiny | none | score -->stale<!-- end --> <!-- results: other -->kept<!-- end -->\n"
+        "Typed. <!-- results: tiny / none / score -->stale<!-- end --> <!-- results: other -->kept<!-- end -->\n"
         "<!-- results: tiny --><!-- end -->\n"
     )
     options = ("--results_dir", finished / "out", "--keep", finished / "kept", "--update", document)
@@ -396,7 +396,7 @@ def test_a_cell_has_a_card_of_all_its_seeds(finished, run_script, tmp_path):
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert "over 2 runs with seeds 1, 2" in card
     assert "- Not for use at all.\n- Tags follow" in card
-    assert "had gold tags: en 0 of 30, ru 0 of 30" in card
+    assert "| training sentences | en 30, ru 30 |\n| of these with gold tags | en 0, ru 0 |" in card
     results = read_results(folder)
     record = json.loads((finished / "out" / "tiny" / "cells" / "text" / "seed-1" / "results.json").read_text())
     assert results.comparison["test"]["students"]["posterior"]["ru"] == record["scores"]["test"]["ru"]["f1"]
@@ -418,8 +418,8 @@ def test_a_report_refuses_results_of_other_corpora_and_unknown_marks(finished):
     grid = Grid.read(finished / "tiny.yaml")
     with pytest.raises(GridError, match="holds no results"):
         GridResults.read(grid, finished / "nowhere")
-    with pytest.raises(ValueError, match=r"nothing is called 'tiny \| nobody \| score'"):
-        fill("<!-- results: tiny | nobody | score --><!-- end -->", {}, {"tiny"})
+    with pytest.raises(ValueError, match=r"nothing is called 'tiny / nobody / score'"):
+        fill("<!-- results: tiny / nobody / score --><!-- end -->", {}, {"tiny"})
     file = finished / "out" / "tiny" / "cells" / "none" / "seed-1" / "results.json"
     text = file.read_text()
     results = json.loads(text)

@@ -260,9 +260,9 @@ def test_labels_do_not_break_out_of_a_card(tmp_path):
     )
     card = ModelCard.load(describe_student(tmp_path, results))
     row = next(line for line in str(card).split("\n") if line.startswith("| 1 |"))
-    assert row.startswith("| 1 | `` B-a/b <script>alert(1)</script>\\|`<script>` --- # Owned {{ 7*7 }} `` | ")
-    assert row.endswith(" | &lt;img src=x onerror=alert(1)&gt;, \\[a\\](b), a\\|b |")
-    assert str(card).count("<script>") == row.count("<script>") == 2
+    assert row.startswith("| 1 | <code>B-a/b &lt;script&gt;alert(1)&lt;/script&gt;&#124;")
+    assert row.endswith(" | &lt;img src=x onerror=alert(1)&gt;, \\[a\\](b), a&#124;b |")
+    assert "<script>" not in str(card)
     assert card.data.to_dict()["pipeline_tag"] == "token-classification"
 
 

@@ -119,7 +119,7 @@ def tables(args: argparse.Namespace, report: dict[str, Any]) -> dict[str, str]:
         plan.append(f"| {per_second:,} | {days(per_second):,.1f} |")
     plan.append(f"| {rate:,.1f} (this machine) | {days(rate):,.0f} |")
     return {
-        "scaling | storage": "\n".join(bytes_), "scaling | speed": speed, "scaling | plan": "\n".join(plan),
+        "scaling / storage": "\n".join(bytes_), "scaling / speed": speed, "scaling / plan": "\n".join(plan),
     }  # fmt: skip
 
 

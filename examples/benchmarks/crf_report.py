@@ -123,15 +123,15 @@ def write_report(folder: Path, page: Path) -> None:
     files = {file.stem: json.loads(file.read_text())["rows"] for file in folder.glob("*.json")}
     figures = {}
     if "times" in files:
-        figures |= {"crf | gates": gates(files["times"]), "crf | grid": grid(files["times"])}
+        figures |= {"crf / gates": gates(files["times"]), "crf / grid": grid(files["times"])}
     if "step" in files:
         first = files["step"][0]
         step = (
             f"One step of the encoder, {first['B']} sentences of {first['T']} subwords: {first['step_seconds']:.1f} s."
         )
-        figures["crf | step"] = step + "\n\n" + by_library(files["step"], "share", "{:.3%}")
+        figures["crf / step"] = step + "\n\n" + by_library(files["step"], "share", "{:.3%}")
     if "memory" in files:
-        figures["crf | memory"] = by_library(files["memory"], "mebibytes", "{:.1f}")
+        figures["crf / memory"] = by_library(files["memory"], "mebibytes", "{:.1f}")
     fill_file(page, "crf", figures)
     if "times" in files:
         plot(files["times"], folder / "times.png")

@@ -96,10 +96,11 @@ def run_results(results: GridResults, name: str, seed: int, student: str) -> Run
         },
         comparison={split: _compared(results, rows, split).to_dict() for split in ("dev", "test")},
         train_sentences=record["text_sentences"],
+        gold_sentences={} if record["gold_sentences"] == record["text_sentences"] else record["gold_sentences"],
         seconds={objective_name(cell.args.objective): record["seconds"]["train"]},
         versions=record["versions"],
-        memory={"peak_rss_mib": record["peak_memory_bytes"] / 2**20},
-        limitations=[*_sentences_seen(record), *grid.limitations],
+        memory={_memory_kind(record["device"]): record["peak_memory_bytes"] / 2**20},
+        limitations=grid.limitations,
     )
     described.teachers = _teachers(results, cell, record)
     described.hyperparameters |= recipe_settings(cell.data, cell.model, cell.own)
@@ -134,15 +135,9 @@ def _teachers(results: GridResults, cell: Cell, record: dict[str, Any]) -> list[
     return listed
 
 
-def _sentences_seen(record: dict[str, Any]) -> list[str]:
-    gold, seen = record["gold_sentences"], record["text_sentences"]
-    if gold == seen:
-        return []
-    return [
-        "Of the training sentences these had gold tags: "
-        + ", ".join(f"{language} {count:,} of {seen[language]:,}" for language, count in gold.items())
-        + "."
-    ]
+def _memory_kind(device: str) -> str:
+    """What a cell's peak memory is of: a run on a GPU records the GPU's."""
+    return "peak_rss_mib" if device == "cpu" else "peak_gpu_mib"
 
 
 def _dev_curve(run: Run) -> list[dict[str, float]]:

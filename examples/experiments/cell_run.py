@@ -91,7 +91,7 @@ def run_cell(cell: Cell, grid: Grid, pool: Pool, folder: Path) -> None:
             "train": trained - prepared,
             "score": time.perf_counter() - trained,
         },
-        "peak_memory_bytes": _peak_memory(),
+        "peak_memory_bytes": _peak_memory(trainer.args.device),
         "device": str(trainer.args.device),
         "threads": torch.get_num_threads(),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -211,9 +211,9 @@ def _reset_peak_memory() -> None:
         Path("/proc/self/clear_refs").write_text("5")  # Linux: the high-water mark starts anew
 
 
-def _peak_memory() -> int:
-    """Bytes: the GPU's where there is one, else the process's, corpora and teachers' answers included."""
-    if torch.cuda.is_available():
+def _peak_memory(device: torch.device) -> int:
+    """Bytes: the GPU's where it trained on one, else the process's, corpora and teachers' answers included."""
+    if device.type == "cuda":
         return torch.cuda.max_memory_allocated()
     try:
         lines = Path("/proc/self/status").read_text().splitlines()

@@ -8,11 +8,11 @@ import numpy as np
 from grid_results import ZERO_SHOT, GridResults, Run
 
 from hf_structkd.evaluation.aggregate import mean_and_deviation
+from hf_structkd.evaluation.sentences import type_reports
 from hf_structkd.evaluation.significance import (
     Difference,
-    bootstrap_scores,
+    MeanScores,
     holm,
-    of_resamples,
     paired_t_test,
     sign_flip_test,
 )
@@ -32,9 +32,10 @@ class Row:
         difference: to the baseline, over the seeds that both have: paired t.
         p_value: of `difference`, corrected for the number of cells compared.
         sign_flip_p: of the paired permutation test, corrected likewise.
-        bootstrap: the same difference, seeds and test sentences resampled.
-        bootstrap_p: of `bootstrap`, corrected likewise.
-        gap: share of the way from baseline to teachers, resampled likewise.
+        with_sentences: the same difference, over seeds and test sentences.
+        with_sentences_p: of `with_sentences`, corrected likewise.
+        gap: share of the way from baseline to teachers, likewise; its estimate is NaN where it is not
+            defined.
         regressions, gains: share of test sentences that the reference teachers have right and the student wrong, and
             the other way round; means over seeds and languages.
         seconds, updates, memory: of training, means; memory in bytes.
@@ -54,8 +55,8 @@ class Row:
     difference: Difference | None = None
     p_value: float | None = None
     sign_flip_p: float | None = None
-    bootstrap: Difference | None = None
-    bootstrap_p: float | None = None
+    with_sentences: Difference | None = None
+    with_sentences_p: float | None = None
     gap: Difference | None = None
 
 
@@ -64,7 +65,7 @@ def compare(results: GridResults, resamples: int = RESAMPLES) -> dict[str, Row]:
 
     Args:
         results: of a grid.
-        resamples: of the bootstrap.
+        resamples: of the test sentences.
 
     Returns:
         name -> row, in the grid's order. P values are corrected together, over all cells but the baselines.
@@ -84,41 +85,32 @@ def compare(results: GridResults, resamples: int = RESAMPLES) -> dict[str, Row]:
         for name in names:
             pairs = [results.cells[name][seed].score() - of_baseline[seed].score() for seed in seeds]
             rows[name].difference, flips[name] = paired_t_test(pairs), sign_flip_test(pairs)
-        _bootstrap(results, rows, seeds, names, resamples)
+        _with_sentences(results, rows, seeds, names, resamples)
     compared = list(flips)
     for name, t, flip, both in zip(
         compared,
         holm([rows[name].difference.p_value for name in compared]),  # type: ignore[union-attr]
         holm([flips[name] for name in compared]),
-        holm([_bootstrap_p(rows[name]) for name in compared]),
+        holm([rows[name].with_sentences.p_value for name in compared]),  # type: ignore[union-attr]
     ):
-        rows[name].p_value, rows[name].sign_flip_p, rows[name].bootstrap_p = t, flip, both
+        rows[name].p_value, rows[name].sign_flip_p, rows[name].with_sentences_p = t, flip, both
     return rows
 
 
-def _bootstrap(
+def _with_sentences(
     results: GridResults, rows: Mapping[str, Row], seeds: tuple[int, ...], names: list[str], resamples: int
 ) -> None:
-    """Fill in what is resampled, of cells that share their seeds: one set of resamples for all."""
-    baseline, teachers = results.stacked(results.baseline or "", seeds), results.reference_teachers
-    taggers = [results.stacked(name, seeds) for name in names] + [baseline]
+    """Fill in what test sentences bear on, of cells that share their seeds: one set of resamples for all."""
+    teachers = results.reference_teachers
+    taggers = [results.stacked(name, seeds) for name in [*names, results.baseline or ""]]
     if teachers is not None:
         taggers.append({language: teachers.counts[language][None] for language in results.languages})
-    drawn = bootstrap_scores(taggers, resamples=resamples)
-    base = float(np.mean([results.cells[results.baseline or ""][seed].score() for seed in seeds]))
-    for name, scores in zip(names, drawn):
-        observed = float(np.mean([results.cells[name][seed].score() for seed in seeds])) - base
-        rows[name].bootstrap = of_resamples(scores - drawn[len(names)], observed)
-        if teachers is not None and teachers.score() > base:
-            gaps = (scores - drawn[len(names)]) / (drawn[-1] - drawn[len(names)])
-            rows[name].gap = of_resamples(gaps, observed / (teachers.score() - base))
-
-
-def _bootstrap_p(row: Row) -> float:
-    """NaN with one seed, of which no resample says how others would do."""
-    assert row.difference is not None
-    assert row.bootstrap is not None
-    return row.bootstrap.p_value if row.difference.n > 1 else float("nan")
+    scores = MeanScores.of(taggers, resamples=resamples)
+    baseline = len(names)
+    for number, name in enumerate(names):
+        rows[name].with_sentences = scores.difference(number, baseline)
+        if teachers is not None:
+            rows[name].gap = scores.share_of_gap(number, baseline, baseline + 1)
 
 
 def _row(name: str, runs: Mapping[int, Run], results: GridResults) -> Row:
@@ -149,9 +141,8 @@ def _types(runs: list[Run], languages: list[str]) -> dict[str, float]:
     found: dict[str, list[float]] = {}
     for run in runs:
         for language in languages:
-            for name, scores in run.record["scores"]["test"][language].items():
-                if isinstance(scores, dict):
-                    found.setdefault(name, []).append(scores["f1"])
+            for name, scores in type_reports(run.record["scores"]["test"][language]).items():
+                found.setdefault(name, []).append(scores["f1"])
     return {name: float(np.mean(scores)) for name, scores in sorted(found.items())}
 
 

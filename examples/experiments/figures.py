@@ -20,6 +20,7 @@ from grid_results import GridResults
 
 from hf_structkd import StructKDTrainingArguments
 from hf_structkd.distillation.schedules import Progress, make_schedule
+from hf_structkd.evaluation.significance import Difference
 
 KINDS = ("field", "schedules", "epochs")
 _COLORS = 20  # of "tab20"
@@ -44,7 +45,7 @@ def draw_all(results: GridResults, rows: Mapping[str, Row], folder: Path) -> dic
     tall = 1.0 + 0.2 * len(rows)
     panels = len(results.languages) + 1
     add("Test score by language", lambda figure: by_language(figure, results, rows), (3.0 + 1.3 * panels, tall))
-    if any(row.gap for row in rows.values()):
+    if any(is_defined(row.gap) for row in rows.values()):
         add("Gap closed", lambda figure: gap_closed(figure.add_subplot(), rows), (6.5, tall))
     add(
         "Score against training time",
@@ -84,13 +85,18 @@ def by_language(figure: Any, results: GridResults, rows: Mapping[str, Row]) -> N
     figure.supxlabel(f"{results.metric} x 100{taught}", fontsize="small")
 
 
+def is_defined(gap: Difference | None) -> bool:
+    """Whether there are teachers, and better ones than the baseline beyond doubt."""
+    return gap is not None and not np.isnan(gap.estimate)
+
+
 def gap_closed(axes: Any, rows: Mapping[str, Row]) -> None:
     """The share of the teachers' gap, with its interval."""
-    known = [(row.name, row.gap) for row in rows.values() if row.gap is not None]
+    known = [(row.name, row.gap) for row in rows.values() if row.gap is not None and is_defined(row.gap)]
     known.sort(key=lambda item: item[1].estimate)
     at = range(len(known))
     values = np.array([[100 * gap.estimate, 100 * gap.low, 100 * gap.high] for _, gap in known])
-    errors = np.clip([values[:, 0] - values[:, 1], values[:, 2] - values[:, 0]], 0, None)
+    errors = np.nan_to_num([values[:, 0] - values[:, 1], values[:, 2] - values[:, 0]])  # one seed has no interval
     axes.barh(at, values[:, 0], xerr=errors, color="C0", error_kw={"lw": 0.9})
     axes.axvline(0, color="black", lw=0.8)
     axes.set_yticks(list(at), [name for name, _ in known], fontsize="x-small")

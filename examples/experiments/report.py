@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--results_dir", type=Path, default=HERE / "results", help="what holds a folder for each grid")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="copy the results there first, and report those")
     parser.add_argument("--update", nargs="+", type=Path, default=[], help="documents whose marked places are filled")
-    parser.add_argument("--resamples", type=int, default=RESAMPLES, help="of the bootstrap")
+    parser.add_argument("--resamples", type=int, default=RESAMPLES, help="of the test sentences")
     parser.add_argument("--no_figures", action="store_true", help="draw nothing")
     options = parser.parse_args()
     blocks: dict[Path, dict[str, str]] = {document: {} for document in options.update}

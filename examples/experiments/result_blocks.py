@@ -6,9 +6,13 @@ Of a cell there are score, dev, difference, gap, p and seeds; of `teachers`, tho
 
 from collections.abc import Mapping
 
+import numpy as np
 from comparison import RESAMPLES, Row, Spread
 from grid_results import GridResults
+from marked_figures import key
 
+from hf_structkd.evaluation import markdown
+from hf_structkd.evaluation.markdown import code, escaped
 from hf_structkd.evaluation.report import percent
 from hf_structkd.evaluation.significance import CORRECTION, Difference
 
@@ -16,13 +20,15 @@ from hf_structkd.evaluation.significance import CORRECTION, Difference
 def blocks_of(results: GridResults, rows: Mapping[str, Row], figures: Mapping[str, str]) -> dict[str, str]:
     """Marker -> text, for a grid as a whole and for the values of its cells."""
     name = results.grid.name
-    blocks = {f"{name} | {cell} | {what}": text for cell, row in rows.items() for what, text in _values(row).items()}
-    blocks[f"{name} | baseline"] = f"`{results.baseline}`"
+    blocks = {key(name, cell, what): text for cell, row in rows.items() for what, text in _values(row).items()}
+    blocks[key(name, "baseline")] = code(results.baseline)
     if results.reference_teachers is not None:
-        blocks[f"{name} | teachers | score"] = percent(results.reference_teachers.score())
-    blocks |= {f"{name} | teachers {which} | score": percent(run.score()) for which, run in results.teachers.items()}
+        blocks[key(name, "teachers", "score")] = percent(results.reference_teachers.score())
+    blocks |= {
+        key(name, f"teachers {which}", "score"): percent(run.score()) for which, run in results.teachers.items()
+    }
     if results.baseline in rows:
-        blocks |= {f"{name} | baseline | {w}": text for w, text in _values(rows[results.baseline]).items()}
+        blocks |= {key(name, "baseline", w): text for w, text in _values(rows[results.baseline]).items()}
     parts = [results.grid.description, score_table(results, rows), _notes(results, rows), detail_table(rows)]
     if results.zero_shot_languages:
         parts.append(zero_shot_table(results, rows))
@@ -33,15 +39,15 @@ def blocks_of(results: GridResults, rows: Mapping[str, Row], figures: Mapping[st
 
 def score_table(results: GridResults, rows: Mapping[str, Row]) -> str:
     """Test scores by language, and every cell against the baseline."""
-    header = ["", "seeds", *results.languages, "avg", "difference", "p", "p (bootstrap)", "gap closed"]
+    header = ["", "seeds", *results.languages, "avg", "difference", "p", "p (sentences too)", "gap closed"]
     lines = []
     for name, run in results.teachers.items():
         scores = [percent(run.score(language)) for language in [*results.languages, "avg"]]
-        lines.append([f"teachers `{name}`", "", *scores, "", "", "", ""])
+        lines.append([f"teachers {code(name)}", "", *scores, "", "", "", ""])
     for row in rows.values():
         scores = [_spread(row.test[language]) for language in [*results.languages, "avg"]]
-        title = f"`{row.name}`" + (" (baseline)" if row.name == results.baseline else "")
-        tests = [_points(row.difference), _p(row.p_value), _p(row.bootstrap_p), _share(row.gap)]
+        title = code(row.name) + (" (baseline)" if row.name == results.baseline else "")
+        tests = [_points(row.difference), _p(row.p_value), _p(row.with_sentences_p), _share(row.gap)]
         lines.append([title, str(len(row.seeds)), *scores, *tests])
     return table(header, lines)
 
@@ -52,7 +58,7 @@ def detail_table(rows: Mapping[str, Row]) -> str:
     header = ["", "dev avg", *types, "regressions", "gains", "updates", "training s", "peak MiB"]
     lines = [
         [
-            f"`{row.name}`",
+            code(row.name),
             _spread(row.dev["avg"]),
             *(percent(row.types.get(name)) for name in types),
             "" if row.regressions is None else f"{100 * row.regressions:.2f} %",
@@ -74,9 +80,9 @@ def zero_shot_table(results: GridResults, rows: Mapping[str, Row]) -> str:
         of_teachers = run.record["scores"].get("zero_shot")
         if of_teachers:
             best = [max(own[language][run.metric] for own in of_teachers.values()) for language in languages]
-            lines.append([f"best of teachers `{name}`", *map(percent, best), percent(sum(best) / len(best))])
+            lines.append([f"best of teachers {code(name)}", *map(percent, best), percent(sum(best) / len(best))])
     lines += [
-        [f"`{row.name}`", *(_spread(row.zero_shot[language]) for language in [*languages, "avg"])]
+        [code(row.name), *(_spread(row.zero_shot[language]) for language in [*languages, "avg"])]
         for row in rows.values()
     ]
     return "Zero-shot:\n\n" + table(["", *languages, "avg"], lines)
@@ -90,11 +96,13 @@ def _notes(results: GridResults, rows: Mapping[str, Row]) -> str:
         [
             f"{results.metric} x 100 on test, mean ± sample deviation over seeds ({len(seeds)} at most), epoch chosen "
             "on dev; avg is the macro average over languages.",
-            f"Baseline: `{results.baseline}`" + (", of several lengths the best one on dev." if chosen else "."),
+            f"Baseline: {code(results.baseline)}" + (", of several lengths the best one on dev." if chosen else "."),
             "Difference: to the baseline over the same seeds, with the 95 % interval of a paired t test, whose p "
-            f"{correction_of(tested)}. p (bootstrap): {RESAMPLES:,} resamples of seeds and test sentences together, "
-            "likewise; from the same resamples the 95 % interval of the gap closed. Regressions: test sentences that "
-            "the teacher has right and the student wrong; gains: the other way round.",
+            f"{correction_of(tested)}. p (sentences too): over seeds and {RESAMPLES:,} resamples of the test "
+            "sentences together, likewise; gap closed: with Fieller's 95 % interval over both, and not defined where "
+            "the teachers are not better than the baseline beyond doubt. With one seed there are no intervals. "
+            "Regressions: test sentences that the teacher has right and the student wrong; gains: the other way "
+            "round.",
         ]
     )
 
@@ -120,8 +128,8 @@ def _values(row: Row) -> dict[str, str]:
 
 
 def table(header: list[str], lines: list[list[str]]) -> str:
-    rule = ["---", *["---:"] * (len(header) - 1)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in [header, rule, *lines])
+    """A table of finished lines, numbers to the right; what its header says is escaped."""
+    return markdown.table([escaped(name) for name in header], lines, ["---", *["---:"] * (len(header) - 1)])
 
 
 def _spread(spread: Spread) -> str:
@@ -138,7 +146,14 @@ def _points(difference: Difference | None) -> str:
 
 
 def _share(gap: Difference | None) -> str:
-    return "" if gap is None else f"{100 * gap.estimate:.0f} % [{100 * gap.low:.0f}, {100 * gap.high:.0f}]"
+    if gap is None:
+        return ""
+    if np.isnan(gap.estimate):
+        return "not defined"
+    text = f"{100 * gap.estimate:.0f} %"
+    if not np.isnan(gap.low):  # as with one seed
+        text += f" [{100 * gap.low:.0f}, {100 * gap.high:.0f}]"
+    return text
 
 
 def _p(value: float | None) -> str:

@@ -7,6 +7,8 @@ from typing import Any
 import datasets
 import evaluate
 
+from hf_structkd.evaluation.sentences import BY_TYPE, paired_sentences
+
 _DESCRIPTION = "Share of words whose tag is right, and precision, recall and F1 of every tag; works offline."
 _INPUTS = """
 Args:
@@ -14,7 +16,7 @@ Args:
     references: the gold tags, as many per sentence.
     zero_division: the score where there is nothing to divide by.
 Returns:
-    accuracy, number (of words), correct; and per tag precision, recall, f1, number, predicted, correct.
+    accuracy, number (of words), correct; by_type: per tag precision, recall, f1, number, predicted, correct.
 """
 
 
@@ -29,43 +31,38 @@ def word_accuracy(
         zero_division: The accuracy of no words, the precision of a tag never predicted, and so on.
 
     Returns:
-        ``accuracy``, ``number`` (words) and ``correct``; then one mapping per tag found with ``precision``,
-        ``recall``, ``f1``, ``number``, ``predicted``, ``correct``. Python floats, the counts whole.
+        ``accuracy``, ``number`` (words) and ``correct``; under ``by_type`` one mapping per tag found with
+        ``precision``, ``recall``, ``f1``, ``number``, ``predicted``, ``correct``. Python floats, the counts whole.
 
     Raises:
-        ValueError: If the sentences differ in number or length.
+        ValueError: If the sentences differ in number or length, or are no lists of tags.
 
     Source: the accuracy of the CoNLL 2018 shared task's evaluation for given words.
     """
-    if len(predictions) != len(references):
-        raise ValueError(f"{len(predictions)} predicted sentences, but {len(references)} gold sentences.")
     predicted: Counter[str] = Counter()
     number: Counter[str] = Counter()
     correct: Counter[str] = Counter()
-    for index, (guess, gold) in enumerate(zip(predictions, references)):
-        if len(guess) != len(gold):
-            raise ValueError(f"Sentence {index} has {len(guess)} predicted tags, but {len(gold)} gold tags.")
-        predicted.update(guess)
-        number.update(gold)
-        correct.update(a for a, b in zip(guess, gold) if a == b)
+    for _, predicted_tags, gold_tags in paired_sentences(predictions, references):
+        predicted.update(predicted_tags)
+        number.update(gold_tags)
+        correct.update(a for a, b in zip(predicted_tags, gold_tags) if a == b)
     words = number.total()
-    scores: dict[str, Any] = {
+    return {
         "accuracy": correct.total() / words if words else float(zero_division),
         "number": float(words),
         "correct": float(correct.total()),
+        BY_TYPE: {
+            tag: {
+                "precision": correct[tag] / predicted[tag] if predicted[tag] else float(zero_division),
+                "recall": correct[tag] / number[tag] if number[tag] else float(zero_division),
+                "f1": 2 * correct[tag] / (predicted[tag] + number[tag]),
+                "number": float(number[tag]),
+                "predicted": float(predicted[tag]),
+                "correct": float(correct[tag]),
+            }
+            for tag in sorted(predicted.keys() | number.keys())
+        },
     }
-    if taken := (predicted.keys() | number.keys()) & scores.keys():
-        raise ValueError(f"Tags {sorted(taken)} have the names of scores; rename them to be scored.")
-    for tag in sorted(predicted.keys() | number.keys()):
-        scores[tag] = {
-            "precision": correct[tag] / predicted[tag] if predicted[tag] else float(zero_division),
-            "recall": correct[tag] / number[tag] if number[tag] else float(zero_division),
-            "f1": 2 * correct[tag] / (predicted[tag] + number[tag]),
-            "number": float(number[tag]),
-            "predicted": float(predicted[tag]),
-            "correct": float(correct[tag]),
-        }
-    return scores
 
 
 class WordAccuracy(evaluate.Metric):

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .report import AVERAGE, ComparisonReport
+from .sentences import BY_TYPE, type_reports
 
 _COUNTS = ("number", "predicted", "correct")
 
@@ -20,13 +21,15 @@ def macro_average(per_language: Mapping[str, Mapping[str, float]]) -> dict[str, 
         The mean of every score. ``f1_<type>`` is averaged over the languages in which the type occurs.
 
     Raises:
-        ValueError: If there is no language, or a score other than ``f1_<type>`` is missing for one: a mean over
-            fewer languages would look like one over all.
+        ValueError: If there is no language, its scores are no mapping, or a score other than ``f1_<type>`` is missing
+            for one: a mean over fewer languages would look like one over all.
     """
     if not per_language:
         raise ValueError("No languages to average over.")
     values: dict[str, dict[str, float]] = {}
     for language, scores in per_language.items():
+        if not isinstance(scores, Mapping):
+            raise ValueError(f"The scores of {language!r} are {scores!r}, but must be a mapping from score to number.")
         for name, value in scores.items():
             if isinstance(value, (Mapping, str)) or name in _COUNTS:
                 continue
@@ -46,9 +49,9 @@ def micro_average(reports: Mapping[str, Mapping[str, Any]], zero_division: float
         zero_division: The score where there is nothing to divide by.
 
     Returns:
-        ``precision``, ``recall``, ``f1`` and the summed counts, and the same per entity type. For plain tags
-        ``accuracy``, and precision, recall, F1 per tag. Entity reports have no micro ``accuracy``, since they do not
-        count words.
+        ``precision``, ``recall``, ``f1`` and the summed counts, and the same per entity type under ``by_type``. For
+        plain tags ``accuracy``, and precision, recall, F1 per tag. Entity reports have no micro ``accuracy``: they do
+        not count words.
 
     Raises:
         ValueError: If there is no language, or a report lacks its counts (a flat mapping was given).
@@ -58,23 +61,21 @@ def micro_average(reports: Mapping[str, Mapping[str, Any]], zero_division: float
     totals: dict[str, dict[str, float]] = {}
     overall: dict[str, float] = {}
     for language, report in reports.items():
-        if "number" not in report:
+        if not isinstance(report, Mapping) or isinstance(report.get("number", {}), Mapping):
             raise ValueError(f"The report of {language!r} has no counts; micro averages need TaggingMetrics.report().")
         for count in _COUNTS:
             if count in report:
                 overall[count] = overall.get(count, 0.0) + report[count]
-        for name, scores in report.items():
-            if isinstance(scores, Mapping):
-                total = totals.setdefault(name, dict.fromkeys(_COUNTS, 0.0))
-                for count in _COUNTS:
-                    total[count] += scores[count]
+        for name, scores in type_reports(report).items():
+            total = totals.setdefault(name, dict.fromkeys(_COUNTS, 0.0))
+            for count in _COUNTS:
+                total[count] += scores[count]
     result: dict[str, Any] = dict(overall)
     if "predicted" in overall:
         result |= _ratios(overall, zero_division)
     else:
         result["accuracy"] = overall["correct"] / overall["number"] if overall["number"] else float(zero_division)
-    for name in sorted(totals):
-        result[name] = totals[name] | _ratios(totals[name], zero_division)
+    result[BY_TYPE] = {name: totals[name] | _ratios(totals[name], zero_division) for name in sorted(totals)}
     return result
 
 

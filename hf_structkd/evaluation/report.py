@@ -1,8 +1,11 @@
 """The one table: teachers, baseline and students, language by language, with the gap closed."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from .markdown import escaped, table
 
 AVERAGE = "avg"
 GAP_CLOSED = "gap closed"
@@ -27,7 +30,8 @@ class ComparisonReport:
             (:func:`~hf_structkd.evaluation.aggregate.mean_report`); shown after a +/- sign.
 
     Raises:
-        ValueError: If there is no row, or a row's language is not among ``languages``.
+        ValueError: If there is no row, a row is no mapping from language to score, or its language is not among
+            ``languages``.
     """
 
     metric: str
@@ -89,8 +93,8 @@ class ComparisonReport:
             student: Name of a student.
 
         Returns:
-            The share, or ``None`` without teachers or baseline, or where the teachers are not above the baseline and
-            there is no gap to close.
+            The share, or ``None`` without teachers or baseline, or where there is no gap to close: the teachers are
+            not above the baseline or, of several runs, not by two standard deviations, so that the gap may be 0.
 
         Raises:
             KeyError: If there is no such student.
@@ -101,7 +105,10 @@ class ComparisonReport:
         if self.teachers is None or self.baseline is None or own is None:
             return None
         teachers, baseline = self.average("teachers"), self.average("baseline")
-        if teachers is None or baseline is None or teachers <= baseline:
+        if teachers is None or baseline is None:
+            return None
+        spread = math.hypot(*(self.deviations.get(row, {}).get(AVERAGE, 0.0) for row in ("teachers", "baseline")))
+        if teachers - baseline <= 2 * spread:
             return None
         return (own - baseline) / (teachers - baseline)
 
@@ -111,10 +118,9 @@ class ComparisonReport:
         Returns:
             The table and, where averages leave languages out, a line that says which they are over.
         """
-        header, *rows = self._cells()
-        lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-        table = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-        return "\n\n".join([table, *self._notes()])
+        header, *rows = [[escaped(cell) for cell in line] for line in self._cells()]
+        text = table(header, rows, ["---", *["---:"] * (len(header) - 1)])
+        return "\n\n".join([text, *map(escaped, self._notes())])
 
     def to_text(self) -> str:
         """The table for a terminal, scores times 100 with two decimals.
@@ -202,6 +208,8 @@ class ComparisonReport:
 
 
 def _plain(scores: Mapping[str, float]) -> dict[str, float]:
+    if not isinstance(scores, Mapping):
+        raise ValueError(f"{scores!r} is no mapping from language to score, as in {{'en': 0.9}}.")
     # numpy floats would corrupt YAML and JSON further on
     return {str(language): float(score) for language, score in scores.items()}
 

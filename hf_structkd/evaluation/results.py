@@ -14,6 +14,7 @@ from typing import Any
 SCHEMA_VERSION = 1
 RESULTS_NAME = "results.json"
 
+_EMPTY: dict[str, Any] = {"object": {}, "list": []}
 _PACKAGES = ("torch", "transformers", "datasets", "accelerate", "evaluate", "huggingface_hub", "hf_structkd")
 
 
@@ -29,7 +30,8 @@ class RunResults:
             report of :meth:`TaggingMetrics.report`, scores in [0, 1]; the macro average under ``"avg"``.
         comparison: Split -> ``ComparisonReport.to_dict()``.
         seed: The run's seed.
-        train_sentences: Language -> number of sentences trained on.
+        train_sentences: Language -> number of sentences trained on, with those that have no gold tags.
+        gold_sentences: Language -> number of those with gold tags; empty where all have them.
         seconds: Phase (``"teachers"``, ``"annotation"``, ``"student"``, ...) -> wall-clock seconds.
         versions: Package -> version, ``"python"`` included; filled in when empty.
         model: The student: ``name``, ``class_name``, ``labels``, ``scheme``, ``languages``, ``parameters`` (their
@@ -55,6 +57,7 @@ class RunResults:
     comparison: dict[str, Any] = field(default_factory=dict)
     seed: int | None = None
     train_sentences: dict[str, int] = field(default_factory=dict)
+    gold_sentences: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)
@@ -123,20 +126,25 @@ def read_results(path: str | os.PathLike[str]) -> RunResults:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is not JSON, or of another schema; the message names the file.
+        ValueError: If the file is not JSON, of another schema, or a member is of another kind than it must be; the
+            message names the file.
     """
     source = Path(path)
     if source.suffix != ".json":
         source = source / RESULTS_NAME
     try:
         data = json.loads(source.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{source} is not JSON: {error}") from None
     found = data.get("schema_version") if isinstance(data, dict) else None
     if found != SCHEMA_VERSION:
         raise ValueError(f"{source} has results of schema {found!r}; this version reads schema {SCHEMA_VERSION}.")
     if unknown := sorted(data.keys() - {member.name for member in fields(RunResults)}):
         raise ValueError(f"{source} has unknown members {unknown}.")
+    for member in fields(RunResults):
+        kind = {"dict": "object", "list": "list"}.get(str(member.type).split("[")[0])
+        if kind and not isinstance(data.get(member.name, _EMPTY[kind]), type(_EMPTY[kind])):
+            raise ValueError(f"{source}: {member.name} is {data[member.name]!r:.80}, but must be a JSON {kind}.")
     return RunResults(**data)
 
 
@@ -153,10 +161,12 @@ def to_json_types(value: Any, where: str = "results") -> Any:
     Raises:
         TypeError: If something is of no JSON type.
     """
-    if value is None or isinstance(value, (bool, str)):
-        return str(value) if isinstance(value, str) else value
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode("utf-8")  # halves of characters, which no file can hold
+    if value is None or isinstance(value, bool):
+        return value
     if isinstance(value, Mapping):
-        return {str(key): to_json_types(member, f"{where}.{key}") for key, member in value.items()}
+        return {to_json_types(str(key)): to_json_types(member, f"{where}.{key}") for key, member in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, bytes):
         return [to_json_types(member, f"{where}[{index}]") for index, member in enumerate(value)]
     if hasattr(value, "tolist"):  # numpy and torch, scalars and arrays

@@ -13,6 +13,8 @@ import datasets
 import evaluate
 from seqeval.scheme import IOB2, IOBES, Tokens
 
+from hf_structkd.evaluation.sentences import BY_TYPE, paired_sentences
+
 _SCHEMES = {"BIO": IOB2, "BIOES": IOBES}
 
 _DESCRIPTION = "Strict entity-level precision, recall and F1 (seqeval, mode='strict') and word accuracy, offline."
@@ -30,8 +32,8 @@ Args:
     scheme: "BIO" (IOB2) or "BIOES" (IOBES); the default is the one the metric was built with.
     zero_division: the score where nothing was predicted or nothing is gold.
 Returns:
-    precision, recall, f1, accuracy, number, predicted, correct; and per entity type precision, recall, f1, number,
-    predicted, correct.
+    precision, recall, f1, accuracy, number, predicted, correct; by_type: per entity type precision, recall, f1,
+    number, predicted, correct.
 """
 
 
@@ -80,43 +82,38 @@ def strict_seqeval(
 
     Returns:
         ``precision``, ``recall``, ``f1`` over all entities (micro), ``accuracy`` over words, the counts ``number``
-        (gold), ``predicted`` and ``correct``; then one mapping per entity type found, with the same names except
-        ``accuracy``. All numbers are Python floats in [0, 1], the counts whole. A bare ``B``/``I`` has the type
-        ``_``.
+        (gold), ``predicted`` and ``correct``; under ``by_type`` one mapping per entity type found, with the same names
+        except ``accuracy``, so that a type may be called ``f1``. All numbers are Python floats in [0, 1], the counts
+        whole. A bare ``B``/``I`` has the type ``_``.
 
     Raises:
-        ValueError: If the scheme is unknown, the sentences differ in number or length, or a tag does not belong to
-            the scheme; the message names which.
+        ValueError: If the scheme is unknown, the sentences differ in number or length or are no lists of tags,
+            or a tag does not belong to the scheme; the message names which.
 
     Source: seqeval 1.2.2, ``mode="strict"``; CoNLL-2000/2003 evaluation for the definition of a right entity.
     """
     if scheme not in _SCHEMES:
         raise ValueError(f"Unknown tag scheme {scheme!r}: entity scores exist for {sorted(_SCHEMES)}.")
-    if len(predictions) != len(references):
-        raise ValueError(f"{len(predictions)} predicted sentences, but {len(references)} gold sentences.")
     correct: Counter[str] = Counter()
     predicted: Counter[str] = Counter()
     number: Counter[str] = Counter()
     words = right_words = 0
-    for index, (guess, gold) in enumerate(zip(predictions, references)):
-        if len(guess) != len(gold):
-            raise ValueError(f"Sentence {index} has {len(guess)} predicted tags, but {len(gold)} gold tags.")
+    for index, predicted_tags, gold_tags in paired_sentences(predictions, references):
         try:
-            guessed_entities, gold_entities = _entities(tuple(guess), scheme), _entities(tuple(gold), scheme)
+            predicted_entities, gold_entities = _entities(predicted_tags, scheme), _entities(gold_tags, scheme)
         except (KeyError, ValueError) as error:
             raise ValueError(f"Sentence {index} has a tag that is not {scheme}: {error}") from None
-        predicted.update(entity[2] for entity in guessed_entities)
+        predicted.update(entity[2] for entity in predicted_entities)
         number.update(entity[2] for entity in gold_entities)
-        correct.update(entity[2] for entity in guessed_entities & gold_entities)
-        words += len(gold)
-        right_words += sum(a == b for a, b in zip(guess, gold))
+        correct.update(entity[2] for entity in predicted_entities & gold_entities)
+        words += len(gold_tags)
+        right_words += sum(a == b for a, b in zip(predicted_tags, gold_tags))
     scores: dict[str, Any] = _scores(correct.total(), predicted.total(), number.total(), zero_division)
     scores["accuracy"] = right_words / words if words else float(zero_division)
-    if taken := (predicted.keys() | number.keys()) & scores.keys():
-        raise ValueError(f"Entity types {sorted(taken)} have the names of scores; rename them to be scored.")
-    for entity_type in sorted(predicted.keys() | number.keys()):
-        counts = (correct[entity_type], predicted[entity_type], number[entity_type])
-        scores[entity_type] = _scores(*counts, zero_division)
+    scores[BY_TYPE] = {
+        name: _scores(correct[name], predicted[name], number[name], zero_division)
+        for name in sorted(predicted.keys() | number.keys())
+    }
     return scores
 
 

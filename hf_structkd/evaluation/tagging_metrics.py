@@ -8,6 +8,7 @@ from transformers import EvalPrediction
 
 from ..modeling.tag_scheme import SchemeName, TagScheme
 from .accuracy import word_accuracy
+from .sentences import type_reports
 from .seqeval_metric import strict_seqeval
 
 IGNORED = -100
@@ -29,10 +30,12 @@ class TaggingMetrics:
         metric_name: The headline score: ``"f1"``, or ``"accuracy"`` for plain tags.
 
     Raises:
-        ValueError: If the labels do not follow the scheme.
+        ValueError: If the labels do not follow the scheme, or are one string.
     """
 
     def __init__(self, label_names: Sequence[str], scheme: SchemeName | None = None, zero_division: float = 0.0):
+        if isinstance(label_names, str):
+            raise ValueError(f"label_names is the string {label_names!r}, but must be a list of labels.")
         self.label_names = list(label_names)
         self.scheme: SchemeName = TagScheme(self.label_names, scheme).name
         self.metric_name = "accuracy" if self.scheme == "plain" else "f1"
@@ -57,7 +60,7 @@ class TaggingMetrics:
         return self.flatten(self.report(*self.decode(prediction)))
 
     def report(self, predictions: Sequence[Sequence[str]], references: Sequence[Sequence[str]]) -> dict[str, Any]:
-        """All scores of tag sequences, with one mapping per entity type (plain tags: per tag).
+        """All scores of tag sequences; under ``by_type`` one mapping per entity type (plain tags: per tag).
 
         Args:
             predictions: One list of tags per sentence.
@@ -92,7 +95,7 @@ class TaggingMetrics:
         if self.scheme == "plain":
             return {"accuracy": report["accuracy"]}
         flat = {name: report[name] for name in ("precision", "recall", "f1", "accuracy")}
-        return flat | {f"f1_{name}": scores["f1"] for name, scores in report.items() if isinstance(scores, dict)}
+        return flat | {f"f1_{name}": scores["f1"] for name, scores in type_reports(report).items()}
 
     def decode(self, prediction: EvalPrediction) -> tuple[list[list[str]], list[list[str]]]:
         """Tag names of the words of a Trainer's predictions.

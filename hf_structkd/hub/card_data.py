@@ -59,6 +59,7 @@ class StudentCardData:
         seeds: Of the runs that were scored, that of these weights first.
         dataset_name: Name of the corpora, or their Hub id.
         train_sentences: Language -> number of training sentences.
+        gold_sentences: Language -> number of those with gold tags; by default all.
         hyperparameters: Name -> value, in the order to show.
         images: Title -> place of a picture relative to the card.
         versions: Package -> version; by default those of this process.
@@ -95,6 +96,7 @@ class StudentCardData:
     seeds: Sequence[int] = ()
     dataset_name: str | None = None
     train_sentences: Mapping[str, int] = field(default_factory=dict)
+    gold_sentences: Mapping[str, int] = field(default_factory=dict)
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
     images: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=collect_versions)

@@ -1,42 +1,26 @@
 """The tables of a card, in Markdown."""
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
-from typing import Any
 
-from ..evaluation.report import percent
+from ..evaluation import markdown
+from ..evaluation.markdown import code, escaped
+from ..evaluation.report import MISSING, percent
 from .card_data import StudentCardData, TypeScores
 from .public import public_name, public_value
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str | None:
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str | None:
     """A Markdown table; ``None`` without rows."""
-    lines = [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
-    if not lines:
-        return None
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (list(header), ["---"] * len(header), *lines))
-
-
-def code(value: Any) -> str:
-    """Inline code, whatever stands in it: backticks inside get longer ones outside (CommonMark 6.1)."""
-    text = str(value)
-    longest = max(map(len, re.findall("`+", text)), default=0)
-    fence, blank = "`" * (longest + 1), " " if longest else ""
-    return f"{fence}{blank}{text}{blank}{fence}"
-
-
-def plain(text: str) -> str:
-    """Words out of corpora as text: no HTML, no links, no code."""
-    return re.sub(r"([\\`*_\[\]])", r"\\\1", escape(text, quote=False))
+    body = list(rows)
+    return markdown.table(header, body) if body else None
 
 
 def label_table(data: StudentCardData) -> str | None:
     """Ids, labels and, where there are any, examples."""
     if not data.label_examples:
-        return table(("id", "label"), ((i, code(label)) for i, label in enumerate(data.label_names)))
+        return table(("id", "label"), ((str(i), code(label)) for i, label in enumerate(data.label_names)))
     rows = (
-        (i, code(label), ", ".join(map(plain, data.label_examples.get(label, ()))))
+        (str(i), code(label), ", ".join(map(escaped, data.label_examples.get(label, ()))))
         for i, label in enumerate(data.label_names)
     )
     return table(("id", "label", "frequent examples"), rows)
@@ -46,19 +30,22 @@ def training_table(data: StudentCardData) -> str | None:
     """Data, base model and cost of training."""
     base = code(public_name(data.base_model)) if data.base_model else None
     if base and data.base_model_revision:
-        base += f" at {data.base_model_revision}"
+        base += f" at {escaped(data.base_model_revision)}"
     rows = {
         "base model": base,
         "parameters": None if data.parameters is None else f"{data.parameters:,}",
-        "data": public_name(data.dataset_name) if data.dataset_name else None,
-        "training sentences": ", ".join(f"{language} {n:,}" for language, n in data.train_sentences.items()) or None,
+        "data": escaped(public_name(data.dataset_name)) if data.dataset_name else None,
+        "training sentences": _by_language(data.train_sentences),
+        "of these with gold tags": _by_language(data.gold_sentences)
+        if data.gold_sentences and dict(data.gold_sentences) != dict(data.train_sentences)
+        else None,
         "objective": code(data.objective),
         "parts of the objective": {"sum": "added up by weight", "average": "averaged by weight"}.get(
-            data.objective_combination or ""
+            str(data.objective_combination)
         ),
-        "lambda (distillation against gold)": data.lambda_schedule,
-        "k best sequences": data.top_k,
-        "seed": data.seeds[0] if data.seeds else None,
+        "lambda (distillation against gold)": None if data.lambda_schedule is None else escaped(data.lambda_schedule),
+        "k best sequences": None if data.top_k is None else escaped(data.top_k),
+        "seed": escaped(data.seeds[0]) if data.seeds else None,
         "training time": None if data.seconds is None else f"{data.seconds:,.0f} s",
         "peak memory": _memory(data.memory),
         "energy": _energy(data.energy),
@@ -75,8 +62,8 @@ def objective_table(data: StudentCardData) -> str | None:
                 code(part.get("name")),
                 f"{part.get('weight', 1.0):g}",
                 f"{part.get('temperature', 1.0):g}",
-                part.get("temperature_mode", "local"),
-                part.get("source", ""),
+                escaped(part.get("temperature_mode", "local")),
+                escaped(part.get("source", "")),
             )
             for part in data.objective_parts
         ),
@@ -91,10 +78,10 @@ def teacher_table(data: StudentCardData) -> str | None:
         header,
         (
             (
-                teacher.language or "all",
+                escaped(teacher.language or "all"),
                 code(public_name(teacher.name)),
                 *([f"{teacher.weight:.3g}"] if weighed else []),
-                teacher.revision or "n/a",
+                escaped(teacher.revision or "n/a"),
                 percent(teacher.score),
             )
             for teacher in data.teachers
@@ -109,6 +96,11 @@ def hyperparameter_table(data: StudentCardData) -> str | None:
     )
 
 
+def version_table(data: StudentCardData) -> str | None:
+    """What it was trained with."""
+    return table(("package", "version"), ((escaped(name), escaped(v)) for name, v in data.versions.items()))
+
+
 def type_tables(scores: TypeScores, languages: Sequence[str]) -> list[tuple[str, str]]:
     """For each row of the comparison a table of entity types (or tags) by languages."""
     tables = []
@@ -118,9 +110,13 @@ def type_tables(scores: TypeScores, languages: Sequence[str]) -> list[tuple[str,
             (code(name), *(percent(*by.get(language, (None, None))) for language in known))
             for name, by in types.items()
         )
-        if text := table(("", *known), body):
-            tables.append((row, text))
+        if text := table(("", *map(escaped, known)), body):
+            tables.append((escaped(row) or MISSING, text))
     return tables
+
+
+def _by_language(counts: Mapping[str, int]) -> str | None:
+    return ", ".join(f"{escaped(language)} {n:,}" for language, n in counts.items()) or None
 
 
 def _memory(memory: Mapping[str, float]) -> str | None:

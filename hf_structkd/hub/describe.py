@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from ..evaluation.markdown import one_line
 from ..evaluation.report import ComparisonReport
 from ..evaluation.results import RESULTS_NAME, RunResults, read_results, write_results
 from .card_data import StudentCardData
-from .from_results import card_data, headline_split
+from .from_results import card_data, headline_split, refuse_other_runs
 from .model_card import write_model_card
 from .public import publishable
 
@@ -26,27 +27,34 @@ def describe_student(
     *,
     rewritten: bool = False,
 ) -> Path | None:
-    """Write ``results.json``, ``plots/`` and ``README.md`` into a student's folder; never raises into training.
+    """Write ``results.json``, ``plots/`` and ``README.md`` into a student's folder; never raises for one run.
 
     What is written holds no path of this machine and no access token. Without matplotlib (the extra ``plots``) there
-    are no pictures, and the card is without them.
+    are no pictures, and the card is without them. A card that somebody has edited stays as it is, which the log says.
 
     Args:
         folder: the student's.
         results: of its run.
-        more_runs: the same recipe with other seeds; they are kept in ``runs/``, and the card shows means.
+        more_runs: the same recipe with other seeds; they are kept in ``runs/``, in the place of what is there, and the
+            card shows means.
         rewritten: whether the card is one that `StructKDTrainer` may write anew.
 
     Returns:
         The card's path; ``None`` if it could not be written.
+
+    Raises:
+        ValueError: if ``more_runs`` differ from ``results`` in more than their seeds; nothing is written then.
     """
     target = Path(folder)
     public, others = publishable(results), [publishable(run) for run in more_runs]
+    refuse_other_runs([public, *others])
     try:
         write_results(public, target / RESULTS_NAME)
-        for index, run in enumerate(others, start=2):
-            write_results(run, target / RUNS_DIR / f"{index}.json")
-    except (OSError, TypeError):
+        kept = [write_results(run, target / RUNS_DIR / f"{n}.json") for n, run in enumerate(others, start=2)]
+        for stale in (target / RUNS_DIR).glob("*.json"):  # of an earlier description, with more runs or of another
+            if stale not in kept:
+                stale.unlink()
+    except (OSError, TypeError, ValueError):
         logger.exception("results.json could not be written beside the model.")
     return _write_card(target, public, others, rewritten)
 
@@ -61,11 +69,17 @@ def redescribe(folder: str | os.PathLike[str]) -> Path | None:
         The card's path; ``None`` if it could not be written.
 
     Raises:
-        FileNotFoundError, ValueError: as :func:`read_results` does.
+        FileNotFoundError, ValueError: as :func:`read_results` does; ValueError too if the runs differ in more than
+            their seeds, as those do that an earlier description left, or a file in ``runs/`` is none.
     """
     target = Path(folder)
-    others = [read_results(path) for path in sorted((target / RUNS_DIR).glob("*.json"), key=lambda p: int(p.stem))]
-    return _write_card(target, read_results(target), others, False)
+    files = list((target / RUNS_DIR).glob("*.json"))
+    if strange := [path for path in files if not path.stem.isdecimal()]:
+        raise ValueError(f"{strange[0]} is not a run of this card; those are called 2.json, 3.json and so on")
+    files.sort(key=lambda path: int(path.stem))
+    results, *others = [publishable(read_results(path)) for path in (target, *files)]
+    refuse_other_runs([results, *others])
+    return _write_card(target, results, others, False)
 
 
 def _write_card(target: Path, results: RunResults, others: Sequence[RunResults], rewritten: bool) -> Path | None:
@@ -73,7 +87,7 @@ def _write_card(target: Path, results: RunResults, others: Sequence[RunResults],
         data = card_data(results, others)
     except Exception:
         logger.exception("The results do not make a card; a minimal one is written.")
-        data = StudentCardData(str(results.model.get("name") or "tagger"), rewritten=rewritten)
+        data = StudentCardData(one_line(results.model.get("name") or "tagger"), rewritten=rewritten)
         return write_model_card(target, data)
     images = _draw(target, results, data.comparison)
     return write_model_card(target, replace(data, images=images, rewritten=rewritten))

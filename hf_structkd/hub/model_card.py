@@ -1,36 +1,49 @@
 """The card of a student: what it is, how to run it, what it scored, how it was made."""
 
+import hashlib
 import logging
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from ..evaluation.markdown import code, escaped, fenced, one_line
 from ..evaluation.results import write_atomically
 from .card_data import StudentCardData, TeacherCard
 from .card_tables import (
-    code,
     hyperparameter_table,
     label_table,
     objective_table,
-    table,
     teacher_table,
     training_table,
     type_tables,
+    version_table,
 )
 from .public import public_name
 from .snippets import snippets
 
-__all__ = ["CARD_NAME", "REWRITTEN", "StudentCardData", "TeacherCard", "build_model_card", "write_model_card"]
+__all__ = [
+    "CARD_NAME",
+    "REWRITTEN",
+    "StudentCardData",
+    "TeacherCard",
+    "build_model_card",
+    "is_edited",
+    "write_model_card",
+]
 
 logger = logging.getLogger(__name__)
 
 TEMPLATE_PATH = Path(__file__).with_name("model_card_template.md")
 CARD_NAME = "README.md"
-REWRITTEN = "<!-- StructKDTrainer writes this card anew with every push; without this line it leaves it alone. -->"
+REWRITTEN = "<!-- StructKDTrainer writes this card anew with every push, until somebody edits it. -->"
+
+_SEAL = re.compile(r"\n<!-- card of hf_structkd ([0-9a-f]{64}); edit the page, and it is never written over -->\s*$")
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 
 
 def build_model_card(data: StudentCardData) -> ModelCard:
@@ -54,29 +67,34 @@ def build_model_card(data: StudentCardData) -> ModelCard:
     return ModelCard.from_template(
         _metadata(data, name, distilled),
         template_path=str(TEMPLATE_PATH),
-        model_name=name,
-        language_list=", ".join(languages) or "unstated languages",
+        model_name=escaped(name),
+        language_list=", ".join(map(escaped, languages)) or "unstated languages",
         task="part-of-speech or other word tagging" if data.scheme == "plain" else "entity recognition",
         distilled=distilled,
         base_model=code(public_name(data.base_model)) if data.base_model else None,
         teachers=list(data.teachers),
-        objective=data.objective,
-        snippets=snippets(public_name(data.model_id or name), data.class_name, languages, data.scheme),
-        scheme=data.scheme,
+        objective=code(data.objective),
+        snippets={
+            which: fenced(program, "python")
+            for which, program in snippets(
+                one_line(public_name(data.model_id or name)), data.class_name, languages, data.scheme
+            ).items()
+        },
+        scheme=escaped(data.scheme),
         label_table=label_table(data),
         metric_line=_metric_line(data),
         score_table=data.comparison.to_markdown() if data.comparison else None,
         type_tables=type_tables(data.type_scores, data.comparison.languages or [] if data.comparison else []),
         type_name="tag" if data.scheme == "plain" else "entity type",
-        images=dict(data.images),
+        images={which: quote(place) for which, place in data.images.items()},
         training_table=training_table(data),
         teacher_table=teacher_table(data),
         objective_table=objective_table(data),
         hyperparameter_table=hyperparameter_table(data),
-        version_table=table(("package", "version"), data.versions.items()),
+        version_table=version_table(data),
         license=data.license,
-        citations=list(data.citations),
-        limitations=list(data.limitations),
+        citations=fenced("\n\n".join(data.citations), "bibtex") if data.citations else None,
+        limitations=[escaped(limitation) for limitation in data.limitations],
         rewritten=REWRITTEN if data.rewritten else None,
     )
 
@@ -85,28 +103,60 @@ def write_model_card(output_dir: str | os.PathLike[str], data: StudentCardData) 
     """Write ``README.md`` into a model's folder, whatever happens.
 
     A card must never cost a training run: if rendering fails, the failure is logged and a minimal card written; if
-    even that cannot be written, it is logged and there is none.
+    even that cannot be written, it is logged and there is none. A card that somebody has edited, or written, is not
+    written over: a warning says so.
 
     Args:
         output_dir: The model's folder, made if missing.
         data: What to say.
 
     Returns:
-        The card's path, or ``None`` if nothing could be written.
+        The card's path, of the edited one too, or ``None`` if nothing could be written.
     """
     target = Path(output_dir) / CARD_NAME
     try:
-        text = str(build_model_card(data))
-    except Exception:
-        logger.exception("The model card could not be rendered; a minimal one is written instead.")
-        text = minimal_card(data)
-    try:
+        if is_edited(target):
+            logger.warning(
+                "%s was edited, or is not a card of hf_structkd: it stays as it is. To have it made anew from the "
+                "results beside it, remove it and describe the student again.",
+                target,
+            )
+            return target
+        try:
+            text = str(build_model_card(data))
+        except Exception:
+            logger.exception("The model card could not be rendered; a minimal one is written instead.")
+            text = minimal_card(data)
         target.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(target, text)
-    except OSError:
+        write_atomically(target, sealed(text))
+    except (OSError, ValueError):
         logger.exception("The model card could not be written.")
         return None
     return target
+
+
+def sealed(text: str) -> str:
+    """A card with a last line, which is not shown, that tells whether it was edited since."""
+    text = text.rstrip("\n") + "\n"
+    return f"{text}\n<!-- card of hf_structkd {_digest(text)}; edit the page, and it is never written over -->\n"
+
+
+def is_edited(card: str | os.PathLike[str]) -> bool:
+    """Whether there is a card that is not, to the last word, one that :func:`write_model_card` wrote.
+
+    Raises:
+        OSError: If it is there and cannot be read.
+    """
+    path = Path(card)
+    if not path.exists():
+        return False
+    text = path.read_text(encoding="utf-8", errors="replace")  # line ends of every kind become one
+    seal = _SEAL.search(text)
+    return seal is None or _digest(text[: seal.start()]) != seal[1]
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
 
 
 def minimal_card(data: StudentCardData) -> str:
@@ -116,11 +166,11 @@ def minimal_card(data: StudentCardData) -> str:
     except Exception:  # whatever broke the card may be the name itself
         title = "hf_structkd model"
     metadata = "library_name: transformers\npipeline_tag: token-classification\ntags:\n- hf_structkd"
-    return f"---\n{metadata}\n---\n\n# {title}\n\n{REWRITTEN}\n"
+    return f"---\n{metadata}\n---\n\n# {escaped(title)}\n\n{REWRITTEN}\n"
 
 
 def _metadata(data: StudentCardData, name: str, distilled: bool) -> ModelCardData:
-    base_model = public_name(data.base_model) if data.base_model else None
+    base_model = public_name(data.base_model) if data.base_model else ""
     dataset = public_name(data.dataset_name) if data.dataset_name else ""
     metric = data.comparison.metric if data.comparison else ("accuracy" if data.scheme == "plain" else "f1")
     own = ["hf_structkd", "crf", "sequence-labelling", *(["knowledge-distillation"] if distilled else [])]
@@ -133,15 +183,15 @@ def _metadata(data: StudentCardData, name: str, distilled: bool) -> ModelCardDat
         more["co2_eq_emissions"] = {"emissions": grams, "source": "codecarbon", "training_type": "fine-tuning"}
     return ModelCardData(
         language=languages or None,
-        license=data.license,
+        license=None if data.license is None else one_line(data.license),
         library_name="transformers",
         pipeline_tag="token-classification",
         # the Hub resolves ids: the bare name of a local folder would link to somebody else's model or data
-        base_model=base_model if base_model and "/" in base_model else None,
-        datasets=[dataset] if "/" in dataset else None,
-        tags=list(dict.fromkeys([*own, *data.tags])),
-        metrics=[metric],
-        model_name=name,
+        base_model=base_model if _HUB_ID.fullmatch(base_model) else None,
+        datasets=[dataset] if _HUB_ID.fullmatch(dataset) else None,
+        tags=list(dict.fromkeys([*own, *map(one_line, data.tags)])),
+        metrics=[one_line(metric)],
+        model_name=one_line(name),
         eval_results=_eval_results(data) or None,
         **more,
     )
@@ -170,17 +220,20 @@ def _eval_results(data: StudentCardData) -> list[EvalResult]:
     row = data.student_row or next(iter(report.students))
     if row not in report.students:
         raise ValueError(f"The comparison has no student {row!r}; it has {list(report.students)}.")
-    dataset = public_name(data.dataset_name) if data.dataset_name else "unnamed corpora"
+    dataset = one_line(public_name(data.dataset_name)) if data.dataset_name else "unnamed corpora"
+    metric = one_line(report.metric)
+    if not metric:
+        raise ValueError("The comparison's metric has no name.")
     return [
         EvalResult(
             task_type="token-classification",
             task_name="Token Classification",
             dataset_type=dataset,
-            dataset_name=f"{dataset} ({language})",
-            dataset_config=language,
-            dataset_split=report.split,
-            metric_type=report.metric,
-            metric_name=f"{report.metric}, strict" if report.metric == "f1" else report.metric,
+            dataset_name=f"{dataset} ({one_line(language)})",
+            dataset_config=one_line(language),
+            dataset_split=None if report.split is None else one_line(report.split),
+            metric_type=metric,
+            metric_name=f"{metric}, strict" if metric == "f1" else metric,
             metric_value=round(float(score), 6),
         )
         for language, score in (data.own_scores or report.students[row]).items()
@@ -191,14 +244,14 @@ def _metric_line(data: StudentCardData) -> str:
     if data.comparison is None:
         return ""
     what = "Word accuracy" if data.comparison.metric == "accuracy" else "Strict entity F1 (seqeval)"
-    split = f" on {data.comparison.split}" if data.comparison.split else ""
+    split = f" on {escaped(data.comparison.split)}" if data.comparison.split else ""
     line = f"{what} x 100{split}; `avg` is the macro average over languages."
     if data.comparison.baseline is not None:
         line += " `baseline` is the same student trained on gold tags alone."
     if len(data.seeds) > 1:
-        seeds = ", ".join(map(str, data.seeds))
+        seeds = ", ".join(map(escaped, data.seeds))
         line += (
             f" Means and standard deviations over {len(data.seeds)} runs with seeds {seeds}; "
-            f"these weights are of seed {data.seeds[0]}, and the metadata has their scores."
+            f"these weights are of seed {escaped(data.seeds[0])}, and the metadata has their scores."
         )
     return line

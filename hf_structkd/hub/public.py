@@ -4,36 +4,73 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from ..evaluation.results import RunResults
 
 _TOKEN = re.compile(r"(?<![A-Za-z0-9])(hf|api_org)_[A-Za-z0-9]{20,}")  # longer than `hf_structkd` by far
+_HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+_ADDRESS = re.compile(r"(?i)(?!file:)[a-z][a-z0-9+.-]+://")
+# Where a path of a machine begins: the root's folders, a home, the folder above, a drive, a share.
+_ROOTS = (
+    "bin|boot|content|data|dev|etc|export|gpfs|home|kaggle|lib|lustre|media|mnt|net|nfs|opt|private|proc|root|run|scratch"
+    "|shared|srv|sys|tmp|usr|Users|var|Volumes|work|workspace"
+)
+_BEGINS = rf"(?:file:/+)?(?:/(?:{_ROOTS})/|~[\w.-]*/|\.\.?/|[A-Za-z]:[\\/]+|\\\\)"
+_PATH = re.compile(rf"(?i:{_BEGINS})")
+_PATH_IN_TEXT = re.compile(rf"(?<![\w/\\:.<}}>-])(?i:{_BEGINS})[^\s\"'`<>|,;()\[\]]*[^\s\"'`<>|,;()\[\].:!?]")
+_HOMES = {"home", "users"}
+PROSE = ("citations", "limitations")  # members that are sentences; paths are looked for inside
+UNTOUCHED = ("history", "label_examples")  # numbers, and words of corpora
 
 
 def public_name(name: str | os.PathLike[str]) -> str:
-    """A model's name without its place on this machine.
+    """A model's or a corpus' name without its place on this machine.
 
     Args:
-        name: A Hub id (``owner/model`` or ``model``) or a path.
+        name: A Hub id (``owner/model`` or ``model``), an address (``https://...``) or a path.
 
     Returns:
-        A Hub id as it is; of a path, and of anything that exists here as a path, the last part.
+        A Hub id or an address as it is; of a path, and of anything that exists here as a path, the last part; ``~``
+        for somebody's home, whose name is theirs.
     """
-    text = os.fspath(name).replace("\\", "/").rstrip("/")
-    is_id = re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", text) is not None
-    return text if is_id and not os.path.exists(text) else text.rsplit("/", 1)[-1]
+    text = os.fspath(name)
+    if _ADDRESS.match(text):
+        return text
+    if _PATH.match(text) or os.path.exists(text):
+        return _last_part(text)
+    # A title may have a slash, and blanks as well (`UD 2.12 / PUD`); what is left is a path that is not here.
+    return text if _HUB_ID.fullmatch(text) or re.search(r"\s", text) else _last_part(text)
 
 
 def public_value(value: Any) -> Any:
-    """A setting with every path in it, however deep, reduced to its last part."""
+    """A setting with every path in it, however deep, reduced to its last part, and access tokens blanked.
+
+    Text that is no path stays as it is, slashes included (`PER/LOC`, `https://...`).
+    """
     if isinstance(value, Mapping):
-        return {key: public_value(member) for key, member in value.items()}
+        public: dict[Any, Any] = {}
+        for key, member in value.items():
+            name = public_value(key)
+            while name in public:
+                name += "'"  # of two paths with the same last part
+            public[name] = public_value(member)
+        return public
     if isinstance(value, (list, tuple)):
         return [public_value(member) for member in value]
-    if isinstance(value, (str, os.PathLike)) and str(value):
-        return without_tokens(public_name(value))
-    return value
+    if not isinstance(value, (str, os.PathLike)):
+        return value
+    text = os.fspath(value)
+    # A relative path is one if it is there; a slash by itself makes none.
+    if _PATH.match(text) or (re.search(r"[\\/]", text) and os.path.exists(text)):
+        return without_tokens(_last_part(text))
+    return public_text(text)
+
+
+def public_text(text: str) -> str:
+    """A sentence in which paths of a machine are reduced to their last part and access tokens blanked."""
+    return without_tokens(_PATH_IN_TEXT.sub(lambda match: _last_part(match[0]), text))
 
 
 def publishable(results: RunResults) -> RunResults:
@@ -43,14 +80,36 @@ def publishable(results: RunResults) -> RunResults:
         results: of a run; stays as it is.
 
     Returns:
-        A copy. Labels, citations and curves, which hold neither, are taken over word for word.
+        A copy. Labels, their examples and curves, which hold neither, are taken over word for word; so is whatever
+        is neither a path nor a token in sentences and citations.
     """
-    untouched = ("citations", "history", "label_examples")
     values = {member.name: getattr(results, member.name) for member in fields(results)}
-    public = RunResults(**{name: v if name in untouched else public_value(v) for name, v in values.items()})
+    for name, value in values.items():
+        if name in PROSE:
+            values[name] = [public_text(text) if isinstance(text, str) else text for text in value]
+        elif name not in UNTOUCHED:
+            values[name] = public_value(value)
+    public = RunResults(**values)
+    for name in ("name", "base_model", "dataset"):
+        if isinstance(given := results.model.get(name), str):
+            public.model[name] = without_tokens(public_name(given))
+    for teacher, given in zip(public.teachers, results.teachers):
+        if isinstance(given, Mapping) and isinstance(given.get("name"), str):
+            teacher["name"] = without_tokens(public_name(given["name"]))
     if labels := results.model.get("labels"):
-        public.model["labels"] = list(labels)  # `B-person/artist` is no path
+        public.model["labels"] = list(labels)
     return public
+
+
+def is_home(path: str) -> bool:
+    """Whether a folder is somebody's home."""
+    parts = [part for part in re.split(r"[\\/]+", path) if part]
+    if len(parts) > 1 and parts[-2].lower() in _HOMES:
+        return True
+    try:
+        return Path(path) == Path.home()
+    except RuntimeError:  # nobody is logged in
+        return False
 
 
 def without_tokens(text: str, *tokens: str | bool | None) -> str:
@@ -64,3 +123,8 @@ def without_tokens(text: str, *tokens: str | bool | None) -> str:
         if isinstance(token, str) and token.strip():
             text = text.replace(token.strip(), "<token>")
     return _TOKEN.sub("<token>", text)
+
+
+def _last_part(path: str) -> str:
+    path = path.rstrip("/\\")
+    return "~" if is_home(path) else re.split(r"[\\/]", path)[-1]

@@ -1,6 +1,8 @@
 """The programs on a card. A test runs every one of them as it is printed."""
 
 import json
+import keyword
+import re
 
 _SENTENCES = {
     "de": "Clara Weber zog 1998 von Bremen nach Wien .",
@@ -66,7 +68,12 @@ def snippets(model_id: str, class_name: str, languages: tuple[str, ...], scheme:
 
     Returns:
         ``"class"``, ``"stock"`` and ``"own"`` -> Python source.
+
+    Raises:
+        ValueError: if `class_name` is not the name of a class: it is code that readers run.
     """
+    if not re.fullmatch(r"[A-Za-z_]\w*", class_name, re.ASCII) or keyword.iskeyword(class_name):
+        raise ValueError(f"class_name {class_name!r} is not the name of a class")
     sentence, plain = example_sentence(languages), scheme == "plain"
     name, text, words = (json.dumps(value, ensure_ascii=False) for value in (model_id, sentence, sentence.split()))
     aggregation = "" if plain else ', aggregation_strategy="simple"'

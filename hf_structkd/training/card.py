@@ -8,12 +8,14 @@ from transformers import PreTrainedConfig, Trainer
 
 from ..data.columns import LANGUAGE, TOKENS
 from ..data.label_examples import label_examples
+from ..data.unlabelled import has_gold
 from ..data.words import tag_column, tag_names
 from ..distillation.citations import BIBTEX, SLKD
 from ..distillation.mixtures import Teachers, teachers_by_language
 from ..evaluation.report import ComparisonReport
 from ..evaluation.resources import measured_energy, peak_memory
 from ..evaluation.results import RunResults
+from ..evaluation.sentences import BY_TYPE
 from ..modeling.configuration import label_names
 from .arguments import StructKDTrainingArguments
 from .recipe import dump_settings
@@ -116,6 +118,7 @@ def trainer_results(trainer: Trainer, teachers: Teachers | None = None) -> RunRe
         scores={EVALUATION_SPLIT: {row: reports}} if reports else {},
         comparison={EVALUATION_SPLIT: _comparison(metric, row, reports).to_dict()} if metric and reports else {},
         train_sentences=sentences_by_language(data),
+        gold_sentences=gold_by_language(data),
         seconds={row: runtime} if (runtime := _runtime(state.log_history)) else {},
         label_examples=examples_of(data, label_names(model.config)) if args.label_examples else {},
         memory=peak_memory(),
@@ -151,7 +154,7 @@ def evaluation_reports(
         step: of the evaluation; the last one where `None`.
 
     Returns:
-        language -> scores, `f1` of each type under the type's name; languages that were not evaluated are left out.
+        language -> scores, with `f1` of each type under `by_type`; languages that were not evaluated are left out.
     """
     reports: dict[str, Any] = {}
     for entry in history:
@@ -162,7 +165,7 @@ def evaluation_reports(
             if f"{prefix}{metric}" in entry:
                 flat = {key.removeprefix(prefix): value for key, value in entry.items() if key.startswith(prefix)}
                 types = {key.removeprefix("f1_"): {"f1": value} for key, value in flat.items() if key[:3] == "f1_"}
-                reports[language] = {metric: flat[metric], **types}
+                reports[language] = {metric: flat[metric], **({BY_TYPE: types} if types else {})}
     return reports
 
 
@@ -185,6 +188,17 @@ def sentences_by_language(dataset: Any) -> dict[str, int]:
         return {}
     languages = list(dataset[LANGUAGE])
     return {language: languages.count(language) for language in dict.fromkeys(languages)}
+
+
+def gold_by_language(dataset: Any) -> dict[str, int]:
+    """Language -> number of sentences with gold tags; empty where all have them, or without a column of languages."""
+    if LANGUAGE not in (getattr(dataset, "column_names", None) or []) or not isinstance(dataset, Dataset):
+        return {}
+    every = sentences_by_language(dataset)
+    gold = dict.fromkeys(every, 0)
+    for language, has_tags in zip(dataset[LANGUAGE], has_gold(dataset)):
+        gold[language] += has_tags
+    return {} if gold == every else gold
 
 
 def _teachers(teachers: Teachers) -> list[dict[str, Any]]:

@@ -16,10 +16,13 @@ from hf_structkd.evaluation import (
     TaggingMetrics,
     WordAccuracy,
     accuracy,
+    macro_average,
+    micro_average,
     seqeval_metric,
     strict_seqeval,
     word_accuracy,
 )
+from hf_structkd.training.card import evaluation_reports
 
 BIO = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
 BIOES = ["O", *(f"{prefix}-{kind}" for kind in ("PER", "LOC") for prefix in "BIES")]
@@ -44,8 +47,8 @@ def test_scores_are_those_of_strict_seqeval(labels, scheme, theirs):
             assert (ours["precision"], ours["recall"], ours["f1"]) == pytest.approx(expected[:3])
         else:
             for i, kind in enumerate(("LOC", "PER")):
-                assert ours[kind]["f1"] == pytest.approx(expected[2][i])
-                assert ours[kind]["number"] == expected[3][i]
+                assert ours["by_type"][kind]["f1"] == pytest.approx(expected[2][i])
+                assert ours["by_type"][kind]["number"] == expected[3][i]
 
 
 @pytest.mark.parametrize(
@@ -83,12 +86,61 @@ def test_nothing_to_score(zero_division):
         ([["S-PER"]], [["O"]], "BIO", "Sentence 0 .* not BIO"),
         ([["NOUN"]], [["O"]], "BIO", "Sentence 0 .* not BIO"),
         ([["O"]], [["O"]], "IOB1", "'IOB1'"),
-        ([["B-f1"]], [["O"]], "BIO", "f1.*names of scores"),  # a type called f1 would overwrite the overall score
+        (["B-PER", "O"], [["B-PER", "O"]], "BIO", r"predictions\[0\] is 'B-PER'.*list of the tags of one sentence"),
+        ([["B-PER", "O"]], ["B-PER", "O"], "BIO", r"references\[0\] is 'B-PER'"),
+        ("O", [["O"]], "BIO", "predictions is 'O'"),
+        ([["O"]], None, "BIO", "references is None"),
+        ([["O"]], [None], "BIO", r"references\[0\] is None"),
+        ([[1]], [["O"]], "BIO", r"predictions\[0\] holds 1, but tags are strings"),
     ],
 )
 def test_what_cannot_be_scored_is_named(predictions, references, scheme, message):
     with pytest.raises(ValueError, match=message):
         strict_seqeval(predictions, references, scheme)
+
+
+FLAT = ["X", "O"]
+
+
+@pytest.mark.parametrize(
+    "score",
+    [
+        lambda: TaggingMetrics(BIO).report(["B-PER", "O"], ["B-PER", "O"]),
+        lambda: TaggingMetrics(FLAT).report(FLAT, FLAT),
+        lambda: strict_seqeval(["B", "O"], ["B", "O"]),
+        lambda: word_accuracy(FLAT, FLAT),
+        lambda: StrictSeqeval().compute(predictions=["B", "O"], references=["B", "O"]),
+        lambda: WordAccuracy().compute(predictions=FLAT, references=FLAT),
+        lambda: TaggingMetrics("XO"),
+    ],
+)
+def test_tags_of_one_sentence_are_not_sentences_of_one_letter_tags(score):
+    """Danger: a string is a sequence of letters too, and those of a one-letter tag are scored without a word."""
+    with pytest.raises(ValueError, match=r"list|expected"):
+        score()
+
+
+NAMES = ["number", "precision", "recall", "f1", "correct", "predicted", "accuracy", "by_type", "loss", "avg"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_entity_types_and_tags_may_be_called_like_scores(name):
+    """Danger: a corpus with a type `number` is trained on for an epoch, and then cannot be scored."""
+    gold = [[f"B-{name}", "O", "B-PER"], ["O", "O", f"B-{name}"]]
+    guess = [[f"B-{name}", "O", "O"], ["O", "O", f"B-{name}"]]
+    metrics = TaggingMetrics(["O", f"B-{name}", f"I-{name}", "B-PER", "I-PER"])
+    report = metrics.report(guess, gold)
+    assert (report["f1"], report["number"]) == (pytest.approx(0.8), 3.0)
+    assert report["by_type"][name]["number"] == 2.0
+    flat = metrics.flatten(report)
+    assert (flat[f"f1_{name}"], flat["f1_PER"], flat["f1"]) == (1.0, 0.0, pytest.approx(0.8))
+    assert micro_average({"en": report})["by_type"][name]["f1"] == 1.0
+    assert macro_average({"en": flat, "de": flat})[f"f1_{name}"] == 1.0
+    words = word_accuracy([[name, "X"]], [[name, name]])
+    assert (words["accuracy"], words["number"], words["by_type"][name]["number"]) == (0.5, 2.0, 2.0)
+    flat_log = {f"eval_en_{score}": value for score, value in flat.items()} | {"step": 1}
+    read = evaluation_reports([flat_log], ["en"], "f1")["en"]
+    assert (read["f1"], read["by_type"][name]["f1"]) == (pytest.approx(0.8), 1.0)
 
 
 @pytest.fixture
@@ -107,7 +159,7 @@ def test_as_evaluate_metric_offline(load, no_network, tmp_path, monkeypatch):
     metric.add_batch(predictions=[["S-PER", "O"]], references=[["S-PER", "O"]])
     metric.add_batch(predictions=[[]], references=[[]])
     scores = metric.compute()
-    assert scores["f1"] == scores["PER"]["f1"] == 1.0
+    assert scores["f1"] == scores["by_type"]["PER"]["f1"] == 1.0
     assert metric.compute(predictions=[], references=[])["f1"] == 0.0
     assert metric.compute(predictions=[["B-PER"]], references=[["B-PER"]], scheme="BIO")["f1"] == 1.0
     words = evaluate.load(accuracy.__file__) if load else WordAccuracy()

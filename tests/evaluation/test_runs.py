@@ -69,7 +69,7 @@ def test_the_scores_of_one_evaluation_are_found():
         {"step": 1, "eval_en_f1": 0.1}, {"step": 2, "eval_en_f1": 0.2, "eval_en_f1_PER": 0.3, "eval_en_loss": 1.0},
         {"step": 3, "eval_en_f1": 0.15},
     ]  # fmt: skip
-    assert evaluation_reports(log, ["en", "de"], "f1", 2) == {"en": {"f1": 0.2, "PER": {"f1": 0.3}}}
+    assert evaluation_reports(log, ["en", "de"], "f1", 2) == {"en": {"f1": 0.2, "by_type": {"PER": {"f1": 0.3}}}}
     assert evaluation_reports(log, ["en"], "f1") == {"en": {"f1": 0.15}}
 
 

@@ -7,11 +7,12 @@ from scipy import stats
 from hf_structkd.data.demo_corpus import load_demo_corpus
 from hf_structkd.evaluation.seqeval_metric import strict_seqeval
 from hf_structkd.evaluation.significance import (
-    bootstrap_scores,
+    MeanScores,
     holm,
     macro_score,
     paired_bootstrap,
     paired_t_test,
+    resampled_scores,
     score_of_counts,
     sentence_counts,
     sign_flip_test,
@@ -88,6 +89,8 @@ def test_counts_refuse_sentences_that_do_not_match():
         sentence_counts([["O"]], [["O", "O"]], "BIO")
     with pytest.raises(ValueError, match="0 predicted sentences, but 1"):
         sentence_counts([], [["O"]], "BIO")
+    with pytest.raises(ValueError, match=r"predictions\[0\] is 'B-PER'"):
+        sentence_counts(["B-PER", "O"], [["B-PER", "O"]], "BIO")
 
 
 def draw(rng, accuracy, seeds=4, sentences=200, deviation=0.0):
@@ -112,17 +115,74 @@ def test_a_tagger_does_not_differ_from_itself_and_a_better_one_does():
     assert paired_bootstrap(base, better, resamples=500).p_value < 0.01
 
 
-@pytest.mark.parametrize("over_seeds", [False, True])
-def test_intervals_hold_the_truth_as_often_as_they_promise(over_seeds):
-    """Two taggers that are equally good; with seeds that vary only the interval over seeds too may be trusted."""
+def test_sentences_alone_hold_what_they_promise_where_seeds_do_not_vary():
     rng = np.random.default_rng(3)
     held = 0
     for trial in range(100):
-        deviation = 0.03 if over_seeds else 0.0
-        pair = [{"en": draw(rng, 0.8, seeds=8, sentences=150, deviation=deviation)} for _ in range(2)]
-        found = paired_bootstrap(*pair, over_seeds=over_seeds, resamples=300, seed=trial)
+        pair = [{"en": draw(rng, 0.8, seeds=8, sentences=150)} for _ in range(2)]
+        found = paired_bootstrap(*pair, over_seeds=False, resamples=300, seed=trial)
         held += found.low <= 0 <= found.high
-    assert held >= 84  # percentile intervals of 8 seeds are a little narrow: about 91 %
+    assert held >= 89
+
+
+@pytest.mark.parametrize(("seeds", "deviation"), [(3, 0.002), (3, 0.01), (3, 0.03), (5, 0.01), (5, 0.03), (10, 0.01)])
+def test_intervals_miss_the_truth_no_more_often_than_they_promise(seeds, deviation):
+    """Danger: with few seeds, drawing seeds with replacement finds differences where there are none."""
+    rng = np.random.default_rng(seeds)
+    trials, gain, gap = 200, 0.03, 0.12
+    discoveries = shares = defined = 0
+    for trial in range(trials):
+        better, base = ({"en": draw(rng, p, seeds, 60, deviation)} for p in (0.7 + gain, 0.7))
+        teachers = {"en": draw(rng, 0.7 + gap, seeds=1, sentences=60)}
+        scores = MeanScores.of([better, base, teachers], resamples=80, seed=trial)
+        share = scores.share_of_gap(0, 1, 2)
+        if not np.isnan(share.estimate):
+            defined += 1
+            shares += not share.low <= gain / gap <= share.high
+        null = MeanScores(scores.means - [gain, 0, 0], scores.over_seeds, scores.over_sentences, scores.runs)
+        found = null.difference(0, 1)
+        assert (found.p_value < 0.05) == (not found.low <= 0 <= found.high)
+        discoveries += found.p_value < 0.05
+    # 5 % of 200 are 10, with a binomial deviation of 3; the percentiles of drawn seeds had 26 to 34
+    assert discoveries <= 19
+    assert defined > 0.7 * trials
+    assert shares <= 19
+
+
+def test_one_seed_has_no_interval_and_equal_runs_are_certain():
+    rng = np.random.default_rng(7)
+    one, base, teachers = ({"en": draw(rng, p, seeds=1)} for p in (0.8, 0.7, 0.9))
+    scores = MeanScores.of([one, base, teachers], resamples=100)
+    for found in (scores.difference(0, 1), scores.share_of_gap(0, 1, 2)):
+        assert found.estimate > 0
+        assert np.isnan([found.low, found.high, found.p_value]).all()
+    same = paired_bootstrap(base, base)
+    assert np.isnan(same.p_value)
+
+
+@pytest.mark.parametrize("teachers", [0.7, 0.705, 0.6])
+def test_a_share_of_no_gap_is_not_defined(teachers):
+    """Danger: where teachers are hardly better than the baseline, any share comes out, and any interval."""
+    rng = np.random.default_rng(8)
+    better, base = ({"en": draw(rng, p, seeds=5, deviation=0.01)} for p in (0.8, 0.7))
+    scores = MeanScores.of([better, base, {"en": draw(rng, teachers, seeds=1)}], resamples=200)
+    assert np.isnan(scores.share_of_gap(0, 1, 2).estimate)
+
+
+def test_fiellers_interval_is_where_the_contrast_is_not_told_from_0():
+    scores = MeanScores(np.array([0.74, 0.70, 0.80]), np.diag([4e-6, 5e-6, 0.0]), np.diag([1e-5, 1e-5, 1e-5]), runs=4)
+    share = scores.share_of_gap(0, 1, 2)
+    assert share.estimate == pytest.approx(0.4)
+    for end in (share.low, share.high):
+        # The difference (system - baseline) - end (teachers - baseline), written as one of two taggers.
+        mixture = np.array([[1, 0, 0], [0, 1 - end, end]])
+        contrast = MeanScores(
+            mixture @ scores.means,
+            mixture @ scores.over_seeds @ mixture.T,
+            mixture @ scores.over_sentences @ mixture.T,
+            runs=4,
+        )
+        assert contrast.difference(0, 1).p_value == pytest.approx(0.05)
 
 
 def test_sentences_alone_would_be_overconfident_where_seeds_vary():
@@ -135,9 +195,10 @@ def test_sentences_alone_would_be_overconfident_where_seeds_vary():
 def test_teachers_with_one_run_share_the_resamples():
     rng = np.random.default_rng(5)
     base, teachers = {"en": draw(rng, 0.7)}, {"en": draw(rng, 0.9, seeds=1)}
-    scores = bootstrap_scores([base, teachers], resamples=300)
-    assert scores.shape == (2, 300)
+    scores = resampled_scores([base, teachers], resamples=300)
+    assert scores.shape == (2, 4, 300)
     assert (scores[1] - scores[0]).mean() == pytest.approx(macro_score(teachers) - macro_score(base), abs=0.01)
+    assert np.ptp(scores[1], axis=0).max() == 0.0
 
 
 def test_what_cannot_be_paired_is_refused():

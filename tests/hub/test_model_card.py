@@ -28,7 +28,7 @@ def data(tmp_path) -> StudentCardData:
             TeacherCard("org/de-tagger", "de"),
         ],
         objective="posterior+top_wk",
-        lambda_schedule="linear 1 -> 0",
+        lambda_schedule="linear 1 -&gt; 0",
         objective_parts=[
             {
                 "name": "posterior",
@@ -89,7 +89,7 @@ def test_the_card_says_what_it_must(data, no_network):
         "| en | `en-crf` | f00d | 91.23 |",
         "| de | `org/de-tagger` | n/a | n/a |",
         "| objective | `posterior+top_wk` |",
-        "linear 1 -> 0",
+        "linear 1 -&gt; 0",
         "| k best sequences | 8 |",
         "| student | 80.00 | 70.00 | 75.00 |",
         "en 20,000, de 5,000",

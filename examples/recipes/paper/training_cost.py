@@ -251,7 +251,7 @@ def write() -> None:
     measured = json.loads(STEP_TIMES.read_text(encoding="utf-8"))
     figures = {"scores": scores_table(reference), "hours": hours_table(reference)}
     figures["steps"] = steps_table(measured)
-    fill_file(FOLDER / "README.md", "paper", {f"paper | {name}": text for name, text in figures.items()})
+    fill_file(FOLDER / "README.md", "paper", {f"paper / {name}": text for name, text in figures.items()})
 
 
 def main() -> None:

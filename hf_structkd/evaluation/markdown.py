@@ -1,0 +1,65 @@
+"""Markdown out of other people's words: whatever they are, a page shows them, and nothing else happens.
+
+Names, labels, settings, versions and sentences come from corpora, checkpoints, recipes and `results.json` files of
+strangers. [`escaped`] is the one way in which they reach a page; [`code`] and [`table`] are made of it.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import Any
+
+# Controls, line breaks of every kind, and marks that turn the direction of what follows them.
+_UNSEEN = re.compile("[\\s\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
+_SURROGATE = re.compile("[\ud800-\udfff]")  # halves of characters, which no file can hold
+_MARKS = re.compile(r"([\\`*\[\]~$]|(?<![^\W_])_|_(?![^\W_]))")  # `_` inside a word is text
+_LINKS = re.compile(r"(?i):(?=[^\s:])|(?<=www)\.")  # of addresses and of emoji; without them nothing is made a link
+_START = re.compile(r"^(\d*)([#+.)-]+(?=\s|$)|[-=]+$)")  # headings, lists, rules
+
+
+def one_line(text: Any) -> str:
+    """A text in one line: line breaks, control characters and runs of blanks become one space."""
+    return _SURROGATE.sub("\ufffd", _UNSEEN.sub(" ", str(text)).strip())
+
+
+def escaped(text: Any) -> str:
+    """A text as Markdown that shows these very characters, in one line, inside tables and out of them.
+
+    No HTML, links, emphasis, code, headings, lists or new cells come of it, by CommonMark and GitHub's extensions.
+    """
+    line = _MARKS.sub(r"\\\1", escape(one_line(text), quote=False)).replace("|", "&#124;")
+    line = _LINKS.sub(lambda match: f"\\{match[0]}", line)
+    line = re.sub(r"!(?=\\\[)", r"\\!", line).replace("@", "&#64;")
+    return _START.sub(r"\1\\\2", line)
+
+
+def code(value: Any) -> str:
+    """A name or a value as inline code, whatever stands in it, inside tables and out of them."""
+    line = one_line(value)
+    # Backticks, pipes and backslashes have a meaning of their own in code or tables; `<` is never passed on as it is.
+    return f"`{line}`" if line and not re.search(r"[`|\\<&]", line) else f"<code>{escaped(line)}</code>"
+
+
+def fenced(text: str, language: str = "") -> str:
+    """A block of code, whatever stands in it: the fence is longer than any run of backticks inside."""
+    lines = [_SURROGATE.sub("\ufffd", re.sub("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", " ", line))
+             for line in re.split("\r\n|[\n\r\v\f\x85\u2028\u2029]", text)]  # fmt: skip
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    return "\n".join([f"{fence}{language}", *lines, fence])
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], align: Sequence[str] = ()) -> str:
+    """A Markdown table.
+
+    Args:
+        header, rows: cells, Markdown without pipes, such as [`escaped`] and [`code`] return.
+        align: of each column ``"---"`` or ``"---:"``; by default all to the left.
+
+    Raises:
+        ValueError: if a row has more or fewer cells than the header, or a cell has a pipe or a line break.
+    """
+    lines = [list(header), list(align) or ["---"] * len(header), *map(list, rows)]
+    for line in lines:
+        if len(line) != len(header) or any(re.search(r"[|\r\n]", cell) for cell in line):
+            raise ValueError(f"{line} is no row of a table with the columns {list(header)}")
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

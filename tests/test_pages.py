@@ -1,0 +1,213 @@
+"""Dangers: a page that GitHub shows otherwise than it was meant, and a table whose cells are not the results' own."""
+
+import json
+import re
+import statistics
+from functools import cache
+from pathlib import Path
+
+import pytest
+import yaml
+
+from .markdown_pages import COMMENT, FRONT_MATTER, Page, cells_of, render, source_tables
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "examples" / "experiments" / "results"
+PAGES = sorted(
+    [
+        *ROOT.glob("*.md"),
+        *(path for folder in ("docs", "examples", "model_cards") for path in (ROOT / folder).rglob("*.md")),
+    ]
+)
+pages = pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
+MARK = re.compile(r"<!-- results: (.*?) -->(.*?)<!-- end -->", re.DOTALL)
+
+
+def outside_code(markdown: str) -> Page:
+    """A page whose code, in blocks and in lines, shows nothing: there a comment or a pipe may be meant."""
+    page = Page(markdown)
+    shown = re.sub(r"<(pre|code)\b.*?</\1>", "", render(markdown), flags=re.DOTALL)
+    page.text = re.sub(r"<[^>]*>", "", COMMENT.sub("", shown))
+    return page
+
+
+@pages
+def test_a_page_shows_no_comment_and_no_stray_pipe(path):
+    text = path.read_text(encoding="utf-8")
+    page = outside_code(text)
+    for stray in ("&lt;!--", "--&gt;", "results:", "|"):
+        assert stray not in page.text, f"{stray!r} is shown: {page.text[max(0, page.text.find(stray) - 80) :][:200]}"
+    # A line that begins with a comment is HTML to its end: Markdown behind it is shown as it was typed.
+    for line in FRONT_MATTER.sub("", text).split("\n"):
+        if line.startswith("<!--"):
+            assert not COMMENT.sub("", line).strip(), line
+
+
+@pages
+def test_every_table_of_a_page_is_shown_with_all_its_cells(path):
+    """GitHub shows no table whose rule has other cells than its header, and drops cells that a row has too many."""
+    text = path.read_text(encoding="utf-8")
+    written, shown = source_tables(text), Page(text).tables
+    assert len(shown) == len(written), "a table is shown as text"
+    for lines, rows in zip(written, shown):
+        for line in lines:
+            assert cells_of(line) == len(rows[0]), f"{line} has {cells_of(line)} cells, its table {len(rows[0])}"
+        assert len(rows) == len(lines) - 1
+
+
+@cache
+def runs(grid: str) -> dict[str, dict[int, dict]]:
+    """cell -> seed -> record, as committed."""
+    found: dict[str, dict[int, dict]] = {}
+    for file in sorted((RESULTS / grid).glob("cells/*/seed-*/results.json")):
+        record = json.loads(file.read_text(encoding="utf-8"))
+        found.setdefault(record["cell"], {})[record["seed"]] = record
+    return found
+
+
+@cache
+def summary(grid: str) -> dict:
+    return json.loads((RESULTS / grid / "summary.json").read_text(encoding="utf-8"))
+
+
+def scores(grid: str, cell: str, language: str = "avg", split: str = "test") -> list[float]:
+    return [
+        record["scores"][split][language][record["metric"]]
+        for record in (own for _, own in sorted(runs(grid)[cell].items()))
+    ]
+
+
+def shown_score(values: list[float]) -> str:
+    spread = f" ± {100 * statistics.stdev(values):.2f}" if len(set(values)) > 1 else ""
+    return f"{100 * statistics.fmean(values):.2f}{spread}"
+
+
+def teachers_score(grid: str, name: str | None = None) -> float:
+    """Of a set of teachers; by default of the grid's first."""
+    sets = yaml.safe_load((RESULTS.parent / "grids" / f"{grid}.yaml").read_text(encoding="utf-8"))["teacher_sets"]
+    record = json.loads((RESULTS / grid / "teachers" / (name or next(iter(sets))) / "results.json").read_text())
+    return record["scores"]["test"]["avg"][record["metric"]]
+
+
+def baseline(grid: str) -> str:
+    """The one that no difference is given for."""
+    text = (ROOT / "RESULTS.md").read_text(encoding="utf-8")
+    block = re.search(rf"<!-- results: {grid} -->(.*?)<!-- end -->", text, re.DOTALL)[1]
+    return re.search(r"^\| `([^`]*)` \(baseline\)", block, re.MULTILINE)[1]
+
+
+def shown_gap(grid: str, cell: str) -> str:
+    own, base = runs(grid)[cell], runs(grid)[baseline(grid)]
+    seeds = [seed for seed in own if seed in base]
+    mean = {
+        name: statistics.fmean(r[seed]["scores"]["test"]["avg"][r[seed]["metric"]] for seed in seeds)
+        for name, r in (("own", own), ("base", base))
+    }
+    share = (mean["own"] - mean["base"]) / (teachers_score(grid) - mean["base"])
+    interval = summary(grid)[cell]["gap"]
+    assert interval["estimate"] == pytest.approx(share, abs=1e-4)  # scores are kept to 7 digits, counts exactly
+    if interval["low"] is None:
+        return f"{100 * share:.0f} %"
+    assert interval["low"] < share < interval["high"]
+    return f"{100 * share:.0f} % [{100 * interval['low']:.0f}, {100 * interval['high']:.0f}]"
+
+
+def claimed(mark: str) -> str:
+    """What stands at a mark, computed anew from the committed results of single runs."""
+    grid, *rest = mark.split(" / ")
+    cell, what = (rest[0], rest[-1]) if len(rest) > 1 else (rest[0], "name")
+    if cell.startswith("teachers"):
+        return f"{100 * teachers_score(grid, cell.removeprefix('teachers').strip() or None):.2f}"
+    cell = baseline(grid) if cell == "baseline" else cell
+    if what == "name":
+        return cell
+    return {
+        "score": lambda: shown_score(scores(grid, cell)),
+        "dev": lambda: shown_score(scores(grid, cell, split="dev")),
+        "gap": lambda: shown_gap(grid, cell),
+        "seeds": lambda: str(len(runs(grid)[cell])),
+    }[what]()
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/objectives.md", "RESULTS.md"])
+def test_the_cells_of_marked_tables_are_the_results_own(document):
+    """Compared in what is shown, not in the source: a pipe inside a marker moved every cell to its right."""
+    text = (ROOT / document).read_text(encoding="utf-8")
+    shown = Page(text).tables
+    compared = 0
+    number, row, above = -1, 0, ""
+    for line in text.split("\n"):
+        if line.startswith("|"):
+            begins = not above.startswith("|")
+            number, row = (number + 1, 0) if begins else (number, row + 1)
+            marks = MARK.findall(line)
+            if marks:
+                cells = re.split(r"(?<!\\)\|", re.sub(r"<!-- results: (.*?) -->.*?<!-- end -->", r"{\1}", line))[1:-1]
+                for column, cell in enumerate(cells):
+                    # the rule below the header is no row that is shown
+                    if mark := re.fullmatch(r"\s*\{(.*)\}\s*", cell):
+                        assert shown[number][row - 1][column] == claimed(mark[1]), mark[1]
+                        compared += 1
+                assert sum("{" in cell for cell in cells) == len(marks)
+        above = line
+    if document != "RESULTS.md":
+        assert compared >= 20
+    for mark, content in MARK.findall(re.sub(r"^\|.*$", "", text, flags=re.MULTILINE)):
+        if " / " in mark and mark.split(" / ")[0] in {folder.name for folder in RESULTS.iterdir()}:
+            assert content.strip("`") == claimed(mark), mark
+
+
+@pytest.mark.parametrize("grid", sorted(folder.name for folder in RESULTS.iterdir()))
+def test_the_table_of_a_grid_shows_every_cell_as_its_runs_have_it(grid):
+    text = (ROOT / "RESULTS.md").read_text(encoding="utf-8")
+    block = re.search(rf"<!-- results: {grid} -->(.*?)<!-- end -->", text, re.DOTALL)[1]
+    header, *rows = Page(block).tables[0]
+    languages = header[2 : header.index("difference")]
+    by_name = {row[0].removesuffix(" (baseline)"): dict(zip(header, row)) for row in rows}
+    assert set(runs(grid)) == {name for name in by_name if not name.startswith("teachers ")}
+    for name, own in runs(grid).items():
+        row = by_name[name]
+        assert row["seeds"] == str(len(own))
+        for language in languages:
+            assert row[language] == shown_score(scores(grid, name, language)), (name, language)
+        if row["gap closed"]:
+            assert row["gap closed"] == shown_gap(grid, name)
+            assert ("[" in row["gap closed"]) == (len(own) > 1), "an interval out of one seed"
+    for name in by_name:
+        if name.startswith("teachers "):
+            assert by_name[name]["avg"] == f"{100 * teachers_score(grid, name.removeprefix('teachers ')):.2f}"
+
+
+@pytest.mark.parametrize("folder", sorted((ROOT / "model_cards").iterdir()), ids=lambda folder: folder.name)
+def test_the_cells_of_a_card_are_its_results_own(folder):
+    page = Page((folder / "README.md").read_text(encoding="utf-8"))
+    files = [folder / "results.json", *(folder / "runs").glob("*.json")]
+    read = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    table = next(rows for rows in page.tables if rows[0][-1] == "gap closed")
+    languages = table[0][1:-2]
+    assert [row[0] for row in table[1:]] == ["teachers", "baseline", read[0]["objective"]["name"]]
+    for row in table[1:]:
+        compared = [run["comparison"]["test"] for run in read]
+        own = [report.get(row[0]) or report["students"][row[0]] for report in compared]
+        for language, cell in zip(languages, row[1:]):
+            assert cell == shown_score([scores[language] for scores in own]), (row[0], language)
+        averages = [statistics.fmean(scores[language] for language in languages) for scores in own]
+        assert row[-2] == shown_score(averages)
+    facts = dict(next(rows for rows in page.tables if rows[1][0] == "base model")[1:])
+    assert facts["training sentences"] == ", ".join(f"{k} {n:,}" for k, n in read[0]["train_sentences"].items())
+    labels = next(rows for rows in page.tables if rows[0] == ["id", "label"])
+    assert [row[1] for row in labels[1:]] == read[0]["model"]["labels"]
+
+
+def test_a_marker_with_a_pipe_is_refused(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    from marked_figures import fill, key
+
+    with pytest.raises(ValueError, match=r"breaks tables at its pipes"):
+        fill("<!-- results: tiny | none | score --><!-- end -->", {}, {"tiny"})
+    assert key("tiny", "top_k, K = 1", "score") == "tiny / top_k, K = 1 / score"
+    for name in ("a|b", "a -->", "a / b", "a\nb", " a"):
+        with pytest.raises(ValueError, match="cannot be the name of results"):
+            key("tiny", name, "score")
+    # a place at the beginning of a line is one of HTML, and what it holds must not stand on it
+    assert fill("<!-- results: t --><!-- end -->", {"t": "**b**"}, {"t"}).split("\n")[1] == "**b**"
