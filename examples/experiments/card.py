@@ -24,6 +24,7 @@ from hf_structkd.hub.describe import describe_student
 from hf_structkd.training.card import objective_name, training_results
 
 HERE = Path(__file__).resolve().parent
+REWRITTEN_TOO = "It was trained on rewritten copies of its sentences as well (augmentation), which are not counted above."
 
 
 class AnyPlace(dict[str, str]):
@@ -100,7 +101,7 @@ def run_results(results: GridResults, name: str, seed: int, student: str) -> Run
         seconds={objective_name(cell.args.objective): record["seconds"]["train"]},
         versions=record["versions"],
         memory={_memory_kind(record["device"]): record["peak_memory_bytes"] / 2**20},
-        limitations=grid.limitations,
+        limitations=[*([REWRITTEN_TOO] if cell.data.augmentation else []), *grid.limitations],
     )
     described.teachers = _teachers(results, cell, record)
     described.hyperparameters |= recipe_settings(cell.data, cell.model, cell.own)
