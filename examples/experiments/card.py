@@ -24,7 +24,9 @@ from hf_structkd.hub.describe import describe_student
 from hf_structkd.training.card import objective_name, training_results
 
 HERE = Path(__file__).resolve().parent
-REWRITTEN_TOO = "It was trained on rewritten copies of its sentences as well (augmentation), which are not counted above."
+REWRITTEN_TOO = (
+    "It was trained on rewritten copies of its sentences as well (augmentation), which are not counted above."
+)
 
 
 class AnyPlace(dict[str, str]):
