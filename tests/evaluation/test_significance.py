@@ -125,6 +125,7 @@ def test_sentences_alone_hold_what_they_promise_where_seeds_do_not_vary():
     assert held >= 89
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seeds", "deviation"), [(3, 0.002), (3, 0.01), (3, 0.03), (5, 0.01), (5, 0.03), (10, 0.01)])
 def test_intervals_miss_the_truth_no_more_often_than_they_promise(seeds, deviation):
     """Danger: with few seeds, drawing seeds with replacement finds differences where there are none."""

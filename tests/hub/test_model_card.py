@@ -28,7 +28,7 @@ def data(tmp_path) -> StudentCardData:
             TeacherCard("org/de-tagger", "de"),
         ],
         objective="posterior+top_wk",
-        lambda_schedule="linear 1 -&gt; 0",
+        lambda_schedule="linear 1 -> 0",
         objective_parts=[
             {
                 "name": "posterior",
