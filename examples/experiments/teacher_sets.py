@@ -156,7 +156,7 @@ class TeacherSets:
         return self._views[key]
 
     def revisions(self, name: str) -> dict[str, Any]:
-        return {language: self.panel(name, language).record() for language in self.corpora.languages}
+        return {language: self.panel(name, language).revisions() for language in self.corpora.languages}
 
     def answer_jobs(self, name: str, temperatures: Temperatures) -> list[Job]:
         """Asking the teachers of a set about the whole pool, one job for each language."""

@@ -128,6 +128,12 @@ class Panel:
         """All that makes its answers, as JSON values: each member's identity and weight."""
         return [{**teacher.identity(), "weight": weight} for teacher, weight in self.members]
 
+    def revisions(self) -> Any:
+        """Its members' revisions for a results file: one alone, or each with its weight."""
+        if len(self.members) == 1:
+            return self.members[0][0].revision
+        return [[teacher.revision, weight] for teacher, weight in self.members]
+
     def settings(self) -> list[dict[str, Any]]:
         """Each member's, as in [`TagTeacher.settings`]."""
         return [teacher.settings() for teacher, _ in self.members]

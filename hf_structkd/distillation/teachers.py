@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import AutoModelForTokenClassification, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
@@ -124,7 +125,7 @@ class Teacher(TagTeacher):
     def _hash(self) -> str:
         digest = hashlib.sha256(json.dumps([self._mapped, _tokenization(self.tokenizer)]).encode())
         for name, tensor in sorted(self.model.state_dict().items()):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
         return digest.hexdigest()
 
@@ -135,7 +136,8 @@ class Teacher(TagTeacher):
             **{key: value for key, value in super().identity().items() if key != "name"},
             "model": type(self.model).__name__,
             "config": {key: value for key, value in sorted(fields.items()) if key not in _UNIMPORTANT},
-            "weights": self._hash(),  # a Hub commit does not say what became of them in this process
+            # A Hub commit, or a name that the user gives, does not say what became of them in this process.
+            **({"weights": self._hash()} if self._revision else {}),
         }
 
     def settings(self) -> dict[str, Any]:
@@ -183,7 +185,9 @@ class Teacher(TagTeacher):
         )
 
 
-def _tokenization(tokenizer: Any) -> dict[str, Any]:
+def _tokenization(tokenizer: Any) -> str:
     """How a fast tokenizer cuts words: what it was loaded with, without what calls leave behind in it."""
-    fields = json.loads(tokenizer.backend_tokenizer.to_str())
-    return {key: value for key, value in fields.items() if key not in ("truncation", "padding")}
+    copied = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    copied.no_truncation()
+    copied.no_padding()
+    return copied.to_str()

@@ -10,6 +10,7 @@ from hf_structkd.distillation.callable_teacher import CallableTeacher
 from hf_structkd.distillation.label_maps import mapped_labels, read_labels
 from hf_structkd.distillation.mixtures import Panel
 from hf_structkd.distillation.targets import ask
+from hf_structkd.modeling.log_space import Scores
 from hf_structkd.modeling.tag_scheme import TagScheme, convert_tags
 
 WORDS = ["one", "two", "three"]
@@ -207,3 +208,32 @@ def test_what_a_reading_cannot_give_is_refused_before_anyone_is_asked():
         Panel([chain_teacher(BIO), blind]).check(BIO)
     with pytest.raises(ValueError, match="weight of teacher T must be above 0"):
         Panel([(chain_teacher(BIO), 0.0)])
+
+
+def test_autocast_around_an_annotation_changes_nothing_that_is_merged_mixed_or_listed():
+    """Danger: sums over merged tags are products of matrices, which bfloat16 rounds to two digits."""
+    student = ["O", "B-PER", "I-PER"]
+
+    class Single(CallableTeacher):
+        def own_scores(self, sentences):
+            found = super().own_scores(sentences)
+            return found._replace(scores=Scores(*(part.float() for part in found.scores)))
+
+    def asked():
+        scores = scores_of(BIO, 2)
+        merging = Single(
+            lambda sentences: [scores] * len(sentences), BIO, name="T", revision="1", answers="scores",
+            label_map={"GPE": "O"},
+        )  # fmt: skip
+        wanted = ["teacher_marginals", "teacher_edge_counts", "teacher_topk_tags", "teacher_topk_log_probs"]
+        return [
+            ask(panel.distribution([WORDS], student), wanted, 3)
+            for panel in (Panel(merging), Panel([merging, chain_teacher(BIOES, 3)]))
+        ]
+
+    plain = asked()
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = asked()
+    for one, other in zip(plain, cast):
+        for name in one:
+            torch.testing.assert_close(torch.tensor(one[name]), torch.tensor(other[name]), atol=1e-6, rtol=1e-5)
