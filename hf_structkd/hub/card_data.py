@@ -108,3 +108,8 @@ class StudentCardData:
     citations: Sequence[str] = ()
     limitations: Sequence[str] = ()
     rewritten: bool = False
+
+    @property
+    def has_crf(self) -> bool:
+        """Whether the model has a CRF head; a stock class, whose softmax was trained, has none."""
+        return self.class_name.endswith("CRF")

@@ -70,6 +70,7 @@ def build_model_card(data: StudentCardData) -> ModelCard:
         model_name=escaped(name),
         language_list=", ".join(map(escaped, languages)) or "unstated languages",
         task="part-of-speech or other word tagging" if data.scheme == "plain" else "entity recognition",
+        has_crf=data.has_crf,
         distilled=distilled,
         base_model=code(public_name(data.base_model)) if data.base_model else None,
         teachers=list(data.teachers),
@@ -173,7 +174,12 @@ def _metadata(data: StudentCardData, name: str, distilled: bool) -> ModelCardDat
     base_model = public_name(data.base_model) if data.base_model else ""
     dataset = public_name(data.dataset_name) if data.dataset_name else ""
     metric = data.comparison.metric if data.comparison else ("accuracy" if data.scheme == "plain" else "f1")
-    own = ["hf_structkd", "crf", "sequence-labelling", *(["knowledge-distillation"] if distilled else [])]
+    own = [
+        "hf_structkd",
+        *(["crf"] if data.has_crf else []),
+        "sequence-labelling",
+        *(["knowledge-distillation"] if distilled else []),
+    ]
     more: dict[str, Any] = {}
     languages, variants = hub_languages(data.languages)
     if variants:

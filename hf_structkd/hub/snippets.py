@@ -33,6 +33,21 @@ with torch.inference_mode():
     tags = model(**inputs).tags[0]
 print([(word, model.config.id2label[tag]) for word, tag in zip(words, tags[tags != -100].tolist())])"""
 
+_SOFTMAX = """\
+import torch
+from transformers import AutoModelForTokenClassification, AutoTokenizer
+
+name = {model_id}
+tokenizer = AutoTokenizer.from_pretrained(name)
+model = AutoModelForTokenClassification.from_pretrained(name).eval()
+
+words = {words}
+inputs = tokenizer(words, is_split_into_words=True, return_tensors="pt")
+firsts = [inputs.word_ids().index(place) for place in range(len(words))]
+with torch.inference_mode():
+    tags = model(**inputs).logits[0, firsts].argmax(dim=-1)
+print([(word, model.config.id2label[tag]) for word, tag in zip(words, tags.tolist())])"""
+
 _STOCK = """\
 from transformers import pipeline
 
@@ -67,7 +82,7 @@ def snippets(model_id: str, class_name: str, languages: tuple[str, ...], scheme:
         scheme: of its tags; taggers of words have no entities to aggregate.
 
     Returns:
-        ``"class"``, ``"stock"`` and ``"own"`` -> Python source.
+        ``"class"`` and, for a class with a CRF head, ``"stock"`` and ``"own"`` -> Python source.
 
     Raises:
         ValueError: if `class_name` is not the name of a class: it is code that readers run.
@@ -76,6 +91,8 @@ def snippets(model_id: str, class_name: str, languages: tuple[str, ...], scheme:
         raise ValueError(f"class_name {class_name!r} is not the name of a class")
     sentence, plain = example_sentence(languages), scheme == "plain"
     name, text, words = (json.dumps(value, ensure_ascii=False) for value in (model_id, sentence, sentence.split()))
+    if not class_name.endswith("CRF"):  # a stock one: its pipeline would read untrained subwords
+        return {"class": _SOFTMAX.format(model_id=name, words=words)}
     aggregation = "" if plain else ', aggregation_strategy="simple"'
     members, own_key = ("tags", "tag") if plain else ("entities", "entity_group")
     stock_key = "entity" if plain else "entity_group"

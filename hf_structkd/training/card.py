@@ -17,8 +17,10 @@ from ..evaluation.resources import measured_energy, peak_memory
 from ..evaluation.results import RunResults
 from ..evaluation.sentences import BY_TYPE
 from ..modeling.configuration import label_names
+from ..modeling.tag_scheme import infer_scheme
 from .arguments import StructKDTrainingArguments
 from .recipe import dump_settings
+from .students import without_adapter
 
 EVALUATION_SPLIT = "evaluation"  # what the card calls the trainer's eval_dataset, whichever split of a corpus it is
 HISTORY_POINTS = 500  # a curve needs no more, and the file stays small
@@ -68,7 +70,7 @@ def training_results(
         "model_id": args.hub_model_id,
         "class_name": (getattr(config, "architectures", None) or ["XLMRobertaForTokenClassificationCRF"])[0],
         "labels": label_names(config),
-        "scheme": getattr(config, "tag_scheme", None),
+        "scheme": getattr(config, "tag_scheme", None) or infer_scheme(label_names(config)),
         "languages": list(getattr(config, "languages", None) or []),
         "license": args.license,
     }
@@ -114,7 +116,11 @@ def trainer_results(trainer: Trainer, teachers: Teachers | None = None) -> RunRe
         name,
         teachers,
         history=state.log_history,
-        model={"base_model": getattr(model, "name_or_path", None) or None, "parameters": model.num_parameters()},
+        model={
+            "class_name": type(without_adapter(model)).__name__,
+            "base_model": getattr(model, "name_or_path", None) or None,
+            "parameters": model.num_parameters(),
+        },
         scores={EVALUATION_SPLIT: {row: reports}} if reports else {},
         comparison={EVALUATION_SPLIT: _comparison(metric, row, reports).to_dict()} if metric and reports else {},
         train_sentences=sentences_by_language(data),

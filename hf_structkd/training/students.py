@@ -43,7 +43,7 @@ def look_at(
     if model is None:
         # as `Trainer.call_model_init` does, whose trial is not there yet
         model = model_init(None) if len(signature(model_init).parameters) else model_init()  # type: ignore
-    plain = _without_adapter(model)
+    plain = without_adapter(model)
     is_stock = any("ForTokenClassification" in cls.__name__ for cls in type(plain).__mro__)
     if not hasattr(plain, "config") or not (has_crf(plain) or is_stock):
         raise TypeError(
@@ -83,7 +83,7 @@ def student_scores(
     """
     if has_crf(plain):
         return model(**{**inputs, "word_mask": word_mask})
-    logits = _logits(model, _without_adapter(plain), inputs).float()
+    logits = _logits(model, without_adapter(plain), inputs).float()
     tags = None if plain.training else torch.where(word_mask, logits.argmax(dim=-1), IGNORED)
     none = logits.new_zeros(logits.shape[-1])
     return CRFTokenClassifierOutput(
@@ -137,7 +137,8 @@ def train_in_float32(model: Any, autocast: bool) -> None:
         parameter.data = parameter.data.float()
 
 
-def _without_adapter(model: Any) -> Any:
+def without_adapter(model: Any) -> Any:
+    """The model that an adapter (LoRA, say) is around; itself, where there is none."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 

@@ -107,6 +107,7 @@ class StructKDTrainer(ScoringTrainer):
         self._given_schedule = lambda_schedule
         self._read_objective(args)
         self._asked_top_k = args.top_k
+        self._before_search: dict[str, Any] = {}
         teachers = None if teachers is None else ready_teachers(teachers)
         self.teachers = teachers
         compute_metrics = compute_metrics or TaggingMetrics(
@@ -175,8 +176,13 @@ class StructKDTrainer(ScoringTrainer):
         Raises:
             ValueError: if a trial wants what the teachers, who were asked before the search, were not asked for.
         """
+        searching = self.hp_search_backend is not None and trial is not None
+        if searching:
+            # what one trial chose is not what the next one, which may not choose it, starts from
+            self._before_search = self._before_search or dict(self.args.__dict__)
+            self.args.__dict__.update(self._before_search)
         super()._hp_search_setup(trial)
-        if self.hp_search_backend is None or trial is None:
+        if not searching:
             return
         self.args.check()
         self._read_objective(self.args)

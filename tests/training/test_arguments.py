@@ -9,6 +9,7 @@ import pytest
 import torch
 from datasets import Dataset
 from transformers import Trainer, TrainingArguments
+from transformers.trainer_utils import HPSearchBackend
 
 from hf_structkd import StructKDTrainer, StructKDTrainingArguments, TaggingMetrics, encode_corpus
 from hf_structkd.training.checks import ONE_RATE, WITHOUT_EFFECT
@@ -237,6 +238,17 @@ def test_a_score_that_one_corpus_lacks_is_named(make_trainer, corpus):
     )  # fmt: skip
     with pytest.raises(ValueError, match="'macro_right': there is no right for it"):
         trainer.train()
+
+
+def test_a_trial_starts_from_the_arguments_and_not_from_the_last_trial(make_trainer):
+    """Danger: a search space that asks on a condition; the last trial's answer stays where it is not met."""
+    trainer = make_trainer(learning_rate=0.5)
+    trainer.hp_search_backend, trainer.hp_space = HPSearchBackend.OPTUNA, lambda trial: trial.values
+    for values in ({"learning_rate": 0.25, "normalization": "sentence"}, {"lambda_end": 0.5}):
+        trainer._hp_search_setup(SimpleNamespace(params=values, values=values))
+    assert (trainer.args.learning_rate, trainer.args.normalization, trainer.args.lambda_end) == (0.5, "word", 0.5)
+    with pytest.raises(ValueError, match="normalization must be one of"):
+        trainer._hp_search_setup(SimpleNamespace(params={}, values={"normalization": "batch"}))
 
 
 # ---- corpora ----

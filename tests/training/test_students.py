@@ -1,8 +1,10 @@
 """Dangers: a softmax student that learns from gold alone while its card says distilled; updates lost in half
 precision; a raw traceback for a model that is no tagger."""
 
+import ast
 import itertools
 import logging
+import re
 
 import pytest
 import torch
@@ -252,3 +254,26 @@ def test_teachers_in_half_precision_stay_as_they_are(make_trainer, make_softmax,
     own = Teacher(make_softmax(seed=3).to(torch.bfloat16), saw_tokenizer)
     make_trainer(make_softmax(), teachers=own, objective="posterior", max_steps=1).train()
     assert own.model.dtype == torch.bfloat16
+
+
+def test_the_card_of_a_softmax_student_says_what_it_is_and_its_program_runs(
+    make_trainer, make_softmax, teacher, saw_tokenizer, corpus, tmp_path, monkeypatch, capsys
+):
+    bioes = ["O", "B-TOOL", "I-TOOL", "E-TOOL", "S-TOOL"]
+    model = make_softmax(max_position_embeddings=80, **label_fields(bioes))
+    train = corpus.map(lambda row: {"tags": ["S-TOOL"] * len(row["tags"])})
+    trainer = make_trainer(model, train=train, max_steps=1)
+    trainer.train()
+    trainer.save_model()
+    trainer.create_model_card()
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "a softmax over the tags of each word" in card
+    assert "Scheme: BIOES." in card
+    assert "- crf" not in card
+    (program,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
+    exec(program, {})
+    tagged = ast.literal_eval(capsys.readouterr().out.strip().splitlines()[-1])
+    words = [word for word, _ in tagged]
+    assert [tag for _, tag in tagged] == Teacher(trainer.model, saw_tokenizer).tag([words])[0]
