@@ -1,6 +1,9 @@
 """One tiny student of every family, each with a real tokenizer of its kind."""
 
+import sys
+import venv
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -138,3 +141,17 @@ class Family:
 @pytest.fixture(params=FAMILIES)
 def family(request, tokenizers_by_family, labels) -> Family:
     return Family(request.param, tokenizers_by_family[request.param], labels)
+
+
+@pytest.fixture(scope="session")
+def python_without_the_package(tmp_path_factory):
+    """An environment that sees everything installed here but this package."""
+    folder = tmp_path_factory.mktemp("alone")
+    venv.create(folder, with_pip=False, symlinks=True)
+    (site,) = folder.glob("lib/python*/site-packages")
+    installed = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
+    if any((Path(path) / "hf_structkd").exists() for path in installed):
+        pytest.skip("needs hf_structkd installed in editable mode, or not at all, to leave it out of an environment")
+    # Paths that a .pth file adds are searched, but the .pth files found there (editable installs) are not read.
+    (site / "elsewhere.pth").write_text("\n".join(installed))
+    return folder / "bin" / "python"

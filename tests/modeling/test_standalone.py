@@ -4,8 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
-import venv
 from pathlib import Path
 
 import pytest
@@ -28,20 +26,6 @@ def close(one, other, tolerance=1e-5) -> bool:
     if isinstance(one, list):
         return len(one) == len(other) and all(close(a, b) for a, b in zip(one, other))
     return abs(one - other) < tolerance if isinstance(one, float) else one == other
-
-
-@pytest.fixture(scope="module")
-def python_without_the_package(tmp_path_factory):
-    """An environment that sees everything installed here but this package."""
-    folder = tmp_path_factory.mktemp("alone")
-    venv.create(folder, with_pip=False, symlinks=True)
-    (site,) = folder.glob("lib/python*/site-packages")
-    installed = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
-    if any((Path(path) / "hf_structkd").exists() for path in installed):
-        pytest.skip("needs hf_structkd installed in editable mode, or not at all, to leave it out of an environment")
-    # Paths that a .pth file adds are searched, but the .pth files found there (editable installs) are not read.
-    (site / "elsewhere.pth").write_text("\n".join(installed))
-    return folder / "bin" / "python"
 
 
 @pytest.mark.slow
