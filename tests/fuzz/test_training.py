@@ -17,12 +17,12 @@ import torch
 from hf_structkd import TaggingMetrics, Teacher
 from hf_structkd.data.sampling import language_counts, unlabelled_count
 
-from . import training_worker
 from .fuzzing import CASES
 from .training_cases import (
     SIZES,
     World,
     draw_case,
+    evaluation_loss_alone,
     losses_alone,
     make_trainer,
     precision,
@@ -35,6 +35,7 @@ ROOT = Path(__file__).parents[2]
 FEW = 12
 SEEDS = range(max(FEW, CASES // 100))  # a training takes a few seconds
 worlds: dict[str, World] = {}
+reached: list[float] = []  # the scores of all models
 
 pytestmark = pytest.mark.slow
 
@@ -50,7 +51,14 @@ def launched(tmp_path_factory) -> Path:
     seeds = [seed for seed in SEEDS if draw_case(seed)["processes"] == 2]
     (folder / "seeds.json").write_text(json.dumps(seeds))
     config = str(ROOT / "examples" / "accelerate" / "two_processes_cpu.yaml")
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", config, training_worker.__file__]
+    command = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--config_file",
+        config,
+        str(Path(__file__).with_name("training_worker.py")),
+    ]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [*command, str(folder)], env=env, capture_output=True, text=True, check=False, timeout=60 + 60 * len(seeds)
@@ -196,4 +204,14 @@ def check_saved_model(world, case, folder: Path, scores) -> None:
         with precision(case):
             tags = tagger.tag(list(data["tokens"]), world.labels)
         found = metrics.report(tags, list(data["tags"]))[case["metric"]]
-        assert scores[f"eval_{language}_{case['metric']}"] == pytest.approx(found, abs=1e-9), language
+        with precision(case):
+            loss = evaluation_loss_alone(tagger.model, world, case, language)
+        score = scores[f"eval_{language}_{case['metric']}"]
+        assert score == pytest.approx(found, abs=1e-9), language
+        reached.append(score)
+        assert scores[f"eval_{language}_loss"] == pytest.approx(loss, rel=0.02 if case["options"]["bf16"] else 1e-4)
+
+
+def test_the_drawn_trainings_have_something_to_compare():
+    """Danger: scores that are all 0, and alike for whatever reason."""
+    assert not reached or sum(score > 0 for score in reached) > len(reached) / 2

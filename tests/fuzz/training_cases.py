@@ -12,10 +12,12 @@ from datasets import Dataset, concatenate_datasets
 from transformers import XLMRobertaConfig, XLMRobertaForTokenClassification
 
 from hf_structkd import StructKDTrainer, StructKDTrainingArguments, Teacher, annotate, encode_corpus
+from hf_structkd.data.collator import DataCollatorForStructKD
 from hf_structkd.data.columns import TARGET_COLUMNS
 from hf_structkd.data.tokenizer import train_tokenizer
 from hf_structkd.distillation.callable_teacher import CallableTeacher
 from hf_structkd.distillation.objectives import OBJECTIVES, needed_columns, parse_objective
+from hf_structkd.distillation.targets import Targets
 from hf_structkd.modeling.linear_chain import LinearChainCRF
 from hf_structkd.modeling.tag_scheme import convert_tags
 from tests.conftest import draw_student, label_fields
@@ -97,19 +99,21 @@ class World:
                 words = rng.choices(WORDS, k=rng.choice([1, 2, 3, 4, 6, 8]))
                 if tuple(words) not in seen:
                     seen.add(tuple(words))
-                    rows.append({"tokens": words, "tags": self._tags(len(words), rng), "language": language})
+                    rows.append({"tokens": words, "tags": self._tags(words), "language": language})
             self.corpora[language] = Dataset.from_list(rows[:size])
             self.dev[language] = Dataset.from_list(rows[size : size + (5 if language == "xa" else 2)])
         whole = concatenate_datasets(list(self.corpora.values()))
         self.tokenizer = train_tokenizer(whole["tokens"], vocab_size=90)
 
-    def _tags(self, length: int, rng: random.Random) -> list[str]:
+    def _tags(self, words: list[str]) -> list[str]:
+        """Each word has a kind of its own, so that there is something to learn; alike neighbours are one entity."""
         if self.scheme == "plain":
-            return rng.choices(self.labels, k=length)
-        tags: list[str] = []
-        while len(tags) < length:
-            kind, words = rng.choice([None, *KINDS]), min(rng.choice([1, 2, 3]), length - len(tags))
-            tags += ["O"] * words if kind is None else [f"B-{kind}"] + [f"I-{kind}"] * (words - 1)
+            return [self.labels[WORDS.index(word) % 4] for word in words]
+        kinds = [(None, *KINDS)[WORDS.index(word) % 3] for word in words]
+        tags = [
+            "O" if kind is None else f"{'I' if kind == before else 'B'}-{kind}"
+            for before, kind in zip([None, *kinds], kinds)
+        ]
         return convert_tags(tags, "BIO", self.scheme)
 
     def teacher(self, language: str, case: dict[str, Any]) -> Any:
@@ -179,7 +183,7 @@ def make_trainer(world: World, case: dict[str, Any], folder: Path, **changes: An
     """The trainer of a case; `changes` are of the training arguments."""
     options = {
         "per_device_train_batch_size": case["batch"], "gradient_accumulation_steps": case["accumulation"],
-        "top_k": 3, "learning_rate": 5e-3, "logging_steps": 1, "eval_strategy": "steps", "save_strategy": "steps",
+        "top_k": 3, "learning_rate": 1e-2, "logging_steps": 1, "eval_strategy": "steps", "save_strategy": "steps",
         "per_device_eval_batch_size": 2, "load_best_model_at_end": True, "report_to": "none", "disable_tqdm": True,
         "use_cpu": True, **case["options"], **changes,
     }  # fmt: skip
@@ -225,9 +229,7 @@ def losses_alone(world: World, case: dict[str, Any], rows: list[list[int]], lam:
     model, data = world.student(case).eval(), world.train(case)
     objectives = parse_objective(case["options"]["objective"])
     by_subwords = {tuple(row["input_ids"]): row for row in data}
-    collate = make_trainer(world, case, Path("unused")).data_collator
-    from hf_structkd.distillation.targets import Targets
-
+    collate = DataCollatorForStructKD(world.tokenizer, len(world.labels))
     total, items = 0.0, 0
     for ids in rows:
         batch = collate([by_subwords[tuple(ids)]])
@@ -253,6 +255,18 @@ def distribution(model: Any, case: dict[str, Any], batch: dict[str, torch.Tensor
     emissions = model(**batch).logits[words][None]
     none = torch.zeros(emissions.shape[-1])
     return LinearChainCRF(emissions, none.expand(len(none), -1), none, none, lengths=words.sum(dim=1))
+
+
+def evaluation_loss_alone(model: Any, world: World, case: dict[str, Any], language: str) -> float:
+    """The gold likelihood of a language's dev sentences, one by one, an item."""
+    collate, total, items = DataCollatorForStructKD(world.tokenizer), 0.0, 0
+    for row in encode_corpus(world.dev[language], world.tokenizer, world.labels):
+        batch = collate([row])
+        gold = batch.pop("labels")[batch["word_mask"]][None]
+        with torch.no_grad():
+            total -= float(distribution(model, case, batch).log_prob(gold))
+        items += gold.numel() if case["options"]["normalization"] == "word" else 1
+    return total / items
 
 
 def precision(case: dict[str, Any]) -> Any:
