@@ -170,5 +170,6 @@ class StructKDTrainingArguments(TrainingArguments):
             raise ValueError(f"annotation_batch_size must be at least 1, not {self.annotation_batch_size}")
         for name in ("crf_learning_rate", "language_sampling_temperature"):
             value = getattr(self, name)
-            if value is not None and not 0 < value < float("inf"):
+            # At an infinite temperature all languages are drawn alike.
+            if value is not None and not (0 < value and (value < float("inf") or name != "crf_learning_rate")):
                 raise ValueError(f"{name} must be above 0, not {value}")
