@@ -171,5 +171,5 @@ class StructKDTrainingArguments(TrainingArguments):
         for name in ("crf_learning_rate", "language_sampling_temperature"):
             value = getattr(self, name)
             # At an infinite temperature all languages are drawn alike.
-            if value is not None and not (0 < value and (value < float("inf") or name != "crf_learning_rate")):
+            if value is not None and not (value > 0 and (value < float("inf") or name != "crf_learning_rate")):
                 raise ValueError(f"{name} must be above 0, not {value}")
