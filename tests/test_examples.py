@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -223,6 +224,25 @@ def test_in_a_shell_bad_input_is_one_message_too(recipe, tmp_path):
     assert done.returncode != 0
     assert "top_k must be at least 1, not 0" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_is_one_line_and_the_run_goes_on_where_it_stopped(recipe, tmp_path):
+    """Danger: thirty lines of traceback, or a folder that cannot be gone on with."""
+    more = ("--output_dir", tmp_path / "out", "--languages", "en", "--teacher_num_train_epochs", "20000")
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "examples" / "run_distill.py"), str(recipe), *map(str, more)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+    )  # fmt: skip
+    for line in process.stdout:
+        if line.startswith("== Teacher for en: "):
+            break
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.strip().splitlines()[-1] == "stopped; started again, it goes on where it stopped"
+    assert "Traceback" not in said
+    assert (tmp_path / "out" / "teachers" / "en.training").exists()
 
 
 @pytest.mark.parametrize("script", ["run_distill.py", "run_teacher.py", "run_evaluate.py"])
