@@ -17,6 +17,7 @@ from transformers import AutoConfig, BertConfig, BertModel, XLMRobertaConfig, XL
 
 from hf_structkd import StructKDTrainingArguments
 from hf_structkd.data.demo_corpus import load_demo_corpus
+from hf_structkd.data.source_text import CorpusError
 from hf_structkd.data.tokenizer import train_tokenizer
 from hf_structkd.training.recipe import RecipeError, parse_recipe
 
@@ -175,8 +176,12 @@ def test_every_corpus_is_there_in_all_languages(place, corpus):
 
 def test_a_tag_outside_the_labels_of_a_recipe_is_named(place):
     (args,) = parse_recipe((DataArguments,), [str(PAPER / "ud_pos.yaml"), "--labels", "NOUN", "VERB"])
+    with pytest.raises(
+        CorpusError, match=r"language 'en', split 'train': .* row 1, word 1: tag 'PROPN' of .* not in the"
+    ):
+        load_data(args)
     with pytest.raises(RecipeError, match="the corpora have PROPN, which is not among the labels"):
-        labels_of(args, load_data(args))
+        labels_of(args, {"en": datasets.Dataset.from_dict({"tokens": [["Ada"]], "tags": [["PROPN"]]})})
 
 
 @pytest.mark.slow
