@@ -29,7 +29,7 @@ def tag_dataset(
         pipe: a [`CRFTokenClassificationPipeline`].
         column: another column of words or texts.
         batch_size: sentences given to the pipeline, and written, at once.
-        options: of the pipeline: `top_k`, `marginals`, `entropy`, `threshold`.
+        options: of the pipeline: `top_k`, `marginals`, `entropy`, `threshold`; those that it was made with hold too.
 
     Returns:
         The dataset with a column for each key of the pipeline's answers.
@@ -49,7 +49,10 @@ def tag_dataset(
         "marginals": List({**_PLACE, "scores": labels}),
         "entropy": Value("float64"),
     }
-    wanted = {key: kind for key, kind in columns.items() if key == name or options.get(key)}
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+    asked = {**pipe._forward_params, **options}
+    wanted = {key: kind for key, kind in columns.items() if key == name or asked.get(key)}
     if taken := [key for key in wanted if key in dataset.column_names]:
         raise ValueError(f"the dataset has columns {taken} already: rename or remove them first")
 

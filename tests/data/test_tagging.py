@@ -31,3 +31,16 @@ def test_columns_are_never_overwritten_or_guessed(make_student, tokenizer):
         tag_dataset(Dataset.from_dict({"text": ["a"], "entities": ["b"]}), pipe)
     with pytest.raises(ValueError, match=r"no column 'text'.*\['words'\]"):
         tag_dataset(Dataset.from_dict({"words": ["a"]}), pipe)
+    for batch_size in (0, -1):  # which `Dataset.map` takes for one batch of everything
+        with pytest.raises(ValueError, match="batch_size must be at least 1"):
+            tag_dataset(Dataset.from_dict({"text": ["a"]}), pipe, batch_size=batch_size)
+
+
+def test_what_the_pipeline_was_made_with_becomes_columns_too(make_student, tokenizer):
+    pipe = CRFTokenClassificationPipeline(model=make_student(), tokenizer=tokenizer, top_k=2, entropy=True)
+    assert tag_dataset(Dataset.from_dict({"text": TEXTS}), pipe).column_names == [
+        "text",
+        "entities",
+        "top_k",
+        "entropy",
+    ]

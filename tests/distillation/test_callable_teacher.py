@@ -125,3 +125,13 @@ def test_a_sentences_own_start_and_end_scores_are_refused_and_not_given_to_all(p
     same = [(emissions, transitions, zero, zero), (emissions[:1], transitions)]
     marginals = teacher_of(same, "scores").distribution(SENTENCES, LABELS).marginals
     torch.testing.assert_close(marginals[0], torch.full((2, 2), 0.5).double())
+
+
+@pytest.mark.parametrize("sentences", [["Nadia sails"], "Nadia sails", [["Nadia"], None], [["Nadia", 7]]])
+def test_a_text_where_words_are_meant_is_never_cut_into_letters(sentences):
+    teacher = CallableTeacher(
+        lambda given: [[[0.5, 0.5]] * len(words) for words in given], LABELS, name="T", revision="1"
+    )
+    for ask in (teacher.tag, teacher.distribution):
+        with pytest.raises(TypeError, match=r"no list of words|each a list of words|word 1 is no string"):
+            ask(sentences)
