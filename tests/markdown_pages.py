@@ -60,11 +60,11 @@ class Page(HTMLParser):
 
 
 def source_tables(markdown: str) -> list[list[str]]:
-    """The rows of every table as they stand in the source, without blocks of code and with comments taken out."""
+    """The rows of every table as they stand in the source, comments too, but not those in blocks of code."""
     text = re.sub(r"^(`{3,}).*?^\1`*\s*$", "", FRONT_MATTER.sub("", markdown), flags=re.DOTALL | re.MULTILINE)
     tables: list[list[str]] = []
     above = ""
-    for line in COMMENT.sub("", text).split("\n"):
+    for line in text.split("\n"):
         if line.startswith("|"):
             if not above.startswith("|"):
                 tables.append([])
