@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -156,14 +157,13 @@ def test_the_documented_command_comes_to_what_one_process_does_also_after_a_kill
     assert first.returncode != 0
     assert said.count("Traceback") == 1  # the launcher's own
     assert "exitcode  : -9" in said
-    assert [line for line in printed if line.startswith("==")] == [
-        "== Corpora\n", "== Teacher for en\n", "== Teacher for ru\n", "== Baseline: the student on gold tags alone\n"
-    ]  # fmt: skip
+    headings = [re.split("[:,]", line)[0].strip() for line in printed if line.startswith("==")]
+    assert headings == ["== Corpora", "== Teacher for en", "== Teacher for ru", "== Baseline"]
 
     second = launch(*options)
     printed = second.communicate(timeout=200)[0]
     assert second.returncode == 0, printed[-3000:]
-    for heading in ("== Corpora", "== Student: posterior+top_wk", "== Scores", "== The student at work"):
+    for heading in ("== Corpora", "== Student, posterior+top_wk", "== Scores", "== The student at work"):
         assert printed.count(heading) == 1
     run_script("run_distill.py", ROOT / "examples/recipes/demo.yaml",
                *fields(output_dir=one, per_device_train_batch_size=8))  # fmt: skip
