@@ -74,6 +74,11 @@ def main() -> None:
                 right[language].append(span in there)
                 for name in SCORES:
                     scores[language][name].append(own[name])
+    if silent := [language for language, outcomes in right.items() if not outcomes]:
+        raise RecipeError(
+            f"checkpoint {args.checkpoint!r} finds no entity in the {args.split} sentences of {', '.join(silent)}: "
+            "there are no scores to calibrate. Leave these languages out, or train it first"
+        )
     every = {name: [score for language in scores for score in scores[language][name]] for name in SCORES}
     scores["all"], right["all"] = every, [outcome for language in right for outcome in right[language]]
     diagrams = {

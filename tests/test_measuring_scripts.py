@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from hf_structkd import Teacher
 from hf_structkd.data.demo_corpus import load_demo_corpus
@@ -44,6 +45,21 @@ def test_calibration(run_script, checkpoint, page, tmp_path):
         assert line in page.read_text()
     assert (tmp_path / "out" / "calibration.png").read_bytes().startswith(b"\x89PNG")
     assert page.read_text().count("old") == 2  # what others measure is left as it is
+
+
+def test_a_tagger_that_finds_nothing_has_no_calibration(refusal, make_student, tokenizer, tmp_path):
+    """It ended in a traceback about shapes."""
+    model = make_student()
+    with torch.no_grad():
+        model.classifier.bias[model.config.label2id["O"]] += 1e3
+    model.save_pretrained(tmp_path / "student")
+    tokenizer.save_pretrained(tmp_path / "student")
+    told = refusal(
+        "run_calibration.py", "--checkpoint", tmp_path / "student", "--corpus", "demo", "--languages", "en",
+        "--max_test_sentences", 3, "--output_dir", tmp_path / "out",
+    )  # fmt: skip
+    assert "finds no entity in the test sentences of en" in told
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
@@ -108,11 +124,11 @@ def test_a_bioes_checkpoint_is_scored_on_a_bio_corpus_as_what_it_says(bioes, run
     run_script("run_evaluate.py", *options, "--output_file", tmp_path / "scores.json")
     scores = json.loads((tmp_path / "scores.json").read_text())["scores"]["test"]["bioes"]["en"]
     assert scores["f1"] == 1.0
-    assert scores["PER"]["number"] > 5
+    assert scores["by_type"]["PER"]["number"] > 5
     run_script("run_calibration.py", *options, "--output_dir", tmp_path / "out")
     report = json.loads((tmp_path / "out" / "calibration.json").read_text())["languages"]["en"]["exact"]
     assert {each["accuracy"] for each in report["bins"]} <= {1.0, None}
-    assert report["predictions"] == scores["PER"]["number"]
+    assert report["predictions"] == scores["by_type"]["PER"]["number"]
 
 
 def test_labels_that_checkpoint_and_corpus_do_not_share_are_named(bioes, run_script, refusal):

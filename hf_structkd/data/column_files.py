@@ -245,6 +245,12 @@ def _sentences(
         word, tag = cells[layout.tokens], cells[layout.tags] if layout.tags is not None else "O"
         if not word.strip() or not tag:
             raise CorpusError(f"{path}:{number}: an empty word or tag: {line!r}.")
+        if _is_printed_list(word) and _is_printed_list(tag):
+            raise CorpusError(
+                f"{path}:{number}: a list of words and a list of tags where one word and its tag are meant: "
+                f"{line!r:.80}. Tables with a sentence a row are read as JSON lines or Parquet: "
+                "frame.to_json(path, orient='records', lines=True), before the lists are written as text."
+            )
         words.append(word)
         tags.append(tag)
         lines.append(number)
@@ -271,6 +277,11 @@ def _check_one_sentence(path: Path, words: int, is_csv: bool) -> None:
         raise CorpusError(f"{said}. Name such a column with sentence_column=, or put blank lines between sentences.")
     if is_csv or words >= _LONG_SENTENCE:
         logger.warning("%s.", said)
+
+
+def _is_printed_list(cell: str) -> bool:
+    """Whether a cell looks like a list that was written as text."""
+    return len(cell) > 2 and cell[0] == "[" and cell[-1] == "]"
 
 
 def _is_word(cells: Sequence[str], layout: _Layout, known_tags: set[str]) -> bool:

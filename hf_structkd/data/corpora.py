@@ -80,8 +80,10 @@ def load_corpus(
 
     Raises:
         CorpusError: If the source is missing, empty or broken; the message names file and line, or row.
-        ValueError: If an argument is not one of those listed.
+        ValueError: If an argument is not one of those listed, or a text where a list is meant.
     """
+    if isinstance(label_names, str):
+        raise ValueError(f"label_names is the text {label_names!r}, but must be a list of labels.")
     if orphans not in ("accept", "repair", "refuse"):
         raise ValueError(f"orphans must be 'accept', 'repair' or 'refuse', not {orphans!r}.")
     if max_sentences is not None and max_sentences < 1:
@@ -144,15 +146,19 @@ def load_corpora(
 
     Raises:
         CorpusError: As for :func:`load_corpus`, with language and split named; and if a template would give several
-            languages or splits the same sentences.
+            languages or splits the same sentences; and if languages are missing.
+        ValueError: If a text stands where a list of languages or splits is meant.
     """
+    for name, given, advice in (("languages", languages, "en"), ("splits", splits, "train")):
+        if isinstance(given, str):
+            raise ValueError(f"{name} is the text {given!r}, but must be a list, as in ['{advice}'].")
     if languages is None:
         if _is_mapping(corpus):
             languages = list(cast("Mapping[str, Any]", corpus))
         elif source_name(cast("Source", corpus)) == "demo":
             languages = DEMO_LANGUAGES
         else:
-            raise ValueError("Say which languages to load.")
+            raise CorpusError(f"{source_name(cast('Source', corpus))}: say which languages to load (languages).")
     # Every path is settled before anything is read: a missing last file should not cost the reading of the others.
     sources = {
         lang: {split: _source_of(corpus, lang, split, languages, splits) for split in splits} for lang in languages

@@ -14,7 +14,9 @@ logger = logging.getLogger(__name__)
 Orphans = Literal["accept", "repair", "refuse"]
 _OTHER_PREFIX = re.compile(r"([BIESLUMW])-.+", re.DOTALL)  # of BILOU, BMES and their relatives
 _SUFFIX = re.compile(r".+-([BIESLUM])", re.DOTALL)
-_LIKE_O = ("o", "0", "_", "-", "out", "outside", "none", "null", "other")
+_NOTATION = re.compile(r"([BIESLUMW])([-_:/|.])(.+)", re.DOTALL | re.IGNORECASE)  # B_PER, b-per, B:PER
+# The last two are the Cyrillic and the Greek letter.
+_LIKE_O = ("o", "0", "_", "-", "out", "outside", "none", "null", "other", "\u043e", "\u03bf")
 
 
 def check_labels(sentences: Iterable[RawSentence], label_names: Sequence[str]) -> None:
@@ -147,12 +149,26 @@ def _check_plain(source: str, tags: Sequence[str]) -> None:
         raise CorpusError(
             f"{source}: the tags {', '.join(inside[:8])} have B and I at their end. Write PER-B as B-PER, {advice}."
         )
+    written = [_NOTATION.fullmatch(tag) for tag in inside if tag.lower() not in _LIKE_O]
+    prefixes = {match[1].upper() for match in written if match}
+    if written and all(written) and "B" in prefixes and any(not split_tag(match[0])[0] for match in written if match):
+        example = next(match for match in written if match and not split_tag(match[0])[0])
+        raise CorpusError(
+            f"{source}: the tags {', '.join(inside[:8])} look like entities in another notation. Write {example[0]} "
+            f"as {example[1].upper()}-{example[3]}, and what is outside of all entities as O, {advice}."
+        )
     odd = [tag for tag in inside if not split_tag(tag)[0]]
     prefixed = [tag for tag in inside if split_tag(tag)[0] and tag not in ("B", "I", "E", "S")]
     if prefixed and "O" not in tags and len(odd) == 1 and odd[0].lower() in _LIKE_O:
         raise CorpusError(
             f"{source}: {odd[0]!r} stands where O is meant: all other tags ({', '.join(prefixed[:8])}) begin with B- "
             f"or I-, and only 'O' is outside of all entities. Write 'O', {advice}."
+        )
+    if inside and "O" in tags and not prefixed:
+        logger.warning(
+            "%s: the tags %s are read as plain ones: one for each word, scored by word. If they mark entities, write "
+            "B-PER and I-PER, say; scheme='plain' (tag_scheme in recipes) says that they do not.",
+            *(source, ", ".join(inside[:8])),
         )
     if prefixed and len(odd) < len(inside):  # one mistyped tag undoes the inference
         logger.warning("%s: read as plain tags because of %s; give scheme= if it is BIO or BIOES.", source, odd)

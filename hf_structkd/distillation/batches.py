@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 
 from ..modeling.linear_chain import LinearChainCRF
-from ..modeling.subwords import check_sentences
+from ..modeling.subwords import as_sentences
 from .tag_distribution import TagDistribution
 
 
@@ -38,7 +38,7 @@ def tag_sentences(
     Raises:
         TypeError: for a text where a list of words is meant.
     """
-    check_sentences(sentences)
+    sentences = as_sentences(sentences)
     tagged: list[list[str]] = [[] for _ in sentences]
     for rows in batches_of_like_length(sentences, batch_size):
         with torch.inference_mode():

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..modeling.linear_chain import LinearChainCRF
 from ..modeling.log_space import Scores
+from ..modeling.subwords import as_sentences
 from .known_paths import KnownPaths
 from .label_maps import LabelMap
 from .tag_distribution import TagDistribution
@@ -124,6 +125,7 @@ class CallableTeacher(TagTeacher):
     ) -> TagDistribution:
         if self.answers != "paths":
             return super().distribution(sentences, label_names)
+        sentences = as_sentences(sentences)
         reading = self.read_as(label_names)
         index = {label: i for i, label in enumerate(self.own_labels)}
         answers = [self._listed(words, answer) for words, answer in zip(sentences, self._asked(sentences))]

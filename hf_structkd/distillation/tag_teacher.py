@@ -9,7 +9,7 @@ from datasets import Dataset
 from torch import Tensor
 
 from ..modeling.log_space import Scores
-from ..modeling.subwords import check_sentences
+from ..modeling.subwords import as_sentences
 from ..modeling.tag_scheme import infer_scheme
 from .batches import tag_sentences
 from .calibration import Calibration, fit_temperature
@@ -142,7 +142,7 @@ class TagTeacher(ABC):
             ValueError: if the label sets differ beyond what the label map says.
             TypeError: for a text where a list of words is meant.
         """
-        check_sentences(sentences)
+        sentences = as_sentences(sentences)
         reading = self.read_as(label_names)
         scores, lengths, constraints = self.own_scores(sentences)
         return read_chain(scores, lengths, reading, **constraints, temperature=self.temperature)

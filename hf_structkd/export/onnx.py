@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from ..modeling.configuration import label_names
-from ..modeling.subwords import check_sentences, tokenize_words
+from ..modeling.subwords import as_sentences, tokenize_words
 from ..modeling.windows import encoder_window
 from .exported_files import read_settings, written_whole
 from .onnx_graph import TaggerGraph
@@ -143,7 +143,7 @@ class OnnxTagger:
             TypeError: for a text where a list of words is meant.
             ValueError: for a sentence without words, or longer than the encoder's window, and a batch size below 1.
         """
-        check_sentences(sentences)
+        sentences = as_sentences(sentences)
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
         if not len(sentences):

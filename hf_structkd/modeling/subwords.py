@@ -1,22 +1,32 @@
 """Pre-split words to subwords, every word keeping its place."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 
-def check_sentences(sentences: Sequence[Sequence[str]]) -> None:
-    """Raise TypeError, naming the sentence, if one is not a list of words: a text would be cut into letters."""
+def as_sentences(sentences: Iterable[Iterable[str]]) -> list[list[str]]:
+    """Sentences as lists of words, in the order of iteration.
+
+    They may come in anything; a pandas `Series`, for one, answers `sentences[0]` with what is labelled 0, wherever it
+    stands.
+
+    Raises:
+        TypeError: naming the sentence, if one is not a list of words: a text would be cut into letters.
+    """
     if isinstance(sentences, str | bytes):
         raise TypeError(f"give a list of sentences, each a list of words, not a text: {sentences[:80]!r}")
+    listed: list[list[str]] = []
     for row, words in enumerate(sentences):
         if isinstance(words, str | bytes) or not hasattr(words, "__len__"):
             raise TypeError(
                 f"sentence {row} is no list of words, but {type(words).__name__}: {str(words)[:80]!r}; the pipeline "
                 "'crf-token-classification' takes texts and finds the words"
             )
-        for place, word in enumerate(words):
+        listed.append(list(words))
+        for place, word in enumerate(listed[-1]):
             if not isinstance(word, str):
                 raise TypeError(f"sentence {row}, word {place} is no string, but {type(word).__name__}: {word!r}")
+    return listed
 
 
 def tokenize_words(sentences: Sequence[Sequence[str]], tokenizer: Any) -> dict[str, list[list[int]]]:
@@ -35,9 +45,9 @@ def tokenize_words(sentences: Sequence[Sequence[str]], tokenizer: Any) -> dict[s
 
     Raises:
         ValueError: if the tokenizer is not a fast one, or a sentence has no words.
-        TypeError: for a text where a list of words is meant, see [`check_sentences`].
+        TypeError: for a text where a list of words is meant, see [`as_sentences`].
     """
-    check_sentences(sentences)
+    sentences = as_sentences(sentences)
     if not getattr(tokenizer, "is_fast", False):
         raise ValueError(f"{type(tokenizer).__name__} is not a fast tokenizer; hf_structkd needs one to align words")
     for row, words in enumerate(sentences):

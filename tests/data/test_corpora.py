@@ -527,3 +527,17 @@ def test_real_corpora(folder, language, sentences, labels):
     dataset = load_corpus(path, language=language, orphans="refuse")
     assert dataset.num_rows == sentences
     assert len(label_inventory(dataset)) == labels
+
+
+def test_a_text_where_a_list_is_meant_is_not_cut_into_letters():
+    with pytest.raises(ValueError, match=r"languages is the text 'en', but must be a list, as in \['en'\]"):
+        load_corpora("demo", languages="en")
+    with pytest.raises(ValueError, match="splits is the text 'train', but must be a list"):
+        load_corpora("demo", languages=["en"], splits="train")
+    with pytest.raises(ValueError, match="label_names is the text 'O', but must be a list"):
+        load_corpus("demo", language="en", label_names="O")
+
+
+def test_languages_must_be_named():
+    with pytest.raises(CorpusError, match=r"data/\{language\}/\{split\}.conll: say which languages to load"):
+        load_corpora("data/{language}/{split}.conll")

@@ -144,6 +144,8 @@ class TestTables:
             (CSV, {"tags_column": 3}, r"3 column\(s\), so there is no column 3"),
             (CSV + "2,a,b,O\n", {}, r"csv:7: 4 column\(s\) where the first line has 3"),
             (CSV + '2,"a,O\n', {}, "csv:7: not CSV"),
+            ("tokens,ner_tags\n\"['Olu', 'hums']\",\"[1, 0]\"\n", {}, "csv:2: a list of words .* JSON lines"),
+            ("word;tag\n['Olu' 'hums'];['B-P' 'O']\n", {}, "csv:2: a list of words and a list of tags"),
         ],
     )
     def test_what_is_wrong_with_csv(self, read, content, options, message):
@@ -287,6 +289,10 @@ class TestTagSchemes:
             ("a P-B\nb P-I\nc O\nd L-B\n", "B and I at their end.*Write PER-B as B-PER"),
             ("a B-P\nb o\nc I-P\n", "'o' stands where O is meant"),
             ("a B-P\nb _\n", "'_' stands where O is meant"),
+            ("a B-P\nb \u041e\n", "'\u041e' stands where O is meant"),
+            ("a B_P\nb I_P\nc O\n", "another notation. Write B_P as B-P"),
+            ("a b-p\nb i-p\nc o\n", "another notation. Write b-p as B-p, and what is outside .* as O"),
+            ("a B-P\nb O\nc b-q\n", "another notation. Write b-q as B-q"),
         ],
     )
     def test_schemes_that_are_not_read_are_named(self, read, rows, message):
@@ -299,6 +305,15 @@ class TestTagSchemes:
     def test_plain_tags_stay_plain(self, read, tags):
         first, second = tags.split()
         assert read(f"a {first}\nb {second}\n") == [f"a/{first} b/{second}"]
+
+    def test_entities_without_b_and_i_are_said_to_be_plain(self, read, caplog):
+        rows = "a City\nb O\nc River\n"
+        assert read(rows) == ["a/City b/O c/River"]
+        assert "the tags City, River are read as plain ones" in caplog.text
+        caplog.clear()
+        read(rows, scheme="plain")
+        read("a NOUN\nb VERB\n")
+        assert not caplog.text
 
 
 class TestMoreThanMemory:

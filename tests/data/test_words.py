@@ -2,6 +2,7 @@
 
 from typing import ClassVar
 
+import pandas as pd
 import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value, concatenate_datasets, load_from_disk
 from hypothesis import given, settings
@@ -26,6 +27,12 @@ def test_every_word_has_exactly_one_first_subword(tokenizer, sentences):
         assert sum(mask) == len(words)
         assert len(mask) == len(ids)
         assert mask[0] == mask[-1] == 0  # special tokens
+
+
+def test_subwords_of_a_series_in_its_order(tokenizer):
+    sentences = [["Olu", "hums", "here"], ["Bay"], ["no", "one"]]
+    series = pd.Series([pd.Series(words, index=range(1, len(words) + 1)) for words in sentences], index=[2, 0, 1])
+    assert tokenize_words(series, tokenizer) == tokenize_words(sentences, tokenizer)
 
 
 def test_a_word_that_tokenises_to_nothing_becomes_the_unknown_token(tokenizer):

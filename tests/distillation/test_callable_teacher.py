@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from datasets import Dataset
@@ -135,3 +136,21 @@ def test_a_text_where_words_are_meant_is_never_cut_into_letters(sentences):
     for ask in (teacher.tag, teacher.distribution):
         with pytest.raises(TypeError, match=r"no list of words|each a list of words|word 1 is no string"):
             ask(sentences)
+
+
+@pytest.mark.parametrize("kind", ["probabilities", "paths"])
+def test_a_series_is_read_in_its_order_not_by_its_labels(kind):
+    """What is labelled 0 is not what stands first: answers went to other sentences, or there was a KeyError."""
+    sentences = [["Olu", "hums", "here"], ["Bay"], ["no", "one"]]
+
+    def answer(given):
+        sure = [[[1.0, 0.0] if word.islower() else [0.0, 1.0] for word in words] for words in given]
+        paths = [[([LABELS[row.index(1.0)] for row in rows], 1.0)] for rows in sure]
+        return sure if kind == "probabilities" else paths
+
+    teacher = CallableTeacher(answer, LABELS, name="T", revision="1", answers=kind)
+    expected = [["B-PER", "O", "O"], ["B-PER"], ["O", "O"]]
+    for index in ([2, 0, 1], [5, 6, 7], list("abc")):
+        series = pd.Series([pd.Series(words, index=range(1, len(words) + 1)) for words in sentences], index=index)
+        assert teacher.tag(series) == teacher.tag(sentences) == expected
+        assert teacher.distribution(series).lengths.tolist() == [3, 1, 2]
