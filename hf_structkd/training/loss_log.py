@@ -63,9 +63,9 @@ class EvaluationLoss:
     def __init__(self) -> None:
         self._sums: Tensor | None = None
 
-    def add(self, nll: Tensor, items: Tensor) -> None:
-        """Add sentences: their losses in nats and how many labelled items they have, (batch,) each."""
-        sums = torch.stack([nll.detach().double().sum(), items.double().sum()])
+    def add(self, sentences: Tensor) -> None:
+        """Add sentences: (batch, 2), the loss of each in nats and how many labelled items it has."""
+        sums = sentences.double().sum(dim=0)
         self._sums = sums if self._sums is None else self._sums + sums
 
     def mean(self) -> float | None:

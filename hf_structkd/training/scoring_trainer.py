@@ -4,10 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from datasets import Dataset
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, SequentialSampler
+from transformers.trainer_utils import PredictionOutput
 
 from ..data.columns import IGNORED
+from ..data.unlabelled import has_any_gold
 from .checks import MACRO
 from .preparation import encoded, scorable
 from .pushing_trainer import PushingTrainer
@@ -74,6 +77,18 @@ class ScoringTrainer(PushingTrainer):
         if labels is not None and inputs.get("word_mask") is not None:
             labels = torch.where(inputs["word_mask"].bool(), labels, IGNORED)
         return loss, kept[0] if len(kept) == 1 else kept, labels
+
+    def predict(
+        self, test_dataset: Any, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
+    ) -> PredictionOutput:
+        """As in `Trainer`, for a corpus of words too; one in which no sentence has gold tags is tagged, not scored."""
+        compute_metrics = self.compute_metrics
+        if isinstance(test_dataset, Dataset) and not has_any_gold(test_dataset):
+            self.compute_metrics = None  # it would score 0 where there is nothing to compare with
+        try:
+            return super().predict(test_dataset, ignore_keys, metric_key_prefix)
+        finally:
+            self.compute_metrics = compute_metrics
 
     def evaluate(
         self,

@@ -260,7 +260,9 @@ class StructKDTrainer(ScoringTrainer):
             known = {"labels": torch.where(word_mask.bool(), labels, IGNORED)}
             items = loss_items(known, self.args.normalization).reshape(len(labels), -1).sum(dim=1)
             # The last batch is filled up with sentences that came before; gathering leaves them out.
-            self._evaluation_loss.add(*self.gather_function((unweighted["nll"].detach(), items)))
+            rows = self.gather_function(torch.stack([unweighted["nll"].detach().double(), items.double()], dim=1))
+            # With eval_use_gather_object several processes give a list of rows.
+            self._evaluation_loss.add(rows if isinstance(rows, Tensor) else torch.stack(list(rows)))
         loss = loss.to(outputs.emissions.dtype)
         if not return_outputs:
             return loss

@@ -5,6 +5,7 @@ import torch
 
 from hf_structkd import StructKDTrainer, StructKDTrainingArguments, Teacher, annotate
 from hf_structkd.data.unlabelled import hide_gold
+from hf_structkd.training.preparation import encoded
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def make_trainer(make_student, tokenizer, corpus, tmp_path):
 def alone(trainer, data) -> tuple[float, int, int]:
     """The gold likelihood's sum over sentences that come one by one; how many words and sentences have gold."""
     loss, words, sentences = 0.0, 0, 0
-    for row in trainer._encode(data, trainer.processing_class):
+    for row in encoded(data, trainer.processing_class, trainer.label_names_in_order):
         if any(label != -100 for label in row["labels"]):
             batch = trainer.data_collator([row])
             count = int((batch["labels"] != -100).sum())
@@ -49,8 +50,28 @@ def test_the_loss_of_an_evaluation_is_a_mean_over_what_has_gold(make_trainer, co
 
 
 def test_where_nothing_has_gold_there_is_no_loss(make_trainer, corpus):
-    """Danger: 0.0, the best loss there is, picks the model."""
-    assert "eval_loss" not in make_trainer(dev=hide_gold(corpus.select(range(5)))).evaluate()
+    """Danger: 0.0, the best loss there is, picks the model; or sentences without gold tags are scored 0."""
+    hidden = hide_gold(corpus.select(range(5)))
+    with pytest.raises(ValueError, match="cannot be evaluated: no sentence has gold tags"):
+        make_trainer(dev=hidden)
+    trainer = make_trainer(dev=corpus.select(range(5)))
+    expected = trainer.predict(corpus.select(range(5)))
+    assert {"test_loss", "test_f1", "test_accuracy"} <= expected.metrics.keys()
+    for unlabelled in (hidden, hidden.remove_columns("tags"), encoded(hidden, trainer.processing_class, [])):
+        found = trainer.predict(unlabelled)
+        assert not {name for name in found.metrics if "f1" in name or "accuracy" in name or "loss" in name}
+        assert (found.predictions == expected.predictions).all()
+    assert trainer.predict(corpus.select(range(5))).metrics["test_f1"] == expected.metrics["test_f1"]
+
+
+@pytest.mark.parametrize("sentences", [5, 6, 7, 8])
+def test_the_last_batch_counts_once_however_answers_are_gathered(make_trainer, corpus, sentences):
+    """Danger: with eval_use_gather_object the last batch's filling cuts the wrong axis."""
+    dev = corpus.select(range(sentences))
+    options = {"per_device_eval_batch_size": 4, "eval_use_gather_object": True}
+    trainer = make_trainer(dev=dev, **options)
+    loss, words, _ = alone(trainer, dev)
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(loss / words, rel=1e-5)
 
 
 def test_it_means_the_same_whatever_lambda_is_by_now(make_trainer, make_student, tokenizer, labels, corpus):
