@@ -115,6 +115,12 @@ def _csv_rows(path: Path, lines: Iterable[tuple[int, str]]) -> Iterator[_Row]:
     reader = csv.reader((f"{line}\n" for line in chain(start, iterator)), delimiter=separator, strict=True)
     try:
         for cells in reader:
+            if broken := next((cell for cell in cells if "\n" in cell), None):
+                raise CorpusError(
+                    f"{path}:{reader.line_num}: a cell of several lines, {broken!r:.60}. A quotation mark that is a "
+                    'word has to be quoted itself, """" (or separate the columns by tabs, in a .tsv file); leave out '
+                    "a column whose texts have line breaks."
+                )
             yield reader.line_num, separator.join(cells), cells if any(cell.strip() for cell in cells) else []
     except csv.Error as error:
         raise CorpusError(f"{path}:{reader.line_num}: not CSV ({error}).") from error

@@ -146,6 +146,8 @@ class TestTables:
             (CSV + '2,"a,O\n', {}, "csv:7: not CSV"),
             ("tokens,ner_tags\n\"['Olu', 'hums']\",\"[1, 0]\"\n", {}, "csv:2: a list of words .* JSON lines"),
             ("word;tag\n['Olu' 'hums'];['B-P' 'O']\n", {}, "csv:2: a list of words and a list of tags"),
+            # two words that are quotation marks, unquoted: all between them was one word
+            (CSV + '2,",O\n2,hums,O\n2,",O\n', {}, "csv:9: a cell of several lines, ',O.*2,hums,O.*has to be quoted"),
         ],
     )
     def test_what_is_wrong_with_csv(self, read, content, options, message):
