@@ -17,7 +17,7 @@ _ROOTS = (
     "bin|boot|content|data|dev|etc|export|gpfs|home|kaggle|lib|lustre|media|mnt|net|nfs|opt|private|proc|root|run|scratch"
     "|shared|srv|sys|tmp|usr|Users|var|Volumes|work|workspace"
 )
-_BEGINS = rf"(?:file:/+)?(?:/(?:{_ROOTS})/|~[\w.-]*/|\.\.?/|[A-Za-z]:[\\/]+|\\\\)"
+_BEGINS = rf"(?:file:/+)?(?:/(?:{_ROOTS})/|~(?![\d.,]+/)[\w.-]*/|\.\.?/|[A-Za-z]:[\\/]+|\\\\)"
 _PATH = re.compile(rf"(?i:{_BEGINS})")
 _PATH_IN_TEXT = re.compile(rf"(?<![\w/\\:.<}}>-])(?i:{_BEGINS})[^\s\"'`<>|,;()\[\]]*[^\s\"'`<>|,;()\[\].:!?]")
 _HOMES = {"home", "users"}

@@ -143,6 +143,7 @@ def test_tokens_are_blanked_wherever_they_stand():
         "a/b/c",
         "see ./ or ../ for more",
         "~5 sentences/s",
+        "Only ~1/3 of the words and ~2.5/10 of the sentences were checked.",
     ],
 )
 def test_sentences_and_settings_with_a_slash_keep_their_meaning(text):
