@@ -113,7 +113,9 @@ def choose_best_metric(args: Any, compute_metrics: Any, eval_dataset: Any) -> No
         name = f"{MACRO}_{headline}"
         args.greater_is_better = args.greater_is_better and not name.endswith("loss")
     if isinstance(eval_dataset, Mapping):
-        corpus = next((c for c in (MACRO, *eval_dataset) if name.startswith(f"{c}_")), None)
+        # The longest name: of the corpora "pt" and "pt_br", "pt_br_f1" is a score of the second.
+        named = [c for c in (MACRO, *eval_dataset) if name.startswith(f"{c}_")]
+        corpus = max(named, key=len, default=None)
         if corpus is None:
             raise ValueError(
                 f"metric_for_best_model={args.metric_for_best_model!r} is no score of an evaluation of several "

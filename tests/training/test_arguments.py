@@ -226,6 +226,15 @@ def test_a_score_that_several_corpora_will_not_have_is_refused_at_the_start(make
         make_trainer(dev=dev, metric_for_best_model=metric)
 
 
+@pytest.mark.parametrize("names", [("pt", "pt_br"), ("pt_br", "pt")])
+def test_a_corpus_may_be_called_as_another_one_begins(make_trainer, corpus, names):
+    """Danger: pt_br_f1 is refused, as the score br_f1 of pt."""
+    dev = dict(zip(names, (corpus.select(range(2)), corpus.select(range(2, 4)))))
+    for name in names:
+        trainer = make_trainer(dev=dev, metric_for_best_model=f"{name}_f1")
+        assert trainer.args.metric_for_best_model == f"{name}_f1"
+
+
 def test_a_score_that_one_corpus_lacks_is_named(make_trainer, corpus):
     class Some(OwnScore):
         def __call__(self, prediction):
