@@ -81,14 +81,9 @@ def main() -> None:
         )
     every = {name: [score for language in scores for score in scores[language][name]] for name in SCORES}
     scores["all"], right["all"] = every, [outcome for language in right for outcome in right[language]]
-    if not right["all"]:
-        raise RecipeError(f"checkpoint {args.checkpoint!r} finds no entity in {args.split}: nothing to measure")
-    if silent := [language for language, outcomes in right.items() if not outcomes]:
-        print(f"left out, since no entity is found in them: {', '.join(silent)}\n")
     diagrams = {
         language: {name: reliability(scores[language][name], right[language], args.bins) for name in SCORES}
         for language in scores
-        if right[language]
     }
     folder = Path(args.output_dir)
     folder.mkdir(parents=True, exist_ok=True)

@@ -115,12 +115,6 @@ def _csv_rows(path: Path, lines: Iterable[tuple[int, str]]) -> Iterator[_Row]:
     reader = csv.reader((f"{line}\n" for line in chain(start, iterator)), delimiter=separator, strict=True)
     try:
         for cells in reader:
-            if broken := next((cell for cell in cells if "\n" in cell), None):
-                raise CorpusError(
-                    f"{path}:{reader.line_num}: a cell of several lines, {broken!r:.60}. A quotation mark that is a "
-                    'word has to be quoted itself, """" (or separate the columns by tabs, in a .tsv file); leave out '
-                    "a column whose texts have line breaks."
-                )
             yield reader.line_num, separator.join(cells), cells if any(cell.strip() for cell in cells) else []
     except csv.Error as error:
         raise CorpusError(f"{path}:{reader.line_num}: not CSV ({error}).") from error
@@ -256,6 +250,12 @@ def _sentences(
                 f"{path}:{number}: a list of words and a list of tags where one word and its tag are meant: "
                 f"{line!r:.80}. Tables with a sentence a row are read as JSON lines or Parquet: "
                 "frame.to_json(path, orient='records', lines=True), before the lists are written as text."
+            )
+        if broken := next((cell for cell in cells if "\n" in cell), None):
+            raise CorpusError(
+                f"{path}:{number}: a cell of several lines, {broken!r:.60}. A quotation mark that is a word has to be "
+                'quoted itself, """" (or separate the columns by tabs, in a .tsv file); leave out a column whose texts '
+                "have line breaks."
             )
         words.append(word)
         tags.append(tag)
