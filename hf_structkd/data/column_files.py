@@ -254,8 +254,8 @@ def _sentences(
         if broken := next((cell for cell in cells if "\n" in cell), None):
             raise CorpusError(
                 f"{path}:{number}: a cell of several lines, {broken!r:.60}. A quotation mark that is a word has to be "
-                'quoted itself, """" (or separate the columns by tabs, in a .tsv file); leave out a column whose texts '
-                "have line breaks."
+                'quoted itself, """" (or separate the columns by tabs, in a .tsv file); leave out a column with '
+                "line breaks in its texts."
             )
         words.append(word)
         tags.append(tag)
