@@ -13,6 +13,7 @@ from transformers.training_args import OptimizerNames
 from ..data.columns import LANGUAGE, TOKENS
 from ..distillation.objectives import Chosen, needed_columns
 from ..evaluation.tagging_metrics import TaggingMetrics
+from ..modeling.configuration import label_names
 
 MACRO = "macro"  # as metric_for_best_model: the headline metric's average over languages
 
@@ -55,7 +56,7 @@ def refuse_ignored(
     optimizers: tuple[Any, Any] = (None, None),
     **others: Any,
 ) -> None:
-    """Raise ValueError, naming it, if a trainer is given what it would not look at.
+    """Raise ValueError, naming it, if a trainer is given what it would not look at, or would misread.
 
     Args:
         config: the model's configuration.
@@ -75,6 +76,11 @@ def refuse_ignored(
                 f"{name}={getattr(args, name)!r} is for a compute_metrics of your own: the scores of StructKDTrainer "
                 "are made of the tags of a whole corpus"
             )
+    if isinstance(compute_metrics, TaggingMetrics) and compute_metrics.label_names != label_names(config):
+        raise ValueError(
+            f"compute_metrics numbers the labels {compute_metrics.label_names}, and the model {label_names(config)}: "
+            "give TaggingMetrics the labels in the model's order, or leave compute_metrics out"
+        )
     if args.neftune_noise_alpha is not None and getattr(config, "freeze_encoder", False):
         raise ValueError("neftune_noise_alpha has no effect on a frozen encoder (freeze_encoder), which has no noise")
     if lambda_schedule is not None:

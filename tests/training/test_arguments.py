@@ -226,6 +226,14 @@ def test_a_score_that_several_corpora_will_not_have_is_refused_at_the_start(make
         make_trainer(dev=dev, metric_for_best_model=metric)
 
 
+def test_metrics_that_number_other_labels_are_refused(make_trainer, student):
+    """Danger: the model's tag 0 is scored as another label, the first of a list in another order."""
+    labels = [student.config.id2label[i] for i in range(student.config.num_labels)]
+    make_trainer(trainer_options={"compute_metrics": TaggingMetrics(labels)})
+    with pytest.raises(ValueError, match="compute_metrics numbers the labels .* in the model's order"):
+        make_trainer(trainer_options={"compute_metrics": TaggingMetrics(labels[::-1])})
+
+
 @pytest.mark.parametrize("names", [("pt", "pt_br"), ("pt_br", "pt")])
 def test_a_corpus_may_be_called_as_another_one_begins(make_trainer, corpus, names):
     """Danger: pt_br_f1 is refused, as the score br_f1 of pt."""
