@@ -230,7 +230,7 @@ def test_metrics_that_number_other_labels_are_refused(make_trainer, student):
     """Danger: the model's tag 0 is scored as another label, the first of a list in another order."""
     labels = [student.config.id2label[i] for i in range(student.config.num_labels)]
     make_trainer(trainer_options={"compute_metrics": TaggingMetrics(labels)})
-    with pytest.raises(ValueError, match="compute_metrics numbers the labels .* in the model's order"):
+    with pytest.raises(ValueError, match=r"compute_metrics numbers the labels .* in the model's order"):
         make_trainer(trainer_options={"compute_metrics": TaggingMetrics(labels[::-1])})
 
 
