@@ -59,7 +59,10 @@ def encoder_of(args: ModelArguments) -> str | None:
 def make_tokenizer(args: ModelArguments, sentences: Callable[[], list[list[str]]]) -> Any:
     """A model's tokenizer; `sentences` are what one from scratch is trained on."""
     if args.model == SCRATCH:
-        return train_tokenizer(sentences(), vocab_size=args.vocab_size)
+        try:
+            return train_tokenizer(sentences(), vocab_size=args.vocab_size)
+        except ValueError as error:
+            raise RecipeError(f"no tokenizer can be made from scratch: {error}") from error
     return AutoTokenizer.from_pretrained(
         args.model, revision=args.revision or "main", trust_remote_code=args.trust_remote_code
     )

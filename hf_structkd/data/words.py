@@ -144,12 +144,16 @@ def relabelled(dataset: Dataset, label_names: Sequence[str]) -> Dataset:
                 )
         return {SUBWORD_LABELS: [labels and [new[label] for label in labels] for labels in batch[SUBWORD_LABELS]]}
 
-    labels = dataset.select_columns([SUBWORD_LABELS]).map(
-        reorder,
-        batched=True,
-        with_indices=True,
-        features=Features({SUBWORD_LABELS: List(ClassLabel(names=list(label_names)))}),
-        desc="Ordering labels",
+    labels = (
+        dataset.with_format(None)
+        .select_columns([SUBWORD_LABELS])
+        .map(
+            reorder,
+            batched=True,
+            with_indices=True,
+            features=Features({SUBWORD_LABELS: List(ClassLabel(names=list(label_names)))}),
+            desc="Ordering labels",
+        )
     )
     return with_column(dataset, SUBWORD_LABELS, labels)
 

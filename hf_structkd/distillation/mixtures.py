@@ -210,7 +210,13 @@ def _teacher(item: Any) -> TagTeacher:
     if isinstance(item, TagTeacher):
         return item
     if isinstance(item, str | PathLike):
-        return Teacher.from_pretrained(str(item))
+        try:
+            return Teacher.from_pretrained(str(item))
+        except OSError as error:
+            raise OSError(
+                f"no teacher can be loaded from {str(item)!r}: it is neither the folder of a checkpoint nor the name "
+                f"of one that can be had from the Hub ({error})"
+            ) from error
     if isinstance(item, Pipeline):
         return Teacher(item.model, item.tokenizer)
     kind = f"{type(item).__module__}.{type(item).__name__}"

@@ -212,3 +212,11 @@ def test_gold_alone_needs_gold(corpus, tokenizer, make_student, tmp_path):
             StructKDTrainer(make_student(), args, None, data, None, tokenizer)
     with pytest.raises(ValueError, match="a corpus needs a column 'tokens'"):
         StructKDTrainer(make_student(), args, None, corpus.rename_column("tokens", "words"), None, tokenizer)
+
+
+@pytest.mark.parametrize("form", ["numpy", "torch"])
+def test_a_tokenised_corpus_of_arrays_is_counted_anew_too(tokenizer, form):
+    corpus = Dataset.from_dict({"tokens": [["Olu", "hums"], ["no"]], "tags": [["B-X", "O"], ["O"]]})
+    encoded = encode_corpus(corpus, tokenizer, ["B-X", "O"])
+    wanted = encode_corpus(corpus, tokenizer, ["O", "B-X"])["labels"][:]
+    assert relabelled(encoded.with_format(form), ["O", "B-X"]).with_format(None)["labels"][:] == wanted

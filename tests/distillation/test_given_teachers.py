@@ -10,7 +10,7 @@ from transformers import AutoTokenizer, TokenClassificationPipeline, XLMRobertaC
 
 from hf_structkd import StructKDTrainer, StructKDTrainingArguments, Teacher, annotate
 from hf_structkd.distillation.embeddings import teacher_views
-from hf_structkd.distillation.mixtures import Panel
+from hf_structkd.distillation.mixtures import Panel, ready_teachers
 
 from ..conftest import label_fields
 
@@ -163,3 +163,11 @@ def test_some_excluded_transitions_and_a_pooler_are_no_damage(folder, tokenizer,
     tokenizer.save_pretrained(tmp_path / "pooled")
     change_weights(tmp_path / "pooled", lambda w: w.update({"roberta.pooler.dense.weight": torch.zeros(16, 16)}))
     assert Teacher.from_pretrained(str(tmp_path / "pooled")).labels == labels
+
+
+def test_a_folder_that_is_not_there_is_said_to_be_no_teacher(tmp_path):
+    """The Hub's message was about the form of repository names."""
+    with pytest.raises(
+        OSError, match=r"no teacher can be loaded from .*nowhere'.* neither the folder of a checkpoint"
+    ):
+        ready_teachers({"en": str(tmp_path / "nowhere")})
