@@ -20,6 +20,10 @@ from hf_structkd.modeling.log_space import NEG_INF, Scores
 
 # Falls in nats: beside the least number (e^-460 = 1e-200), beside the least normal and denormal ones (-708, -745).
 FALLS = (0.0, 30.0, 230.0, 324.0, 370.0, 459.0, 461.0, 550.0, 576.0, 700.0, 709.0, 744.0, 746.0, 1e4)
+# Each is harmless alone, so that no look at the scores finds it; what several of them add up to is not.
+GRADUAL_FALLS = (115.0, 187.0, 230.0, 324.0, 345.0, 370.0, 374.3, 442.0, 459.0)
+DENORMAL = (715.0, 725.0, 735.0, 740.0, 742.0, 744.0, 746.0)  # with few right digits, or none
+PARTS = (1.0, 1.0, 0.5, 1.01)
 KINDS = ("one path", "sparse", "islands", "traps", "soft masks", "steep", "flat")
 
 
@@ -105,15 +109,26 @@ def hurtful(seed: int, kind: str, T: int, C: int, B: int, dtype: torch.dtype) ->
         transitions = (transitions - 0.5) * pick((1.0, 100.0, 1000.0))
     if kind != "flat":
         every = rescaling_distance(C)
+        gradual = float(uniform(())) < 0.75
+        falls, fewest = (GRADUAL_FALLS, 2) if gradual else (FALLS, 1)
         for b, n in enumerate(lengths.tolist()):
             # Where either direction rescales, the words beside them, both ends, and one more.
             steps = {s * every + o for s in (1, 2) for o in (-1, 0, 1)}
             places = sorted({t for s in steps for t in (s, n - 1 - s) if 0 <= t < n} | {0, n - 1})
-            for _ in range(int(torch.randint(1, 4, (), generator=generator))):
-                place = places[int(torch.randint(len(places), (), generator=generator))]
-                emissions[b, place, own] -= float(pick(FALLS)) * float(pick((1.0, 1.0, 0.5, 1.01)))
+            order = [places[i] for i in torch.randperm(len(places), generator=generator).tolist()]
+            chosen = order[: int(torch.randint(fewest, 4, (), generator=generator))]
+            turns = [pair for s in (every, 2 * every) if s < n for pair in ((s - 1, s), (n - s, n - 1 - s))]
+            turns += [(0, 1), (n - 1, n - 2)] * 2 if n > 1 else []  # where it rescales at every step but the first
+            if gradual and turns:  # half the fall where a direction rescales, half on the word before
+                chosen, pair = chosen[2:], turns[int(torch.randint(len(turns), (), generator=generator))]
+                emissions[b, list(pair), own] -= float(pick(DENORMAL)) / 2
+            for place in chosen:
+                emissions[b, place, own] -= float(pick(falls)) * (1.0 if gradual else float(pick(PARTS)))
         for part in (transitions[own], start, end):
-            part[own] -= float(pick(FALLS)) if float(uniform(())) < 0.3 else 0.0
+            part[own] -= float(pick(falls)) if float(uniform(())) < (0.15 if gradual else 0.3) else 0.0
+        if gradual and float(uniform(())) < 0.15:  # neither direction's messages fall so far: their products do
+            for part in (start, end):
+                part[own] -= float(pick(DENORMAL)) / 2
     emissions[torch.arange(T) >= lengths[:, None]] = float(pick((math.nan, math.inf, -math.inf, 0.0)))
     return Case(Scores(*(part.to(dtype) for part in (emissions, transitions, start, end))), lengths)
 
