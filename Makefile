@@ -57,7 +57,7 @@ mutants: $(STAMP) ## mutation testing of the CRF, Viterbi, tag schemes and objec
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt mutmut
 	mkdir -p build/mutation
 	git ls-files -z $(CODE) docs README.md pyproject.toml setup.cfg | xargs -0 cp --parents -t build/mutation
-	sed -i '/^@torch.compiler.disable$$/d' build/mutation/hf_structkd/modeling/viterbi.py
+	sed -i '/^@torch.compiler.disable$$/d' build/mutation/hf_structkd/modeling/crf_paths.py
 	cd build/mutation && $(TEST_ENV) $(abspath $(BIN))/mutmut run --max-children $(WORKERS) $(MUTANTS)
 	cd build/mutation && $(abspath $(BIN))/mutmut results
 

@@ -10,18 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from marked_figures import fill_file
-from recipe_arguments import CalibrationArguments, DataArguments
-from recipe_data import load_data
-from recipe_effects import refuse_idle_fields
-from scoring import common_labels
 
 from hf_structkd import CRFTokenClassificationPipeline, Teacher
 from hf_structkd.data.readers import CorpusError
-from hf_structkd.distillation.processes import ProcessesError, refuse_several_processes, run_main
 from hf_structkd.evaluation.calibration import plot_reliability, reliability
+from hf_structkd.evaluation.compare import common_labels
+from hf_structkd.evaluation.marked_figures import fill_file
 from hf_structkd.modeling.entities import analyses
-from hf_structkd.training.recipe import RecipeError, parse_recipe
+from hf_structkd.processes import ProcessesError, refuse_several_processes, run_main
+from hf_structkd.recipes.data import load_data
+from hf_structkd.recipes.effects import refuse_idle_fields
+from hf_structkd.recipes.fields import CalibrationArguments, DataArguments
+from hf_structkd.recipes.parser import RecipeError, parse_recipe
 
 SCORES = ("exact", "mean_marginal", "mean_softmax")
 

@@ -15,21 +15,22 @@ from typing import Any
 
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict, concatenate_datasets
-from progress import announce, quiet_libraries
-from publishing import describe, push_student, student_repository
-from recipe_arguments import DataArguments, ModelArguments, TeacherArguments
-from recipe_data import labels_of, load_data, load_unlabelled
-from recipe_effects import refuse_idle_fields
-from recipe_models import (
-    check_head,
-    check_model,
-    encoder_of,
-    make_tagger,
-    make_tokenizer,
-    model_arguments_of_teacher,
-)
-from recipe_teachers import calibrate_teachers, given_teachers, trained_teacher
-from recipe_training import (
+
+from hf_structkd import StructKDTrainingArguments, Teacher, annotate, embed_from_teachers
+from hf_structkd.data.augmentation import augment
+from hf_structkd.data.readers import CorpusError
+from hf_structkd.data.unlabelled import mix_unlabelled
+from hf_structkd.distillation.objectives import annotation_temperatures, needed_columns
+from hf_structkd.evaluation.compare import compare
+from hf_structkd.evaluation.results import RunResults, write_results
+from hf_structkd.files import write_atomically
+from hf_structkd.hub.describe import describe_student
+from hf_structkd.hub.push import PushError
+from hf_structkd.processes import run_main
+from hf_structkd.recipes.data import labels_of, load_data, load_unlabelled
+from hf_structkd.recipes.effects import refuse_idle_fields
+from hf_structkd.recipes.fields import DataArguments, ModelArguments, TeacherArguments
+from hf_structkd.recipes.folder import (
     RECORDED,
     SETTINGS_FILE,
     made_of,
@@ -40,22 +41,23 @@ from recipe_training import (
     train_tagger,
     training_record,
 )
-from scoring import compare
-
-from hf_structkd import StructKDTrainingArguments, Teacher, annotate, embed_from_teachers
-from hf_structkd.data.augmentation import augment
-from hf_structkd.data.readers import CorpusError
-from hf_structkd.data.unlabelled import mix_unlabelled
-from hf_structkd.distillation.annotate import AnnotationError
-from hf_structkd.distillation.objectives import annotation_temperatures, needed_columns
-from hf_structkd.distillation.processes import run_main
-from hf_structkd.evaluation.results import RunResults, write_atomically, write_results
-from hf_structkd.hub.describe import describe_student
-from hf_structkd.hub.push import PushError
+from hf_structkd.recipes.models import (
+    check_head,
+    check_model,
+    encoder_of,
+    make_tagger,
+    make_tokenizer,
+    model_arguments_of_teacher,
+)
+from hf_structkd.recipes.parser import RecipeError, parse_recipe
+from hf_structkd.recipes.progress import announce, quiet_libraries
+from hf_structkd.recipes.publishing import describe, push_student, student_repository
+from hf_structkd.recipes.teachers import calibrate_teachers, given_teachers, trained_teacher
+from hf_structkd.settings import dump_settings
+from hf_structkd.teachers.annotate import AnnotationError
 from hf_structkd.training.card import examples_of, gold_by_language, objective_name, sentences_by_language
 from hf_structkd.training.checkpoints import CheckpointError
-from hf_structkd.training.loss_guard import NonFiniteLossError
-from hf_structkd.training.recipe import RecipeError, dump_settings, parse_recipe
+from hf_structkd.training.loss_watch import NonFiniteLossError
 
 Corpora = dict[str, DatasetDict]
 

@@ -6,17 +6,17 @@ python examples/run_evaluate.py --checkpoint runs/demo/student --corpus demo --s
 import time
 from pathlib import Path
 
-from progress import quiet_libraries
-from recipe_arguments import DataArguments, EvaluationArguments
-from recipe_data import load_data
-from recipe_effects import refuse_idle_fields
-from scoring import answer_labels, common_labels, compare
-
 from hf_structkd import Teacher
 from hf_structkd.data.readers import CorpusError
-from hf_structkd.distillation.processes import ProcessesError, refuse_several_processes, run_main
+from hf_structkd.evaluation.compare import answer_labels, common_labels, compare
 from hf_structkd.evaluation.results import RunResults, write_results
-from hf_structkd.training.recipe import RecipeError, dump_settings, parse_recipe
+from hf_structkd.processes import ProcessesError, refuse_several_processes, run_main
+from hf_structkd.recipes.data import load_data
+from hf_structkd.recipes.effects import refuse_idle_fields
+from hf_structkd.recipes.fields import DataArguments, EvaluationArguments
+from hf_structkd.recipes.parser import RecipeError, parse_recipe
+from hf_structkd.recipes.progress import quiet_libraries
+from hf_structkd.settings import dump_settings
 
 
 def main() -> None:

@@ -7,21 +7,22 @@ from pathlib import Path
 from typing import Any
 
 from datasets import concatenate_datasets
-from progress import quiet_libraries
-from recipe_arguments import DataArguments, ModelArguments
-from recipe_data import labels_of, load_data
-from recipe_effects import refuse_idle_fields
-from recipe_models import check_head, check_model, encoder_of, make_tagger
-from recipe_training import made_of, settings_of, train_into, train_tagger
-from scoring import compare
 
 from hf_structkd import StructKDTrainingArguments, Teacher
 from hf_structkd.data.readers import CorpusError
-from hf_structkd.distillation.processes import run_main
+from hf_structkd.evaluation.compare import compare
 from hf_structkd.evaluation.results import RunResults, write_results
+from hf_structkd.processes import run_main
+from hf_structkd.recipes.data import labels_of, load_data
+from hf_structkd.recipes.effects import refuse_idle_fields
+from hf_structkd.recipes.fields import DataArguments, ModelArguments
+from hf_structkd.recipes.folder import made_of, settings_of, train_into, train_tagger
+from hf_structkd.recipes.models import check_head, check_model, encoder_of, make_tagger
+from hf_structkd.recipes.parser import RecipeError, parse_recipe
+from hf_structkd.recipes.progress import quiet_libraries
+from hf_structkd.settings import dump_settings
 from hf_structkd.training.checkpoints import CheckpointError
-from hf_structkd.training.loss_guard import NonFiniteLossError
-from hf_structkd.training.recipe import RecipeError, dump_settings, parse_recipe
+from hf_structkd.training.loss_watch import NonFiniteLossError
 
 
 def main() -> None:

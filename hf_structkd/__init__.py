@@ -10,22 +10,28 @@ from .data.collator import DataCollatorForStructKD
 from .data.corpora import load_corpora, load_corpus
 from .data.tagging import tag_dataset
 from .data.words import encode_corpus
-from .distillation.annotate import AnnotationError, annotate
-from .distillation.callable_teacher import CallableTeacher
-from .distillation.embeddings import embed_from_teachers
-from .distillation.teachers import Teacher
 from .evaluation.tagging_metrics import TaggingMetrics
-from .modeling.bert_crf import BertCRFConfig, BertForTokenClassificationCRF
-from .modeling.deberta_v2_crf import DebertaV2CRFConfig, DebertaV2ForTokenClassificationCRF
-from .modeling.families import CRF_CLASSES, crf_class_for
-from .modeling.linear_chain import LinearChainCRF
-from .modeling.modernbert_crf import ModernBertCRFConfig, ModernBertForTokenClassificationCRF
+from .modeling.crf import LinearChainCRF, SufficientStatistics
 from .modeling.pipeline import TASK, CRFTokenClassificationPipeline
-from .modeling.smaller_student import smaller_student
-from .modeling.sufficient_statistics import SufficientStatistics
 from .modeling.tag_scheme import TagScheme
-from .modeling.xlm_roberta_crf import XLMRobertaCRFConfig, XLMRobertaForTokenClassificationCRF
+from .modeling.taggers import (
+    CRF_CLASSES,
+    BertCRFConfig,
+    BertForTokenClassificationCRF,
+    DebertaV2CRFConfig,
+    DebertaV2ForTokenClassificationCRF,
+    ModernBertCRFConfig,
+    ModernBertForTokenClassificationCRF,
+    XLMRobertaCRFConfig,
+    XLMRobertaForTokenClassificationCRF,
+    crf_class_for,
+)
+from .teachers.annotate import AnnotationError, annotate
+from .teachers.checkpoint import Teacher
+from .teachers.function import CallableTeacher
 from .training.arguments import StructKDTrainingArguments
+from .training.smaller_student import smaller_student
+from .training.teacher_embeddings import embed_from_teachers
 from .training.trainer import StructKDTrainer
 
 __all__ = [

@@ -17,8 +17,7 @@ from hf_structkd import (
     Teacher,
     XLMRobertaForTokenClassificationCRF,
 )
-
-from .conftest import label_fields
+from tests.conftest import label_fields
 
 PAGE = (Path(__file__).parents[1] / "docs" / "ecosystem.md").read_text(encoding="utf-8")
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}

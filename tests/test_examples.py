@@ -257,10 +257,9 @@ def test_committed_recipes_are_read(recipe_file):
     """Danger: a recipe names a field that no longer exists."""
     sys.path.insert(0, str(ROOT / "examples"))
     try:
-        from recipe_arguments import DataArguments, ModelArguments, TeacherArguments
-
         from hf_structkd import StructKDTrainingArguments
-        from hf_structkd.training.recipe import parse_recipe
+        from hf_structkd.recipes.fields import DataArguments, ModelArguments, TeacherArguments
+        from hf_structkd.recipes.parser import parse_recipe
 
         kinds = (DataArguments, ModelArguments, TeacherArguments, StructKDTrainingArguments)
         # one without corpora is put on top of another, and must be read there

@@ -51,7 +51,7 @@ def importable():
 
 
 def grid_of(**changes):
-    from grid import Grid
+    from experiments.grid import Grid
 
     return Grid({**CONTENT, **changes}, "tiny")
 
@@ -97,7 +97,7 @@ def test_cells_come_seed_by_seed_and_matrices_are_combined():
     ],
 )
 def test_wrong_grids_are_one_clear_error(changes, message):
-    from grid import GridError
+    from experiments.grid import GridError
 
     changes = {"baseline": next(iter(changes.get("cells", ["none"]))), **changes}
     with pytest.raises(GridError, match=message):
@@ -105,7 +105,7 @@ def test_wrong_grids_are_one_clear_error(changes, message):
 
 
 def test_placeholders_are_filled_but_not_recorded():
-    from grid import Grid, GridError
+    from experiments.grid import Grid, GridError
 
     content = {**CONTENT, "recipe": {**CONTENT["recipe"], "model": "${MODELS}/small"}}
     cell = Grid(content, "tiny", {"MODELS": "/somewhere"}).cell("none", 1)
@@ -117,7 +117,7 @@ def test_placeholders_are_filled_but_not_recorded():
 
 @pytest.mark.parametrize("file", sorted((EXPERIMENTS / "grids").glob("*.yaml")), ids=lambda file: file.stem)
 def test_committed_grids_are_read(file):
-    from grid import Grid
+    from experiments.grid import Grid
 
     grid = Grid.read(file, {"DATA": "/data", "ENCODERS": "/encoders"})
     assert len(grid.all_cells(seeds=[1])) == len(grid.cells)
@@ -128,7 +128,7 @@ def test_committed_grids_are_read(file):
 
 
 def test_seeds_draw_subsets_and_text_contains_gold(tmp_path):
-    from grid_corpora import GridCorpora
+    from experiments.grid_corpora import GridCorpora
 
     text = {"objective": "posterior", "max_train_sentences": 0, "text_sentences": 60}
     grid = grid_of(cells={"none": {"objective": "none"}, "text": text})
@@ -147,7 +147,7 @@ def test_seeds_draw_subsets_and_text_contains_gold(tmp_path):
 
 def test_trimming_embeddings_changes_nothing(corpus, tokenizer, labels, make_student):
     """Danger: the fast way of training gives another student."""
-    from trimming import TrimmedEmbeddings
+    from experiments.trimming import TrimmedEmbeddings
 
     data = encode_corpus(corpus.select(range(6)), tokenizer, labels)
     kinds = {"input_ids": torch.long, "attention_mask": torch.long, "labels": torch.long, "word_mask": torch.bool}
@@ -171,7 +171,7 @@ def test_trimming_embeddings_changes_nothing(corpus, tokenizer, labels, make_stu
 
 
 def test_what_trimming_would_change_is_not_trimmed(make_student):
-    from trimming import can_trim
+    from experiments.trimming import can_trim
 
     def args(**changed):
         return StructKDTrainingArguments("x", use_cpu=True, report_to="none", **changed)
@@ -185,7 +185,7 @@ def test_what_trimming_would_change_is_not_trimmed(make_student):
 
 
 def test_wrong_paths_are_those_of_transposed_transitions(tokenizer, make_student, corpus):
-    from wrong_paths import WrongPathsTeacher
+    from experiments.wrong_paths import WrongPathsTeacher
 
     model, sentences = make_student(1), list(corpus["tokens"][:4])
     right, wrong = Teacher(model, tokenizer), WrongPathsTeacher(model, tokenizer)
@@ -198,7 +198,8 @@ def test_wrong_paths_are_those_of_transposed_transitions(tokenizer, make_student
 
 def test_first_paths_are_the_first_asked_for():
     from datasets import Dataset
-    from teacher_sets import first_paths
+
+    from experiments.teacher_sets import first_paths
 
     data = Dataset.from_dict(
         {"teacher_topk_tags": [[[0, 1], [1, 1], [0, 0]]], "teacher_topk_log_probs": [[-0.1, -1.0, -2.0]]}
@@ -213,7 +214,8 @@ def test_first_paths_are_the_first_asked_for():
 
 def test_shared_jobs_are_done_once_and_failures_do_not_stop_the_rest(tmp_path):
     from filelock import FileLock
-    from shared_work import Job, do_shared
+
+    from experiments.shared_work import Job, do_shared
 
     done, failed = [], []
 
@@ -321,9 +323,9 @@ def test_what_another_grid_has_finished_is_taken_from_there_if_nothing_differs(f
 
 @pytest.mark.slow
 def test_what_was_done_with_other_sentences_or_teachers_is_not_taken(finished, tmp_path):
-    from grid import Grid
-    from pool import Pool
-    from reuse import take_over
+    from experiments.grid import Grid
+    from experiments.pool import Pool
+    from experiments.reuse import take_over
 
     grid = Grid.read(finished / "tiny.yaml", {})
     cell, pool = grid.cell("K=2", 2), Pool(grid, finished / "out" / "cache")
@@ -377,7 +379,7 @@ def test_results_become_tables_plots_and_marked_places(finished, run_script):
 
 
 def test_a_p_value_that_is_not_there_or_alone_is_not_called_corrected():
-    from result_blocks import correction_of
+    from experiments.result_blocks import correction_of
 
     assert correction_of(0) == "needs several seeds"
     assert "not corrected" in correction_of(1)
@@ -411,9 +413,9 @@ def test_a_cell_has_a_card_of_all_its_seeds(finished, run_script, tmp_path):
 
 @pytest.mark.slow
 def test_a_report_refuses_results_of_other_corpora_and_unknown_marks(finished):
-    from grid import Grid, GridError
-    from grid_results import GridResults
-    from marked_figures import fill
+    from experiments.grid import Grid, GridError
+    from experiments.grid_results import GridResults
+    from hf_structkd.evaluation.marked_figures import fill
 
     grid = Grid.read(finished / "tiny.yaml")
     with pytest.raises(GridError, match="holds no results"):
@@ -455,7 +457,7 @@ def test_a_report_refuses_results_of_other_corpora_and_unknown_marks(finished):
     ],
 )
 def test_what_has_no_effect_in_a_grid_is_refused_where_it_stands(changes, message):
-    from grid import GridError
+    from experiments.grid import GridError
 
     changes = {"baseline": next(iter(changes.get("cells", ["none"]))), **changes}
     with pytest.raises(GridError, match=message):
@@ -464,8 +466,8 @@ def test_what_has_no_effect_in_a_grid_is_refused_where_it_stands(changes, messag
 
 def teacher_folder(tmp_path, language="all", **fields):
     """Where a grid keeps a teacher that is trained so; folders differ where teachers do."""
-    from grid_corpora import GridCorpora
-    from teacher_sets import TeacherSets
+    from experiments.grid_corpora import GridCorpora
+    from experiments.teacher_sets import TeacherSets
 
     spec = {**CONTENT["teacher_sets"]["lab"], "together": language == "all", **fields}
     grid = grid_of(teacher_sets={"lab": spec})
@@ -487,7 +489,8 @@ def test_teachers_that_differ_in_language_sampling_or_scheme_are_two(tmp_path):
 def test_rewriting_knows_no_mention_of_a_sentence_without_gold_tags(monkeypatch, tmp_path):
     """Danger: hidden gold tags reach the student by way of the rewritten sentences."""
     import pool as pool_module
-    from pool import Pool
+
+    from experiments.pool import Pool
 
     cell = grid_of().cell("text", 1)
     cell.data.max_train_sentences, cell.own.text_sentences = 5, 30
@@ -532,7 +535,7 @@ def record_of(**changes):
     ],
 )
 def test_runs_of_unlike_data_encoders_or_teachers_are_not_compared(tmp_path, changes, message):
-    from grid_results import GridError, GridResults
+    from experiments.grid_results import GridError, GridResults
 
     for seed, record in ((1, record_of()), (2, record_of(seed=2, **changes))):
         folder = tmp_path / "cells" / "none" / f"seed-{seed}"
@@ -547,8 +550,8 @@ def test_runs_of_unlike_data_encoders_or_teachers_are_not_compared(tmp_path, cha
 
 @pytest.mark.parametrize("file", sorted((EXPERIMENTS / "grids").glob("*.yaml")), ids=lambda file: file.stem)
 def test_committed_results_stay_readable(file):
-    from grid import Grid
-    from grid_results import GridResults
+    from experiments.grid import Grid
+    from experiments.grid_results import GridResults
 
     grid = Grid.read(file)
     assert GridResults.read(grid, EXPERIMENTS / "results" / grid.name).runs()
@@ -582,9 +585,9 @@ def test_a_finished_cell_whose_corpus_or_teachers_changed_is_refused(finished, t
 
 @pytest.mark.slow
 def test_teachers_are_scored_anew_where_their_definition_changed(finished, tmp_path):
-    from cell_identity import scores_are_those_of
-    from grid import Grid
-    from pool import Pool
+    from experiments.cell_identity import scores_are_those_of
+    from experiments.grid import Grid
+    from experiments.pool import Pool
 
     there = finished / "out" / "tiny" / "teachers" / "lab"
     sets = Pool(Grid.read(finished / "tiny.yaml"), finished / "out" / "cache").teacher_sets

@@ -9,8 +9,7 @@ import torch
 from hf_structkd import Teacher
 from hf_structkd.data.demo_corpus import load_demo_corpus
 from hf_structkd.modeling.tag_scheme import convert_tags
-
-from .conftest import draw_student
+from tests.conftest import draw_student
 
 
 @pytest.fixture

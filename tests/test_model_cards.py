@@ -10,8 +10,7 @@ from huggingface_hub import ModelCard
 from hf_structkd.evaluation.results import read_results
 from hf_structkd.hub.describe import redescribe
 from hf_structkd.hub.public import publishable
-
-from .hub.loopback_hub import card_errors
+from tests.hub.loopback_hub import card_errors
 
 CARDS = sorted((Path(__file__).parents[1] / "model_cards").glob("*/results.json"))
 cards = pytest.mark.parametrize("results", CARDS, ids=lambda path: path.parent.name)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from .markdown_pages import COMMENT, FRONT_MATTER, Page, cells_of, render, source_tables
+from tests.markdown_pages import COMMENT, FRONT_MATTER, Page, cells_of, render, source_tables
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "examples" / "experiments" / "results"
@@ -201,7 +201,7 @@ def test_the_cells_of_a_card_are_its_results_own(folder):
 
 def test_a_marker_with_a_pipe_is_refused(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "examples")
-    from marked_figures import fill, key
+    from hf_structkd.evaluation.marked_figures import fill, key
 
     with pytest.raises(ValueError, match=r"breaks tables at its pipes"):
         fill("<!-- results: tiny | none | score --><!-- end -->", {}, {"tiny"})

@@ -19,9 +19,8 @@ from hf_structkd import StructKDTrainingArguments
 from hf_structkd.data.demo_corpus import load_demo_corpus
 from hf_structkd.data.source_text import CorpusError
 from hf_structkd.data.tokenizer import train_tokenizer
-from hf_structkd.training.recipe import RecipeError, parse_recipe
-
-from .modeling.conftest import wordpiece
+from hf_structkd.recipes.parser import RecipeError, parse_recipe
+from tests.modeling.conftest import wordpiece
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "recipes" / "paper"))
@@ -29,9 +28,10 @@ import run_distill
 import run_teacher
 import semeval_columns
 import training_cost
-from recipe_arguments import DataArguments, ModelArguments, TeacherArguments, TeacherSource
-from recipe_data import labels_of, load_data
-from recipe_effects import NEVER
+
+from hf_structkd.recipes.data import labels_of, load_data
+from hf_structkd.recipes.effects import NEVER
+from hf_structkd.recipes.fields import DataArguments, ModelArguments, TeacherArguments, TeacherSource
 
 PAPER = Path(semeval_columns.__file__).parent
 CORPORA = ("conll", "wikiann", "ud_pos", "semeval2016")

@@ -18,9 +18,8 @@ from transformers import pipeline
 from hf_structkd import StructKDTrainingArguments, Teacher, XLMRobertaForTokenClassificationCRF
 from hf_structkd.evaluation.results import RunResults, read_results, write_results
 from hf_structkd.hub.describe import describe_student, redescribe
-from hf_structkd.training.recipe import RecipeError, parse_recipe
-
-from .conftest import label_fields
+from hf_structkd.recipes.parser import RecipeError, parse_recipe
+from tests.conftest import label_fields
 
 ROOT = Path(__file__).parents[1]
 SOURCES = [path for folder in ("hf_structkd", "examples") for path in (ROOT / folder).rglob("*.py")]

@@ -14,8 +14,7 @@ from hf_structkd import TagScheme, XLMRobertaCRFConfig, XLMRobertaForTokenClassi
 from hf_structkd.data.demo_corpus import load_demo_corpus
 from hf_structkd.data.tokenizer import train_tokenizer
 from hf_structkd.evaluation import seqeval_metric
-
-from .conftest import label_fields
+from tests.conftest import label_fields
 
 SCRIPT = Path(__file__).parent / "stock" / "run_ner.py"
 SIZE = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}

@@ -6,7 +6,7 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset, Features, LargeList, List, Value, concatenate_datasets
 
-from ..modeling.subwords import tokenize_words
+from ..modeling.words import tokenize_words
 from .columns import IGNORED, SUBWORD_LABELS, SUBWORDS, TAG_COLUMNS, TOKENS
 
 logger = logging.getLogger(__name__)

@@ -34,11 +34,16 @@ from ..data.columns import (
     TOPK_TAGS,
     TRANSITIONS,
 )
-from ..modeling.linear_chain import LinearChainCRF
+from ..modeling.crf import LinearChainCRF, TopK
 from .citations import BIBTEX, MGKD, SKD, SLKD, SUBKD
-from .groups import group_log_probs, group_sets, path_group_log_probs
-from .local import local_cross_entropy, pair_distance, words_of
-from .tag_distribution import check_temperature
+from .comparisons import (
+    group_log_probs,
+    group_sets,
+    local_cross_entropy,
+    pair_distance,
+    path_group_log_probs,
+    words_of,
+)
 from .targets import Targets
 
 TemperatureMode = Literal["local", "global"]
@@ -420,3 +425,11 @@ def weighted_losses(objectives: Chosen, student: LinearChainCRF, targets: Target
         local = objective.temperature if objective.is_local else 1.0
         losses[name] = weight * objective.scale * objective.loss(students[temperature], targets, local)
     return losses
+
+
+def check_temperature(temperature: float, what: str = "the temperature") -> None:
+    """Raise ValueError if scores cannot be divided by this; `what` it is, for the message."""
+    if not temperature > 0:
+        raise ValueError(f"{what} must be above 0, not {temperature}")
+    if temperature == float("inf"):
+        raise ValueError(f"{what} must be finite")

@@ -4,24 +4,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..data.columns import (
     EDGE_COUNTS,
     EMISSIONS,
-    ENTROPY,
     MARGINALS,
-    START_END,
     TOPK_LOG_PROBS,
     TOPK_TAGS,
-    TRANSITIONS,
 )
-from ..modeling.linear_chain import SufficientStatistics
-from .tag_distribution import BestPaths, TagDistribution
-
-UNPROVEN = "unproven"  # beside the columns: whether a sentence's k best could not be shown to be the best
+from ..modeling.crf import SufficientStatistics
 
 
 @dataclass
@@ -121,39 +114,3 @@ def how_to_make(columns: Sequence[str]) -> str:
         "give StructKDTrainer teachers=..., or a training corpus that has been through "
         f"hf_structkd.annotate(corpus, teachers, label_names=..., targets={list(columns)})"
     )
-
-
-def ask(distribution: TagDistribution, wanted: Sequence[str], top_k: int) -> dict[str, np.ndarray]:
-    """A distribution's answers for a batch of sentences.
-
-    Args:
-        distribution: a teacher's, in the student's labels.
-        wanted: target column names, and `UNPROVEN`.
-        top_k: paths a sentence; fewer where there are not so many.
-
-    Returns:
-        For each wanted column an array over the batch, shaped and padded as in [`Targets`]; for `UNPROVEN`, where
-        the k best are asked, (batch,), boolean.
-
-    Raises:
-        ValueError: if the distribution has no such quantity (see [`TagDistribution`]).
-    """
-    values: dict[str, Tensor] = {}
-    if TOPK_TAGS in wanted or TOPK_LOG_PROBS in wanted:
-        paths = distribution.topk(top_k)
-        values[TOPK_TAGS], values[TOPK_LOG_PROBS] = paths.tags, paths.log_prob
-        proven = paths.proven if isinstance(paths, BestPaths) else torch.ones(len(paths.tags), dtype=torch.bool)
-        values[UNPROVEN] = ~proven
-    if MARGINALS in wanted:
-        values[MARGINALS] = distribution.marginals
-    if EDGE_COUNTS in wanted:
-        values[EDGE_COUNTS] = distribution.edge_counts
-    if EMISSIONS in wanted or TRANSITIONS in wanted or START_END in wanted:
-        scores = distribution.scores
-        batch = scores.emissions.shape[0]
-        values[EMISSIONS] = scores.emissions
-        values[TRANSITIONS] = scores.transitions.expand(batch, -1, -1)
-        values[START_END] = torch.stack((scores.start, scores.end)).expand(batch, -1, -1)
-    if ENTROPY in wanted:
-        values[ENTROPY] = distribution.entropy()
-    return {name: values[name].numpy(force=True) for name in wanted if name in values}

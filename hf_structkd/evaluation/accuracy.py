@@ -7,7 +7,7 @@ from typing import Any
 import datasets
 import evaluate
 
-from hf_structkd.evaluation.sentences import BY_TYPE, paired_sentences
+from .sentences import BY_TYPE, paired_sentences
 
 _DESCRIPTION = "Share of words whose tag is right, and precision, recall and F1 of every tag; works offline."
 _INPUTS = """

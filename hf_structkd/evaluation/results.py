@@ -4,12 +4,13 @@ import json
 import math
 import os
 import platform
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from ..files import write_atomically
 
 SCHEMA_VERSION = 1
 RESULTS_NAME = "results.json"
@@ -178,26 +179,3 @@ def to_json_types(value: Any, where: str = "results") -> Any:
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     raise TypeError(f"{where} is a {type(value).__name__}, which JSON cannot hold.")
-
-
-def write_atomically(target: Path, text: str) -> None:
-    """Replace a text file in one step, so that nothing half-written is left behind.
-
-    Args:
-        target: The file; its folder must exist.
-        text: The contents, written as UTF-8.
-
-    Raises:
-        OSError: If the folder cannot be written to; the old file, if any, is then untouched.
-    """
-    descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes files that only their owner can read
-        os.replace(temporary, target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

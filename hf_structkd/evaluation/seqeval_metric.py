@@ -13,7 +13,7 @@ import datasets
 import evaluate
 from seqeval.scheme import IOB2, IOBES, Tokens
 
-from hf_structkd.evaluation.sentences import BY_TYPE, paired_sentences
+from .sentences import BY_TYPE, paired_sentences
 
 _SCHEMES = {"BIO": IOB2, "BIOES": IOBES}
 

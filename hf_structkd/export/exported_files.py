@@ -13,8 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..distillation.checksums import file_sha256, read_sealed, sealed
-from ..distillation.locks import LOCK_FILE, only_us
+from ..files import LOCK_FILE, file_sha256, only_us, read_sealed, sealed
 
 SETTINGS_FILE = "tagger.json"
 WORK_FOLDER = "_exporting"  # what begins with _ is not pushed to the Hub

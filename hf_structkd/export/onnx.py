@@ -12,8 +12,8 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from ..modeling.configuration import label_names
-from ..modeling.subwords import as_sentences, tokenize_words
 from ..modeling.windows import encoder_window
+from ..modeling.words import as_sentences, tokenize_words
 from .exported_files import read_settings, written_whole
 from .onnx_graph import TaggerGraph
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch._higher_order_ops.scan import scan
 
-from ..modeling.viterbi import IMPOSSIBLE
+from ..modeling.crf_paths import IMPOSSIBLE
 from ..modeling.windows import content_mask
 from ..modeling.word_tensors import IGNORED
 

@@ -1,8 +1,7 @@
 """What goes to the Hub with a student: its card, results and pictures; and how it gets there."""
 
-from .card_data import StudentCardData, TeacherCard
+from .card_data import StudentCardData, TeacherCard, card_data
 from .describe import describe_student, redescribe
-from .from_results import card_data
 from .model_card import build_model_card, write_model_card
 from .public import public_name, publishable
 from .push import PushError, prepare_repository, push_folder

@@ -9,8 +9,7 @@ from pathlib import Path
 from ..evaluation.markdown import one_line
 from ..evaluation.report import ComparisonReport
 from ..evaluation.results import RESULTS_NAME, RunResults, read_results, write_results
-from .card_data import StudentCardData
-from .from_results import card_data, headline_split, refuse_other_runs
+from .card_data import StudentCardData, card_data, headline_split, refuse_other_runs
 from .model_card import write_model_card
 from .public import publishable
 

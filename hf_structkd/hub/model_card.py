@@ -12,7 +12,7 @@ from urllib.parse import quote
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..evaluation.markdown import code, escaped, fenced, one_line
-from ..evaluation.results import write_atomically
+from ..files import write_atomically
 from .card_data import StudentCardData, TeacherCard
 from .card_tables import (
     hyperparameter_table,

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..evaluation.results import RunResults
+from ..settings import without_tokens
 
-_TOKEN = re.compile(r"(?<![A-Za-z0-9])(hf|api_org)_[A-Za-z0-9]{20,}")  # longer than `hf_structkd` by far
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _ADDRESS = re.compile(r"(?i)(?!file:)[a-z][a-z0-9+.-]+://")
 # Where a path of a machine begins: the root's folders, a home, the folder above, a drive, a share.
@@ -110,19 +110,6 @@ def is_home(path: str) -> bool:
         return Path(path) == Path.home()
     except RuntimeError:  # nobody is logged in
         return False
-
-
-def without_tokens(text: str, *tokens: str | bool | None) -> str:
-    """A text with Hub access tokens blanked.
-
-    Args:
-        text: the text.
-        tokens: tokens that are known; whatever else looks like one is blanked too.
-    """
-    for token in tokens:
-        if isinstance(token, str) and token.strip():
-            text = text.replace(token.strip(), "<token>")
-    return _TOKEN.sub("<token>", text)
 
 
 def _last_part(path: str) -> str:

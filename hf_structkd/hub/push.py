@@ -14,7 +14,7 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
 )
 
-from .public import without_tokens
+from ..settings import without_tokens
 
 # Beside the model, but not of it: checkpoints, and files of the scripts that name places on this machine.
 NOT_PUSHED = ("_*", "checkpoint-*", "settings.json", "trainer_state.json", "training_args.bin")

@@ -4,21 +4,20 @@ Hugging Face shapes outside: `(batch, subwords)` tensors with -100 off the words
 compacted to the front, `(batch, words, ...)` plus `lengths`, so that a hole in a mask cannot be expressed.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput
+from transformers.utils import ModelOutput
 
 from .configuration import label_names
-from .crf_output import CRFTokenClassifierOutput
-from .crf_parameters import CRFParameters
-from .linear_chain import LinearChainCRF
+from .crf import LinearChainCRF
+from .layers import CRFParameters, WordLSTM, fresh_lstm_values
 from .tag_scheme import TagScheme
 from .windows import content_mask, encode_in_windows, encoder_window
-from .word_lstm import WordLSTM, fresh_lstm_values
-from .word_starts import WordStarts, refuse_bare_tokenizer, word_start_pieces
 from .word_tensors import (
     IGNORED,
     LOG_ZERO,
@@ -30,6 +29,38 @@ from .word_tensors import (
     refuse_partial_labels,
     spread,
 )
+from .words import WordStarts, refuse_bare_tokenizer, word_start_pieces
+
+
+@dataclass
+class CRFTokenClassifierOutput(ModelOutput):
+    """What a model with a [`~.crf_head.CRFHeadMixin`] returns.
+
+    Args:
+        loss: (), the gold tags' negative log-likelihood in nats a word, or divided by `num_items_in_batch`.
+        logits: (batch, subwords, tags), nats. In eval mode log-marginals, capped so that the Viterbi tag is the
+            largest, on every subword of a word (continuation subwords carry the continuation tag: B-X becomes I-X;
+            where neither labels nor a word mask are given, BIOES tags are told in B- and I-, as the stock pipeline
+            wants them);
+            in training mode, or with `decode=False`, the emissions. Zero off the words.
+        tags: (batch, subwords), the Viterbi tags, -100 off the first subword of each word; only where decoded.
+        emissions: (batch, words, tags), nats, words compacted; zero beyond a row's words.
+        lengths: (batch,), words.
+        transitions, start_transitions, end_transitions: the CRF's scores, nats; handed out so that a loss over them
+            runs through the (possibly wrapped) model's forward.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    tags: Tensor | None = None
+    emissions: Tensor = None  # type: ignore[assignment]
+    lengths: Tensor = None  # type: ignore[assignment]
+    transitions: Tensor = None  # type: ignore[assignment]
+    start_transitions: Tensor = None  # type: ignore[assignment]
+    end_transitions: Tensor = None  # type: ignore[assignment]
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
 
 HEAD_KEYS = [r"^(classifier|crf|lstm|word_starts)\."]  # of a checkpoint's weights, what is not the encoder's
 

@@ -6,9 +6,62 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .linear_chain import LinearChainCRF
-from .span_probability import entity_log_probs
+from .crf import LinearChainCRF
 from .tag_scheme import Span, TagScheme
+
+
+@torch.no_grad()
+def entity_log_probs(distribution: LinearChainCRF, scheme: TagScheme, entities: Sequence[tuple[int, Span]]) -> Tensor:
+    """log p(exactly this entity stands there).
+
+    Args:
+        distribution: over the tags of a batch of sentences.
+        scheme: of the tags.
+        entities: sentence of the batch and span in words.
+
+    Returns:
+        (entities,), float64, nats, on the CPU.
+
+    Raises:
+        ValueError: if the scheme has no tags for a span.
+    """
+    if not entities:
+        return torch.zeros(0, dtype=torch.float64)
+    lengths = distribution.lengths.tolist()
+    first: list[tuple[int, int, int]] = []  # sentence, word, tag
+    steps: list[tuple[int, ...]] = []  # entity, sentence, word, tag before, tag
+    stops: list[tuple[int, ...]] = []  # entity, sentence, word, tag before
+    prolonging: list[frozenset[int]] = []
+    for entity, (row, span) in enumerate(entities):
+        tags, forbidden = scheme.entity_path(span)
+        first.append((row, span.start, tags[0]))
+        steps += [(entity, row, span.start + i, tags[i - 1], tags[i]) for i in range(1, len(tags))]
+        if forbidden and span.end < lengths[row]:
+            stops.append((entity, row, span.end, tags[-1]))
+            prolonging.append(forbidden)
+
+    scores = distribution.scores
+    device = scores.emissions.device
+    completions, transitions = distribution.completions(), scores.transitions.double()
+
+    def following(rows: list[tuple[int, ...]]) -> tuple[Tensor, Tensor, Tensor]:
+        """For each row: its entity, log p(tag at the word | tag before) over all tags, and the tag asked for."""
+        number, sentence, word, before, *asked = torch.tensor(rows, device=device).unbind(1)
+        options = transitions[before] + completions[sentence, word]
+        return number, options.log_softmax(dim=-1).nan_to_num(nan=-torch.inf), asked[0] if asked else before
+
+    sentence, word, tag = torch.tensor(first, device=device).unbind(1)
+    total = distribution.log_marginals[sentence, word, tag].double()
+    if steps:
+        number, conditional, tag = following(steps)
+        total = total.index_add(0, number, conditional.gather(1, tag[:, None])[:, 0])
+    if stops:
+        number, conditional, _ = following(stops)
+        ends = torch.ones_like(conditional, dtype=torch.bool)
+        for stop, forbidden in enumerate(prolonging):
+            ends[stop, list(forbidden)] = False
+        total = total.index_add(0, number, conditional.where(ends, -torch.inf).logsumexp(dim=-1))
+    return total.clamp(max=0.0).cpu()
 
 
 @dataclass(frozen=True)

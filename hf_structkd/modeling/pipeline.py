@@ -15,9 +15,9 @@ from transformers import Pipeline
 
 from .entities import Analysis, analyses, entropies, label_marginals
 from .pipeline_inputs import Sentence, each_input, is_one_sentence, read_sentence
-from .subwords import tokenize_words
 from .tag_scheme import Span, TagScheme
 from .windows import encoder_window
+from .words import tokenize_words
 
 TASK = "crf-token-classification"
 BATCH_SIZE = 16

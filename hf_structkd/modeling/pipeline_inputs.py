@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import Any, NamedTuple
 
-from .raw_text import split_words
+from .words import split_words
 
 TEXT_COLUMNS = ("tokens", "text")
 _WANTED = (

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .sufficient_statistics import SufficientStatistics
+from .crf import SufficientStatistics
 from .windows import content_mask
 
 IGNORED = -100

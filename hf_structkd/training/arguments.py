@@ -7,8 +7,8 @@ from typing import Any
 from transformers import TrainingArguments
 
 from ..distillation.objectives import Objective, parse_objective
-from ..distillation.processes import check_processes, prepare_processes
 from ..distillation.schedules import make_schedule
+from ..processes import check_processes, prepare_processes
 from .argument_checks import check_training_numbers, refuse_addresses
 from .checks import refuse_without_effect
 

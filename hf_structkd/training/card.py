@@ -11,15 +11,15 @@ from ..data.label_examples import label_examples
 from ..data.unlabelled import has_gold
 from ..data.words import tag_column, tag_names
 from ..distillation.citations import BIBTEX, SLKD
-from ..distillation.mixtures import Teachers, teachers_by_language
 from ..evaluation.report import ComparisonReport
 from ..evaluation.resources import measured_energy, peak_memory
 from ..evaluation.results import RunResults
 from ..evaluation.sentences import BY_TYPE
 from ..modeling.configuration import label_names
 from ..modeling.tag_scheme import infer_scheme
+from ..settings import dump_settings
+from ..teachers.panel import Teachers, teachers_by_language
 from .arguments import StructKDTrainingArguments
-from .recipe import dump_settings
 from .students import without_adapter
 
 EVALUATION_SPLIT = "evaluation"  # what the card calls the trainer's eval_dataset, whichever split of a corpus it is

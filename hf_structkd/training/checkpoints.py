@@ -25,8 +25,7 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
 
-from ..distillation.checksums import file_sha256
-from ..evaluation.results import write_atomically
+from ..files import file_sha256, write_atomically
 
 logger = logging.getLogger(__name__)
 CHECKSUMS_FILE = "checksums.json"

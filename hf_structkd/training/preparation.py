@@ -11,12 +11,12 @@ from ..data.columns import LANGUAGE, TAG_COLUMNS, TARGET_COLUMNS
 from ..data.sampling import MixedSampler
 from ..data.unlabelled import has_any_gold, has_gold
 from ..data.words import check_corpus, encode_corpus, is_tokenised, relabelled, tag_column, tag_names
-from ..distillation.annotate import Teachers, annotate
-from ..distillation.answer_checks import check_answers
 from ..distillation.objectives import Chosen, annotation_temperatures, needed_columns
 from ..distillation.targets import how_to_make
 from ..modeling.configuration import label_names
 from ..modeling.tag_scheme import TagScheme
+from ..teachers.annotate import Teachers, annotate
+from .answer_checks import check_answers
 from .arguments import DRAWN_ORDERS, StructKDTrainingArguments
 from .checks import refuse_untokenised
 

@@ -12,8 +12,8 @@ from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 
 from ..data.words import tag_column, tag_names
-from ..distillation.annotate import corpus_fingerprint
-from ..distillation.checksums import file_sha256
+from ..files import file_sha256
+from ..teachers.annotate import corpus_fingerprint
 
 _MODEL_FILES = (".json", ".safetensors", ".bin", ".model", ".txt")
 

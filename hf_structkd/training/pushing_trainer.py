@@ -9,11 +9,11 @@ from typing import Any
 from transformers import Trainer
 from transformers.trainer_utils import HubStrategy
 
-from ..distillation.mixtures import Teachers
 from ..evaluation.results import RunResults
 from ..hub.describe import describe_student
 from ..hub.model_card import CARD_NAME, REWRITTEN
 from ..hub.push import pushing, reason
+from ..teachers.panel import Teachers
 from .arguments import StructKDTrainingArguments
 from .card import trainer_results
 from .checkpoints import CheckpointedTrainer

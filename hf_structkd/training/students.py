@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..data.columns import IGNORED
-from ..modeling.crf_output import CRFTokenClassifierOutput
-from ..modeling.linear_chain import LinearChainCRF
+from ..modeling.crf import LinearChainCRF
+from ..modeling.crf_head import CRFTokenClassifierOutput
 from ..modeling.windows import encode_in_windows, encoder_window
 from ..modeling.word_tensors import compact
 

@@ -11,14 +11,15 @@ from transformers import EvalPrediction, PreTrainedModel
 
 from ..data.collator import DataCollatorForStructKD
 from ..data.columns import IGNORED, TARGET_COLUMNS, TRANSITIONS
-from ..distillation.annotate import Teachers
-from ..distillation.answer_checks import check_answers
-from ..distillation.mixtures import ready_teachers
+from ..distillation.losses import loss_items, mixed_losses
 from ..distillation.objectives import describe_objectives, needed_columns
 from ..distillation.schedules import LambdaSchedule, Progress, make_schedule
 from ..distillation.targets import Targets
 from ..evaluation.tagging_metrics import TaggingMetrics
 from ..modeling.configuration import label_names
+from ..teachers.annotate import Teachers
+from ..teachers.panel import ready_teachers
+from .answer_checks import check_answers
 from .arguments import StructKDTrainingArguments
 from .checks import (
     check_training_data,
@@ -27,19 +28,10 @@ from .checks import (
     refuse_lossy_collator,
     refuse_without_effect,
 )
-from .loss_guard import LossGuard, NonFiniteLossError
-from .loss_log import EvaluationLoss, LossLog
-from .losses import loss_items, mixed_losses
+from .loss_watch import EvaluationLoss, LossGuard, LossLog, NonFiniteLossError
 from .preparation import annotated, encoded, scorable, train_sampler
 from .scoring_trainer import ScoringTrainer
-from .students import (
-    crf_parameters,
-    look_at,
-    student_scores,
-    train_in_float32,
-    training_distribution,
-    words_of_batch,
-)
+from .students import crf_parameters, look_at, student_scores, train_in_float32, training_distribution, words_of_batch
 
 logger = logging.getLogger(__name__)
 

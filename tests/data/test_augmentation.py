@@ -3,9 +3,8 @@
 import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
 
-from hf_structkd.data.augmentation import Augmentation, augment
+from hf_structkd.data.augmentation import Augmentation, VocabularyWords, augment, script_of
 from hf_structkd.data.unlabelled import has_gold, mix_unlabelled
-from hf_structkd.data.vocabulary_words import VocabularyWords, script_of
 
 NOTHING = {"copies": 1, "mention_rate": 0.0, "word_rate": 0.0, "vocabulary_rate": 0.0}
 

@@ -11,8 +11,8 @@ import pytest
 
 from hf_structkd.data import corpora
 from hf_structkd.data.corpora import label_inventory, load_corpora, load_corpus
-from hf_structkd.data.raw_sentences import load_sentences
 from hf_structkd.data.readers import CorpusError
+from hf_structkd.data.unlabelled import load_sentences
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 TOKENS = [["Ada", "Lovelace", "lives", "in", "London"], ["#", "is", "a", "sign"]]

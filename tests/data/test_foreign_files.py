@@ -8,8 +8,8 @@ import pytest
 
 from hf_structkd.data import source_text
 from hf_structkd.data.corpora import load_corpus
-from hf_structkd.data.raw_sentences import load_sentences
 from hf_structkd.data.readers import CorpusError
+from hf_structkd.data.unlabelled import load_sentences
 
 
 @pytest.fixture
@@ -356,7 +356,7 @@ class TestMoreThanMemory:
         path = tmp_path / "a.conll"
         path.write_text("a O\n")
         monkeypatch.setattr("hf_structkd.data.sources.read_columns", exhausted)
-        monkeypatch.setattr("hf_structkd.data.raw_sentences.read_columns", exhausted)
+        monkeypatch.setattr("hf_structkd.data.unlabelled.read_columns", exhausted)
         for load in (load_corpus, load_sentences):
             with pytest.raises(CorpusError, match=r"does not fit into memory.*max_sentences="):
                 load(path, language="xx")

@@ -4,8 +4,7 @@ import pytest
 from datasets import Dataset
 
 from hf_structkd import CRFTokenClassificationPipeline, tag_dataset
-
-from ..conftest import label_fields
+from tests.conftest import label_fields
 
 TEXTS = ["", " ", "Anna flew from Boston to Paris .", "Paris ."]
 

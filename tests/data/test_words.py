@@ -13,7 +13,7 @@ from hf_structkd.data.augmentation import Augmentation, augment
 from hf_structkd.data.corpora import label_inventory
 from hf_structkd.data.unlabelled import hide_gold
 from hf_structkd.data.words import encode_corpus, relabelled, subword_label_names, tag_column
-from hf_structkd.modeling.subwords import tokenize_words
+from hf_structkd.modeling.words import tokenize_words
 
 # What real text holds: zero-width and combining characters, no-break spaces, emoji, scripts the tokenizer never saw.
 WORDS = st.text(alphabet=st.sampled_from("aB.9 ​‍́é中🙂ي️\x00­"), min_size=1, max_size=4)

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from hf_structkd import StructKDTrainer, StructKDTrainingArguments, Teacher
-from hf_structkd.hub.from_results import card_data
+from hf_structkd.hub.card_data import card_data
 from hf_structkd.hub.model_card import build_model_card
+from hf_structkd.recipes.parser import RecipeError, parse_recipe
 from hf_structkd.training.card import trainer_results
-from hf_structkd.training.recipe import RecipeError, parse_recipe
 
 OFFICIAL = {"posterior": {"weight": 1, "temperature": 2.25}, "top_wk": 1}
 

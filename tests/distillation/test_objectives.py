@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from hf_structkd import LinearChainCRF
 from hf_structkd.data.columns import TARGET_COLUMNS
-from hf_structkd.distillation.label_maps import read_labels
 from hf_structkd.distillation.objectives import (
     OBJECTIVES,
     annotation_temperatures,
@@ -19,9 +18,11 @@ from hf_structkd.distillation.objectives import (
     parse_objective,
     weighted_losses,
 )
-from hf_structkd.distillation.read_chain import read_chain
-from hf_structkd.distillation.targets import Targets, ask
-from hf_structkd.modeling.log_space import Scores
+from hf_structkd.distillation.targets import Targets
+from hf_structkd.modeling.crf_reference import Scores
+from hf_structkd.teachers.label_map import read_labels
+from hf_structkd.teachers.question import ask
+from hf_structkd.teachers.readings import read_chain
 
 GLOBAL = [name for name in sorted(OBJECTIVES) if "global" in OBJECTIVES[name].temperature_modes]
 B, T, C = 3, 4, 3

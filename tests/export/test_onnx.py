@@ -16,9 +16,8 @@ pytest.importorskip("onnxruntime", reason="needs the onnx extra: onnx, onnxrunti
 from hf_structkd import StructKDTrainer, StructKDTrainingArguments, TaggingMetrics, Teacher, load_corpus
 from hf_structkd.export.exported_files import ExportError, read_settings, written_whole
 from hf_structkd.export.onnx import MODEL_FILE, OnnxTagger, export_onnx, quantize_onnx
-
-from ..conftest import draw_student
-from ..modeling.conftest import Family, wordpiece
+from tests.conftest import draw_student
+from tests.modeling.conftest import Family, wordpiece
 
 pytestmark = pytest.mark.slow
 PAGE = Path(__file__).parents[2] / "docs" / "pipeline.md"

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hf_structkd.modeling import log_space
-from hf_structkd.modeling.forward_backward import rescaling_distance
-from hf_structkd.modeling.linear_chain import LinearChainCRF
-from hf_structkd.modeling.log_space import NEG_INF, Scores
+from hf_structkd.modeling import crf_reference as log_space
+from hf_structkd.modeling.crf import LinearChainCRF
+from hf_structkd.modeling.crf_reference import NEG_INF, Scores
+from hf_structkd.modeling.crf_sums import rescaling_distance
 
 # Falls in nats: beside the least number (e^-460 = 1e-200), beside the least normal and denormal ones (-708, -745).
 FALLS = (0.0, 30.0, 230.0, 324.0, 370.0, 459.0, 461.0, 550.0, 576.0, 700.0, 709.0, 744.0, 746.0, 1e4)
@@ -62,7 +62,7 @@ class Case:
         return self.rounding * (1 + self.largest)
 
     def clean(self, leaves: Scores | None = None) -> Scores:
-        """In float64, zero on padding, for `log_space.py`."""
+        """In float64, zero on padding, for `crf_reference.py`."""
         emissions, *others = leaves or self.scores
         return Scores(torch.where(self.real[..., None], emissions.double(), 0.0), *(part.double() for part in others))
 
@@ -134,7 +134,7 @@ def hurtful(seed: int, kind: str, T: int, C: int, B: int, dtype: torch.dtype) ->
 
 
 class ByReference:
-    """The members of `LinearChainCRF` by `log_space.py` and plain loops, float64, differentiable."""
+    """The members of `LinearChainCRF` by `crf_reference.py` and plain loops, float64, differentiable."""
 
     def __init__(self, case: Case, leaves: Scores | None = None):
         self.case, self.lengths = case, case.lengths

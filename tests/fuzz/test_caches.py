@@ -13,11 +13,10 @@ from hypothesis import strategies as st
 
 from hf_structkd import AnnotationError, annotate
 from hf_structkd.data.columns import MARGINALS, TOPK_TAGS
-from hf_structkd.distillation.callable_teacher import CallableTeacher
-from hf_structkd.distillation.checksums import sealed
-from hf_structkd.distillation.shards import ANSWERS_FILE, RECORD_FILE, SUMMARY_FILE, PartialAnswers
-
-from .fuzzing import fuzz, only_our_errors
+from hf_structkd.files import sealed
+from hf_structkd.teachers.answer_store import ANSWERS_FILE, RECORD_FILE, SUMMARY_FILE, PartialAnswers
+from hf_structkd.teachers.function import CallableTeacher
+from tests.fuzz.fuzzing import fuzz, only_our_errors
 
 LABELS = ["O", "B-X", "I-X"]
 FOLDER = Path(mkdtemp())

@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from hf_structkd.data.corpora import load_corpus
-from hf_structkd.data.raw_sentences import load_sentences
 from hf_structkd.data.readers import CorpusError
-
-from .fuzzing import AWKWARD, TEXT, fuzz, only_our_errors
+from hf_structkd.data.unlabelled import load_sentences
+from tests.fuzz.fuzzing import AWKWARD, TEXT, fuzz, only_our_errors
 
 FORMATS = ("conll", "tsv", "csv", "conllu", "jsonl", "ndjson", "json", "txt", "parquet")
 TABLES = ("jsonl", "ndjson", "json", "parquet", "csv")

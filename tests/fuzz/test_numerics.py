@@ -9,12 +9,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_structkd.modeling.log_space import NEG_INF, completions
+from hf_structkd.modeling.crf_reference import NEG_INF, completions
+from tests.fuzz.chains import KINDS, ByReference, hurtful
+from tests.fuzz.fuzzing import fuzz
 from tests.modeling.conftest import loops  # noqa: F401 (a fixture)
 from tests.modeling.enumeration import EnumeratedCRF
-
-from .chains import KINDS, ByReference, hurtful
-from .fuzzing import fuzz
 
 pytestmark = pytest.mark.usefixtures("loops")  # torch and compiled
 close = torch.testing.assert_close

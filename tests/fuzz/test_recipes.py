@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_structkd import StructKDTrainingArguments
-from hf_structkd.training.recipe import RecipeError, dump_settings, parse_recipe
-from hf_structkd.training.recipe_values import read_yaml
-
-from .fuzzing import TEXT, fuzz, only_our_errors
+from hf_structkd.recipes.parser import RecipeError, parse_recipe
+from hf_structkd.recipes.values import read_yaml
+from hf_structkd.settings import dump_settings
+from tests.fuzz.fuzzing import TEXT, fuzz, only_our_errors
 
 RECIPE = Path(mkdtemp()) / "recipe.yaml"
 

@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_structkd.modeling.tag_scheme import TagScheme, convert_tags, infer_scheme, split_tag
-
-from .fuzzing import TEXT, fuzz, only_our_errors
+from tests.fuzz.fuzzing import TEXT, fuzz, only_our_errors
 
 TAGS = st.one_of(
     st.builds("{}-{}".format, st.sampled_from("BIES"), st.sampled_from(["X", "Y", "a-b", "-", "é", "\u200b", " "])),

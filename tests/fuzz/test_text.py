@@ -8,11 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_structkd import CRFTokenClassificationPipeline
-from hf_structkd.modeling.raw_text import split_words
-from hf_structkd.modeling.subwords import tokenize_words
-
-from ..conftest import draw_student
-from .fuzzing import AWKWARD, TEXT, fuzz, only_our_errors
+from hf_structkd.modeling.words import split_words, tokenize_words
+from tests.conftest import draw_student
+from tests.fuzz.fuzzing import AWKWARD, TEXT, fuzz, only_our_errors
 
 WORDS = st.lists(st.one_of(TEXT, st.sampled_from(AWKWARD), st.sampled_from(["a" * 300, "\u0301" * 200, "क्षि" * 60])),
                  max_size=8)  # fmt: skip

@@ -16,9 +16,8 @@ import torch
 
 from hf_structkd import TaggingMetrics, Teacher
 from hf_structkd.data.sampling import language_counts, unlabelled_count
-
-from .fuzzing import CASES
-from .training_cases import (
+from tests.fuzz.fuzzing import CASES
+from tests.fuzz.training_cases import (
     SIZES,
     World,
     draw_case,

@@ -15,11 +15,11 @@ from hf_structkd import StructKDTrainer, StructKDTrainingArguments, Teacher, ann
 from hf_structkd.data.collator import DataCollatorForStructKD
 from hf_structkd.data.columns import TARGET_COLUMNS
 from hf_structkd.data.tokenizer import train_tokenizer
-from hf_structkd.distillation.callable_teacher import CallableTeacher
 from hf_structkd.distillation.objectives import OBJECTIVES, needed_columns, parse_objective
 from hf_structkd.distillation.targets import Targets
-from hf_structkd.modeling.linear_chain import LinearChainCRF
+from hf_structkd.modeling.crf import LinearChainCRF
 from hf_structkd.modeling.tag_scheme import convert_tags
+from hf_structkd.teachers.function import CallableTeacher
 from tests.conftest import draw_student, label_fields
 
 SIZES = {"xa": 16, "xb": 8}  # sentences of each language; every third has no gold where a case asks for such

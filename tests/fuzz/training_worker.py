@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 
-from hf_structkd.distillation.processes import prepare_processes
+from hf_structkd.processes import prepare_processes
 from tests.fuzz.training_cases import World, draw_case, train_on, train_whole
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from .loopback_hub import LoopbackHub, RefusalError, card_errors, entry_of
+from tests.hub.loopback_hub import LoopbackHub, RefusalError, card_errors, entry_of
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -11,10 +11,11 @@ from datasets import Dataset
 from hf_structkd.evaluation.report import ComparisonReport
 from hf_structkd.evaluation.results import RunResults, read_results, write_results
 from hf_structkd.hub import describe
+from hf_structkd.hub.card_data import card_data
 from hf_structkd.hub.describe import describe_student, redescribe
-from hf_structkd.hub.from_results import card_data
 from hf_structkd.hub.model_card import is_edited
-from hf_structkd.hub.public import publishable, without_tokens
+from hf_structkd.hub.public import publishable
+from hf_structkd.settings import without_tokens
 from hf_structkd.training.card import gold_by_language, sentences_by_language
 
 ROOT = Path(__file__).parents[2]
@@ -186,7 +187,7 @@ def test_paths_lose_their_place_wherever_they_stand(path, left):
 
 def test_a_users_name_does_not_become_that_of_the_corpus(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "examples")
-    from publishing import corpus_name
+    from hf_structkd.recipes.publishing import corpus_name
 
     monkeypatch.setenv("LOGNAME", "mira")
     for corpus in ("/home/mira/{language}/{split}.conll", "/data/mira/{language}", "/Users/otto/{split}.conll", "{x}"):

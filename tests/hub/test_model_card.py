@@ -10,8 +10,7 @@ from huggingface_hub import ModelCard
 from hf_structkd.evaluation.report import ComparisonReport
 from hf_structkd.hub import model_card
 from hf_structkd.hub.model_card import StudentCardData, TeacherCard, build_model_card, public_name, write_model_card
-
-from .loopback_hub import card_errors
+from tests.hub.loopback_hub import card_errors
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from .loopback_hub import ALICE
-from .loopback_server import serve
+from tests.hub.loopback_hub import ALICE
+from tests.hub.loopback_server import serve
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]

@@ -12,7 +12,7 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, pr
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
 from hf_structkd import crf_class_for
-from hf_structkd.modeling import native
+from hf_structkd.modeling import crf_compiled as native
 
 FAMILIES = ("xlm-roberta", "bert", "deberta-v2", "modernbert")
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]

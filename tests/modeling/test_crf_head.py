@@ -6,7 +6,7 @@ from transformers import XLMRobertaConfig, XLMRobertaModel, pipeline
 
 from hf_structkd import DataCollatorForStructKD, LinearChainCRF, XLMRobertaForTokenClassificationCRF, encode_corpus
 from hf_structkd.modeling.crf_head import compact
-from hf_structkd.modeling.subwords import tokenize_words
+from hf_structkd.modeling.words import tokenize_words
 
 
 @pytest.fixture

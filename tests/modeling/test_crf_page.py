@@ -11,7 +11,7 @@ from hf_structkd import LinearChainCRF
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "crf.md"
 sys.path.insert(0, str(ROOT / "examples"))
-from marked_figures import fill_file  # noqa: E402
+from hf_structkd.evaluation.marked_figures import fill_file  # noqa: E402
 
 
 def test_the_example_runs_and_the_members_exist():

@@ -8,12 +8,11 @@ import torch
 from transformers import AutoModel, AutoModelForTokenClassification, pipeline
 
 from hf_structkd import LinearChainCRF, TagScheme
-from hf_structkd.distillation.label_maps import Reading
-from hf_structkd.distillation.read_chain import ReadChain
 from hf_structkd.modeling.word_tensors import led_by, merge_tags, spread
-
-from ..conftest import label_fields
-from .conftest import FAMILIES, Family
+from hf_structkd.teachers.label_map import Reading
+from hf_structkd.teachers.readings import ReadChain
+from tests.conftest import label_fields
+from tests.modeling.conftest import FAMILIES, Family
 
 close = torch.testing.assert_close
 BF16 = {"device_type": "cpu", "dtype": torch.bfloat16}

@@ -12,10 +12,9 @@ from tokenizers import processors
 from transformers import AutoModelForTokenClassification, AutoTokenizer, BertConfig, pipeline
 
 from hf_structkd import DataCollatorForStructKD, Teacher, crf_class_for, encode_corpus
-from hf_structkd.modeling.subwords import tokenize_words
 from hf_structkd.modeling.windows import encoder_window
-
-from .conftest import FAMILIES, POSITIONS, Family
+from hf_structkd.modeling.words import tokenize_words
+from tests.modeling.conftest import FAMILIES, POSITIONS, Family
 
 
 @pytest.fixture

@@ -15,9 +15,8 @@ from transformers.pipelines.pt_utils import KeyDataset
 
 from hf_structkd import CRFTokenClassificationPipeline, TagScheme
 from hf_structkd.modeling.pipeline import TASK
-from hf_structkd.modeling.subwords import tokenize_words
-
-from ..conftest import label_fields
+from hf_structkd.modeling.words import tokenize_words
+from tests.conftest import label_fields
 
 TEXT = "Anna flew from Boston to Paris, said Maria Lopez."
 EVERYTHING = {"top_k": 3, "marginals": True, "entropy": True}

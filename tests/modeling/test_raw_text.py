@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_structkd import load_corpus
-from hf_structkd.modeling.raw_text import split_words
+from hf_structkd.modeling.words import split_words
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "ner"
 

@@ -32,19 +32,11 @@ from transformers import (
     pipeline,
 )
 
-from hf_structkd import (
-    StructKDTrainer,
-    StructKDTrainingArguments,
-    TaggingMetrics,
-    TagScheme,
-    Teacher,
-    encode_corpus,
-)
+from hf_structkd import StructKDTrainer, StructKDTrainingArguments, TaggingMetrics, TagScheme, Teacher, encode_corpus
 from hf_structkd.modeling.pipeline import TASK
-from hf_structkd.modeling.subwords import tokenize_words
 from hf_structkd.modeling.tag_scheme import convert_tags
-
-from ..conftest import draw_student
+from hf_structkd.modeling.words import tokenize_words
+from tests.conftest import draw_student
 
 WORKER = Path(__file__).with_name("reading_worker.py")
 LABELS = {

@@ -12,8 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import pipeline
 
 from hf_structkd import TagScheme, XLMRobertaForTokenClassificationCRF
-
-from ..conftest import label_fields
+from tests.conftest import label_fields
 
 WORKER = Path(__file__).with_name("standalone_worker.py")
 TEXT = "Anna flew from Boston to Paris , said Maria Lopez of the Helsinki Tram Museum ."

@@ -6,8 +6,8 @@ import torch
 
 from hf_structkd import DataCollatorForStructKD, StructKDTrainer, StructKDTrainingArguments, encode_corpus
 from hf_structkd import smaller_student as make_smaller
-from hf_structkd.modeling.smaller_student import evenly_spaced
-from hf_structkd.modeling.word_lstm import WordLSTM
+from hf_structkd.modeling.layers import WordLSTM
+from hf_structkd.training.smaller_student import evenly_spaced
 
 
 @pytest.fixture

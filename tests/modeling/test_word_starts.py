@@ -6,10 +6,8 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from hf_structkd.modeling.subwords import drops_word_marks, tokenize_words
-from hf_structkd.modeling.word_starts import word_start_pieces
-
-from . import conftest
+from hf_structkd.modeling.words import drops_word_marks, tokenize_words, word_start_pieces
+from tests.modeling import conftest
 
 MAKERS = {
     "wordpiece": conftest.wordpiece,

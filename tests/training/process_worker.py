@@ -15,10 +15,10 @@ from hf_structkd import StructKDTrainer, StructKDTrainingArguments
 from hf_structkd.data.columns import TARGET_COLUMNS
 from hf_structkd.data.demo_corpus import load_demo_corpus
 from hf_structkd.data.unlabelled import hide_gold
-from hf_structkd.distillation.annotate import annotate
-from hf_structkd.distillation.callable_teacher import CallableTeacher
+from hf_structkd.teachers.annotate import annotate
+from hf_structkd.teachers.function import CallableTeacher
 from tests.crashes import Setting
-from tests.distillation import annotation_worker
+from tests.teachers import annotation_worker
 
 SHARE = 8  # sentences that come to one of two processes in one update
 

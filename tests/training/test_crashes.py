@@ -18,12 +18,12 @@ import torch
 from hf_structkd import StructKDTrainingArguments
 from hf_structkd.data.corpora import load_corpus
 from hf_structkd.data.readers import CorpusError
-from hf_structkd.distillation.shards import AnnotationError, PartialAnswers
+from hf_structkd.recipes.parser import RecipeError
+from hf_structkd.teachers.answer_store import AnnotationError, PartialAnswers
 from hf_structkd.training.checkpoints import CHECKSUMS_FILE, CheckpointError, is_sealed, last_whole_checkpoint
-from hf_structkd.training.recipe import RecipeError
 from tests import crashes
 from tests.crashes import train_into
-from tests.distillation import annotation_worker
+from tests.teachers import annotation_worker
 
 pytestmark = pytest.mark.slow
 

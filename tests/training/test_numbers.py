@@ -15,9 +15,9 @@ import pytest
 import torch
 from datasets import Dataset
 
-from hf_structkd.distillation.annotate import annotate
-from hf_structkd.distillation.callable_teacher import CallableTeacher
-from hf_structkd.distillation.shards import PartialAnswers
+from hf_structkd.teachers.annotate import annotate
+from hf_structkd.teachers.answer_store import PartialAnswers
+from hf_structkd.teachers.function import CallableTeacher
 from tests import crashes
 
 LONG = os.environ.get("STRUCTKD_LONG") == "1"

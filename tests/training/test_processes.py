@@ -16,9 +16,8 @@ from datasets import Dataset
 
 from tests import crashes
 from tests.crashes import Setting
-from tests.distillation import annotation_worker
-
-from . import process_worker
+from tests.teachers import annotation_worker
+from tests.training import process_worker
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "examples" / "accelerate"

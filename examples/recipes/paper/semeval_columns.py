@@ -16,7 +16,7 @@ from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
-from hf_structkd.evaluation.results import write_atomically
+from hf_structkd.files import write_atomically
 
 Sentence = list[tuple[str, str]]  # words and their tags
 DEV_EVERY = 10

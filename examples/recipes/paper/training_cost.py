@@ -245,7 +245,7 @@ def steps_table(measured: dict[str, Any]) -> str:
 
 
 def write() -> None:
-    from marked_figures import fill_file
+    from hf_structkd.evaluation.marked_figures import fill_file
 
     reference = yaml.safe_load((FOLDER / "reference.yaml").read_text(encoding="utf-8"))
     measured = json.loads(STEP_TIMES.read_text(encoding="utf-8"))

@@ -1,0 +1,137 @@
+"""What `crf_benchmark.py` measured: whether the gates hold, curves, and the tables of docs/crf.md."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from .crf_competitors import COMPETITORS, OURS
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from hf_structkd.evaluation.marked_figures import fill_file
+
+GATES = {  # operation: (peer, gate, goal), ours / peer
+    "nll": ("pytorch-crf", 0.20, 0.08),
+    "marginals": ("supar", 0.15, 0.10),
+    "posterior": ("supar", 0.25, 0.12),
+    "viterbi": ("pytorch-crf", 0.45, 0.30),
+    "k_best_5": ("supar", 0.05, 0.01),
+    "k_best_10": ("supar", 0.03, 0.01),
+    "structural": ("supar", 0.10, 0.05),
+    "top_wk_5": ("pytorch-crf", 0.10, 0.05),
+}
+
+
+def verdict(result: dict, peer: str) -> str:
+    """Whether one timing holds the gate that is set for it; empty where none is."""
+    if result["operation"] not in GATES or (result["B"], result["T"]) != (32, 128) or result["C"] not in (9, 20):
+        return ""
+    name, gate, goal = GATES[result["operation"]]
+    if peer != name:
+        return ""
+    ratio = result["libraries"][peer]["ours_over_it"]
+    return f"gate {gate}, goal {goal}: " + (
+        "goal reached" if ratio <= goal else "gate held" if ratio <= gate else "GATE MISSED"
+    )
+
+
+def plot(results: list[dict], path: Path) -> None:
+    """Curves of CPU time against words and against tags."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    shown = ("nll", "posterior", "viterbi", "k_best_10")
+    figure, axes = plt.subplots(2, len(shown), figsize=(16, 7), squeeze=False)
+    for column, operation in enumerate(shown):
+        for row, (axis, fixed, label) in enumerate((("T", "C", "words"), ("C", "T", "tags"))):
+            panel, at = axes[row][column], {"C": 20, "T": 128}[fixed]
+            for colour, name in enumerate(COMPETITORS):
+                cells = [r for r in results if (r["operation"], r["B"], r[fixed]) == (operation, 32, at)]
+                points = sorted(
+                    (r[axis], r["libraries"][name]["milliseconds"]) for r in cells if name in r["libraries"]
+                )
+                if points:
+                    panel.plot(*zip(*points), marker="o", label=name, color=f"C{colour}")
+            panel.set(xscale="log", yscale="log", xlabel=f"{label} ({fixed} = {at}, 32 sentences)", title=operation)
+            measured = sorted({r[axis] for r in results})
+            panel.set_xticks(measured, [str(number) for number in measured])
+            panel.minorticks_off()
+            panel.grid(alpha=0.3)
+        axes[0][0].set_ylabel("CPU time, ms")
+        axes[1][0].set_ylabel("CPU time, ms")
+    axes[0][0].legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    lines = ["| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *rows)]
+    return "\n".join(lines)
+
+
+def gates(results: list[dict]) -> str:
+    rows = []
+    for operation, (peer, gate, goal) in GATES.items():
+        row = [f"`{operation}`", peer]
+        for C in (9, 20):
+            found = [r for r in results if (r["operation"], r["B"], r["T"], r["C"]) == (operation, 32, 128, C)]
+            libraries = found[0]["libraries"]
+            numba = libraries.get("ours, numba", {}).get("milliseconds", float("nan"))
+            row += [f"{libraries[OURS]['milliseconds']:.1f}", f"{numba:.1f}", f"{libraries[peer]['milliseconds']:.1f}"]
+            row += [f"{libraries[peer]['ours_over_it']:.3f}"]
+        rows.append([*row, str(gate), str(goal)])
+    header = ["operation", "peer"]
+    for C in (9, 20):
+        header += [f"ours, ms (C={C})", "with numba", "peer", "ours / peer"]
+    return table([*header, "gate", "goal"], rows)
+
+
+def grid(results: list[dict]) -> str:
+    """Ours over the fastest other library, smallest to largest, over all shapes measured."""
+    rows = []
+    for operation in dict.fromkeys(r["operation"] for r in results):
+        ratios = []
+        for r in results:
+            others = [v["ours_over_it"] for k, v in r["libraries"].items() if not k.startswith(OURS)]
+            if r["operation"] == operation and others:
+                ratios.append((max(others), r))
+        if ratios:
+            ratios.sort(key=lambda pair: pair[0])
+            low, high = ratios[0], ratios[-1]
+            shape = [f"B={r['B']} T={r['T']} C={r['C']}" for _, r in (low, high)]
+            middle = ratios[len(ratios) // 2][0]
+            rows.append([f"`{operation}`", str(len(ratios)), f"{middle:.3f}", f"{low[0]:.3f} ({shape[0]})"])
+            rows[-1].append(f"{high[0]:.3f} ({shape[1]})")
+    return table(["operation", "shapes", "median", "smallest", "largest"], rows)
+
+
+def by_library(rows: list[dict], field: str, form: str) -> str:
+    libraries = list(dict.fromkeys(row["library"] for row in rows))
+    lines = []
+    for operation in dict.fromkeys(row["operation"] for row in rows):
+        values = {row["library"]: row[field] for row in rows if row["operation"] == operation}
+        cells = [form.format(values[name]) if values.get(name) is not None else "" for name in libraries]
+        lines.append([f"`{operation}`", *cells])
+    return table(["operation", *libraries], lines)
+
+
+def write_report(folder: Path, page: Path) -> None:
+    """Write the tables of times.json, step.json and memory.json, as far as they are there."""
+    files = {file.stem: json.loads(file.read_text())["rows"] for file in folder.glob("*.json")}
+    figures = {}
+    if "times" in files:
+        figures |= {"crf / gates": gates(files["times"]), "crf / grid": grid(files["times"])}
+    if "step" in files:
+        first = files["step"][0]
+        step = (
+            f"One step of the encoder, {first['B']} sentences of {first['T']} subwords: {first['step_seconds']:.1f} s."
+        )
+        figures["crf / step"] = step + "\n\n" + by_library(files["step"], "share", "{:.3%}")
+    if "memory" in files:
+        figures["crf / memory"] = by_library(files["memory"], "mebibytes", "{:.1f}")
+    fill_file(page, "crf", figures)
+    if "times" in files:
+        plot(files["times"], folder / "times.png")

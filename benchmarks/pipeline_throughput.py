@@ -1,0 +1,124 @@
+"""Sentences a second: our pipeline and the stock one with our model, against a plain encoder with the stock pipeline.
+
+python benchmarks/pipeline_throughput.py --batch-size 1 16
+
+All three run the same encoder (random weights) over the same raw texts, in turn, round after round, so that a busy
+machine slows them alike; the ratio is taken within each round. On a CPU the process's own time is counted, on other
+devices the clock's. Prints a line of JSON for each batch size; `--write` puts a table into its marked place
+(`<!-- results: throughput -->`) in a Markdown file.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForTokenClassification, pipeline
+from transformers.utils import logging
+
+from hf_structkd import CRFTokenClassificationPipeline, XLMRobertaCRFConfig, XLMRobertaForTokenClassificationCRF
+from hf_structkd.data.corpora import label_inventory, load_corpus
+from hf_structkd.data.tokenizer import train_tokenizer
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from hf_structkd.evaluation.marked_figures import fill_file
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    shape = {"hidden": 768, "layers": 12, "heads": 12}
+    for name, default in {"sentences": 64, **shape, "rounds": 5, "threads": 1}.items():
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--batch-size", type=int, nargs="+", default=[1, 16])
+    parser.add_argument("--write", type=Path, help="a Markdown file with a place for the table")
+    parser.add_argument("--corpus", default="demo", help="`demo`, or a corpus of one language as load_corpus reads it")
+    parser.add_argument("--language", default="en")
+    parser.add_argument("--device", default="cpu")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    logging.set_verbosity_error()
+
+    split = {"split": "train"} if args.corpus == "demo" else {}
+    corpus = load_corpus(args.corpus, language=args.language, **split)
+    texts = [" ".join(words) for words in corpus["tokens"]]
+    texts = (texts * (args.sentences // len(texts) + 1))[: args.sentences]
+    labels = label_inventory(corpus)
+    tokenizer = train_tokenizer(corpus["tokens"], vocab_size=2000)
+    fields = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": args.hidden,
+        "num_hidden_layers": args.layers,
+        "num_attention_heads": args.heads,
+        "intermediate_size": 4 * args.hidden,
+        "max_position_embeddings": 514,
+        "type_vocab_size": 1,
+        "pad_token_id": tokenizer.pad_token_id,
+        "id2label": dict(enumerate(labels)),
+        "label2id": {label: i for i, label in enumerate(labels)},
+    }
+    torch.manual_seed(0)
+    ours = XLMRobertaForTokenClassificationCRF(XLMRobertaCRFConfig(**fields))
+    ours.set_word_starts(tokenizer)
+    plain = AutoModelForTokenClassification.from_config(AutoConfig.for_model("xlm-roberta", **fields))
+    plain.roberta.load_state_dict(ours.roberta.state_dict())
+    common: dict[str, Any] = {"tokenizer": tokenizer, "device": args.device}
+
+    def stock(model: Any) -> Callable[..., Any]:
+        return pipeline("token-classification", model=model.eval(), aggregation_strategy="simple", **common)
+
+    contestants = {
+        "plain encoder, stock pipeline": stock(plain),
+        "CRF, stock pipeline": stock(ours),
+        "CRF, our pipeline": CRFTokenClassificationPipeline(model=ours, **common),
+    }
+
+    def measure(batch_size: int) -> dict[str, Any]:
+        def seconds(tag: Callable[..., Any]) -> float:
+            clock = time.process_time if args.device == "cpu" else time.perf_counter
+            started = clock()
+            tag(texts, batch_size=batch_size)
+            if args.device != "cpu":
+                torch.cuda.synchronize()
+            return clock() - started
+
+        for tag in contestants.values():
+            tag(texts[:batch_size], batch_size=batch_size)
+        rounds = [{name: seconds(tag) for name, tag in contestants.items()} for _ in range(args.rounds)]
+        base, found = next(iter(contestants)), {}
+        for name in contestants:
+            ratios = [each[base] / each[name] for each in rounds]
+            found[name] = {
+                "sentences_per_s": round(args.sentences / statistics.median(each[name] for each in rounds), 1),
+                "ratio": round(statistics.median(ratios), 3),
+                "ratio_spread": [round(min(ratios), 3), round(max(ratios), 3)],
+            }
+        words = sum(len(text.split()) for text in texts)
+        return {"batch_size": batch_size, "words": words, "contestants": found}
+
+    reports = [measure(size) for size in args.batch_size]
+    for report in reports:
+        print(json.dumps({**vars(args), **report}, default=str))
+    if args.write:
+        fill_file(args.write, "throughput", {"throughput": as_markdown(args, reports)})
+
+
+def as_markdown(args: argparse.Namespace, reports: list[dict[str, Any]]) -> str:
+    names = list(reports[0]["contestants"])
+    lines = [f"Encoder of {args.layers} layers of {args.hidden}, {args.sentences} texts, {args.rounds} rounds.", ""]
+    lines += ["| batch | " + " | ".join(names) + " |", "|---:|" + "---|" * len(names)]
+    for report in reports:
+        cells = []
+        for own in report["contestants"].values():
+            low, high = own["ratio_spread"]
+            cells.append(f"{own['sentences_per_s']} sentences/s, {own['ratio']:.2f} ({low:.2f} to {high:.2f})")
+        lines.append(f"| {report['batch_size']} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

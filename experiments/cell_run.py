@@ -1,0 +1,224 @@
+"""One cell: train its student, score it, leave `results.json` and the counts of every test sentence."""
+
+import contextlib
+import json
+import resource
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from transformers import set_seed
+
+from hf_structkd import Teacher
+from hf_structkd.evaluation.aggregate import macro_average
+from hf_structkd.evaluation.results import collect_versions, to_json_types
+from hf_structkd.evaluation.significance import sentence_counts
+from hf_structkd.evaluation.tagging_metrics import TaggingMetrics
+from hf_structkd.files import write_atomically
+from hf_structkd.recipes.folder import replace_output
+from hf_structkd.recipes.models import SCRATCH, make_tagger
+from hf_structkd.teachers.panel import Panel
+from hf_structkd.training.provenance import content_key
+from hf_structkd.training.teacher_embeddings import mix_embeddings
+
+from .grid import RESULTS_FILE, SENTENCES_FILE, Cell, Grid
+from .grid_corpora import GridCorpora
+from .pool import Pool
+from .teacher_sets import TeacherSets
+from .trimming import train_trimmed
+
+SCHEMA_VERSION = 1
+
+
+def run_cell(cell: Cell, grid: Grid, pool: Pool, folder: Path) -> None:
+    """Train and score one cell; nothing but `results.json` and what it names is left in `folder`."""
+    corpora, teacher_sets = pool.corpora, pool.teacher_sets
+    folder.mkdir(parents=True, exist_ok=True)
+    work = folder / "work"
+    shutil.rmtree(work, ignore_errors=True)  # of a run that was killed
+    _reset_peak_memory()
+    started = time.perf_counter()
+    set_seed(cell.seed)
+    scratch = cell.model.model == SCRATCH
+
+    def sentences() -> list[list[str]]:
+        seen = ((language, np.concatenate(corpora.rows(language, cell))) for language in corpora.languages)
+        return [words for language, rows in seen for words in corpora.splits[language]["train"].select(rows)["tokens"]]
+
+    model, tokenizer = make_tagger(cell.model, corpora.labels, cell.data.tag_scheme, sentences)
+    key = None if scratch else content_key(cell.model.model, cell.model.revision)
+    names = grid.teacher_set_of(cell)
+    if cell.own.teacher_embeddings is not None:
+        mix_embeddings(model, tokenizer, teacher_sets.views(names, tokenizer, key), cell.own.teacher_embeddings)
+    train = pool.training_data(cell, tokenizer, key)
+    dev = {language: pool.encoded(language, "dev", tokenizer, key) for language in corpora.languages}
+    prepared = time.perf_counter()
+    trainer = train_trimmed(model, tokenizer, train, dev, replace_output(cell.args, work), resume=False)
+    trained = time.perf_counter()
+
+    student = Teacher(trainer.model, tokenizer, name=str(cell))
+    scores, counts = score(corpora, dict.fromkeys(corpora.languages, student), student)
+    metrics = TaggingMetrics(corpora.labels, corpora.data_arguments.tag_scheme)
+    results = {
+        "schema_version": SCHEMA_VERSION,
+        "grid": grid.name,
+        "cell": cell.name,
+        "seed": cell.seed,
+        "settings": cell.settings,
+        "versions": collect_versions(),
+        "corpora": corpora.fingerprints,
+        "zero_shot_corpora": corpora.zero_shot_fingerprints or None,
+        "model_revision": key,
+        "teacher_revisions": teacher_sets.revisions(names) if names else None,
+        "gold_sentences": {language: len(corpora.rows(language, cell)[0]) for language in corpora.languages},
+        "text_sentences": {language: sum(map(len, corpora.rows(language, cell))) for language in corpora.languages},
+        "metric": metrics.metric_name,
+        "scores": scores,
+        "curve": dev_curve(trainer.state.log_history, metrics.metric_name),
+        "losses": [entry for entry in trainer.state.log_history if "loss" in entry],
+        "best_step": trainer.state.best_global_step,
+        "updates": trainer.state.global_step,
+        "student": {
+            "class_name": type(trainer.model).__name__,
+            "labels": corpora.labels,
+            "scheme": metrics.scheme,
+            "parameters": trainer.model.num_parameters(),
+        },
+        "seconds": {
+            "prepare": prepared - started,
+            "train": trained - prepared,
+            "score": time.perf_counter() - trained,
+        },
+        "peak_memory_bytes": _peak_memory(trainer.args.device),
+        "device": str(trainer.args.device),
+        "threads": torch.get_num_threads(),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    write_counts(counts, folder)
+    shutil.rmtree(work)
+    write_record(results, folder)
+
+
+def score(
+    corpora: GridCorpora, taggers: dict[str, Teacher | Panel], zero_shot: Teacher | None = None
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Reports by split and language, their macro averages, and the counts of every test sentence by language."""
+    metrics = TaggingMetrics(corpora.labels, corpora.data_arguments.tag_scheme)
+    scores: dict[str, Any] = {}
+    counts: dict[str, np.ndarray] = {}
+
+    def one(tagger: Any, data: Dataset) -> tuple[dict[str, Any], np.ndarray]:
+        predictions = tagger.tag(list(data["tokens"]), corpora.labels)
+        gold = list(data["tags"])
+        return metrics.report(predictions, gold), sentence_counts(predictions, gold, metrics.scheme)
+
+    for split in ("dev", "test"):
+        scores[split] = {}
+        for language, tagger in taggers.items():
+            scores[split][language], own = one(tagger, corpora.splits[language][split])
+            if split == "test":
+                counts[language] = own
+        scores[split]["avg"] = macro_average(scores[split])
+    if zero_shot is not None and corpora.zero_shot:
+        scores["zero_shot"] = {}
+        for language, splits in corpora.zero_shot.items():
+            scores["zero_shot"][language], counts[f"zero_shot/{language}"] = one(zero_shot, splits["test"])
+        scores["zero_shot"]["avg"] = macro_average(scores["zero_shot"])
+    return scores, counts
+
+
+def score_teachers(teacher_sets: TeacherSets, name: str, folder: Path) -> None:
+    """Score a set of teachers, each language's on its own test sentences and each on the zero-shot languages."""
+    corpora = teacher_sets.corpora
+    folder.mkdir(parents=True, exist_ok=True)
+    started = time.perf_counter()
+    scores, counts = score(corpora, {language: teacher_sets.panel(name, language) for language in corpora.languages})
+    if corpora.zero_shot:
+        metrics = TaggingMetrics(corpora.labels, corpora.data_arguments.tag_scheme)
+        scores["zero_shot"] = {
+            own: {
+                language: metrics.report(
+                    teacher_sets.panel(name, own).tag(list(splits["test"]["tokens"]), corpora.labels),
+                    list(splits["test"]["tags"]),
+                )
+                for language, splits in corpora.zero_shot.items()
+            }
+            for own in corpora.languages
+        }
+    results = {
+        "schema_version": SCHEMA_VERSION,
+        "grid": teacher_sets.grid.name,
+        "teacher_set": name,
+        "settings": teacher_sets.grid.content["teacher_sets"][name],
+        "versions": collect_versions(),
+        "corpora": corpora.fingerprints,
+        "zero_shot_corpora": corpora.zero_shot_fingerprints or None,
+        "teacher_revisions": teacher_sets.revisions(name),
+        "metric": TaggingMetrics(corpora.labels, corpora.data_arguments.tag_scheme).metric_name,
+        "scores": scores,
+        "seconds": {"score": time.perf_counter() - started},
+    }
+    write_counts(counts, folder)
+    write_record(results, folder)
+
+
+def write_counts(counts: dict[str, np.ndarray], folder: Path) -> None:
+    """Keep per-sentence counts, small: `counts[language]` is (sentences, 3) or (sentences, 2)."""
+    small = {language: own.astype(np.min_scalar_type(own.max(initial=0))) for language, own in counts.items()}
+    temporary = folder / f".{SENTENCES_FILE}"
+    with temporary.open("wb") as file:
+        # column by column: numbers of a kind lie together and compress better
+        np.savez_compressed(file, **{language: own.T.copy() for language, own in small.items()})
+    temporary.replace(folder / SENTENCES_FILE)
+
+
+def write_record(results: dict[str, Any], folder: Path) -> None:
+    """Write `results.json`, a line for each member: small, and a diff shows what changed."""
+    lines = [
+        f"{json.dumps(name)}: {json.dumps(_short(member), ensure_ascii=False, allow_nan=False)}"
+        for name, member in to_json_types(results).items()
+    ]
+    write_atomically(folder / RESULTS_FILE, "{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def _short(value: Any) -> Any:
+    """Floats to 7 significant digits: far below any deviation, and half the size."""
+    if isinstance(value, float):
+        return float(f"{value:.7g}")
+    if isinstance(value, dict):
+        return {key: _short(member) for key, member in value.items()}
+    return [_short(member) for member in value] if isinstance(value, list) else value
+
+
+def dev_curve(history: list[dict[str, Any]], metric: str) -> list[dict[str, Any]]:
+    """Epoch by epoch the score and the loss on dev, of each language and their macro average."""
+    curve: dict[int, dict[str, Any]] = {}
+    for entry in history:
+        for name, value in entry.items():
+            for kind in (metric, "loss"):
+                if name.startswith("eval_") and name.endswith(f"_{kind}"):
+                    point = curve.setdefault(entry["step"], {"step": entry["step"], "epoch": entry["epoch"]})
+                    point.setdefault(kind, {})[name.removeprefix("eval_").removesuffix(f"_{kind}")] = value
+    return list(curve.values())
+
+
+def _reset_peak_memory() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: the high-water mark starts anew
+
+
+def _peak_memory(device: torch.device) -> int:
+    """Bytes: the GPU's where it trained on one, else the process's, corpora and teachers' answers included."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,293 @@
+"""A grid of experiments in one YAML file: what is shared, and the cells that differ.
+
+    description: what it is to show
+    recipe: {...}           # fields of run_distill.py's recipes, the same for every cell
+    pool_sentences: 20000   # training sentences of each language that gold and text are drawn from
+    seeds: 10               # 1 to 10, or a list; each draws initialisation, data order and subset
+    teacher_sets:           # name -> checkpoints that exist, or how they are trained, or an ensemble of sets
+      lab: {model: ENCODER, max_train_sentences: 20000, num_train_epochs: 2, learning_rate: 5e-4, seeds: [1]}
+    baseline: [none]        # what the others are compared with: of several cells the best one on dev
+    cells:                  # name -> fields that differ, of the recipe or of `CellArguments`
+      none: {objective: none}
+      posterior: {objective: posterior}
+      K={top_k}: {objective: top_wk, matrix: {top_k: [1, 2, 5]}}    # several at once, named by their fields
+    curves: [...]           # what report.py draws
+
+`${NAME}` stands for what `--define NAME=VALUE` says, so that grids and results name no folder of one machine.
+"""
+
+import itertools
+import json
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hf_structkd import StructKDTrainingArguments
+from hf_structkd.data.columns import TOPK_TAGS
+from hf_structkd.recipes.fields import DataArguments, ModelArguments, StartArguments
+from hf_structkd.recipes.parser import RecipeError, parse_recipe
+from hf_structkd.recipes.values import read_yaml
+
+from .grid_fields import refuse_idle_members
+
+RESULTS_FILE, SENTENCES_FILE, FAILURE_FILE = "results.json", "sentences.npz", "failure.txt"
+# What every cell and teacher is trained with unless the grid says otherwise: the best epoch on dev is kept.
+DEFAULTS: dict[str, Any] = {
+    "eval_strategy": "epoch",
+    "save_strategy": "epoch",
+    "save_total_limit": 1,
+    "save_only_model": True,
+    "load_best_model_at_end": True,
+    "metric_for_best_model": "macro",
+    "logging_steps": 100,
+    "report_to": "none",
+    "disable_tqdm": True,
+}
+
+
+class GridError(RecipeError):
+    """A grid that cannot be run; the message names the place, the value and what to do."""
+
+
+@dataclass
+class CellArguments(StartArguments):
+    """The fields of a cell that are not a teacher's too."""
+
+    text_sentences: int | None = field(
+        default=None,
+        metadata={
+            "help": "Sentences of each language that the student sees, the max_train_sentences with gold tags (0 for "
+            "none) among them; of the others it sees the teachers' answers alone. Default: those with gold tags."
+        },
+    )
+    subset_seed: int | None = field(
+        default=None, metadata={"help": "Which sentences of the pool these are. Default: the cell's seed."}
+    )
+    teacher_set: str | None = field(
+        default=None, metadata={"help": "The teachers, a name under teacher_sets. Default: the first one."}
+    )
+
+
+@dataclass
+class TeacherSet:
+    """The teachers of every language, in one of three ways.
+
+    Args:
+        checkpoints: language -> checkpoint, or several whose distributions are mixed.
+        ensemble: names of other sets, whose teachers are mixed.
+        recipe: how they are trained: fields of a recipe, on the first `max_train_sentences` of the pool. `corpus`
+            names other corpora of the same languages and labels.
+        seeds: one teacher is trained for each; several are mixed.
+        together: one teacher for all languages, trained on all their corpora, instead of one for each.
+        label_map: what becomes of the labels of `checkpoints`.
+        wrong_paths: answer with transitions read the wrong way round, without start and end scores and without
+            constraints: what the k-best decoder of SLKD's official code does.
+    """
+
+    checkpoints: dict[str, str | list[str]] | None = None
+    ensemble: list[str] | None = None
+    recipe: dict[str, Any] = field(default_factory=dict)
+    seeds: list[int] = field(default_factory=lambda: [1])
+    together: bool = False
+    label_map: dict[str, Any] | None = None
+    wrong_paths: bool = False
+
+
+@dataclass
+class Cell:
+    """A cell under one seed, its fields read and checked."""
+
+    name: str
+    seed: int
+    settings: dict[str, Any]  # as the grid gives them, placeholders and all
+    data: DataArguments
+    model: ModelArguments
+    own: CellArguments
+    args: StructKDTrainingArguments
+
+    @property
+    def path(self) -> Path:
+        return Path("cells") / re.sub(r"[^\w.+=-]", "_", self.name) / f"seed-{self.seed}"
+
+    @property
+    def gold_sentences(self) -> int | None:
+        return self.data.max_train_sentences
+
+    @property
+    def text_sentences(self) -> int | None:
+        return self.own.text_sentences if self.own.text_sentences is not None else self.gold_sentences
+
+    @property
+    def objectives(self) -> dict[str, Any]:
+        return self.args.chosen_objectives()
+
+    def __str__(self) -> str:
+        return f"{self.name}, seed {self.seed}"
+
+
+class Grid:
+    """A grid as its file says.
+
+    Args:
+        content: the file's mapping.
+        name: of the grid; results lie in a folder of this name.
+        definitions: what stands for the placeholders.
+
+    Raises:
+        GridError: for an unknown or missing member, a cell's wrong field, a name that nothing has.
+    """
+
+    MEMBERS = (
+        *("description", "recipe", "pool_sentences", "seeds", "teacher_sets", "baseline", "cells", "zero_shot"),
+        *("curves", "annotation_top_k", "limitations"),
+    )
+
+    def __init__(self, content: Mapping[str, Any], name: str, definitions: Mapping[str, str] | None = None) -> None:
+        self.name, self.definitions = name, {} if definitions is None else definitions
+        if unknown := [member for member in content if member not in self.MEMBERS]:
+            raise GridError(f"grid {name}: unknown members {unknown}; there are {', '.join(self.MEMBERS)}")
+        if not isinstance(content.get("cells"), Mapping) or not content["cells"]:
+            raise GridError(f"grid {name} has no cells")
+        self.content = dict(content)
+        self.description: str = content.get("description", "")
+        self.recipe: dict[str, Any] = {**DEFAULTS, **content.get("recipe", {})}
+        self.pool_sentences: int | None = content.get("pool_sentences")
+        seeds = content.get("seeds", 1)
+        self.seeds: list[int] = list(range(1, seeds + 1)) if isinstance(seeds, int) else list(seeds)
+        self.cells: dict[str, dict[str, Any]] = {}
+        for cell, own in content["cells"].items():
+            for combined, fields_of_cell in _combinations(cell, dict(own or {})):
+                if combined in self.cells:
+                    raise GridError(f"grid {name}: two cells are called {combined!r}")
+                self.cells[combined] = fields_of_cell
+        self.teacher_sets = {
+            own: self._teacher_set(own, spec) for own, spec in (content.get("teacher_sets") or {}).items()
+        }
+        try:
+            refuse_idle_members(content.get("recipe") or {}, self.cells, content.get("teacher_sets") or {})
+        except RecipeError as error:
+            raise GridError(f"grid {name}: {error}") from None
+        baseline = content.get("baseline", next(iter(self.cells)))
+        self.baselines: list[str] = [baseline] if isinstance(baseline, str) else list(baseline)
+        self.zero_shot: dict[str, Any] = content.get("zero_shot") or {}
+        self.curves: list[dict[str, Any]] = content.get("curves") or []
+        self.limitations: list[str] = content.get("limitations") or []
+        self.annotation_top_k: int = content.get("annotation_top_k", 10)
+        if missing := [cell for cell in self.baselines if cell not in self.cells]:
+            raise GridError(f"grid {name}: the baseline names cells that it does not have: {missing}")
+
+    @classmethod
+    def read(cls, path: str | Path, definitions: Mapping[str, str] | None = None) -> "Grid":
+        try:
+            content = read_yaml(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise GridError(f"grid {path} cannot be read: {error}") from None
+        if not isinstance(content, dict):
+            raise GridError(f"grid {path} must be a mapping")
+        return cls(content, Path(path).stem, definitions)
+
+    def _teacher_set(self, name: str, spec: Mapping[str, Any]) -> TeacherSet:
+        own = {member.name for member in fields(TeacherSet)} - {"recipe"}
+        known = {key: value for key, value in spec.items() if key in own}
+        recipe = {key: value for key, value in spec.items() if key not in own}
+        ways = [way for way in ("checkpoints", "ensemble") if spec.get(way)]
+        if recipe:
+            ways.append("training fields")
+        if len(ways) != 1:
+            raise GridError(f"teacher set {name!r} needs checkpoints, an ensemble or training fields; it has {ways}")
+        return TeacherSet(**known, recipe=recipe)
+
+    def expand(self, value: Any) -> Any:
+        """The value with its placeholders filled in. Raises GridError for one that nothing was defined for."""
+        if isinstance(value, Mapping):
+            return {key: self.expand(member) for key, member in value.items()}
+        if isinstance(value, list):
+            return [self.expand(member) for member in value]
+        if not isinstance(value, str):
+            return value
+
+        def fill(match: re.Match) -> str:
+            if match[1] not in self.definitions:
+                raise GridError(f"grid {self.name} needs --define {match[1]}=VALUE, for {value!r}")
+            return self.definitions[match[1]]
+
+        return re.sub(r"\$\{(\w+)\}", fill, value)
+
+    def teacher_set_of(self, cell: Cell) -> str | None:
+        """The name of the set that a cell's teachers are; `None` where it asks none."""
+        asks = cell.objectives or cell.own.teacher_embeddings is not None
+        return self._set_name(cell.own.teacher_set, cell.name) if asks else None
+
+    def _set_name(self, asked: str | None, cell: str) -> str:
+        name = asked or next(iter(self.teacher_sets), None)
+        if name not in self.teacher_sets:
+            raise GridError(f"cell {cell!r} wants teacher set {name!r}; there are {list(self.teacher_sets)}")
+        return name
+
+    def cell(self, name: str, seed: int) -> Cell:
+        """A cell, read and checked. Raises GridError, naming it, where a field is wrong."""
+        settings = {**self.recipe, **self.cells[name], "seed": seed}
+        try:
+            data, model, own, args = arguments(
+                (DataArguments, ModelArguments, CellArguments, StructKDTrainingArguments),
+                {**self.expand(settings), "output_dir": "unused"},
+            )
+        except RecipeError as error:
+            raise GridError(f"grid {self.name}, cell {name!r}: {error}") from error
+        cell = Cell(name, seed, settings, data, model, own, args)
+        if self.teacher_set_of(cell):
+            spec = self.content["teacher_sets"][self.teacher_set_of(cell)]
+            cell.settings = {**settings, "teacher_set": {self.teacher_set_of(cell): spec}}
+        cell.settings["pool_sentences"] = self.pool_sentences
+        gold, text = cell.gold_sentences, cell.text_sentences
+        if text is not None and (gold is None or text < gold):
+            raise GridError(f"cell {name!r}: text_sentences {text} are fewer than max_train_sentences {gold}")
+        reads_paths = any(TOPK_TAGS in objective.needs for objective, _ in cell.objectives.values())
+        if reads_paths and cell.args.top_k > self.annotation_top_k:
+            raise GridError(
+                f"cell {name!r}: top_k {cell.args.top_k} is above annotation_top_k, the {self.annotation_top_k} paths "
+                "that teachers are asked for; raise it, and they are asked again"
+            )
+        if data.augmentation is not None and not cell.objectives:
+            raise GridError(f"cell {name!r}: rewritten sentences are learnt from teachers alone, and it has none")
+        if gold == 0 and not cell.objectives:
+            raise GridError(f"cell {name!r} has neither gold tags nor teachers")
+        return cell
+
+    def all_cells(self, patterns: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[Cell]:
+        """The cells that match one of the patterns, seed by seed, so that the first results compare all cells."""
+        for pattern in patterns:
+            if not any(fnmatch(name, pattern) for name in self.cells):
+                raise GridError(f"grid {self.name}: no cell matches {pattern!r}; there are {', '.join(self.cells)}")
+        names = [cell for cell in self.cells if not patterns or any(fnmatch(cell, p) for p in patterns)]
+        return [self.cell(name, seed) for seed in seeds or self.seeds for name in names]
+
+
+def _combinations(name: str, own: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """A cell, or those of its `matrix`: every combination of the values listed for some fields."""
+    matrix = own.pop("matrix", None)
+    if matrix is None:
+        return [(name, own)]
+    if not isinstance(matrix, Mapping) or not all(isinstance(values, list) and values for values in matrix.values()):
+        raise GridError(f"cell {name!r}: a matrix is a mapping from fields to lists of values, not {matrix!r}")
+    if missing := [field_name for field_name in matrix if f"{{{field_name}}}" not in name]:
+        raise GridError(f"cell {name!r} needs {{{missing[0]}}} in its name, which tells its combinations apart")
+    combined = [dict(zip(matrix, values)) for values in itertools.product(*matrix.values())]
+    return [(name.format(**values), {**own, **values}) for values in combined]
+
+
+def arguments(kinds: Sequence[type], values: Mapping[str, Any]) -> tuple[Any, ...]:
+    """A mapping as `parse_recipe` reads one from a file: the same checks, the same messages."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "recipe.yaml"
+        file.write_text(json.dumps(dict(values)), encoding="utf-8")  # JSON is YAML
+        try:
+            return parse_recipe(kinds, [str(file)])
+        except RecipeError as error:
+            raise RecipeError(str(error).replace(f" in recipe {file}", "").replace(str(file), "fields")) from None

@@ -1,0 +1,94 @@
+"""Tables and plots of grids of experiments, written into RESULTS.md and wherever else there are marks for them.
+
+    python experiments/report.py GRID.yaml [GRID.yaml ...] [--results_dir FOLDER] [--update RESULTS.md]
+
+Reads what run_grid.py left under RESULTS_DIR/GRID, prints the table, draws the plots beside it, and fills the marked
+places of documents (see result_blocks.py); a document that is not there is made, with a place for each grid.
+`--keep FOLDER` first copies the results, which are small, to a folder that is kept with the code; students, teachers
+and their answers stay where they are.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from hf_structkd.evaluation.marked_figures import fill
+from hf_structkd.evaluation.results import to_json_types
+from hf_structkd.files import write_atomically
+
+from .comparison import RESAMPLES, compare, summary
+from .figures import draw_all
+from .grid import RESULTS_FILE, SENTENCES_FILE, Grid, GridError
+from .grid_results import GridResults
+from .result_blocks import blocks_of, score_table
+
+HERE = Path(__file__).resolve().parent
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("grids", nargs="+", type=Path, help="the grids' YAML files")
+    parser.add_argument("--results_dir", type=Path, default=HERE / "results", help="what holds a folder for each grid")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="copy the results there first, and report those")
+    parser.add_argument("--update", nargs="+", type=Path, default=[], help="documents whose marked places are filled")
+    parser.add_argument("--resamples", type=int, default=RESAMPLES, help="of the test sentences")
+    parser.add_argument("--no_figures", action="store_true", help="draw nothing")
+    options = parser.parse_args()
+    blocks: dict[Path, dict[str, str]] = {document: {} for document in options.update}
+    names = set()
+    for file in options.grids:
+        grid = Grid.read(file)
+        folder = options.results_dir / grid.name
+        if options.keep is not None:
+            folder = keep(folder, options.keep / grid.name)
+        results = GridResults.read(grid, folder)
+        rows = compare(results, options.resamples)
+        write_atomically(folder / "summary.json", json.dumps(to_json_types(summary(rows)), indent=1) + "\n")
+        figures = {} if options.no_figures else draw_all(results, rows, folder / "figures")
+        print(f"{grid.name}: {len(results.runs())} runs of {len(rows)} cells\n\n{score_table(results, rows)}\n")
+        names.add(grid.name)
+        for document, own in blocks.items():
+            paths = {t: os.path.relpath(figure, document.resolve().parent) for t, figure in figures.items()}
+            own |= blocks_of(results, rows, paths)
+    filled = {document: fill(text_of(document, sorted(names)), own, names) for document, own in blocks.items()}
+    for document, text in filled.items():
+        write_atomically(document, text)
+        print(f"filled {document}")
+
+
+def text_of(document: Path, grids: list[str]) -> str:
+    """A document or, where there is none yet, a new one with a marked place for each grid."""
+    if document.exists():
+        return document.read_text(encoding="utf-8")
+    places = [f"## {name}\n\n<!-- results: {name} --><!-- end -->" for name in grids]
+    return "\n\n".join(["# Results", "Written by `experiments/report.py`.", *places]) + "\n"
+
+
+def keep(source: Path, target: Path) -> Path:
+    """Copy results, and nothing large, to a folder that is kept; what it holds of cells that are gone is removed."""
+    found = sorted(source.rglob(RESULTS_FILE))
+    if not found:
+        raise GridError(f"{source} holds no results; run_grid.py makes some")
+    wanted = set()
+    for file in found:
+        for name in (RESULTS_FILE, SENTENCES_FILE):
+            copy = target / file.parent.relative_to(source) / name
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file.parent / name, copy)
+            wanted.add(copy)
+    for stale in [*target.rglob(RESULTS_FILE), *target.rglob(SENTENCES_FILE)]:
+        if stale not in wanted:
+            stale.unlink()
+    return target
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (GridError, ValueError) as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,53 @@
+"""Cells that other grids, or earlier runs whose results were kept, have finished: the same experiment is done once."""
+
+import json
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from hf_structkd.recipes.folder import differences
+
+from .cell_identity import differing, sources_of, teachers_of
+from .cell_run import SCHEMA_VERSION, write_record
+from .grid import RESULTS_FILE, SENTENCES_FILE, Cell, Grid
+from .pool import Pool
+
+
+def take_over(cell: Cell, grid: Grid, pool: Pool, folder: Path, sources: Iterable[Path]) -> bool:
+    """Leave a cell's results in `folder` if a run with its settings, sentences, encoder and teachers is to be found.
+
+    Args:
+        cell, grid, pool: what is asked for.
+        folder: of the cell.
+        sources: folders that hold one for each grid.
+
+    Returns:
+        Whether there was one. Its results say whose they are (`taken_from`).
+    """
+    for source in sources:
+        for file in sorted(source.glob(f"*/cells/*/seed-{cell.seed}/{RESULTS_FILE}")):
+            record = json.loads(file.read_text(encoding="utf-8"))
+            if not _is_same(record, cell, grid, pool) or not (file.parent / SENTENCES_FILE).exists():
+                continue
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file.parent / SENTENCES_FILE, folder / SENTENCES_FILE)
+            if not pool.corpora.zero_shot:
+                record["scores"].pop("zero_shot", None)
+                record.pop("zero_shot_corpora", None)
+            own = {"grid": grid.name, "cell": cell.name}
+            first = record.get("taken_from", {"grid": record["grid"], "cell": record["cell"]})
+            write_record(record | own | ({"taken_from": first} if first != own else {}), folder)
+            return True
+    return False
+
+
+def _is_same(record: dict[str, Any], cell: Cell, grid: Grid, pool: Pool) -> bool:
+    if record.get("schema_version") != SCHEMA_VERSION or differences(record["settings"], cell.settings):
+        return False
+    wanted = sources_of(cell, pool.corpora) | teachers_of(cell, grid, pool.teacher_sets)
+    if not pool.corpora.zero_shot:
+        del wanted["zero_shot_corpora"]  # scores that this grid does not ask for are left out
+    if differing(record, wanted):
+        return False
+    return not pool.corpora.zero_shot or {*pool.corpora.zero_shot, "avg"} == set(record["scores"].get("zero_shot", {}))

@@ -1,0 +1,250 @@
+"""The teachers of a grid: trained once, asked once, whatever the number of cells and grids that use them."""
+
+from collections.abc import Callable
+from dataclasses import fields
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+from datasets import Dataset, concatenate_datasets
+from transformers import TrainingArguments
+
+from hf_structkd import StructKDTrainingArguments, Teacher, annotate
+from hf_structkd.data.columns import (
+    EDGE_COUNTS,
+    EMISSIONS,
+    MARGINALS,
+    START_END,
+    TARGET_COLUMNS,
+    TOPK_LOG_PROBS,
+    TOPK_TAGS,
+    TRANSITIONS,
+)
+from hf_structkd.data.words import encode_corpus
+from hf_structkd.distillation.objectives import annotation_temperatures
+from hf_structkd.modeling.tag_scheme import infer_scheme
+from hf_structkd.recipes.data import load_data
+from hf_structkd.recipes.fields import DataArguments, ModelArguments
+from hf_structkd.recipes.folder import SETTINGS_FILE, settings_of, train_into
+from hf_structkd.recipes.models import make_tagger
+from hf_structkd.teachers.annotate import corpus_fingerprint
+from hf_structkd.teachers.panel import Panel
+from hf_structkd.training.provenance import content_key, data_fingerprint, digest
+from hf_structkd.training.teacher_embeddings import View, teacher_views
+
+from .grid import Cell, Grid, GridError, TeacherSet, arguments
+from .grid_corpora import GridCorpora
+from .shared_work import Job, do_shared
+from .trimming import train_trimmed
+from .wrong_paths import WrongPathsTeacher
+
+# Asked for all at once, where a teacher can give them: a cell added later finds its answers there.
+ALL_TARGETS = (TOPK_TAGS, TOPK_LOG_PROBS, MARGINALS, EDGE_COUNTS, EMISSIONS, TRANSITIONS, START_END)
+# Fields beside those of transformers that bear on a training on gold tags alone.
+GOLD_FIELDS = ("crf_learning_rate", "normalization", "language_sampling_temperature")
+# Say nothing about what a training gives.
+UNIMPORTANT = ("save_only_model", "save_total_limit", "use_cpu")
+Temperatures = tuple[tuple[str, float], ...]  # of the columns of answers that are not asked for at 1
+
+
+class TeacherSets:
+    """The teachers of a grid and what they answer.
+
+    Args:
+        grid: the grid.
+        corpora: its corpora.
+        cache: folder for teachers and their answers, shared by grids.
+    """
+
+    def __init__(self, grid: Grid, corpora: GridCorpora, cache: Path) -> None:
+        self.grid, self.corpora, self.cache = grid, corpora, cache
+        self._views: dict[tuple[str, str], list[View]] = {}
+        self._answers: dict[tuple[str, float, str, int], Dataset] = {}
+
+    def teacher_jobs(self, name: str) -> list[Job]:
+        """The teachers of a set that have to be trained, one job for each."""
+        spec = self.grid.teacher_sets[name]
+        if spec.ensemble:
+            return [job for member in spec.ensemble for job in self.teacher_jobs(member)]
+        jobs = []
+        for language in ["all"] if spec.together else self.corpora.languages:
+            for seed in spec.seeds if spec.recipe else ():
+                folder, _, work = self._training(name, spec, language, seed)
+                done = folder / SETTINGS_FILE
+                jobs.append(Job(f"teacher {name} {language} {seed}", _lock(folder), done.exists, work))
+        return jobs
+
+    def _training(self, name: str, spec: TeacherSet, language: str, seed: int) -> tuple[Path, dict[str, Any], Any]:
+        """Folder, settings and work of one teacher's training."""
+        recipe = {**self.grid.recipe, "objective": "none", "temperature": 1.0, **spec.recipe, "seed": seed}
+        for field in ("model_config", "keep_layers"):  # the student's say nothing about the teacher
+            recipe[field] = spec.recipe.get(field)
+        limit = spec.recipe.get("max_train_sentences")
+        try:
+            data, model, args = arguments(
+                (DataArguments, ModelArguments, StructKDTrainingArguments),
+                {**self.grid.expand(recipe), "output_dir": "unused"},
+            )
+        except ValueError as error:
+            raise GridError(f"teacher set {name!r}: {error}") from error
+        languages = self.corpora.languages if language == "all" else [language]
+        corpora = self.corpora.splits
+        if "corpus" in spec.recipe:
+            corpora = load_data(data)
+        splits = [corpora[own]["train"] for own in languages]
+        train = concatenate_datasets([d if limit is None else d.select(range(min(limit, len(d)))) for d in splits])
+        dev = {own: self.corpora.splits[own]["dev"] for own in languages}
+        settings = _own_settings(model, args) | {
+            "labels": self.corpora.labels,
+            "train": data_fingerprint(train),
+            "dev": {own: data_fingerprint(d) for own, d in dev.items()},
+        }
+        if model.model != "scratch":
+            settings["model"] = content_key(model.model, model.revision)
+        if data.tag_scheme not in (None, infer_scheme(self.corpora.labels)):
+            settings["tag_scheme"] = data.tag_scheme
+        folder = self.cache / "teachers" / f"{language}-{digest(settings)}"
+
+        def fit(ready: StructKDTrainingArguments) -> Any:
+            tagger, tokenizer = make_tagger(model, self.corpora.labels, data.tag_scheme, lambda: list(train["tokens"]))
+            encoded = encode_corpus(train, tokenizer, self.corpora.labels)
+            on_dev = {own: encode_corpus(d, tokenizer, self.corpora.labels) for own, d in dev.items()}
+            return train_trimmed(tagger, tokenizer, encoded, on_dev, ready)
+
+        return folder, settings, lambda: train_into(folder, settings, args, fit)
+
+    @cache  # noqa: B019 (a pool lives as long as its process)
+    def teachers(self, name: str) -> dict[str, list[Teacher]]:
+        """language -> its teachers, trained already."""
+        spec = self.grid.teacher_sets[name]
+        kind = WrongPathsTeacher if spec.wrong_paths else Teacher
+        if spec.ensemble:
+            members = [self.teachers(member) for member in spec.ensemble]
+            return {language: [t for own in members for t in own[language]] for language in self.corpora.languages}
+        if spec.checkpoints is not None:
+            given = self.grid.expand(spec.checkpoints)
+            if missing := [language for language in self.corpora.languages if language not in given]:
+                raise GridError(f"teacher set {name!r} has no checkpoint for {', '.join(missing)}")
+        else:
+            given = {
+                language: [
+                    str(self._training(name, spec, "all" if spec.together else language, seed)[0])
+                    for seed in spec.seeds
+                ]
+                for language in self.corpora.languages
+            }
+        loaded: dict[str, list[Teacher]] = {}
+        load = cache(lambda path: kind.from_pretrained(path, label_map=spec.label_map))  # some teach every language
+        for language in self.corpora.languages:
+            paths = [given[language]] if isinstance(given[language], str) else given[language]
+            try:
+                own = [load(path) for path in paths]
+                Panel(own).check(self.corpora.labels)
+            except (OSError, ValueError) as error:
+                raise GridError(f"teacher set {name!r}, {language}: {error}") from error
+            loaded[language] = own
+        return loaded
+
+    def panel(self, name: str, language: str) -> Panel:
+        return Panel(self.teachers(name)[language])
+
+    def views(self, name: str, tokenizer: Any, tokenizer_key: str | None) -> list[View]:
+        """What the teachers of a set make of each piece of a student's vocabulary."""
+        key = (name, tokenizer_key or "")
+        if tokenizer_key is None or key not in self._views:
+            self._views[key] = teacher_views(tokenizer, self.teachers(name))
+        return self._views[key]
+
+    def revisions(self, name: str) -> dict[str, Any]:
+        return {language: self.panel(name, language).revisions() for language in self.corpora.languages}
+
+    def answer_jobs(self, name: str, temperatures: Temperatures) -> list[Job]:
+        """Asking the teachers of a set about the whole pool, one job for each language."""
+        jobs = []
+        for language in self.corpora.languages:
+            pool = self.corpora.splits[language]["train"]
+            folder = self._answers_folder(name, language, temperatures, pool)
+            work = lambda language=language, pool=pool: self._ask(name, language, temperatures, pool)  # noqa: E731
+            jobs.append(Job(f"answers of {name} {language}", _lock(folder), _is_asked(folder), work))
+        return jobs
+
+    def answers(self, language: str, cell: Cell) -> Dataset:
+        """The answers of a cell's teachers about the pool of a language, its `top_k` best paths among them."""
+        name, temperatures = self._asked_by(cell)
+        key = (name, temperatures, language, cell.args.top_k)
+        if key not in self._answers:
+            asked = self._ask(name, language, temperatures, self.corpora.splits[language]["train"])
+            asked = asked.select_columns([n for n in asked.column_names if n in TARGET_COLUMNS])
+            self._answers[key] = first_paths(asked, cell.args.top_k)
+        return self._answers[key]
+
+    def answers_about(self, data: Dataset, language: str, cell: Cell) -> Dataset:
+        """The answers of a cell's teachers about sentences of its own; one process asks, whoever else wants them."""
+        name, temperatures = self._asked_by(cell)
+        folder = self._answers_folder(name, language, temperatures, data)
+        work = lambda: self._ask(name, language, temperatures, data)  # noqa: E731
+        do_shared([Job(f"answers of {name} {language}, rewritten", _lock(folder), _is_asked(folder), work)])
+        return first_paths(self._ask(name, language, temperatures, data), cell.args.top_k)
+
+    def _asked_by(self, cell: Cell) -> tuple[str, Temperatures]:
+        """The set that teaches a cell, and the temperatures of its answers."""
+        name = self.grid.teacher_set_of(cell)
+        assert name is not None
+        return name, tuple(sorted(annotation_temperatures(cell.objectives).items()))
+
+    def _ask(self, name: str, language: str, temperatures: Temperatures, data: Dataset) -> Dataset:
+        return annotate(
+            data,
+            {language: self.teachers(name)[language]},
+            label_names=self.corpora.labels,
+            targets=self._targets(name, language),
+            top_k=self.grid.annotation_top_k,
+            temperature=dict(temperatures),
+            output_dir=self._answers_folder(name, language, temperatures, data),
+            progress=False,
+        )
+
+    def _targets(self, name: str, language: str) -> list[str]:
+        possible = []
+        for target in ALL_TARGETS:
+            try:
+                self.panel(name, language).check(self.corpora.labels, [target])
+            except ValueError:
+                continue
+            possible.append(target)
+        return possible
+
+    def _answers_folder(self, name: str, language: str, temperatures: Temperatures, data: Dataset) -> Path:
+        panel = self.panel(name, language)
+        asked = [panel.record(), self.corpora.labels, self._targets(name, language), temperatures]
+        asked += [self.grid.annotation_top_k, corpus_fingerprint(data)]
+        return self.cache / "answers" / f"{language}-{digest(asked)}"
+
+
+def first_paths(answers: Dataset, k: int) -> Dataset:
+    """The answers with the first k of the paths that were asked for."""
+    table = answers.with_format("arrow")[:]
+    for name in (TOPK_TAGS, TOPK_LOG_PROBS):
+        if name in table.column_names:
+            at = table.column_names.index(name)
+            field = table.schema.field(name)
+            table = table.set_column(at, field, pc.list_slice(table[name], 0, k).cast(field.type))
+    return Dataset(table)
+
+
+def _own_settings(model: ModelArguments, args: StructKDTrainingArguments) -> dict[str, Any]:
+    """What was chosen about training on gold tags: a default that a later version adds makes no other teacher."""
+    stock = {field.name for field in fields(TrainingArguments)} | {*GOLD_FIELDS}
+    unchosen = settings_of(ModelArguments(), StructKDTrainingArguments(output_dir="unused", use_cpu=args.use_cpu))
+    chosen = {name: value for name, value in settings_of(model, args).items() if value != unchosen[name]}
+    of_model = {field.name for field in fields(ModelArguments)}
+    return {name: value for name, value in chosen.items() if name in stock | of_model and name not in UNIMPORTANT}
+
+
+def _is_asked(folder: Path) -> Callable[[], bool]:
+    return (folder / "annotation.json").exists
+
+
+def _lock(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.lock")

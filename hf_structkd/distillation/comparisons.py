@@ -1,0 +1,153 @@
+"""Teachers that cannot tell some of the student's tags apart: the student's probability of groups of tags.
+
+A teacher that knows no locations says O where a location stands; of its O the student's O, B-LOC and I-LOC are one
+*group*. Groups partition the student's tags, and the teacher's answers name each group by its first tag, the
+representative (`teacher_groups`: tag -> representative). What a distribution over tags says about a sequence of
+groups is a sum over all tag sequences that pass through them, which a chain computes exactly: the probability of the
+teacher's path is the student's probability of a set of paths (marginal distillation; Yu and Yang 2020, arXiv
+2004.05140).
+"""
+
+import torch
+from torch import Tensor
+
+from ..modeling.crf import LinearChainCRF
+
+
+def group_log_probs(log_probs: Tensor, groups: Tensor | None) -> Tensor:
+    """Log-probabilities of groups, at their representatives; -inf at other tags.
+
+    Args:
+        log_probs: (batch, words, tags), nats.
+        groups: (batch, tags), each tag's representative; `None` where every tag is alone.
+    """
+    if groups is None:
+        return log_probs
+    index = groups[:, None, :].expand_as(log_probs)
+    peak = torch.full_like(log_probs, -torch.inf).scatter_reduce(2, index, log_probs.detach(), "amax")
+    peak = torch.where(peak > -torch.inf, peak, 0.0)
+    sums = torch.zeros_like(log_probs).scatter_add(2, index, (log_probs - peak.gather(2, index)).exp())
+    exists = sums > 0
+    return torch.where(exists, torch.where(exists, sums, 1.0).log() + peak, -torch.inf)
+
+
+def group_sets(tags: Tensor, num_tags: int, groups: Tensor | None) -> Tensor:
+    """The tags that any of some paths has at each word, with all that are in their groups.
+
+    Args:
+        tags: (batch, k, words), -100 beyond the words and the paths there are.
+        num_tags: the student's.
+        groups: (batch, tags), or `None`.
+
+    Returns:
+        (batch, words, num_tags), boolean.
+    """
+    batch, _, words = tags.shape
+    seen = torch.zeros(batch, words, num_tags + 1, device=tags.device)  # the last column collects the padding
+    seen = seen.scatter(2, torch.where(tags < 0, num_tags, tags).transpose(1, 2), 1.0)[..., :num_tags]
+    if groups is not None:
+        seen = seen.gather(2, groups[:, None, :].expand_as(seen))
+    return seen > 0
+
+
+def path_group_log_probs(student: LinearChainCRF, tags: Tensor, groups: Tensor) -> Tensor:
+    """The student's log-probability of each path of groups, (batch, k) in nats: the sum over all paths within it.
+
+    Args:
+        student: the student's distribution.
+        tags: (batch, k, words), representatives, -100 beyond the words and the paths there are.
+        groups: (batch, tags), each tag's representative.
+    """
+    emissions = student.scores.emissions
+    k = tags.shape[1]
+    inside = groups[:, None, None, :] == tags.unsqueeze(-1)  # (batch, k, words, tags)
+    missing = tags[:, :, :1, None] < 0  # no such path: any tag will do, nobody reads the answer
+    repeated = LinearChainCRF(
+        emissions.repeat_interleave(k, dim=0).masked_fill(~(inside | missing).flatten(0, 1), -torch.inf),
+        *student.scores[1:],
+        lengths=student.lengths.repeat_interleave(k),
+    )
+    within = repeated.log_partition.view(-1, k)
+    possible = within > -torch.inf
+    return torch.where(possible, torch.where(possible, within, 0.0) - student.log_partition[:, None], -torch.inf)
+
+
+# Comparing two chains word by word: local distributions, and local scores.
+
+
+def words_of(student: LinearChainCRF) -> Tensor:
+    """1 on the words of each sentence, 0 on the padding: (batch, words, 1)."""
+    emissions = student.scores.emissions
+    position = torch.arange(emissions.shape[1], device=emissions.device)
+    inside = position < student.lengths.to(emissions.device)[:, None]
+    return inside.unsqueeze(-1).to(torch.float32)
+
+
+def local_cross_entropy(teacher: Tensor, student_log_probs: Tensor, temperature: float) -> Tensor:
+    """Sum over words and tags of -q_t^(1/T)/Z_t * log(q_s^(1/T)/Z_s): (batch,).
+
+    A tag whose probability is exactly 0 for the teacher, or was rounded to it in float16, stays at 0 whatever T is.
+
+    Args:
+        teacher: (batch, words, tags), probabilities, zero off the words.
+        student_log_probs: (batch, words, tags), nats.
+        temperature: T.
+    """
+    if temperature != 1.0:
+        words = teacher.sum(dim=-1, keepdim=True) > 0
+        logits = torch.where(teacher > 0, teacher.clamp(min=torch.finfo(torch.float32).tiny).log(), -torch.inf)
+        teacher = torch.where(words, logits / temperature, 0.0).softmax(dim=-1) * words
+        student_log_probs = (student_log_probs / temperature).log_softmax(dim=-1)
+    # where: 0 * -inf is NaN, and a tag that the student's constraints forbid has log-probability -inf.
+    possible = teacher > 0
+    terms = teacher * torch.where(possible, student_log_probs, torch.zeros((), dtype=student_log_probs.dtype))
+    return -terms.sum(dim=(1, 2))
+
+
+def pair_distance(
+    student: LinearChainCRF, emissions: Tensor, transitions: Tensor, start: Tensor, end: Tensor
+) -> Tensor:
+    """The squared distance of the sub-structure objective, student to teacher: (batch,), nats squared.
+
+    With d_e(b) and d_t(a, b) the differences of emissions and transitions, the mean over pairs of
+    (d_e(b) + d_t(a, b) - its mean)^2 is a variance, E[x^2] - E[x]^2, which expands into sums over b alone and one sum
+    over pairs a sentence: no array of words x tags x tags is built.
+
+    Args:
+        student: the student's distribution.
+        emissions: (batch, words, tags), the teacher's, nats.
+        transitions: (batch, tags, tags), the teacher's, nats.
+        start, end: (batch, tags), the teacher's, nats.
+    """
+    own = [score.double() for score in student.scores]  # a variance of scores cancels badly in float32
+    words = words_of(student).squeeze(-1)
+    d_t, pairs = _difference(own[1].expand_as(transitions), transitions)
+    d_start, starts = _difference(own[2].expand_as(start), start)
+    d_end, ends = _difference(own[3].expand_as(end), end)
+    d_e, tags = _difference(own[0], emissions)
+    tags = tags * words.unsqueeze(-1)  # 1 on the tags that both have at a word
+    last = (student.lengths.to(words.device) - 1)[:, None, None].expand(-1, 1, d_e.shape[-1])
+    d_e = d_e.scatter_add(1, last, d_end.unsqueeze(1))
+    tags = tags.scatter(1, last, tags.gather(1, last) * ends.unsqueeze(1))
+    d_e = d_e * tags
+
+    # Every word after the first: the mean and the mean square over the pairs (a, b) that exist.
+    into = pairs.sum(dim=1)  # from how many tags each tag can be reached
+    sums, squares = d_t.sum(dim=1), (d_t**2).sum(dim=1)
+    total = lambda by_word, by_tag: torch.einsum("bic,bc->bi", by_word, by_tag)  # noqa: E731
+    count = total(tags, into).clamp(min=1)
+    mean = (total(d_e, into) + total(tags, sums)) / count
+    square = (total(d_e**2, into) + 2 * total(d_e, sums) + total(tags, squares)) / count
+    later = ((square - mean**2) * words)[:, 1:].sum(dim=1)
+
+    starts = starts * tags[:, 0]
+    first = (d_e[:, 0] + d_start) * starts
+    number = starts.sum(dim=1).clamp(min=1)
+    first_variance = (first**2).sum(dim=1) / number - (first.sum(dim=1) / number) ** 2
+    return (later + first_variance).to(torch.promote_types(student.scores.emissions.dtype, torch.float32))
+
+
+def _difference(mine: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
+    """`mine - theirs`, 0 where either is -inf or NaN, and 1 where both are finite, both of the same shape."""
+    both = mine.isfinite() & theirs.isfinite()
+    return torch.where(both, mine, 0.0) - torch.where(both, theirs, 0.0), both.to(mine.dtype)

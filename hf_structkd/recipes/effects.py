@@ -1,0 +1,191 @@
+"""Which fields of a recipe have no effect in a script, or none beside the other fields: they are refused by name.
+
+What a script never looks at is refused wherever it is given; `false`, `null` and `none` are true there and pass. What
+it looks at under some other choice alone is refused where its value is not the default, so that an option can set back
+what a recipe says: `--objective posterior --top_k 5`.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+from ..data.columns import TOPK_LOG_PROBS, TOPK_TAGS
+from ..data.demo_corpus import DEMO_LANGUAGES
+from ..distillation.objectives import needed_columns
+from ..training.arguments import StructKDTrainingArguments
+from .models import SCRATCH
+from .parser import RecipeError
+
+# What no script looks at.
+NOWHERE = {
+    "label_names": "the columns that hold gold tags are fixed",
+    "resume_from_checkpoint": "a run that was stopped goes on from its newest checkpoint by itself",
+    "do_train": "the script says what is done",
+    "do_eval": "the script says what is done",
+    "do_predict": "the script says what is done",
+    "local_rank": "the launcher says it",
+}
+_TEACHERS_ONLY = "this script trains on gold tags alone; run_distill.py asks teachers"
+_PUSHED_BY_DISTILL = "run_distill.py pushes, and it pushes the student"
+_HUB = ("hub_token", "hub_private_repo", "hub_strategy", "hub_always_push", "hub_revision")
+_LAMBDA = ("lambda_schedule", "lambda_start", "lambda_end", "lambda_rate")
+_SCORES_ONLY = "this script scores, and trains nothing"
+NEVER: dict[str, dict[str, str]] = {
+    "run_distill": NOWHERE,
+    "run_teacher": {
+        **NOWHERE,
+        **dict.fromkeys(
+            (
+                *("objective", "objective_combination", "temperature", "temperature_mode", "top_k", *_LAMBDA),
+                *("unlabelled_rate", "annotation_dir", "annotation_batch_size"),
+                *("unlabelled_sentences", "unlabelled_corpus", "augmentation"),
+            ),
+            _TEACHERS_ONLY,
+        ),
+        **dict.fromkeys(("push_to_hub", "hub_model_id", *_HUB), _PUSHED_BY_DISTILL),
+        **dict.fromkeys(("license", "label_examples"), "this script writes no card"),
+    },
+    "run_evaluate": dict.fromkeys(("unlabelled_sentences", "unlabelled_corpus", "augmentation"), _SCORES_ONLY),
+    "run_calibration": dict.fromkeys(("unlabelled_sentences", "unlabelled_corpus", "augmentation"), _SCORES_ONLY),
+}
+
+
+class Rule(NamedTuple):
+    """Fields that have an effect only where something holds.
+
+    Args:
+        fields: their names.
+        works: whether they have one, given all fields of the recipe.
+        reason: why they have none where it does not hold.
+    """
+
+    fields: tuple[str, ...]
+    works: Callable[[Any], bool]
+    reason: str
+
+
+def _asks(recipe: Any) -> bool:
+    return bool(recipe.chosen_objectives())
+
+
+def _reads_paths(recipe: Any) -> bool:
+    needed = needed_columns(recipe.chosen_objectives())
+    return TOPK_TAGS in needed or TOPK_LOG_PROBS in needed
+
+
+def _trains_teachers(recipe: Any) -> bool:
+    """Whether some language may have no teacher in the recipe."""
+    given = recipe.teachers
+    if not given:
+        return True
+    languages = recipe.languages or (recipe.corpus if isinstance(recipe.corpus, dict) else DEMO_LANGUAGES)
+    return isinstance(given, dict) and any(language not in given for language in languages)
+
+
+def _has_files(recipe: Any) -> bool:
+    return recipe.corpus != "demo" or getattr(recipe, "unlabelled_corpus", None) is not None
+
+
+DATA = (
+    Rule(
+        ("tags_column", "column", "sentence_column", "corpus_scheme"),
+        lambda r: r.corpus != "demo",
+        "corpus 'demo' is read as it is",
+    ),
+    Rule(("tokens_column",), _has_files, "corpus 'demo' is read as it is"),
+)
+TRAINED = (
+    Rule(("revision",), lambda r: r.model != SCRATCH, "model 'scratch' is made anew"),
+    Rule(("crf_learning_rate",), lambda r: r.head == "crf", "head 'softmax' has no transition scores"),
+)
+DISTILLED = (
+    Rule(("top_k",), _reads_paths, "the objective reads no k best tag sequences (top_k, top_wk and fuzzy do)"),
+    Rule(
+        (
+            *("temperature", "temperature_mode", "objective_combination", *_LAMBDA),
+            *("annotation_dir", "annotation_batch_size"),
+        ),
+        _asks,
+        "objective 'none' asks no teacher",
+    ),
+    Rule(
+        ("teacher_temperature",),
+        _asks,
+        "objective 'none' asks no teacher, and the tags that teachers choose do not depend on it",
+    ),
+    Rule(
+        ("lambda_end",), lambda r: r.lambda_schedule != "constant", "lambda_schedule 'constant' stays at lambda_start"
+    ),
+    Rule(("teacher_label_map",), lambda r: bool(r.teachers), "it is for given teachers, and the recipe gives none"),
+    Rule(
+        (
+            *("teacher_model", "teacher_model_config", "teacher_head", "teacher_max_train_sentences", "teachers_dir"),
+            *("teacher_num_train_epochs", "teacher_learning_rate", "teacher_crf_learning_rate"),
+            "teacher_per_device_train_batch_size",
+        ),
+        _trains_teachers,
+        "the recipe gives a teacher for every language, and none is trained",
+    ),
+    Rule(
+        ("teacher_crf_learning_rate",),
+        lambda r: r.teacher_head == "crf",
+        "teacher_head 'softmax' has no transition scores",
+    ),
+    Rule(
+        ("teacher_num_train_epochs",),
+        lambda r: r.max_steps == -1,
+        "max_steps says how long everything is trained",
+    ),
+    Rule(("baseline_dir",), lambda r: r.baseline, "baseline is false"),
+    Rule(_HUB, lambda r: r.push_to_hub, "push_to_hub is false"),
+    Rule(("vocab_size",), lambda r: SCRATCH in (r.model, r.teacher_model), "no model is 'scratch'"),
+)
+UNDER: dict[str, tuple[Rule, ...]] = {
+    "run_distill": (*DATA, *TRAINED, *DISTILLED),
+    "run_teacher": (
+        *DATA,
+        *TRAINED,
+        Rule(("vocab_size",), lambda r: r.model == SCRATCH, "the model is not 'scratch'"),
+    ),
+    "run_evaluate": (
+        *DATA,
+        *(
+            Rule((f"max_{split}_sentences",), lambda r, split=split: split in r.splits, f"{split} is not scored")
+            for split in ("train", "dev", "test")
+        ),
+    ),
+    "run_calibration": (
+        *DATA,
+        *(
+            Rule((f"max_{split}_sentences",), lambda r, split=split: split == r.split, f"{split} is not scored")
+            for split in ("train", "dev", "test")
+        ),
+    ),
+}
+
+
+def refuse_idle_fields(script: str) -> Callable[[Mapping[str, Any], tuple[Any, ...]], None]:
+    """The check of a script for `parse_recipe`: it raises RecipeError, naming all fields without effect and why."""
+
+    def check(given: Mapping[str, Any], instances: tuple[Any, ...]) -> None:
+        if idle := idle_fields(script, given, instances):
+            listed = "; ".join(f"{name}: {reason}" for name, reason in idle.items())
+            raise RecipeError(f"these fields have no effect here, leave them out: {listed}")
+
+    return check
+
+
+def idle_fields(script: str, given: Mapping[str, Any], instances: Sequence[Any]) -> dict[str, str]:
+    """Field -> why it has no effect, of those that a recipe sets."""
+    recipe = SimpleNamespace(**{f.name: getattr(i, f.name) for i in instances for f in dataclasses.fields(i)})
+    for instance in instances:
+        if isinstance(instance, StructKDTrainingArguments):
+            recipe.chosen_objectives = instance.chosen_objectives
+    found = {name: reason for name, reason in NEVER[script].items() if given.get(name) not in (None, False, "none")}
+    defaults = {f.name: f.default for i in instances for f in dataclasses.fields(i)}
+    for rule in UNDER[script]:
+        idle = [name for name in rule.fields if name in given and given[name] not in (None, defaults.get(name))]
+        if idle and not rule.works(recipe):
+            found |= {name: rule.reason for name in idle if name not in found}
+    return found

@@ -1,0 +1,221 @@
+"""Recipes: YAML files and command-line options, typed, into dataclasses; and the settings of a run back out.
+
+Built on ``transformers.HfArgumentParser``, which resolves the dataclasses and groups the help. What it does not do is
+done here: values of a YAML file are checked against the fields' types, typing errors in names are answered with the
+nearest name, and no value is silently ignored, overwritten or left a string.
+"""
+
+import argparse
+import dataclasses
+import difflib
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from itertools import takewhile
+from pathlib import Path
+from typing import Any, NoReturn, get_type_hints
+
+import yaml
+from transformers import HfArgumentParser
+
+from ..processes import let_the_main_process_speak
+from ..settings import without_tokens
+from .values import MismatchError, coerce, describe, from_text, is_kind, is_required, members_of, read_yaml, show
+
+
+class RecipeError(ValueError):
+    """A recipe or an option that cannot be used; the message names the field, the value and what was expected.
+
+    Values may be access tokens in the wrong place: what looks like one is blanked.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(without_tokens(message))
+
+
+def parse_recipe(
+    dataclass_types: Sequence[Any],
+    argv: Sequence[str] | None = None,
+    *,
+    description: str | None = None,
+    exit_on_error: bool = False,
+    check: Callable[[Mapping[str, Any], tuple[Any, ...]], None] | None = None,
+) -> tuple[Any, ...]:
+    """Read ``[RECIPE.yaml ...] [--field value ...]`` into one instance of each dataclass.
+
+    The keys of a recipe are the names of the dataclasses' fields. Options win over recipes, recipes over the defaults,
+    and of several recipes (the corpora in one, the student in another) the later one; a list or mapping is replaced as
+    a whole. YAML is read by the rules of YAML 1.2's
+    core schema: ``5e-5`` is a number and ``no`` (Norwegian) a string. On the command line a list is several values or
+    one JSON list, a mapping is JSON, ``null`` is no value, and a boolean field takes ``--flag``, ``--no_flag`` or
+    ``--flag false``. Fields typed ``Any``, or as a union of text and numbers, read their option as YAML would.
+
+    Args:
+        dataclass_types: Dataclasses without common field names; one may derive from ``TrainingArguments``.
+        argv: The arguments, ``sys.argv[1:]`` by default. Recipes, if any, come first.
+        description: What ``--help`` says the script does.
+        check: Called with the fields that were given (name -> value) and the instances; raises RecipeError for fields
+            that have no effect together, say.
+        exit_on_error: Print an error without a traceback and leave with status 2, as scripts should.
+
+    Returns:
+        The instances, in the order of ``dataclass_types``.
+
+    Raises:
+        RecipeError: If a recipe cannot be read, a field is unknown, given twice, missing or of a wrong type, or a
+            dataclass refuses its values.
+        SystemExit: After ``--help`` (status 0); instead of RecipeError with ``exit_on_error`` (status 2).
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = _RecipeParser(
+        list(dataclass_types),
+        description=description,
+        usage="%(prog)s [RECIPE.yaml ...] [--field value ...]",
+        allow_abbrev=False,  # else --learn is taken for --learning_rate, and a typing error for a prefix
+    )
+    try:
+        given, instances = _parse(parser, list(dataclass_types), argv)
+        if check is not None:
+            check(given, instances)
+        return instances
+    except RecipeError as error:
+        if not exit_on_error:
+            raise
+        let_the_main_process_speak()
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+class _RecipeParser(HfArgumentParser):
+    """An option for every field, whatever its type; values stay text until they are coerced as the recipe's are."""
+
+    def _add_dataclass_arguments(self, dtype: Any) -> None:
+        group = self.add_argument_group(getattr(dtype, "_argument_group_name", dtype.__name__))
+        hints = get_type_hints(dtype)
+        for field in dataclasses.fields(dtype):
+            if field.init:
+                self._add_field(group, field, hints[field.name])
+
+    @staticmethod
+    def _add_field(group: Any, field: Any, hint: Any) -> None:
+        spellings = dict.fromkeys([field.name, field.name.replace("_", "-")])
+        aliases = field.metadata.get("aliases", [])
+        names = [f"--{name}" for name in spellings] + ([aliases] if isinstance(aliases, str) else list(aliases))
+        choices = field.metadata.get("choices")
+        text = field.metadata.get("help") or ""
+        if field.default_factory is not dataclasses.MISSING:
+            text += f" (default: {field.default_factory()})"
+        else:
+            text += " (required)" if field.default is dataclasses.MISSING else f" (default: {field.default})"
+        nargs: str | None = "+" if any(is_kind(member, list) for member in members_of(hint)) else None
+        if bool in members_of(hint):
+            nargs = "?"
+            names += [f"--no_{field.name}", f"--no-{field.name.replace('_', '-')}"]
+        group.add_argument(
+            *names,
+            dest=field.name,
+            action=_Once,
+            nargs=nargs,
+            metavar="{" + ",".join(map(str, choices)) + "}" if choices else describe(hint),
+            # argparse fills help in with %; a lone one ("10 % of the words") would break --help as a whole
+            help=re.sub(r"%%|%", "%%", text),
+            default=argparse.SUPPRESS,  # what was not given must not hide what the recipe says
+        )
+
+    def error(self, message: str) -> NoReturn:
+        raise RecipeError(f"On the command line: {message}.")
+
+
+class _Once(argparse.Action):
+    """Store an option's text; a second value for the same field would silently replace the first, so it is refused."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        if hasattr(namespace, self.dest):
+            parser.error(f"field {self.dest!r} is given twice")
+        if self.nargs == "?":
+            negated = (option_string or "")[2:].replace("-", "_") == f"no_{self.dest}"
+            if negated and values is not None:
+                parser.error(f"{option_string} takes no value, got {values!r}")
+            values = ("false" if negated else "true") if values is None else values
+        setattr(namespace, self.dest, values)
+
+
+def _parse(parser: _RecipeParser, dtypes: list[type], argv: list[str]) -> tuple[dict[str, Any], tuple[Any, ...]]:
+    recipes = list(takewhile(lambda argument: not argument.startswith("-"), argv))
+    hints = {dtype: get_type_hints(dtype) for dtype in dtypes}
+    known = {f.name: (f, hints[dtype][f.name]) for dtype in dtypes for f in dataclasses.fields(dtype) if f.init}
+    options, unknown = parser.parse_known_args(argv[len(recipes) :])
+    for argument in unknown:
+        if not argument.startswith("-"):
+            raise RecipeError(f"Unexpected argument {argument!r}: recipes come first, then --field value.")
+        name = argument.lstrip("-").partition("=")[0].replace("-", "_")
+        raise RecipeError(f"Unknown option {argument!r}{_suggest(name, known, '--')}")
+
+    values: dict[str, Any] = {}
+    for recipe in recipes:
+        for name, value in _read_recipe(recipe).items():
+            if name not in known:
+                raise RecipeError(f"Unknown field {name!r} in recipe {recipe}{_suggest(str(name), known)}")
+            values[name] = _checked(value, *known[name], f"Field {name!r} in recipe {recipe}")
+    for name, text in vars(options).items():
+        field, hint = known[name]
+        if isinstance(text, list) and text[-1].endswith((".yaml", ".yml")):
+            raise RecipeError(f"--{name} would take {text[-1]!r} as a value: put recipes first.")
+        try:
+            value = from_text(text, hint)
+        except ValueError as error:
+            raise RecipeError(f"Option --{name}: not JSON ({error}): {text}") from None
+        values[name] = _checked(value, field, hint, f"Option --{name}")
+
+    instances = []
+    for dtype in dtypes:
+        own = {f.name for f in dataclasses.fields(dtype) if f.init}
+        required = [name for name in own if is_required(known[name][0]) and name not in values]
+        if required:
+            help_text = known[min(required)][0].metadata.get("help", "")
+            advice = f"set it in the recipe, or with --{min(required)}. {help_text}".rstrip()
+            raise RecipeError(f"No value for {sorted(required)}: {advice}")
+        try:
+            instances.append(dtype(**{name: value for name, value in values.items() if name in own}))
+        except (ValueError, TypeError, ImportError, OSError) as error:
+            given = [f"--{name}" for name in vars(options) if name in own]
+            where = [*([", ".join(recipes)] if recipes else []), *([", ".join(given)] if given else [])]
+            raise RecipeError(f"{' with '.join(where) or 'The command line'}: {error}") from error
+    return values, tuple(instances)
+
+
+def _suggest(name: str, known: Mapping[str, Any], prefix: str = "") -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {prefix + near[0]!r}?" if near else f"; --help lists all {len(known)} fields."
+
+
+def _read_recipe(path: str) -> dict[Any, Any]:
+    try:
+        content = read_yaml(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"Recipe {path} cannot be read: {error}.") from None
+    except yaml.YAMLError as error:
+        raise RecipeError(f"Recipe {path} is not valid YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise RecipeError(f"Recipe {path} must be a mapping of fields to values, not {show(content)}.")
+    return content
+
+
+def _checked(value: Any, field: Any, hint: Any, what: str) -> Any:
+    expected = describe(hint)
+    try:
+        value = coerce(value, hint, "")
+        choices = field.metadata.get("choices")
+        if choices and value is not None and value not in choices:
+            expected = "one of " + ", ".join(map(str, choices))
+            raise MismatchError("", value)
+    except MismatchError as mismatch:
+        where, found = mismatch.where, mismatch.value
+        if mismatch.problem:
+            raise RecipeError(f"{what}{', ' if where else ''}{where.lstrip('.')}: {mismatch.problem}.") from None
+        advice = ""
+        if str in members_of(hint) or where:
+            advice = " (text that looks like something else needs quotes)" if not isinstance(found, str) else ""
+        got = f"{where} is {show(found)}" if where else f"got {show(found)}"
+        raise RecipeError(f"{what}: expected {expected}, {got}{advice}.") from None
+    return value

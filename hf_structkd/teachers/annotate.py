@@ -1,0 +1,276 @@
+"""Asking the teachers once, and keeping their answers as dataset columns."""
+
+import hashlib
+import logging
+import os
+import time
+from collections.abc import Container, Mapping, Sequence
+from contextlib import nullcontext
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from datasets import Dataset, Features, concatenate_datasets
+from tqdm.auto import tqdm
+
+from ..data.columns import (
+    GROUPS,
+    LABELS,
+    LANGUAGE,
+    TARGET_COLUMNS,
+    TEMPERATURE,
+    TEMPERED_COLUMNS,
+    TOKENS,
+    TOPK_LOG_PROBS,
+    TOPK_TAGS,
+)
+from ..data.words import check_corpus
+from ..distillation.objectives import check_temperature
+from ..processes import check_processes, prepare_processes
+from .answer_store import AnnotationError, PartialAnswers, finished, in_order, load_finished, load_summary
+from .answer_summary import add_sums, summarise
+from .panel import Panel, Teachers
+from .question import ALL, Question, Shard
+
+__all__ = ["AnnotationError", "Teachers", "annotate", "corpus_fingerprint"]
+
+logger = logging.getLogger(__name__)
+# Of what is asked and how it is stored. A change after which the same question has other answers, or the same answers
+# lie otherwise, raises it: kept answers of another number are refused.
+ANSWER_FORMAT = 2
+_ESCAPED = str.maketrans({"\0": "\2n", "\1": "\2o", "\2": "\2\2"})  # as no two texts are written alike
+
+
+def annotate(
+    dataset: Dataset,
+    teachers: Teachers,
+    *,
+    label_names: Sequence[str],
+    targets: Sequence[str],
+    top_k: int = 10,
+    temperature: float | Mapping[str, float] = 1.0,
+    batch_size: int = 64,
+    output_dir: str | os.PathLike | None = None,
+    progress: bool = True,
+    shard_size: int = 2048,
+) -> Dataset:
+    """Add the teachers' answers to a corpus.
+
+    With an `output_dir` answers are kept as they come, shard by shard. Killed and started again, it goes on with the
+    first shard that is not finished, and ends with the same bytes. Under several processes (`accelerate launch`) each
+    asks its share of the shards and all read the whole; they must see the same folder. Beside the answers lie
+    `annotation.json`, which says what was asked of whom, and `summary.json`: for each language the teachers'
+    names, weights and temperatures, their accuracy on the gold tags, where there are any, their entropy, how many
+    paths there are and what probability they cover, and for how many sentences the k best are not proven to be those.
+
+    Args:
+        dataset: columns `tokens` and, where teachers differ by language, `language`.
+        teachers: language -> teacher, or one for every sentence. In place of a teacher a list of teachers, or of
+            (teacher, weight): their distributions are mixed.
+        label_names: the student's labels, in the order of their ids.
+        targets: names of [`TARGET_COLUMNS`].
+        top_k: tag sequences asked for a sentence; those there are, where there are fewer.
+        temperature: divides all of a teacher's scores before it answers (a global temperature), before tags are merged
+            and teachers mixed; for all targets, or target -> temperature, 1 for those left out. Where one is not 1, a
+            column `teacher_temperature` says so.
+        batch_size: sentences a forward pass; sentences of like length go together.
+        output_dir: where the answers are kept, and read from if they are there.
+        progress: show a progress bar, with sentences a second.
+        shard_size: sentences that are kept together; what is lost, at most, when a process is killed.
+
+    Returns:
+        The dataset with the target columns, and `teacher_labels`, which tells whose labels the tags are. Where a
+        teacher cannot tell some tags apart there is also `teacher_groups`.
+
+    Raises:
+        ValueError: for k < 1, an unknown target, a sentence without words, a language without a teacher, label sets
+            that differ, targets that a teacher cannot give, or a teacher that answers NaN.
+        AnnotationError: if `output_dir` holds answers to another question, or damaged ones; it says what differs. Also
+            if another job is asking for the same folder.
+    """
+    if top_k < 1 or batch_size < 1 or shard_size < 1:
+        smallest = next(
+            (name, value)
+            for name, value in (("top_k", top_k), ("batch_size", batch_size), ("shard_size", shard_size))
+            if value < 1
+        )
+        raise ValueError("{} must be at least 1, not {}".format(*smallest))
+    if unknown := [name for name in targets if name not in TARGET_COLUMNS]:
+        raise ValueError(f"unknown targets {unknown}; there are {list(TARGET_COLUMNS)}")
+    check_corpus(dataset)
+    if (empty := next((row for row, words in enumerate(dataset[TOKENS]) if not words), None)) is not None:
+        raise ValueError(
+            f"row {empty} of the corpus has no words, and no teacher anything to say: leave such rows out"
+        )
+    panels = _panels(dataset, teachers)
+    for panel in panels.values():
+        panel.check(label_names, targets)
+
+    wanted = {*targets, LABELS}
+    if TOPK_TAGS in wanted:
+        wanted.add(TOPK_LOG_PROBS)
+    temperatures = _temperatures(temperature, wanted)
+    if any(value != 1.0 for value in temperatures.values()):
+        wanted.add(TEMPERATURE)
+    if any(panel.groups(label_names) is not None for panel in panels.values()):
+        wanted.add(GROUPS)
+    ordered = [name for name in TARGET_COLUMNS if name in wanted]
+    question = Question(dataset, panels, label_names, ordered, top_k, temperatures, batch_size)
+    record = {
+        "targets": ordered,
+        "labels": list(label_names),
+        "top_k": top_k if TOPK_LOG_PROBS in wanted else None,
+        "temperature": {name: value for name, value in temperatures.items() if value != 1.0},
+        "teachers": {language: panel.record() for language, panel in sorted(panels.items())},
+        "data": corpus_fingerprint(dataset),
+        "format": ANSWER_FORMAT,
+    }
+    kept = dataset.remove_columns([name for name in TARGET_COLUMNS if name in dataset.column_names])
+    if not len(dataset):
+        features = Features({**kept.features, **question.features})
+        return Dataset.from_dict({name: [] for name in features}, features)
+    if output_dir is None:
+        answers = _in_memory(question, shard_size, progress)
+    else:
+        answers = _on_disk(question, record, Path(output_dir), shard_size, progress)
+    return concatenate_datasets([kept, answers], axis=1)
+
+
+def corpus_fingerprint(dataset: Dataset) -> str:
+    """A hash of the sentences and their languages, in order; independent of how the dataset was made.
+
+    Kept results and answers hold it, so it must not change: NUL ends a word, U+0001 a sentence, and words that hold
+    one of them themselves are written otherwise.
+    """
+    digest = hashlib.sha256()
+    languages = dataset[LANGUAGE] if LANGUAGE in dataset.column_names else [""] * len(dataset)
+    for words, language in zip(dataset[TOKENS], languages):
+        parts = (part.translate(_ESCAPED) for part in (language or "", *words))
+        digest.update("\0".join(parts).encode("utf-8", "surrogatepass") + b"\1")
+    return digest.hexdigest()[:16]
+
+
+def _temperatures(temperature: float | Mapping[str, float], wanted: Container[str]) -> dict[str, float]:
+    """The temperature of each of `TEMPERED_COLUMNS`. Raises ValueError for one not above 0, or without effect."""
+    given = dict.fromkeys(TEMPERED_COLUMNS, temperature) if not isinstance(temperature, Mapping) else dict(temperature)
+    for name, value in given.items():
+        check_temperature(value)
+        if isinstance(temperature, Mapping) and (name not in TEMPERED_COLUMNS or name not in wanted):
+            raise ValueError(
+                f"a temperature of {name!r} has no effect; of the targets asked for these have one: "
+                f"{[target for target in TEMPERED_COLUMNS if target in wanted]}"
+            )
+    return {name: float(given.get(name, 1.0)) for name in TEMPERED_COLUMNS}
+
+
+def _panels(dataset: Dataset, teachers: Teachers) -> dict[str, Panel]:
+    if not isinstance(teachers, Mapping):
+        return {ALL: Panel(teachers)}
+    if LANGUAGE not in dataset.column_names:
+        raise ValueError(f"teachers are given by language, but the corpus has no column {LANGUAGE!r}")
+    languages = sorted(set(dataset[LANGUAGE]))
+    if missing := [language for language in languages if language not in teachers]:
+        raise ValueError(f"no teacher for language {', '.join(missing)}; there are teachers for {sorted(teachers)}")
+    return {language: Panel(teachers[language]) for language in languages}
+
+
+def _bar(sentences: int, done: int, progress: bool) -> tqdm:
+    title = "Asking the teachers"
+    return tqdm(total=sentences, initial=done, desc=title, unit=" sentences", smoothing=0.1, disable=not progress)
+
+
+def _in_memory(question: Question, shard_size: int, progress: bool) -> Dataset:
+    shards = question.shards(shard_size)
+    with _bar(question.count, 0, progress) as bar:
+        tables, sums = zip(*(question.answer(shard, bar.update) for shard in shards))
+    notes = [{"sums": part} for part in sums]
+    _log_summary(_summary(question, shards, notes), sum(table.nbytes for table in tables) / question.count)
+    return Dataset(in_order(tables, [shard.rows for shard in shards]))
+
+
+def _processes() -> PartialState:
+    """The processes of this run. Raises ProcessesError if a launcher started some that do not know of each other."""
+    prepare_processes()
+    check_processes()
+    return PartialState()
+
+
+def _on_disk(question: Question, record: dict[str, Any], folder: Path, shard_size: int, progress: bool) -> Dataset:
+    state = _processes()
+    partial = PartialAnswers(folder, {**record, "shard_size": shard_size})
+    if finished(partial.folder):
+        answers = load_finished(partial.folder, record, question.lengths)
+        state.wait_for_everyone()
+        if state.is_main_process:
+            partial.discard()  # of a process that was killed after its last step but one
+        return answers
+    shards = question.shards(shard_size)
+    with partial.only_us() if state.is_main_process else nullcontext():
+        if state.is_main_process:
+            partial.discard() if finished(partial.folder) else partial.open()
+        state.wait_for_everyone()
+        if not finished(partial.folder):  # another job may have come to its end just now
+            mine = list(enumerate(shards))[state.process_index :: state.num_processes]
+            todo = [(number, shard) for number, shard in mine if partial.note(number, shard.rows) is None]
+            _ask_shards(question, todo, mine, partial, progress and state.is_main_process)
+            state.wait_for_everyone()
+            if state.is_main_process:
+                partial.finish(
+                    [shard.rows for shard in shards],
+                    question.lengths,
+                    lambda notes: _summary(question, shards, notes),
+                    {"version": version("hf_structkd")},
+                )
+    state.wait_for_everyone()
+    answers = load_finished(partial.folder, record, question.lengths)
+    if state.is_main_process:
+        _log_summary(load_summary(partial.folder), answers.data.nbytes / len(answers))
+    return answers
+
+
+def _ask_shards(
+    question: Question,
+    todo: Sequence[tuple[int, Shard]],
+    mine: Sequence[tuple[int, Shard]],
+    partial: PartialAnswers,
+    progress: bool,
+) -> None:
+    count = lambda shards: sum(len(shard.rows) for _, shard in shards)  # noqa: E731
+    started = time.perf_counter()
+    with _bar(count(mine), count(mine) - count(todo), progress) as bar:
+        for number, shard in todo:
+            table, sums = question.answer(shard, bar.update)
+            partial.write(number, shard.rows, table, sums)
+    seconds = time.perf_counter() - started
+    if todo:
+        rate = count(todo) / max(seconds, 1e-9)
+        logger.info("asked about %d sentences in %.1f s (%.1f sentences/s)", count(todo), seconds, rate)
+
+
+def _summary(question: Question, shards: Sequence[Shard], notes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    languages = sorted({shard.language for shard in shards})
+    return {
+        language: {
+            "teachers": question.panels[language].described(),
+            **summarise(add_sums(n["sums"] for s, n in zip(shards, notes, strict=True) if s.language == language)),
+        }
+        for language in languages
+    }
+
+
+def _log_summary(summary: Mapping[str, Mapping[str, Any]], size: float) -> None:
+    for language, said in summary.items():
+        parts = [f"{said['sentences']:,} sentences", f"entropy {said['entropy']:.3f} nats a sentence"]
+        parts += [f"accuracy {said['accuracy']:.4f}"] if said["accuracy"] is not None else []
+        parts += [f"mass of the k best {said['mass']:.4f}"] if said["mass"] is not None else []
+        logger.info("teachers of %s: %s", language, ", ".join(parts))
+        if said["unproven"]:
+            logger.warning(
+                "teachers of %s: for %d of %d sentences a sequence outside the k best may be more probable than one "
+                "of them (merged labels or several teachers, see docs/teachers.md)",
+                language,
+                said["unproven"],
+                said["sentences"],
+            )
+    logger.info("the answers take %.0f bytes a sentence", size)

@@ -1,0 +1,193 @@
+"""Teachers that are token-classification checkpoints, with a CRF or a softmax head, each with its own tokenizer."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+from transformers import AutoModelForTokenClassification, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+
+from ..modeling.configuration import label_names as labels_of
+from ..modeling.configuration import refuse_oversized
+from ..modeling.crf_head import CRFHeadMixin, compact
+from ..modeling.crf_reference import Scores
+from ..modeling.windows import encode_in_windows, encoder_window
+from ..modeling.words import tokenize_words
+from .base import TagTeacher, TeacherScores
+from .label_map import LabelMap
+from .soundness import evaluating, refuse_unsound
+
+# What a configuration says beside what makes the answers.
+_UNIMPORTANT = (
+    *("_name_or_path", "_commit_hash", "transformers_version", "architectures", "auto_map", "dtype", "torch_dtype"),
+    *("id2label", "label2id", "languages"),
+)
+
+
+class Teacher(TagTeacher):
+    """A transformers checkpoint as a teacher.
+
+    Args:
+        model: any `AutoModelForTokenClassification`. One with a [`CRFHeadMixin`] answers with its CRF; any other with
+            the softmax of its logits on each word's first subword, which is a CRF without transitions.
+        tokenizer: the model's own fast tokenizer; it need not be the student's.
+        label_map, temperature: as for [`TagTeacher`].
+        scheme: of its labels; the model's configuration's, else inferred, where `None`.
+        name: for messages, the record and the card; the checkpoint's name where `None`.
+        revision: what tells this teacher from an earlier one; a hash of weights, labels and tokenizer where `None`.
+
+    Raises:
+        TypeError: if the model is none, or the tokenizer is not a fast one.
+        ValueError: if the label map names a label or type that the teacher lacks.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: Any,
+        *,
+        label_map: LabelMap | None = None,
+        scheme: str | None = None,
+        temperature: float = 1.0,
+        name: str | None = None,
+        revision: str | None = None,
+    ) -> None:
+        if not isinstance(model, PreTrainedModel) or not getattr(tokenizer, "is_fast", False):
+            raise TypeError(
+                f"a Teacher is made of a transformers model and its fast tokenizer, not of {type(model).__name__} and "
+                f"{type(tokenizer).__name__}; Teacher.from_pretrained loads both from a folder or the Hub"
+            )
+        super().__init__(
+            labels_of(model.config),
+            name=name or getattr(model, "name_or_path", "") or type(model).__name__,
+            label_map=label_map,
+            scheme=scheme or getattr(model.config, "tag_scheme", None),
+            temperature=temperature,
+        )
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self._revision = revision
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model_id_or_path: str,
+        *,
+        revision: str | None = None,
+        label_map: LabelMap | None = None,
+        scheme: str | None = None,
+        temperature: float = 1.0,
+        trust_remote_code: bool = False,
+        device: str | torch.device | None = None,
+        **kwargs: Any,
+    ) -> "Teacher":
+        """Load a checkpoint from the Hub or a folder, in float32 unless `dtype` says otherwise.
+
+        Args:
+            model_id_or_path, revision, trust_remote_code: as for `AutoModelForTokenClassification`.
+            label_map, scheme, temperature: see the class.
+            device: where it runs; the CPU where `None`.
+            kwargs: for the model's `from_pretrained`.
+
+        Raises:
+            OSError: if there is no such checkpoint.
+            ValueError: if it is damaged, or no trained tagger: weights are missing or left over or no numbers, its
+                scores exclude all tag sequences, the tokenizer has more pieces than the model embeddings, or a file
+                cannot be read. It would teach noise.
+        """
+        kwargs.setdefault("dtype", torch.float32)
+        common = {"revision": revision or "main", "trust_remote_code": trust_remote_code}
+        try:
+            fields, _ = PreTrainedConfig.get_config_dict(model_id_or_path, revision=revision or "main")
+            refuse_oversized(fields, model_id_or_path)
+            model, found = AutoModelForTokenClassification.from_pretrained(
+                model_id_or_path, output_loading_info=True, **common, **kwargs
+            )
+            tokenizer = AutoTokenizer.from_pretrained(model_id_or_path, **common)
+            refuse_unsound(model, tokenizer, found, str(model_id_or_path))
+        except Exception as error:  # of a damaged file: SafetensorError, RuntimeError, KeyError, AttributeError, ...
+            if isinstance(error, OSError | ImportError) or str(model_id_or_path) in str(error):
+                raise
+            reason = f"{type(error).__name__}: {error}".strip()
+            raise ValueError(f"{model_id_or_path} cannot be loaded; it may be damaged ({reason})") from error
+        commit = getattr(model.config, "_commit_hash", None)
+        reading: dict[str, Any] = {"label_map": label_map, "scheme": scheme, "temperature": temperature}
+        return cls(model.to(device or "cpu"), tokenizer, name=str(model_id_or_path), revision=commit, **reading)
+
+    @property
+    def revision(self) -> str:
+        """A Hub commit, or a hash of the weights as they are now, the labels and the tokenizer."""
+        return self._revision or self._hash()[:40]
+
+    def _hash(self) -> str:
+        digest = hashlib.sha256(json.dumps([self._mapped, _tokenization(self.tokenizer)]).encode())
+        for name, tensor in sorted(self.model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+    def identity(self) -> dict[str, Any]:
+        """As for [`TagTeacher`]. It is the weights that tell, wherever they lie: the name is not part of it."""
+        fields = json.loads(json.dumps(self.model.config.to_diff_dict(), default=str))
+        return {
+            **{key: value for key, value in super().identity().items() if key != "name"},
+            "model": type(self.model).__name__,
+            "config": {key: value for key, value in sorted(fields.items()) if key not in _UNIMPORTANT},
+            # A Hub commit, or a name that the user gives, does not say what became of them in this process.
+            **({"weights": self._hash()} if self._revision else {}),
+        }
+
+    def settings(self) -> dict[str, Any]:
+        if self.model.dtype == torch.float32:
+            return super().settings()
+        # a Hub commit does not say it
+        return {**super().settings(), "dtype": str(self.model.dtype).removeprefix("torch.")}
+
+    def own_scores(self, sentences: Sequence[Sequence[str]]) -> TeacherScores:
+        with evaluating(self.model):
+            return self._own_scores(sentences)
+
+    def _own_scores(self, sentences: Sequence[Sequence[str]]) -> TeacherScores:
+        batch = self._pad(tokenize_words(sentences, self.tokenizer))
+        words = batch["word_mask"].bool()
+        lengths = torch.tensor([len(sentence) for sentence in sentences])
+        if isinstance(self.model, CRFHeadMixin):
+            output = self.model.word_scores(batch["input_ids"], batch["attention_mask"], words)
+            scores = Scores(output.emissions, output.transitions, output.start_transitions, output.end_transitions)
+            return TeacherScores(scores, lengths, self.model.constraints("decode", output.emissions.device))
+        emissions = compact(self._logits(batch["input_ids"], batch["attention_mask"]), words)
+        emissions = emissions.float().log_softmax(dim=-1)
+        none = emissions.new_zeros(emissions.shape[-1])
+        scores = Scores(emissions, none.expand(len(none), -1), none, none)
+        return TeacherScores(scores, lengths, {})
+
+    def _pad(self, encoded: Mapping[str, list[list[int]]]) -> dict[str, Tensor]:
+        width = max(len(row) for row in encoded["input_ids"])
+        padding = {"input_ids": self.tokenizer.pad_token_id or 0, "attention_mask": 0, "word_mask": 0}
+        return {
+            name: torch.tensor([row + [fill] * (width - len(row)) for row in encoded[name]], device=self.model.device)
+            for name, fill in padding.items()
+        }
+
+    def _logits(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        window = encoder_window(self.model)
+        if window is None or input_ids.shape[1] <= window:
+            return self.model(input_ids, attention_mask=attention_mask).logits
+        return encode_in_windows(
+            lambda ids, mask: self.model(ids, attention_mask=mask).logits,
+            input_ids,
+            attention_mask,
+            window=window,
+            pad_token_id=self.tokenizer.pad_token_id or 0,
+        )
+
+
+def _tokenization(tokenizer: Any) -> str:
+    """How a fast tokenizer cuts words: what it was loaded with, without what calls leave behind in it."""
+    copied = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    copied.no_truncation()
+    copied.no_padding()
+    return copied.to_str()

@@ -1,0 +1,156 @@
+"""Several weighted teachers for one language: their mixture is one distribution."""
+
+from collections.abc import Callable, Mapping, Sequence
+from os import PathLike
+from typing import Any, Union
+
+from transformers import Pipeline, PreTrainedModel
+
+from ..data.columns import TRANSITIONS
+from .base import TagTeacher, tag_sentences
+from .checkpoint import Teacher
+from .distribution import TagDistribution
+from .readings import Mixture
+
+# A checkpoint's name or folder, or a token-classification pipeline, may stand where a teacher does.
+One = Union[TagTeacher, str, "PathLike[str]", Pipeline]
+OneOrSeveral = Union[One, "Panel", Sequence["One | tuple[One, float]"]]
+Teachers = Mapping[str, OneOrSeveral] | OneOrSeveral
+
+
+class Panel:
+    """The teachers of one language, asked as one.
+
+    Args:
+        teachers: one teacher, or a list of teachers (of equal weight) or of (teacher, weight); or a panel. In place of
+            a teacher a checkpoint's name or folder, which is loaded, or a transformers token-classification pipeline.
+
+    Raises:
+        TypeError: for something that is no teacher; it says how to make one of it.
+        OSError, ValueError: for an empty list, a weight that is not above 0, or a checkpoint that cannot be loaded.
+    """
+
+    def __init__(self, teachers: OneOrSeveral) -> None:
+        if isinstance(teachers, Panel):
+            self.members: list[tuple[TagTeacher, float]] = list(teachers.members)
+            return
+        listed = list(teachers) if isinstance(teachers, list | tuple) else [teachers]
+        pairs = [_weighed(item) for item in listed]
+        if not pairs:
+            raise ValueError("a list of teachers is empty")
+        for teacher, weight in pairs:
+            if not 0 < weight < float("inf"):
+                raise ValueError(f"the weight of teacher {teacher.name} must be above 0, not {weight}")
+        total = sum(weight for _, weight in pairs)
+        self.members = [(teacher, weight / total) for teacher, weight in pairs]
+
+    @property
+    def name(self) -> str:
+        return " + ".join(teacher.name for teacher, _ in self.members)
+
+    def record(self) -> Any:
+        """All that makes its answers, as JSON values: each member's identity and weight."""
+        return [{**teacher.identity(), "weight": weight} for teacher, weight in self.members]
+
+    def revisions(self) -> Any:
+        """Its members' revisions for a results file: one alone, or each with its weight."""
+        if len(self.members) == 1:
+            return self.members[0][0].revision
+        return [[teacher.revision, weight] for teacher, weight in self.members]
+
+    def settings(self) -> list[dict[str, Any]]:
+        """Each member's, as in [`TagTeacher.settings`]."""
+        return [teacher.settings() for teacher, _ in self.members]
+
+    def described(self) -> list[dict[str, Any]]:
+        """Each member's name, weight and temperature, for the summary of an annotation."""
+        return [
+            {"name": teacher.name, "weight": weight, "temperature": teacher.temperature}
+            for teacher, weight in self.members
+        ]
+
+    def groups(self, label_names: Sequence[str]) -> tuple[int, ...] | None:
+        """The groups of the student's tags that it cannot tell apart."""
+        return self.members[0][0].read_as(label_names).groups
+
+    def check(self, label_names: Sequence[str], targets: Sequence[str] = ()) -> None:
+        """Raise ValueError if labels do not match, or the teachers cannot give one of these target columns."""
+        for teacher, _ in self.members:
+            teacher.check(label_names, targets)
+        if len({teacher.read_as(label_names).groups for teacher, _ in self.members}) > 1:
+            raise ValueError(
+                f"teachers {self.name} of one language leave different labels open, so there is no mixture of their "
+                "answers: ask each of them on its own and train on both corpora (docs/teachers.md, 'Different blind "
+                "spots'), or give each the same groups in its label_map"
+            )
+        if len(self.members) > 1 and TRANSITIONS in targets:
+            raise ValueError(
+                f"several teachers ({self.name}) have no transition scores in common: the substructure objective "
+                "needs one teacher a language"
+            )
+
+    def tag(
+        self, sentences: Sequence[Sequence[str]], label_names: Sequence[str], *, batch_size: int = 64
+    ) -> list[list[str]]:
+        """The best tag sequence of each sentence under the mixture, as names; see [`TagTeacher.tag`]."""
+        return tag_sentences(
+            lambda batch: self.distribution(batch, label_names), sentences, list(label_names), batch_size
+        )
+
+    def distribution(self, sentences: Sequence[Sequence[str]], label_names: Sequence[str]) -> TagDistribution:
+        """The teachers' mixture, or the only one's distribution."""
+        asked = [teacher.distribution(sentences, label_names) for teacher, _ in self.members]
+        return asked[0] if len(asked) == 1 else Mixture(asked, [weight for _, weight in self.members])
+
+
+def teachers_by_language(teachers: Teachers) -> dict[str | None, list[tuple[TagTeacher, float]]]:
+    """language -> its teachers and their weights (adding up to 1); the language is `None` where they serve all."""
+    if isinstance(teachers, Mapping):
+        return {language: Panel(own).members for language, own in teachers.items()}
+    return {None: Panel(teachers).members}
+
+
+def ready_teachers(teachers: Teachers) -> Teachers:
+    """The same teachers, those given by name or folder loaded. Raises as [`Panel`] does."""
+    ready = lambda own: own if isinstance(own, TagTeacher) else Panel(own)  # noqa: E731
+    if isinstance(teachers, Mapping):
+        return {language: ready(own) for language, own in teachers.items()}
+    return ready(teachers)
+
+
+def _weighed(item: Any) -> tuple[TagTeacher, float]:
+    """A member of a list of teachers and its weight."""
+    if not isinstance(item, tuple | list):
+        return _teacher(item), 1.0
+    if len(item) == 2 and isinstance(item[1], int | float):
+        return _teacher(item[0]), float(item[1])
+    if item and isinstance(item[0], PreTrainedModel):
+        return _teacher(item[0]), 1.0
+    raise TypeError(f"in a list of teachers stand teachers or (teacher, weight), not {item!r}")
+
+
+def _teacher(item: Any) -> TagTeacher:
+    """What was given where a teacher is meant, as one. Raises TypeError, saying how to make one of it."""
+    if isinstance(item, TagTeacher):
+        return item
+    if isinstance(item, str | PathLike):
+        try:
+            return Teacher.from_pretrained(str(item))
+        except OSError as error:
+            raise OSError(
+                f"no teacher can be loaded from {str(item)!r}: it is neither the folder of a checkpoint nor the name "
+                f"of one that can be had from the Hub ({error})"
+            ) from error
+    if isinstance(item, Pipeline):
+        return Teacher(item.model, item.tokenizer)
+    kind = f"{type(item).__module__}.{type(item).__name__}"
+    if isinstance(item, PreTrainedModel):
+        how = "it needs its own tokenizer: give Teacher(model, tokenizer), or the checkpoint's name"
+    elif kind.startswith(("spacy.", "flair.", "stanza.")) or isinstance(item, Callable):  # type: ignore[arg-type]
+        how = (
+            "give CallableTeacher(function, labels, name=..., revision=...) with a function that asks it about lists "
+            "of words (docs/teachers.md, 'Anything else: a function')"
+        )
+    else:
+        how = "give a Teacher, a CallableTeacher, or a checkpoint's name or folder"
+    raise TypeError(f"{kind} is no teacher: {how}")

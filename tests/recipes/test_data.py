@@ -1,0 +1,77 @@
+"""Danger: a corpus that Python reads cannot be named in a recipe, or is read otherwise there."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hf_structkd.recipes.parser import RecipeError, parse_recipe
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+from hf_structkd.recipes.data import labels_of, load_data, load_unlabelled
+from hf_structkd.recipes.fields import DataArguments
+
+NUMBERED = "# text = Olu hums\n1\tOlu\tB-P\t-\tq\n2\thums\tO\t-\tq\n\n1\tKano\tB-L\n"
+ANSWER = [(["Olu", "hums"], ["B-P", "O"]), (["Kano"], ["B-L"])]
+
+
+@pytest.fixture
+def read(tmp_path):
+    """Reads a file by a recipe, and by the command line; both must give the same."""
+
+    def read(content, name, split="train", **fields):
+        for own in ("train", "dev"):
+            (tmp_path / f"{own}{name}").write_text(content)
+        fields = {"corpus": f"{tmp_path}/{{split}}{name}", "languages": ["ha"], **fields}
+        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(fields))
+        options = [part for key, value in fields.items()
+                   for part in (f"--{key}", *map(str, value if isinstance(value, list) else [value]))]  # fmt: skip
+        answers = []
+        for argv in ([str(tmp_path / "recipe.yaml")], options):
+            (args,) = parse_recipe([DataArguments], argv)
+            data = load_data(args, splits=("train", "dev"))["ha"][split]
+            answers.append((list(zip(data["tokens"], data["tags"])), args))
+        assert answers[0][0] == answers[1][0]
+        return answers[0]
+
+    return read
+
+
+def test_columns_by_number(read):
+    assert read(NUMBERED, ".iob2", tokens_column=1, tags_column=2)[0] == ANSWER
+    assert read(NUMBERED, ".iob2", tokens_column=1, column=2)[0] == ANSWER
+
+
+def test_columns_by_name(read):
+    table = "nr,word,tag\n0,Olu,B-P\n0,hums,O\n1,Kano,B-L\n"
+    names = {"tokens_column": "word", "tags_column": "tag"}
+    assert read(table, ".csv", sentence_column="nr", **names)[0] == ANSWER
+    assert read(table, ".csv", sentence_column=0, **names)[0] == ANSWER
+
+
+def test_tags_that_are_numbers_count_in_the_labels(read):
+    rows = '{"tokens": ["Olu", "hums"], "ner_tags": [1, 0]}\n{"tokens": ["Kano"], "ner_tags": [2]}\n'
+    found, args = read(rows, ".jsonl", labels=["O", "B-P", "B-L"])
+    assert found == ANSWER
+    assert labels_of(args, load_data(args, splits=["train"])) == ["O", "B-P", "B-L"]
+    with pytest.raises(ValueError, match=r"tag 1 is a number.*\(in recipes: labels\)"):
+        read(rows, ".jsonl")
+    with pytest.raises(ValueError, match="tag 2, but there are only 2 label names"):
+        read(rows, ".jsonl", labels=["O", "B-P"])
+
+
+def test_sentences_without_tags_are_trained_on_and_not_scored(read):
+    rows = '{"tokens": ["Olu", "hums"], "tags": ["B-P", "O"]}\n{"tokens": ["Kano"], "tags": null}\n'
+    assert read(rows, ".jsonl")[0] == [ANSWER[0], (["Kano"], None)]
+    assert read(rows, ".jsonl", split="dev")[0] == ANSWER[:1]
+
+
+def test_text_has_no_columns(tmp_path):
+    (tmp_path / "ha.txt").write_text("Olu hums\n")
+    (tmp_path / "ha.iob2").write_text(NUMBERED)
+    for name, words in (("ha.txt", [["Olu", "hums"]]), ("ha.iob2", [["Olu", "hums"], ["Kano"]])):
+        args = DataArguments(unlabelled_corpus=str(tmp_path / name), tokens_column=1)
+        assert load_unlabelled(args, ["ha"])["ha"]["tokens"] == words
+    with pytest.raises(RecipeError, match="would give every language the same"):
+        load_unlabelled(args, ["ha", "yo"])

@@ -1,0 +1,238 @@
+"""Danger: a recipe's field that has no effect, or none beside the others, is accepted and the user believes in it.
+
+Every field of every script is placed here: honoured, or refused with a reason. A field that a new version of
+transformers brings fails the first test until somebody has looked what the scripts make of it.
+"""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import pytest
+
+from hf_structkd import StructKDTrainingArguments
+from hf_structkd.recipes.parser import RecipeError, parse_recipe
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+from hf_structkd.recipes.effects import NEVER, UNDER, refuse_idle_fields
+from hf_structkd.recipes.fields import (
+    CalibrationArguments,
+    DataArguments,
+    EvaluationArguments,
+    ModelArguments,
+    TeacherArguments,
+)
+
+KINDS = {
+    "run_distill": (DataArguments, ModelArguments, TeacherArguments, StructKDTrainingArguments),
+    "run_teacher": (DataArguments, ModelArguments, StructKDTrainingArguments),
+    "run_evaluate": (DataArguments, EvaluationArguments),
+    "run_calibration": (DataArguments, CalibrationArguments),
+}
+REQUIRED = {
+    "run_distill": ("--corpus", "demo", "--use_cpu", "--report_to", "none"),
+    "run_teacher": ("--corpus", "demo", "--use_cpu", "--report_to", "none"),
+    "run_evaluate": ("--corpus", "demo", "--checkpoint", "x"),
+    "run_calibration": ("--corpus", "demo", "--checkpoint", "x", "--output_dir", "x"),
+}
+
+
+def fields(text: str) -> set[str]:
+    return set(text.split())
+
+
+# Of transformers; those whose meaning is transformers' own alone are handed on to its Trainer as they are.
+HANDED_ON = fields(
+    """output_dir per_device_train_batch_size num_train_epochs max_steps learning_rate lr_scheduler_type
+    lr_scheduler_kwargs warmup_steps warmup_ratio optim optim_args weight_decay adam_beta1 adam_beta2
+    adam_epsilon optim_target_modules gradient_accumulation_steps average_tokens_across_devices max_grad_norm
+    label_smoothing_factor bf16 fp16 bf16_full_eval fp16_full_eval tf32 activation_checkpointing
+    activation_checkpointing_kwargs gradient_checkpointing gradient_checkpointing_kwargs torch_compile
+    torch_compile_backend torch_compile_mode use_liger_kernel liger_kernel_config use_cache neftune_noise_alpha
+    torch_empty_cache_steps auto_find_batch_size logging_strategy logging_steps logging_first_step
+    log_on_each_node logging_nan_inf_filter include_num_input_tokens_seen log_level log_level_replica
+    disable_tqdm report_to run_name project trackio_space_id trackio_bucket_id trackio_static_space_id
+    eval_strategy eval_steps eval_delay per_device_eval_batch_size prediction_loss_only eval_on_start
+    eval_do_concat_batches eval_use_gather_object eval_accumulation_steps include_for_metrics batch_eval_metrics
+    save_only_model save_strategy save_steps save_on_each_node save_total_limit enable_jit_checkpoint
+    load_best_model_at_end metric_for_best_model greater_is_better ignore_data_skip
+    restore_callback_states_from_checkpoint full_determinism seed data_seed use_cpu accelerator_config
+    parallelism_config dataloader_drop_last dataloader_num_workers dataloader_pin_memory
+    dataloader_persistent_workers dataloader_prefetch_factor dataloader_multiprocessing_context
+    dataloader_in_order remove_unused_columns train_sampling_strategy length_column_name
+    ddp_find_unused_parameters ddp_bucket_cap_mb ddp_broadcast_buffers ddp_static_graph ddp_backend ddp_timeout
+    fsdp fsdp_config deepspeed debug skip_memory_metrics logging_dir hub_model_id push_to_hub"""
+)
+ALWAYS = {
+    "run_distill": HANDED_ON
+    | fields(
+        """corpus languages tag_scheme labels orphans max_train_sentences unlabelled_sentences unlabelled_corpus
+    augmentation max_dev_sentences max_test_sentences model model_config keep_layers head trust_remote_code
+    teacher_embeddings teachers baseline objective unlabelled_rate normalization language_sampling_temperature
+    license label_examples"""
+    ),
+    "run_teacher": HANDED_ON
+    | fields(
+        """corpus languages tag_scheme labels orphans max_train_sentences max_dev_sentences max_test_sentences model
+    model_config keep_layers head trust_remote_code normalization language_sampling_temperature"""
+    ),
+    "run_evaluate": fields(
+        """corpus languages tag_scheme labels orphans checkpoint splits label_map batch_size revision trust_remote_code
+    output_file"""
+    ),
+    "run_calibration": fields(
+        """corpus languages tag_scheme labels orphans checkpoint output_dir split bins batch_size write
+    trust_remote_code"""
+    ),
+}
+
+
+def read(script: str, *argv: str) -> tuple:
+    options = [*REQUIRED[script], *argv]
+    kinds = KINDS[script]
+    return parse_recipe(kinds, options, check=refuse_idle_fields(script))
+
+
+@pytest.mark.parametrize("script", KINDS)
+def test_every_field_is_honoured_or_refused(script):
+    every = {field.name for kind in KINDS[script] for field in dataclasses.fields(kind) if field.init}
+    refused = set(NEVER[script])
+    conditional = {name for rule in UNDER[script] for name in rule.fields}
+    assert not every - ALWAYS[script] - refused - conditional, "fields that nobody has looked at"
+    assert not (refused | conditional) - every, "fields that there are not any more"
+    assert not (ALWAYS[script] - HANDED_ON) & (refused | conditional)
+
+
+IDLE = [
+    ("run_distill", "label_names", ("--label_names", "labels")),
+    ("run_distill", "resume_from_checkpoint", ("--resume_from_checkpoint", "x")),
+    ("run_distill", "do_train", ("--do_train",)),
+    ("run_distill", "do_predict", ("--do_predict",)),
+    ("run_distill", "top_k", ("--objective", "posterior", "--top_k", "7")),
+    ("run_distill", "objective_combination", ("--objective", "none", "--objective_combination", "average")),
+    ("run_distill", "temperature_mode", ("--objective", "none", "--temperature_mode", "global")),
+    ("run_distill", "lambda_schedule", ("--objective", "none", "--lambda_schedule", "cosine")),
+    ("run_distill", "annotation_dir", ("--objective", "none", "--annotation_dir", "x")),
+    ("run_distill", "teacher_temperature", ("--objective", "none", "--teacher_temperature", "2")),
+    ("run_distill", "lambda_end", ("--lambda_schedule", "constant", "--lambda_end", "0.5")),
+    ("run_distill", "teacher_label_map", ("--teacher_model", "x", "--teacher_label_map", '{"A": "B"}')),
+    ("run_distill", "teacher_model", ("--teachers", "x", "--teacher_model", "scratch")),
+    ("run_distill", "teacher_learning_rate", ("--teachers", "x", "--teacher_learning_rate", "1e-3")),
+    ("run_distill", "teachers_dir", ("--teachers", '{"en": "x"}', "--languages", "en", "--teachers_dir", "x")),
+    (
+        *("run_distill", "teacher_num_train_epochs"),
+        ("--teacher_model", "x", "--max_steps", "5", "--teacher_num_train_epochs", "2"),
+    ),
+    (
+        *("run_distill", "teacher_crf_learning_rate"),
+        ("--teacher_model", "x", "--teacher_head", "softmax", "--teacher_crf_learning_rate", "1"),
+    ),
+    ("run_distill", "baseline_dir", ("--no_baseline", "--baseline_dir", "x")),
+    ("run_distill", "hub_private_repo", ("--hub_private_repo",)),
+    ("run_distill", "vocab_size", ("--vocab_size", "100")),
+    ("run_distill", "revision", ("--model", "scratch", "--revision", "v1")),
+    ("run_distill", "crf_learning_rate", ("--head", "softmax", "--crf_learning_rate", "1")),
+    ("run_distill", "column", ("--column", "2")),
+    ("run_distill", "tags_column", ("--tags_column", "upos")),
+    ("run_distill", "tokens_column", ("--tokens_column", "words")),
+    ("run_teacher", "objective", ("--objective", "posterior+top_wk")),
+    ("run_teacher", "objective", ("--objective", "top_k")),
+    ("run_teacher", "unlabelled_sentences", ("--unlabelled_sentences", "5")),
+    ("run_teacher", "augmentation", ("--augmentation", "{}")),
+    ("run_teacher", "top_k", ("--top_k", "5")),
+    ("run_teacher", "annotation_dir", ("--annotation_dir", "x")),
+    ("run_teacher", "unlabelled_rate", ("--unlabelled_rate", "0.5")),
+    ("run_teacher", "push_to_hub", ("--push_to_hub",)),
+    ("run_teacher", "license", ("--license", "mit")),
+    ("run_teacher", "label_examples", ("--label_examples",)),
+    ("run_evaluate", "max_train_sentences", ("--max_train_sentences", "5")),
+    ("run_evaluate", "max_dev_sentences", ("--max_dev_sentences", "5", "--splits", "test", "train")),
+    ("run_evaluate", "unlabelled_corpus", ("--unlabelled_corpus", "x")),
+    ("run_calibration", "max_test_sentences", ("--max_test_sentences", "5", "--split", "dev")),
+    ("run_calibration", "augmentation", ("--augmentation", "{}")),
+]
+
+
+@pytest.mark.parametrize(("script", "field", "argv"), IDLE, ids=lambda value: value if isinstance(value, str) else "")
+def test_what_has_no_effect_is_refused_by_name_and_reason(script, field, argv):
+    with pytest.raises(RecipeError, match=rf"no effect here, leave them out: .*\b{field}: \w+"):
+        read(script, *argv)
+
+
+@pytest.mark.parametrize(
+    ("script", "argv"),
+    [
+        ("run_distill", ("--teacher_model", "x", "--teacher_learning_rate", "1e-3")),
+        ("run_distill", ("--teachers", '{"en": "x"}', "--teacher_model", "x", "--teacher_head", "softmax")),
+        ("run_distill", ("--objective", "posterior", "--top_k", "5")),  # the default: what an option sets back
+        ("run_distill", ("--objective", "top_wk", "--top_k", "7", "--annotation_dir", "y")),
+        ("run_distill", ("--push_to_hub", "--hub_private_repo")),
+        ("run_distill", ("--no_do_train", "--no_push_to_hub")),
+        ("run_teacher", ("--objective", "none", "--no_label_examples", "--no_push_to_hub")),
+        ("run_evaluate", ("--max_test_sentences", "5")),
+        ("run_calibration", ("--max_dev_sentences", "5", "--split", "dev")),
+    ],
+)
+def test_what_has_an_effect_is_taken(script, argv):
+    read(script, *argv)
+
+
+def test_all_idle_fields_are_told_at_once():
+    with pytest.raises(RecipeError, match=r"do_train: .*; baseline_dir: baseline is false"):
+        read("run_distill", "--do_train", "--no_baseline", "--baseline_dir", "x")
+
+
+@pytest.mark.parametrize("script", KINDS)
+def test_there_is_no_default_corpus(script):
+    with pytest.raises(RecipeError, match=r"No value for \['corpus'\]: set it in the recipe.*'demo' for the built-in"):
+        parse_recipe(KINDS[script], [option for option in REQUIRED[script] if option not in ("--corpus", "demo")])
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (("--learning_rate", "-1"), "learning_rate must be a number at least 0, not -1.0"),
+        (("--learning_rate", "1e999"), "Option --learning_rate: inf is not a finite number"),
+        (("--weight_decay", "-0.1"), "weight_decay"),
+        (("--num_train_epochs", "-2"), "num_train_epochs must be a number above 0"),
+        (("--max_steps", "-5"), "max_steps must be at least 1"),
+        (("--per_device_train_batch_size", "0"), "per_device_train_batch_size must be a number at least 1"),
+        (("--per_device_eval_batch_size", "-1"), "per_device_eval_batch_size"),
+        (("--gradient_accumulation_steps", "0"), "gradient_accumulation_steps"),
+        (("--save_total_limit", "0"), "save_total_limit"),
+        (("--seed", "-1"), "seed must be a number at least 0"),
+        (("--adam_beta1", "1"), "adam_beta1 must be below 1"),
+        (("--crf_learning_rate", "-1"), "crf_learning_rate must be above 0"),
+        (("--max_train_sentences", "-3"), "max_train_sentences must be a number at least 0"),
+        (("--max_dev_sentences", "0"), "max_dev_sentences must be a number at least 1"),
+        (("--unlabelled_sentences", "0"), "unlabelled_sentences"),
+        (("--vocab_size", "-1", "--model", "scratch"), "vocab_size"),
+        (("--teacher_learning_rate", "-1"), "teacher_learning_rate"),
+        (("--teacher_max_train_sentences", "0"), "teacher_max_train_sentences"),
+        (("--model_config", '{"classifier_dropout": NaN}'), "model_config"),
+        (("--model_config", '{"classifier_dropout": [1, Infinity]}'), r"classifier_dropout\[1\]: inf is not a finite"),
+        (("--output_dir", "s3://bucket/run"), "output_dir must be a folder of this machine, not the address"),
+        (("--annotation_dir", "gs://bucket/answers"), "annotation_dir must be a folder"),
+        (("--teachers_dir", "hdfs://name/x"), "teachers_dir must be a folder"),
+    ],
+)
+def test_impossible_values_are_refused_by_name(argv, message):
+    with pytest.raises(RecipeError, match=message):
+        parse_recipe(KINDS["run_distill"], [*REQUIRED["run_distill"], *argv])
+
+
+def test_impossible_values_are_refused_in_yaml_and_python_alike(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("corpus: demo\nlearning_rate: .inf\n")
+    with pytest.raises(RecipeError, match=r"Field 'learning_rate' in recipe .*: inf is not a finite number"):
+        parse_recipe(KINDS["run_distill"], [str(tmp_path / "recipe.yaml")])
+    for wrong in ({"learning_rate": float("nan")}, {"output_dir": "s3://bucket/x"}, {"logging_steps": -1}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            StructKDTrainingArguments(**{"output_dir": "x", "use_cpu": True, "report_to": "none", **wrong})
+    with pytest.raises(ValueError, match="batch_size must be a number at least 1, not 0"):
+        EvaluationArguments("checkpoint", batch_size=0)
+    with pytest.raises(ValueError, match="bins must be a number at least 1"):
+        CalibrationArguments("checkpoint", "x", bins=0)
+    with pytest.raises(ValueError, match="splits must name what is scored"):
+        EvaluationArguments("checkpoint", splits=[])
+    with pytest.raises(ValueError, match="output_file must be a folder of this machine"):
+        EvaluationArguments("checkpoint", output_file="https://example.org/scores.json")

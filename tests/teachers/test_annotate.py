@@ -1,0 +1,287 @@
+"""Dangers: answers kept for another question, asked twice, given to the wrong sentence, or left half-written."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, Features, List, concatenate_datasets
+
+from hf_structkd import AnnotationError, Teacher, annotate
+from hf_structkd.data.columns import AUTOMATIC_COLUMNS, TARGET_COLUMNS
+from hf_structkd.distillation.objectives import parse_objective
+from hf_structkd.teachers.annotate import corpus_fingerprint
+from hf_structkd.teachers.function import CallableTeacher
+from hf_structkd.training.answer_checks import check_answers
+
+QUIET = {"progress": False}
+COLUMNS = [name for name in TARGET_COLUMNS if name not in AUTOMATIC_COLUMNS]
+
+
+@pytest.fixture
+def teachers(make_student, tokenizer):
+    return {"en": Teacher(make_student(seed=1), tokenizer), "ru": Teacher(make_student(seed=2), tokenizer)}
+
+
+def asked(corpus, teachers, labels, **options):
+    return annotate(corpus, teachers, **{"label_names": labels, "targets": COLUMNS, "top_k": 4, **QUIET, **options})
+
+
+def test_every_sentence_gets_its_own_teachers_answer(corpus, teachers, labels):
+    mixed = concatenate_datasets([corpus]).shuffle(seed=1)
+    annotated = asked(mixed, teachers, labels, batch_size=7)
+    for row in annotated.select(range(0, len(annotated), 9)):
+        own = teachers[row["language"]].distribution([row["tokens"]], labels)
+        np.testing.assert_allclose(row["teacher_marginals"], own.marginals[0], atol=1e-3)
+        np.testing.assert_allclose(row["teacher_edge_counts"], own.edge_counts[0], atol=1e-4)
+        np.testing.assert_allclose(row["teacher_entropy"], own.entropy()[0], rtol=1e-3)
+        paths = own.topk(4)
+        assert row["teacher_topk_tags"][0] == paths.tags[0, 0].tolist()
+        np.testing.assert_allclose(row["teacher_topk_log_probs"], paths.log_prob[0], atol=1e-4)
+
+
+def test_a_one_word_sentence_has_no_phantom_paths(corpus, teachers, labels):
+    one = corpus.select([0]).map(lambda row: {"tokens": ["Anna"], "tags": ["B-PER"]})
+    row = annotate(one, teachers, label_names=labels, targets=["teacher_topk_tags"], top_k=50, progress=False)[0]
+    assert len(row["teacher_topk_tags"]) == len(row["teacher_topk_log_probs"]) < 50
+    assert len({tuple(path) for path in row["teacher_topk_tags"]}) == len(row["teacher_topk_tags"])
+
+
+def test_answers_are_kept_and_teachers_not_asked_again(corpus, teachers, labels, tmp_path, monkeypatch):
+    first = asked(corpus, teachers, labels, output_dir=tmp_path / "answers")
+    monkeypatch.setattr(Teacher, "distribution", lambda *a, **k: pytest.fail("asked again"))
+    second = asked(corpus, teachers, labels, output_dir=tmp_path / "answers")
+    assert first.to_dict() == second.to_dict()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["answers"]
+
+
+@pytest.mark.parametrize("changed", ["top_k", "labels", "teacher", "data", "temperature", "format"])
+def test_a_kept_answer_to_another_question_is_an_error_that_names_it(
+    corpus, teachers, labels, make_student, tokenizer, tmp_path, monkeypatch, changed
+):
+    annotate(corpus, teachers, label_names=labels, targets=["teacher_topk_tags"], output_dir=tmp_path / "a")
+    options = {"label_names": labels, "targets": ["teacher_topk_tags"], "output_dir": tmp_path / "a"}
+    if changed == "top_k":
+        options["top_k"] = 3
+    elif changed == "labels":
+        options["label_names"] = list(reversed(labels))
+    elif changed == "teacher":
+        teachers = {**teachers, "ru": Teacher(make_student(seed=9), tokenizer)}
+    elif changed == "data":
+        corpus = corpus.select(range(10))
+    elif changed == "format":
+        monkeypatch.setattr("hf_structkd.teachers.annotate.ANSWER_FORMAT", 99)
+    else:
+        options["temperature"] = 2.0
+    with pytest.raises(AnnotationError, match=f"another question .*{changed}"):
+        annotate(corpus, teachers, **options)
+
+
+def test_a_crash_while_asking_leaves_nothing_that_looks_finished(corpus, teachers, labels, tmp_path, monkeypatch):
+    monkeypatch.setattr(teachers["ru"], "distribution", lambda *a: (_ for _ in ()).throw(RuntimeError("power cut")))
+    with pytest.raises(RuntimeError, match="power cut"):
+        asked(corpus, teachers, labels, output_dir=tmp_path / "answers")
+    assert not (tmp_path / "answers").exists()
+
+
+def test_a_folder_with_other_things_is_not_touched(corpus, teachers, labels, tmp_path):
+    (tmp_path / "thesis.tex").write_text("dear")
+    with pytest.raises(AnnotationError, match=r"holds no annotation.json"):
+        asked(corpus, teachers, labels, output_dir=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_the_record_names_what_was_asked(corpus, teachers, labels, tmp_path):
+    asked(corpus, teachers, labels, output_dir=tmp_path / "answers")
+    record = json.loads((tmp_path / "answers" / "annotation.json").read_text())
+    assert record["teachers"] == {
+        language: [{**teacher.identity(), "weight": 1.0}] for language, teacher in teachers.items()
+    }
+    assert record["labels"] == labels
+    assert record["top_k"] == 4
+    assert record["version"]
+
+
+def test_one_teacher_may_answer_for_all_and_needs_no_language(corpus, teachers, labels):
+    plain = corpus.remove_columns("language")
+    annotated = annotate(plain, teachers["en"], label_names=labels, targets=["teacher_entropy"], progress=False)
+    assert torch.isfinite(torch.tensor(annotated["teacher_entropy"])).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"top_k": 0}, "top_k must be at least 1, not 0"),
+        ({"targets": ["teacher_marginal"]}, "unknown targets"),
+        ({"teachers": {}}, "no teacher for language en, ru"),
+    ],
+)
+def test_bad_questions_are_named(corpus, teachers, labels, options, message):
+    arguments = {"teachers": teachers, "label_names": labels, "targets": ["teacher_marginals"], **options}
+    with pytest.raises(ValueError, match=message):
+        annotate(corpus, **arguments)
+
+
+def test_a_sentence_without_words_is_named_before_anybody_is_asked(corpus, teachers, labels, monkeypatch):
+    monkeypatch.setattr(Teacher, "distribution", lambda *a, **k: pytest.fail("asked"))
+    emptied = corpus.map(lambda row, i: {"tokens": [] if i == 7 else row["tokens"]}, with_indices=True)
+    with pytest.raises(ValueError, match="row 7 of the corpus has no words"):
+        asked(emptied, teachers, labels)
+
+
+def test_a_summary_lies_beside_the_answers(corpus, teachers, labels, tmp_path, caplog):
+    caplog.set_level("INFO", logger="hf_structkd.teachers.annotate")
+    annotated = asked(corpus, teachers, labels, output_dir=tmp_path / "answers")
+    summary = json.loads((tmp_path / "answers" / "summary.json").read_text())
+    russian = [row for row in annotated if row["language"] == "ru"]
+    words = sum(len(row["tokens"]) for row in russian)
+    best = teachers["ru"].tag([row["tokens"] for row in russian], labels)
+    right = sum(a == b for row, tags in zip(russian, best) for a, b in zip(row["tags"], tags))
+    assert summary["ru"]["sentences"] == len(russian)
+    assert summary["ru"]["words"] == words
+    assert summary["ru"]["accuracy"] == pytest.approx(right / words)
+    assert summary["ru"]["entropy"] == pytest.approx(np.mean([row["teacher_entropy"] for row in russian]), rel=1e-5)
+    mass = np.mean([np.exp(row["teacher_topk_log_probs"]).sum() for row in russian])
+    assert summary["ru"]["mass"] == pytest.approx(mass, rel=1e-5)
+    assert f"accuracy {right / words:.4f}" in caplog.text
+    assert "sentences/s" in caplog.text
+    assert "bytes a sentence" in caplog.text
+
+
+@pytest.mark.parametrize("tag", ["no column", None, -100, 1])
+def test_without_gold_or_k_best_the_summary_says_so_and_not_zero(corpus, teachers, labels, tmp_path, tag):
+    """Numbers that nothing names are no gold either: they were taken for the student's labels by their place."""
+    bare = corpus.remove_columns("tags")
+    if tag != "no column":
+        bare = bare.add_column("tags", [[tag] * len(words) for words in bare["tokens"]])
+    targets = ["teacher_marginals"]
+    annotate(bare, teachers, label_names=labels, targets=targets, output_dir=tmp_path / "a", progress=False)
+    summary = json.loads((tmp_path / "a" / "summary.json").read_text())
+    assert summary["en"]["accuracy"] is None
+    assert summary["en"]["mass"] is None
+    assert summary["en"]["entropy"] > 0
+
+
+def test_answers_are_small(corpus, teachers, labels):
+    """A byte a tag, two bytes a probability, four an offset: what ragged Arrow needs and no more."""
+    annotated = asked(corpus, teachers, labels)
+    words, sentences, count = sum(map(len, corpus["tokens"])), len(corpus), len(labels)
+    paths = sum(map(len, annotated["teacher_topk_log_probs"]))
+    # table.nbytes, as the summary reports it: values, then one offset a list and one more a column and level
+    columns = annotated.select_columns(["teacher_topk_tags", "teacher_marginals"]).data
+    expected = 4 * words + 4 * paths + 4 * sentences + 2 * words * count + 4 * words + 4 * sentences
+    assert annotated.features["teacher_topk_tags"].feature.feature.dtype == "int8"
+    assert columns.nbytes <= 1.02 * expected
+
+
+def test_several_teachers_a_callable_and_a_student_as_teacher_are_asked_alike(corpus, teachers, labels, tmp_path):
+    uniform = CallableTeacher(
+        lambda sentences: [np.full((len(words), len(labels)), 1 / len(labels)) for words in sentences],
+        labels,
+        name="uniform",
+        revision="1",
+    )
+    panels = {"en": [(teachers["en"], 3.0), (uniform, 1.0)], "ru": uniform}
+    annotated = asked(
+        corpus, panels, labels, output_dir=tmp_path / "a", targets=["teacher_marginals", "teacher_topk_tags"]
+    )
+    row = annotated[0]
+    own = teachers["en"].distribution([row["tokens"]], labels).marginals[0]
+    np.testing.assert_allclose(row["teacher_marginals"], 0.75 * own + 0.25 / len(labels), atol=1e-3)
+    record = json.loads((tmp_path / "a" / "annotation.json").read_text())
+    found = {
+        language: [(own["revision"], own["weight"]) for own in panel] for language, panel in record["teachers"].items()
+    }
+    assert found == {"en": [(teachers["en"].revision, 0.75), ("1", 0.25)], "ru": [("1", 1.0)]}
+    with pytest.raises(AnnotationError, match=r"another question .*teachers"):
+        asked(
+            corpus, {**panels, "en": teachers["en"]}, labels, output_dir=tmp_path / "a", targets=["teacher_marginals"]
+        )
+
+
+def test_a_label_map_or_a_calibration_is_part_of_the_question(corpus, labels, tmp_path):
+    def uniform(**options):
+        return CallableTeacher(
+            lambda sentences: [np.full((len(words), 3), 1 / 3) for words in sentences],
+            ["O", "B-PER", "I-PER"],
+            name="T",
+            revision="1",
+            **options,
+        )
+
+    others = sorted({label.split("-")[1] for label in labels if label != "O"} - {"PER"})
+    hidden = {"label_map": {"O": ["O", *others]}}
+    options = {
+        "label_names": labels,
+        "targets": ["teacher_topk_tags"],
+        "output_dir": tmp_path / "a",
+        "progress": False,
+    }
+    annotated = annotate(corpus, uniform(**hidden), **options)
+    assert annotated["teacher_groups"][0] == [
+        i if "PER" in label or label == "O" else labels.index("O") for i, label in enumerate(labels)
+    ]
+    with pytest.raises(AnnotationError, match=r"another question .*\[0\].temperature: stored None, asked 2.0"):
+        annotate(corpus, uniform(**hidden, temperature=2.0), **options)
+    with pytest.raises(ValueError, match=r"cannot tell .* apart"):
+        annotate(corpus, uniform(**hidden), label_names=labels, targets=["teacher_edge_counts"])
+
+
+def test_answers_at_another_temperature_are_not_taken_for_what_the_objectives_want(corpus, teachers, labels):
+    targets = ["teacher_marginals", "teacher_edge_counts"]
+    softened = asked(corpus, teachers, labels, targets=targets, temperature=2.0)
+    check_answers(softened, parse_objective("structural", 2.0, "global"), labels, 5)
+    with pytest.raises(
+        ValueError, match="annotated at temperature 2 for teacher_marginals, but the objectives want 1"
+    ):
+        check_answers(softened, parse_objective("structural"), labels, 5)
+    plain = asked(corpus, teachers, labels, targets=targets)
+    assert "teacher_temperature" not in plain.column_names
+    with pytest.raises(
+        ValueError, match="annotated at temperature 1 for teacher_marginals, but the objectives want 2"
+    ):
+        check_answers(plain, parse_objective("posterior", 2.0, "global"), labels, 5)
+    hot = teachers["en"].distribution([corpus[0]["tokens"]], labels).with_temperature(2.0)
+    np.testing.assert_allclose(softened[0]["teacher_marginals"], hot.marginals[0], atol=1e-3)
+
+
+def test_a_teacher_that_answers_nan_is_named_with_the_sentence(corpus, teachers, labels):
+    torch.nn.init.constant_(teachers["ru"].model.classifier.bias, float("nan"))
+    with pytest.raises(ValueError, match=r"asking .* about rows \[\d+.*NaN"):
+        asked(corpus, teachers, labels)
+
+
+def test_tags_as_ids_of_the_datasets_own_order_are_compared_by_name(teachers, labels, corpus, tmp_path):
+    names = sorted(labels, reverse=True)
+    features = Features({**corpus.features, "tags": List(ClassLabel(names=names))})
+    numbered = corpus.map(lambda row: {"tags": [names.index(tag) for tag in row["tags"]]}, features=features)
+    accuracies = []
+    for number, data in enumerate((corpus, numbered)):
+        asked(data, teachers, labels, output_dir=tmp_path / str(number), targets=["teacher_topk_tags"])
+        accuracies.append(json.loads((tmp_path / str(number) / "summary.json").read_text())["en"]["accuracy"])
+    assert accuracies[0] == accuracies[1] > 0
+
+
+def test_a_corpus_without_sentences_has_the_columns(corpus, teachers, labels):
+    annotated = asked(corpus.select([]), teachers["en"], labels)
+    assert set(COLUMNS) <= set(annotated.column_names)
+    assert len(annotated) == 0
+
+
+class TestFingerprint:
+    def test_kept_results_hold_it(self):
+        """Results that lie in the repository, and answers of users, are found again by it."""
+        data = Dataset.from_dict({"tokens": [["Olu", "hums"], ["Kano"]], "language": ["ha", "ha"]})
+        assert corpus_fingerprint(data) == "7690eed1a4844122"
+
+    def test_words_may_hold_any_character(self):
+        """Words were joined with one that they may hold."""
+
+        def of(*sentences):
+            return corpus_fingerprint(Dataset.from_dict({"tokens": sentences}))
+
+        same = [
+            of(["a", "b"]), of(["a\0b"]), of(["a\2nb"]), of(["a\2", "b"]), of(["a\2\2nb"]),
+            of(["a"], ["b"]), of(["a\1\0b"]), of(["a\2o\0b"]), of(["a", "", "b"]), of(["ab"]),
+        ]  # fmt: skip
+        assert len(set(same)) == len(same)
