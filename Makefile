@@ -11,7 +11,7 @@ DEMO_RECIPE ?= examples/recipes/demo.yaml
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-CODE := hf_structkd examples tests
+CODE := hf_structkd examples experiments benchmarks tests
 
 # Tests and the demo never reach for the Hub; one thread per process keeps two test workers from fighting over cores.
 OFFLINE := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false

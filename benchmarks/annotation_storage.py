@@ -9,7 +9,6 @@ times it in seconds of CPU. The plan multiplies both; how much faster a GPU is t
 
 import argparse
 import json
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -23,8 +22,6 @@ from hf_structkd.data.corpora import label_inventory
 from hf_structkd.data.demo_corpus import load_demo_corpus
 from hf_structkd.data.tokenizer import train_tokenizer
 from hf_structkd.distillation.objectives import OBJECTIVES, needed_columns, parse_objective
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from hf_structkd.evaluation.marked_figures import fill_file
 
 SHARD = 2048  # the default of annotate

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
-from .crf_competitors import COMPETITORS, OURS
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from hf_structkd.evaluation.marked_figures import fill_file
+
+from .crf_competitors import COMPETITORS, OURS
 
 GATES = {  # operation: (peer, gate, goal), ours / peer
     "nll": ("pytorch-crf", 0.20, 0.08),

@@ -17,7 +17,6 @@ from statistics import median
 import torch
 from datasets import Dataset
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from hf_structkd import Teacher
 from hf_structkd.data.readers import CorpusError
 from hf_structkd.evaluation.aggregate import macro_average

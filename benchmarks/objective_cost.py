@@ -17,7 +17,6 @@ import argparse
 import platform
 import random
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -37,8 +36,6 @@ from hf_structkd.data.columns import TARGET_COLUMNS
 from hf_structkd.data.demo_corpus import load_demo_corpus
 from hf_structkd.data.tokenizer import train_tokenizer
 from hf_structkd.distillation.objectives import NO_DISTILLATION, OBJECTIVES, needed_columns, parse_objective
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from hf_structkd.evaluation.marked_figures import fill_file
 
 SPECS = [NO_DISTILLATION, *OBJECTIVES, "posterior+top_wk"]

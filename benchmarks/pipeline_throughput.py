@@ -11,7 +11,6 @@ devices the clock's. Prints a line of JSON for each batch size; `--write` puts a
 import argparse
 import json
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,8 +23,6 @@ from transformers.utils import logging
 from hf_structkd import CRFTokenClassificationPipeline, XLMRobertaCRFConfig, XLMRobertaForTokenClassificationCRF
 from hf_structkd.data.corpora import label_inventory, load_corpus
 from hf_structkd.data.tokenizer import train_tokenizer
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from hf_structkd.evaluation.marked_figures import fill_file
 
 

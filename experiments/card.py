@@ -11,8 +11,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from transformers import PreTrainedConfig
 
 from hf_structkd.evaluation.report import ComparisonReport

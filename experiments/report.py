@@ -15,8 +15,6 @@ import shutil
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from hf_structkd.evaluation.marked_figures import fill
 from hf_structkd.evaluation.results import to_json_types
 from hf_structkd.files import write_atomically

@@ -17,8 +17,6 @@ import time
 import traceback
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from hf_structkd.data.readers import CorpusError
 from hf_structkd.processes import STOPPED, run_main
 from hf_structkd.recipes.folder import differences

@@ -1,72 +1,132 @@
 """Structure-level knowledge distillation for multilingual sequence labelling, at home in Hugging Face.
 
 Several strong taggers for single languages in, one multilingual encoder + CRF out (arXiv 2004.03846 and followers).
+
+A public name is imported when it is first used: `import hf_structkd` alone takes no time, and neither does the help of
+the command `structkd`. What transformers has to know of this package, it is told as soon as both are imported.
 """
 
-from transformers import AutoConfig, AutoModel, AutoModelForTokenClassification
-from transformers.pipelines import PIPELINE_REGISTRY
+from __future__ import annotations
 
-from .data.collator import DataCollatorForStructKD
-from .data.corpora import load_corpora, load_corpus
-from .data.tagging import tag_dataset
-from .data.words import encode_corpus
-from .evaluation.tagging_metrics import TaggingMetrics
-from .modeling.crf import LinearChainCRF, SufficientStatistics
-from .modeling.pipeline import TASK, CRFTokenClassificationPipeline
-from .modeling.tag_scheme import TagScheme
-from .modeling.taggers import (
-    CRF_CLASSES,
-    BertCRFConfig,
-    BertForTokenClassificationCRF,
-    DebertaV2CRFConfig,
-    DebertaV2ForTokenClassificationCRF,
-    ModernBertCRFConfig,
-    ModernBertForTokenClassificationCRF,
-    XLMRobertaCRFConfig,
-    XLMRobertaForTokenClassificationCRF,
-    crf_class_for,
-)
-from .teachers.annotate import AnnotationError, annotate
-from .teachers.checkpoint import Teacher
-from .teachers.function import CallableTeacher
-from .training.arguments import StructKDTrainingArguments
-from .training.smaller_student import smaller_student
-from .training.teacher_embeddings import embed_from_teachers
-from .training.trainer import StructKDTrainer
+import importlib
+from typing import TYPE_CHECKING, Any
 
+from .registration import register_with_transformers
+
+__version__ = "0.1.0"
+
+# public name -> the module in which it stands
+_MODULES = {
+    "annotate": "teachers.annotate",
+    "AnnotationError": "teachers.annotate",
+    "BertCRFConfig": "modeling.taggers",
+    "BertForTokenClassificationCRF": "modeling.taggers",
+    "CallableTeacher": "teachers.function",
+    "crf_class_for": "modeling.taggers",
+    "CRFTokenClassificationPipeline": "modeling.pipeline",
+    "DataCollatorForStructKD": "data.collator",
+    "DebertaV2CRFConfig": "modeling.taggers",
+    "DebertaV2ForTokenClassificationCRF": "modeling.taggers",
+    "DistillationRun": "recipes.run",
+    "embed_from_teachers": "training.teacher_embeddings",
+    "encode_corpus": "data.words",
+    "label_inventory": "data.corpora",
+    "LinearChainCRF": "modeling.crf",
+    "load_corpora": "data.corpora",
+    "load_corpus": "data.corpora",
+    "ModernBertCRFConfig": "modeling.taggers",
+    "ModernBertForTokenClassificationCRF": "modeling.taggers",
+    "Recipe": "recipes.recipe",
+    "RecipeError": "recipes.parser",
+    "smaller_student": "training.smaller_student",
+    "StructKDTrainer": "training.trainer",
+    "StructKDTrainingArguments": "training.arguments",
+    "SufficientStatistics": "modeling.crf",
+    "tag_dataset": "data.tagging",
+    "TaggingMetrics": "evaluation.tagging_metrics",
+    "TagScheme": "modeling.tag_scheme",
+    "Teacher": "teachers.checkpoint",
+    "XLMRobertaCRFConfig": "modeling.taggers",
+    "XLMRobertaForTokenClassificationCRF": "modeling.taggers",
+}
 __all__ = [
+    "__version__",
+    "annotate",
     "AnnotationError",
-    "CallableTeacher",
     "BertCRFConfig",
     "BertForTokenClassificationCRF",
+    "CallableTeacher",
+    "crf_class_for",
     "CRFTokenClassificationPipeline",
     "DataCollatorForStructKD",
     "DebertaV2CRFConfig",
     "DebertaV2ForTokenClassificationCRF",
+    "DistillationRun",
+    "embed_from_teachers",
+    "encode_corpus",
+    "label_inventory",
     "LinearChainCRF",
+    "load_corpora",
+    "load_corpus",
     "ModernBertCRFConfig",
     "ModernBertForTokenClassificationCRF",
+    "Recipe",
+    "RecipeError",
+    "smaller_student",
     "StructKDTrainer",
     "StructKDTrainingArguments",
     "SufficientStatistics",
-    "TagScheme",
+    "tag_dataset",
     "TaggingMetrics",
+    "TagScheme",
     "Teacher",
     "XLMRobertaCRFConfig",
     "XLMRobertaForTokenClassificationCRF",
-    "annotate",
-    "crf_class_for",
-    "embed_from_teachers",
-    "encode_corpus",
-    "load_corpora",
-    "load_corpus",
-    "smaller_student",
-    "tag_dataset",
 ]
 
-for _model in CRF_CLASSES:
-    AutoConfig.register(_model.config_class.model_type, _model.config_class)
-    AutoModel.register(_model.config_class, _model.encoder_class)
-    AutoModelForTokenClassification.register(_model.config_class, _model)
-# Under a name of its own: registering "token-classification" anew would take the stock pipeline from every model.
-PIPELINE_REGISTRY.register_pipeline(TASK, CRFTokenClassificationPipeline, AutoModelForTokenClassification, type="text")
+if TYPE_CHECKING:
+    from .data.collator import DataCollatorForStructKD as DataCollatorForStructKD
+    from .data.corpora import label_inventory as label_inventory
+    from .data.corpora import load_corpora as load_corpora
+    from .data.corpora import load_corpus as load_corpus
+    from .data.tagging import tag_dataset as tag_dataset
+    from .data.words import encode_corpus as encode_corpus
+    from .evaluation.tagging_metrics import TaggingMetrics as TaggingMetrics
+    from .modeling.crf import LinearChainCRF as LinearChainCRF
+    from .modeling.crf import SufficientStatistics as SufficientStatistics
+    from .modeling.pipeline import CRFTokenClassificationPipeline as CRFTokenClassificationPipeline
+    from .modeling.tag_scheme import TagScheme as TagScheme
+    from .modeling.taggers import BertCRFConfig as BertCRFConfig
+    from .modeling.taggers import BertForTokenClassificationCRF as BertForTokenClassificationCRF
+    from .modeling.taggers import DebertaV2CRFConfig as DebertaV2CRFConfig
+    from .modeling.taggers import DebertaV2ForTokenClassificationCRF as DebertaV2ForTokenClassificationCRF
+    from .modeling.taggers import ModernBertCRFConfig as ModernBertCRFConfig
+    from .modeling.taggers import ModernBertForTokenClassificationCRF as ModernBertForTokenClassificationCRF
+    from .modeling.taggers import XLMRobertaCRFConfig as XLMRobertaCRFConfig
+    from .modeling.taggers import XLMRobertaForTokenClassificationCRF as XLMRobertaForTokenClassificationCRF
+    from .modeling.taggers import crf_class_for as crf_class_for
+    from .recipes.parser import RecipeError as RecipeError
+    from .recipes.recipe import Recipe as Recipe
+    from .recipes.run import DistillationRun as DistillationRun
+    from .teachers.annotate import AnnotationError as AnnotationError
+    from .teachers.annotate import annotate as annotate
+    from .teachers.checkpoint import Teacher as Teacher
+    from .teachers.function import CallableTeacher as CallableTeacher
+    from .training.arguments import StructKDTrainingArguments as StructKDTrainingArguments
+    from .training.smaller_student import smaller_student as smaller_student
+    from .training.teacher_embeddings import embed_from_teachers as embed_from_teachers
+    from .training.trainer import StructKDTrainer as StructKDTrainer
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+register_with_transformers()

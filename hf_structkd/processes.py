@@ -5,9 +5,6 @@ import sys
 import time
 from collections.abc import Callable
 
-import torch
-from accelerate import PartialState
-
 USE_CPU = "ACCELERATE_USE_CPU"
 # How launchers tell a process how many of them there are: torchrun and accelerate, then MPI's of several makers.
 _WORLD_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
@@ -32,8 +29,11 @@ def prepare_processes() -> None:
     `accelerate launch` does not hand `use_cpu: true` on to several processes, each of which then believes that it is
     alone, and trains the whole model beside the others.
     """
-    if launched_processes() > 1 and not torch.accelerator.is_available():
-        os.environ.setdefault(USE_CPU, "true")
+    if launched_processes() > 1:
+        import torch
+
+        if not torch.accelerator.is_available():
+            os.environ.setdefault(USE_CPU, "true")
 
 
 def check_processes(use_cpu: bool = False) -> None:
@@ -42,6 +42,9 @@ def check_processes(use_cpu: bool = False) -> None:
     Args:
         use_cpu: whether it was told to leave accelerators alone.
     """
+    import torch
+    from accelerate import PartialState
+
     launched, local = launched_processes(), int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
     devices = torch.accelerator.device_count()
     on_cpu = use_cpu or os.environ.get(USE_CPU, "").lower() in ("1", "true", "yes", "on", "y", "t")
@@ -58,12 +61,12 @@ def check_processes(use_cpu: bool = False) -> None:
         )
 
 
-def refuse_several_processes(script: str) -> None:
-    """Raise ProcessesError if a script that works in one process was launched as several."""
+def refuse_several_processes(program: str) -> None:
+    """Raise ProcessesError if a command that works in one process was launched as several."""
     if (launched := launched_processes()) > 1:
         raise ProcessesError(
-            f"{script} works in one process, and {launched} were launched: each would do all of it. Start it with "
-            f"`python {script}`"
+            f"{program} works in one process, and {launched} were launched: each would do all of it. Start it with "
+            f"`{program}`"
         )
 
 

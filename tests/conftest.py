@@ -6,9 +6,11 @@ Imports that take seconds stand in the fixtures: the process that hands tests to
 from __future__ import annotations
 
 import functools
+import importlib.util
 import runpy
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,6 +21,16 @@ if TYPE_CHECKING:
     from hf_structkd import XLMRobertaForTokenClassificationCRF
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def space_module(name: str) -> ModuleType:
+    """A module of examples/space, whose files import each other by their bare names, as a Space's do."""
+    for needed in dict.fromkeys(("rendering", name)):
+        if needed not in sys.modules:
+            spec = importlib.util.spec_from_file_location(needed, EXAMPLES / "space" / f"{needed}.py")
+            sys.modules[needed] = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(sys.modules[needed])
+    return sys.modules[name]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -83,20 +95,23 @@ def make_student(tokenizer, labels):
 
 @pytest.fixture
 def run_script(monkeypatch, capsys):
-    """Run a script of examples/ as from the command line, in this process: a new one takes many seconds to import.
+    """Run a program as from the command line, in this process: a new one takes many seconds to import.
 
-    Returns what it printed. A script that gives up raises `SystemExit`; see `refusal`.
+    A program is a script of examples/ (`run_distill.py`), a module (`experiments.report`) or a command (`structkd card`).
+    Returns what it printed. A program that gives up raises `SystemExit`; see `refusal`.
     """
 
     from transformers.utils import logging
 
-    def call(script: str, *arguments: object) -> str:
-        path = EXAMPLES / script
-        monkeypatch.syspath_prepend(str(path.parent))
-        monkeypatch.setattr(sys, "argv", [str(path), *map(str, arguments)])
+    def call(program: str, *arguments: object) -> str:
+        verb = program.split()[1:]  # behind `structkd`
+        monkeypatch.setattr(sys, "argv", [program, *verb, *map(str, arguments)])
         verbosity = logging.get_verbosity()
         try:
-            runpy.run_path(str(path), run_name="__main__")
+            if program.endswith(".py"):
+                runpy.run_path(str(EXAMPLES / program), run_name="__main__")
+            else:
+                runpy.run_module("hf_structkd" if verb else program, run_name="__main__")
         except SystemExit as end:
             if end.code:
                 raise
@@ -109,11 +124,11 @@ def run_script(monkeypatch, capsys):
 
 @pytest.fixture
 def refusal(run_script, capsys):
-    """Run a script that must give up; returns what it says: its last message and what went to stderr before."""
+    """Run a program that must give up; returns what it says: its last message and what went to stderr before."""
 
-    def call(script: str, *arguments: object) -> str:
+    def call(program: str, *arguments: object) -> str:
         with pytest.raises(SystemExit) as stopped:
-            run_script(script, *arguments)
+            run_script(program, *arguments)
         return f"{capsys.readouterr().err}{stopped.value.code}"
 
     return call

@@ -12,7 +12,6 @@ import os
 import random
 import shutil
 import signal
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -27,13 +26,11 @@ from hf_structkd.data.corpora import label_inventory
 from hf_structkd.data.demo_corpus import load_demo_corpus
 from hf_structkd.data.tokenizer import train_tokenizer
 from hf_structkd.data.words import encode_corpus
+from hf_structkd.recipes.folder import train_into, train_tagger
 from hf_structkd.teachers.annotate import annotate
 from hf_structkd.teachers.function import CallableTeacher
 from hf_structkd.training.loss_watch import LossLog
 from tests.teachers import annotation_worker
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
-from hf_structkd.recipes.folder import train_into, train_tagger
 
 FORK = multiprocessing.get_context("fork")  # a process of its own, without importing torch again
 OPTIONS = {

@@ -16,7 +16,7 @@ from hf_structkd import StructKDTrainingArguments, Teacher
 from hf_structkd.data.words import encode_corpus
 
 ROOT = Path(__file__).parents[1]
-EXPERIMENTS = ROOT / "examples" / "experiments"
+EXPERIMENTS = ROOT / "experiments"
 TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 CONTENT = {
     "description": "A tiny grid.", "limitations": ["Not for use at all."],
@@ -42,14 +42,6 @@ CONTENT = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module", autouse=True)
-def importable():
-    """The scripts' folders are on the path, as they are for a script."""
-    sys.path[:0] = [str(EXPERIMENTS), str(EXPERIMENTS.parent)]
-    yield
-    del sys.path[:2]
-
-
 def grid_of(**changes):
     from experiments.grid import Grid
 
@@ -58,7 +50,8 @@ def grid_of(**changes):
 
 def run(script, *arguments, check=True):
     done = subprocess.run(
-        [sys.executable, EXPERIMENTS / script, *map(str, arguments)], capture_output=True, text=True, timeout=280
+        [sys.executable, "-m", f"experiments.{script.removesuffix('.py')}", *map(str, arguments)],
+        **{"capture_output": True, "text": True, "timeout": 280, "cwd": ROOT},
     )
     assert not check or done.returncode == 0, done.stderr[-3000:]
     return done
@@ -282,7 +275,7 @@ def test_started_again_it_does_what_is_missing_and_refuses_what_has_changed(fini
     other = {**CONTENT, "recipe": {**CONTENT["recipe"], "learning_rate": 0.01}}
     (finished / "changed").mkdir()
     (finished / "changed" / "tiny.yaml").write_text(yaml.safe_dump(other))
-    said = refusal("experiments/run_grid.py", finished / "changed" / "tiny.yaml", "--output_dir", finished / "out")
+    said = refusal("experiments.run_grid", finished / "changed" / "tiny.yaml", "--output_dir", finished / "out")
     assert "learning_rate: there 0.02, asked 0.01" in said
 
 
@@ -355,7 +348,7 @@ def test_results_become_tables_plots_and_marked_places(finished, run_script):
         "<!-- results: tiny --><!-- end -->\n"
     )
     options = ("--results_dir", finished / "out", "--keep", finished / "kept", "--update", document)
-    printed = run_script("experiments/report.py", finished / "tiny.yaml", *options, "--resamples", "50")
+    printed = run_script("experiments.report", finished / "tiny.yaml", *options, "--resamples", "50")
     assert "`none` (baseline)" in printed
     text = document.read_text()
     assert text.startswith("Typed. ")
@@ -374,7 +367,7 @@ def test_results_become_tables_plots_and_marked_places(finished, run_script):
     }
     expected = [scores["K=5", seed] - scores["none", seed] for seed in (1, 2)]
     assert rows["K=5"]["difference"]["estimate"] == pytest.approx(sum(expected) / 2, abs=1e-6)
-    run_script("experiments/report.py", finished / "tiny.yaml", *options, "--resamples", "50")
+    run_script("experiments.report", finished / "tiny.yaml", *options, "--resamples", "50")
     assert document.read_text() == text  # again the same
 
 
@@ -394,7 +387,7 @@ def test_a_cell_has_a_card_of_all_its_seeds(finished, run_script, tmp_path):
     options = ("--results_dir", finished / "out")
     placed = {**CONTENT, "recipe": {**CONTENT["recipe"], "corpus": "${DATA}/{language}"}}  # as committed grids have it
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(placed))
-    run_script("experiments/card.py", tmp_path / "tiny.yaml", "text", folder, *options)
+    run_script("experiments.card", tmp_path / "tiny.yaml", "text", folder, *options)
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert "over 2 runs with seeds 1, 2" in card
     assert "- Not for use at all.\n- Tags follow" in card
@@ -572,7 +565,7 @@ def test_a_finished_cell_whose_corpus_or_teachers_changed_is_refused(finished, t
         ({"student": {**record["student"], "labels": ["O"]}}, r"labels: there \['O'\], asked"),
     ):
         file.write_text(json.dumps(record | changes))
-        said = refusal("experiments/run_grid.py", finished / "tiny.yaml", "--output_dir", copy, "--dry_run")
+        said = refusal("experiments.run_grid", finished / "tiny.yaml", "--output_dir", copy, "--dry_run")
         assert re.search(f"holds results of other data or models .*{message}", said)
     file.write_text(json.dumps(record | {"teacher_revisions": {**record["teacher_revisions"], "ru": "other"}}))
     lost = copy / "tiny" / "cells" / "none" / "seed-1" / "results.json"

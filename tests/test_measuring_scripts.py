@@ -31,7 +31,7 @@ def page(tmp_path) -> Path:
 def test_calibration(run_script, checkpoint, page, tmp_path):
     pytest.importorskip("matplotlib", reason="reliability diagrams need the extra `plots`")
     printed = run_script(
-        "run_calibration.py", "--checkpoint", checkpoint, "--corpus", "demo", "--languages", "en", "ru",
+        "structkd calibrate", "--checkpoint", checkpoint, "--corpus", "demo", "--languages", "en", "ru",
         "--max_test_sentences", 20, "--output_dir", tmp_path / "out", "--write", page,
     )  # fmt: skip
     report = json.loads((tmp_path / "out" / "calibration.json").read_text())
@@ -64,7 +64,7 @@ def test_a_tagger_that_finds_nothing_has_no_calibration(refusal, make_student, t
 @pytest.mark.slow
 def test_pipeline_throughput(run_script, page):
     printed = run_script(
-        "benchmarks/pipeline_throughput.py", "--sentences", 4, "--hidden", 16, "--layers", 1, "--heads", 2,
+        "benchmarks.pipeline_throughput", "--sentences", 4, "--hidden", 16, "--layers", 1, "--heads", 2,
         "--rounds", 1, "--batch-size", 2, "--write", page,
     )  # fmt: skip
     report = json.loads(printed)
@@ -79,7 +79,7 @@ def test_pipeline_throughput(run_script, page):
 def test_export_cost(run_script, checkpoint, page, tmp_path):
     pytest.importorskip("onnxscript", reason="needs the onnx extra: onnx, onnxruntime, onnxscript")
     printed = run_script(
-        "benchmarks/export_cost.py", "--checkpoint", checkpoint, "--corpus", "demo", "--languages", "en",
+        "benchmarks.export_cost", "--checkpoint", checkpoint, "--corpus", "demo", "--languages", "en",
         "--max_test_sentences", 6, "--exported", tmp_path / "out", "--rounds", 1, "--write", page,
     )  # fmt: skip
     rows = {cells[1]: cells for line in printed.splitlines() if len(cells := [c.strip() for c in line.split("|")]) > 5}
@@ -124,7 +124,7 @@ def test_a_bioes_checkpoint_is_scored_on_a_bio_corpus_as_what_it_says(bioes, run
     scores = json.loads((tmp_path / "scores.json").read_text())["scores"]["test"]["bioes"]["en"]
     assert scores["f1"] == 1.0
     assert scores["by_type"]["PER"]["number"] > 5
-    run_script("run_calibration.py", *options, "--output_dir", tmp_path / "out")
+    run_script("structkd calibrate", *options, "--output_dir", tmp_path / "out")
     report = json.loads((tmp_path / "out" / "calibration.json").read_text())["languages"]["en"]["exact"]
     assert {each["accuracy"] for each in report["bins"]} <= {1.0, None}
     assert report["predictions"] == scores["by_type"]["PER"]["number"]
@@ -145,9 +145,9 @@ def test_labels_that_checkpoint_and_corpus_do_not_share_are_named(bioes, run_scr
     assert "the checkpoint's tags are BIOES, those of the corpora plain" in refusal("run_evaluate.py", *options)
 
 
-@pytest.mark.parametrize("script", ["run_evaluate.py", "run_calibration.py"])
+@pytest.mark.parametrize("script", ["run_evaluate.py", "structkd calibrate"])
 def test_unknown_languages_and_checkpoints_are_named(run_script, checkpoint, tmp_path, script):
-    more = ("--output_dir", tmp_path / "out") if "calibration" in script else ()
+    more = ("--output_dir", tmp_path / "out") if "calibrate" in script else ()
     with pytest.raises(SystemExit, match=r"error: .*no language 'xx'; it has .*en"):
         run_script(script, "--checkpoint", checkpoint, "--corpus", "demo", "--languages", "en", "xx", *more)
     template = tmp_path / "{language}.{split}.conll"

@@ -12,11 +12,15 @@ import yaml
 from tests.markdown_pages import COMMENT, FRONT_MATTER, Page, cells_of, render, source_tables
 
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "examples" / "experiments" / "results"
+RESULTS = ROOT / "experiments" / "results"
 PAGES = sorted(
     [
         *ROOT.glob("*.md"),
-        *(path for folder in ("docs", "examples", "model_cards") for path in (ROOT / folder).rglob("*.md")),
+        *(
+            path
+            for folder in ("docs", "examples", "experiments", "benchmarks", "model_cards")
+            for path in (ROOT / folder).rglob("*.md")
+        ),
     ]
 )
 pages = pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
@@ -200,7 +204,6 @@ def test_the_cells_of_a_card_are_its_results_own(folder):
 
 
 def test_a_marker_with_a_pipe_is_refused(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "examples")
     from hf_structkd.evaluation.marked_figures import fill, key
 
     with pytest.raises(ValueError, match=r"breaks tables at its pipes"):

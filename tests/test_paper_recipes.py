@@ -15,25 +15,19 @@ import pytest
 import yaml
 from transformers import AutoConfig, BertConfig, BertModel, XLMRobertaConfig, XLMRobertaModel
 
-from hf_structkd import StructKDTrainingArguments
+from benchmarks import training_cost
+from experiments import semeval_columns
+from hf_structkd import StructKDTrainingArguments, cli
 from hf_structkd.data.demo_corpus import load_demo_corpus
 from hf_structkd.data.source_text import CorpusError
 from hf_structkd.data.tokenizer import train_tokenizer
-from hf_structkd.recipes.parser import RecipeError, parse_recipe
-from tests.modeling.conftest import wordpiece
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
-sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "recipes" / "paper"))
-import run_distill
-import run_teacher
-import semeval_columns
-import training_cost
-
 from hf_structkd.recipes.data import labels_of, load_data
 from hf_structkd.recipes.effects import NEVER
 from hf_structkd.recipes.fields import DataArguments, ModelArguments, TeacherArguments, TeacherSource
+from hf_structkd.recipes.parser import RecipeError, parse_recipe
+from tests.modeling.conftest import wordpiece
 
-PAPER = Path(semeval_columns.__file__).parent
+PAPER = Path(__file__).parents[1] / "examples" / "recipes" / "paper"
 CORPORA = ("conll", "wikiann", "ud_pos", "semeval2016")
 STUDENTS = ("xlmr", "mbert", "mbert_bilstm")
 EVERYTHING = bool(os.environ.get("ALL_PAPER_RECIPES"))
@@ -102,10 +96,8 @@ def hub(name: str, config: str | None, revision: str = "main", data_dir: str | N
     return datasets.DatasetDict(found)
 
 
-def run(script, *argv: object) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", [script.__file__, *map(str, argv)])
-        script.main()
+def run(command: str, *arguments: object) -> None:
+    assert cli.main([command, *map(str, arguments)]) == 0
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +138,7 @@ def teachers(place):
             languages, folder = languages_of(corpus), place / "teachers" / corpus
             recipes = (PAPER / f"{corpus}.yaml", PAPER / "teacher.yaml", *SHORT)
             last = ("--languages", languages[-1], "--output_dir", folder / languages[-1])
-            run(run_teacher, *recipes, "--model", "xlmr", *last)
+            run("teacher", *recipes, "--model", "xlmr", *last)
             for language in languages[:-1]:
                 (folder / language).symlink_to(folder / languages[-1])
             made[corpus] = str(folder / "{language}")
@@ -191,7 +183,7 @@ def test_from_a_teacher_to_a_card(place, teachers, corpus, student):
     encoder = ("--model", "xlmr" if student == "xlmr" else "mbert")
     languages = languages_of(corpus) if EVERYTHING else languages_of(corpus)[-2:]
     recipes = (PAPER / f"{corpus}.yaml", PAPER / f"{student}.yaml", *SHORT, "--languages", *languages)
-    run(run_distill, *recipes, *encoder, "--teachers", teachers(corpus), "--output_dir", output)
+    run("distill", *recipes, *encoder, "--teachers", teachers(corpus), "--output_dir", output)
     asked = fields_of(corpus) | fields_of(student)
 
     config = AutoConfig.from_pretrained(output / "student")
@@ -223,12 +215,12 @@ def test_a_plateau_halves_the_rate_of_the_frozen_student(place):
     # Too slow to change a score: every evaluation but the first brings nothing.
     slow = ("--num_train_epochs", 4, "--learning_rate", 1e-6, "--lr_scheduler_kwargs")
     kwargs = json.dumps({**fields_of("mbert_bilstm")["lr_scheduler_kwargs"], "patience": 0})
-    # run_teacher.py takes no field that is about teachers
-    own = {name: value for name, value in fields_of("mbert_bilstm").items() if name not in NEVER["run_teacher"]}
+    # `structkd teacher` takes no field that is about teachers
+    own = {name: value for name, value in fields_of("mbert_bilstm").items() if name not in NEVER["teacher"]}
     (place / "frozen.yaml").write_text(yaml.safe_dump(own))
     recipes = (PAPER / "semeval2016.yaml", place / "frozen.yaml", "--use_cpu", "--disable_tqdm")
     chosen = ("--model", "mbert", "--languages", "tr", "--logging_steps", 1, "--output_dir", output)
-    run(run_teacher, *recipes, *slow, kwargs, *chosen)
+    run("teacher", *recipes, *slow, kwargs, *chosen)
     history = json.loads((output / "trainer_state.json").read_text())["log_history"]
     rates = [entry["learning_rate"] for entry in history if "learning_rate" in entry]
     assert rates == pytest.approx([1e-6, 1e-6, 0.5e-6, 0.25e-6])

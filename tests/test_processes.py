@@ -47,10 +47,10 @@ def test_the_program_looks_for_the_others_itself_where_there_is_no_accelerator(l
     assert os.environ.pop(processes.USE_CPU) == "true"
 
 
-@pytest.mark.parametrize("script", ["run_evaluate.py", "run_calibration.py"])
-def test_scripts_of_one_process_refuse_to_be_launched_as_two(launched, monkeypatch, refusal, script):
+@pytest.mark.parametrize("program", ["structkd evaluate", "structkd calibrate"])
+def test_commands_of_one_process_refuse_to_be_launched_as_two(launched, monkeypatch, refusal, program):
     monkeypatch.setattr(processes, "_GRACE", 0.0)
-    assert f"examples/{script} works in one process, and 2 were launched" in refusal(script, "--checkpoint", "none")
+    assert f"{program} works in one process, and 2 were launched" in refusal(program, "--checkpoint", "none")
 
 
 @pytest.mark.parametrize(

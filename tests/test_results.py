@@ -20,7 +20,7 @@ def test_documents_say_what_the_committed_results_make(tmp_path, run_script):
         shutil.copy(ROOT / document, tmp_path / document)
     grids = [RESULTS.parent / "grids" / f"{folder.name}.yaml" for folder in sorted(RESULTS.iterdir())]
     options = ("--keep", tmp_path / "examples" / "experiments" / "results")
-    run_script("experiments/report.py", *grids, *options, "--update", *(tmp_path / d for d in DOCUMENTS))
+    run_script("experiments.report", *grids, *options, "--update", *(tmp_path / d for d in DOCUMENTS))
     for document in DOCUMENTS:
         assert (tmp_path / document).read_text() == (ROOT / document).read_text(), f"run report.py on {document}"
 

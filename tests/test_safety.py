@@ -19,10 +19,14 @@ from hf_structkd import StructKDTrainingArguments, Teacher, XLMRobertaForTokenCl
 from hf_structkd.evaluation.results import RunResults, read_results, write_results
 from hf_structkd.hub.describe import describe_student, redescribe
 from hf_structkd.recipes.parser import RecipeError, parse_recipe
-from tests.conftest import label_fields
+from tests.conftest import label_fields, space_module
 
 ROOT = Path(__file__).parents[1]
-SOURCES = [path for folder in ("hf_structkd", "examples") for path in (ROOT / folder).rglob("*.py")]
+SOURCES = [
+    path
+    for folder in ("hf_structkd", "examples", "experiments", "benchmarks")
+    for path in (ROOT / folder).rglob("*.py")
+]
 UNPICKLING = re.compile(
     r"import (pickle|cPickle|dill|joblib|cloudpickle|shelve|marshal)|from (pickle|dill|joblib|cloudpickle|marshal) "
     r"|weights_only ?= ?False|allow_pickle ?= ?True|pickle\.loads?\(|torch\.load\((?!.*weights_only ?= ?True)"
@@ -154,10 +158,7 @@ def test_a_pipeline_runs_no_strangers_code_as_the_pages_write_it(stranger, task)
 
 def test_the_space_runs_no_strangers_code(stranger, monkeypatch):
     pytest.importorskip("gradio", reason="needs gradio, the extra 'space'")
-    monkeypatch.syspath_prepend(ROOT / "examples" / "space")
-    import app
-
-    said = app.Taggers([stranger]).answer(stranger, "Nadia sailed to Oslo.", "any language", 1, 0.0)
+    said = space_module("app").Taggers([stranger]).answer(stranger, "Nadia sailed to Oslo.", "any language", 1, 0.0)
     assert "could not be loaded" in said
     assert "trust_remote_code" in said
 
@@ -167,7 +168,7 @@ def test_the_space_runs_no_strangers_code(stranger, monkeypatch):
     "options",
     [
         ("run_evaluate.py", "--corpus", "demo", "--languages", "en", "--checkpoint"),
-        ("run_calibration.py", "--corpus", "demo", "--languages", "en", "--output_dir", "{out}", "--checkpoint"),
+        ("structkd calibrate", "--corpus", "demo", "--languages", "en", "--output_dir", "{out}", "--checkpoint"),
         ("run_distill.py", "--corpus", "demo", "--languages", "en", "--output_dir", "{out}", "--model"),
         ("run_teacher.py", "--corpus", "demo", "--languages", "en", "--output_dir", "{out}", "--model"),
         (

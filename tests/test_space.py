@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from transformers import pipeline
 
+from tests.conftest import space_module
+
 pytest.importorskip("gradio", reason="needs gradio, the extra 'space'")
 
 SPACE = Path(__file__).parents[1] / "examples" / "space"
@@ -25,9 +27,7 @@ OPTIONS = {"language": "any language", "top_k": 3, "threshold": 0.0}
 
 @pytest.fixture(scope="module")
 def app():
-    sys.path.insert(0, str(SPACE))
-    yield importlib.import_module("app")
-    sys.path.remove(str(SPACE))
+    return space_module("app")
 
 
 @pytest.fixture

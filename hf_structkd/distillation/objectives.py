@@ -34,7 +34,7 @@ from ..data.columns import (
     TOPK_TAGS,
     TRANSITIONS,
 )
-from ..modeling.crf import LinearChainCRF, TopK
+from ..modeling.crf import LinearChainCRF
 from .citations import BIBTEX, MGKD, SKD, SLKD, SUBKD
 from .comparisons import (
     group_log_probs,

@@ -1,21 +1,26 @@
 """Scoring taggers against each other, language by language."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from datasets import Dataset
 
-from ..data.corpora import label_inventory
-from ..modeling.tag_scheme import TagScheme, split_tag
-from ..recipes.parser import RecipeError
-from ..teachers.checkpoint import Teacher
 from .aggregate import macro_average
 from .report import ComparisonReport
 from .tagging_metrics import TaggingMetrics
 
 
+class Tagger(Protocol):
+    """Whatever tags sentences of words."""
+
+    def tag(
+        self, sentences: Sequence[Sequence[str]], label_names: Sequence[str] | None = None, *, batch_size: int = 64
+    ) -> list[list[str]]:
+        """The tags of each word, out of `label_names`."""
+
+
 def compare(
-    rows: Mapping[str, Teacher | Mapping[str, Teacher]],
+    rows: Mapping[str, Tagger | Mapping[str, Tagger]],
     corpora: Mapping[str, Mapping[str, Dataset]],
     labels: Sequence[str],
     splits: Sequence[str],
@@ -44,7 +49,7 @@ def compare(
         for row, tagger in rows.items():
             reports = {}
             for language, data in corpora.items():
-                own = tagger if isinstance(tagger, Teacher) else tagger[language]
+                own = tagger[language] if isinstance(tagger, Mapping) else tagger
                 predictions = own.tag(list(data[split]["tokens"]), labels, batch_size=batch_size)
                 reports[language] = metrics.report(predictions, list(data[split]["tags"]))
             headline[row] = {language: report[metrics.metric_name] for language, report in reports.items()}
@@ -58,50 +63,3 @@ def compare(
             languages=list(corpora),
         )
     return scores, tables
-
-
-def common_labels(tagger: Teacher, corpora: Mapping[str, Mapping[str, Dataset]], scheme: str | None) -> TagScheme:
-    """What a checkpoint and corpora are compared in: the types of both, in the scheme of the corpora's tags.
-
-    Predictions of a BIOES checkpoint are read as BIO where the corpora are BIO, and the reverse.
-
-    Args:
-        tagger: the checkpoint.
-        corpora: language -> split -> sentences.
-        scheme: of the corpora's tags; inferred from them where `None`.
-
-    Raises:
-        RecipeError: if one has entities and the other plain tags, or they name no label alike.
-    """
-    found = label_inventory(corpora)
-    own = TagScheme(tagger.labels, tagger.scheme)  # type: ignore[arg-type]
-    gold = TagScheme(found, scheme or (own.name if found == ["O"] else None))  # type: ignore[arg-type]
-    if "plain" in (own.name, gold.name) and own.name != gold.name:
-        raise RecipeError(
-            f"the checkpoint's tags are {own.name}, those of the corpora {gold.name}: nothing to compare"
-        )
-
-    def types(tags: Sequence[str]) -> list[str]:
-        if gold.name == "plain":
-            return list(tags)
-        return list(dict.fromkeys(split_tag(tag)[1] for tag in tags if tag != "O"))
-
-    known, wanted = types(own.tags), types(gold.tags)
-    missing = [name for name in wanted if name not in known]
-    if wanted and missing == wanted:
-        raise RecipeError(
-            f"the checkpoint knows {', '.join(known)}, and the corpora have {', '.join(wanted)}: nothing to compare. "
-            "Where the same things have two names, run_evaluate.py takes a label_map"
-        )
-    if missing:
-        print(f"not known to the checkpoint, and so always missed: {', '.join(missing)}\n")
-    every = list(dict.fromkeys([*known, *wanted]))
-    return TagScheme(every, "plain") if gold.name == "plain" else TagScheme.from_entity_types(every, gold.name)
-
-
-def answer_labels(tagger: Teacher, scheme: TagScheme) -> list[str]:
-    """What a checkpoint is asked to answer in: its own labels, or its types in the scheme of the corpora."""
-    if TagScheme(tagger.labels, tagger.scheme).name == scheme.name:  # type: ignore[arg-type]
-        return tagger.labels
-    types = {split_tag(tag)[1] for tag in tagger.labels if tag != "O"}
-    return [tag for tag in scheme.tags if tag == "O" or split_tag(tag)[1] in types]

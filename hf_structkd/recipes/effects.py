@@ -1,6 +1,6 @@
-"""Which fields of a recipe have no effect in a script, or none beside the other fields: they are refused by name.
+"""Which fields of a recipe have no effect in a command, or none beside the other fields: they are refused by name.
 
-What a script never looks at is refused wherever it is given; `false`, `null` and `none` are true there and pass. What
+What a command never looks at is refused wherever it is given; `false`, `null` and `none` are true there and pass. What
 it looks at under some other choice alone is refused where its value is not the default, so that an option can set back
 what a recipe says: `--objective posterior --top_k 5`.
 """
@@ -17,23 +17,23 @@ from ..training.arguments import StructKDTrainingArguments
 from .models import SCRATCH
 from .parser import RecipeError
 
-# What no script looks at.
+# What no command looks at.
 NOWHERE = {
     "label_names": "the columns that hold gold tags are fixed",
     "resume_from_checkpoint": "a run that was stopped goes on from its newest checkpoint by itself",
-    "do_train": "the script says what is done",
-    "do_eval": "the script says what is done",
-    "do_predict": "the script says what is done",
+    "do_train": "the command says what is done",
+    "do_eval": "the command says what is done",
+    "do_predict": "the command says what is done",
     "local_rank": "the launcher says it",
 }
-_TEACHERS_ONLY = "this script trains on gold tags alone; run_distill.py asks teachers"
-_PUSHED_BY_DISTILL = "run_distill.py pushes, and it pushes the student"
+_TEACHERS_ONLY = "this command trains on gold tags alone; `structkd distill` asks teachers"
+_PUSHED_BY_DISTILL = "`structkd distill` pushes, and it pushes the student"
 _HUB = ("hub_token", "hub_private_repo", "hub_strategy", "hub_always_push", "hub_revision")
 _LAMBDA = ("lambda_schedule", "lambda_start", "lambda_end", "lambda_rate")
-_SCORES_ONLY = "this script scores, and trains nothing"
+_SCORES_ONLY = "this command scores, and trains nothing"
 NEVER: dict[str, dict[str, str]] = {
-    "run_distill": NOWHERE,
-    "run_teacher": {
+    "distill": NOWHERE,
+    "teacher": {
         **NOWHERE,
         **dict.fromkeys(
             (
@@ -44,10 +44,10 @@ NEVER: dict[str, dict[str, str]] = {
             _TEACHERS_ONLY,
         ),
         **dict.fromkeys(("push_to_hub", "hub_model_id", *_HUB), _PUSHED_BY_DISTILL),
-        **dict.fromkeys(("license", "label_examples"), "this script writes no card"),
+        **dict.fromkeys(("license", "label_examples"), "this command writes no card"),
     },
-    "run_evaluate": dict.fromkeys(("unlabelled_sentences", "unlabelled_corpus", "augmentation"), _SCORES_ONLY),
-    "run_calibration": dict.fromkeys(("unlabelled_sentences", "unlabelled_corpus", "augmentation"), _SCORES_ONLY),
+    "evaluate": dict.fromkeys(("unlabelled_sentences", "unlabelled_corpus", "augmentation"), _SCORES_ONLY),
+    "calibrate": dict.fromkeys(("unlabelled_sentences", "unlabelled_corpus", "augmentation"), _SCORES_ONLY),
 }
 
 
@@ -85,6 +85,15 @@ def _trains_teachers(recipe: Any) -> bool:
 
 def _has_files(recipe: Any) -> bool:
     return recipe.corpus != "demo" or getattr(recipe, "unlabelled_corpus", None) is not None
+
+
+def _limits(scored: Callable[[Any], Sequence[str]]) -> list[Rule]:
+    """A limit has an effect on a split that is scored."""
+
+    def rule(split: str) -> Rule:
+        return Rule((f"max_{split}_sentences",), lambda r: split in scored(r), f"{split} is not scored")
+
+    return [rule(split) for split in ("train", "dev", "test")]
 
 
 DATA = (
@@ -142,49 +151,43 @@ DISTILLED = (
     Rule(("vocab_size",), lambda r: SCRATCH in (r.model, r.teacher_model), "no model is 'scratch'"),
 )
 UNDER: dict[str, tuple[Rule, ...]] = {
-    "run_distill": (*DATA, *TRAINED, *DISTILLED),
-    "run_teacher": (
+    "distill": (*DATA, *TRAINED, *DISTILLED),
+    "teacher": (
         *DATA,
         *TRAINED,
         Rule(("vocab_size",), lambda r: r.model == SCRATCH, "the model is not 'scratch'"),
     ),
-    "run_evaluate": (
+    "evaluate": (
         *DATA,
-        *(
-            Rule((f"max_{split}_sentences",), lambda r, split=split: split in r.splits, f"{split} is not scored")
-            for split in ("train", "dev", "test")
-        ),
+        *_limits(lambda recipe: recipe.splits),
     ),
-    "run_calibration": (
+    "calibrate": (
         *DATA,
-        *(
-            Rule((f"max_{split}_sentences",), lambda r, split=split: split == r.split, f"{split} is not scored")
-            for split in ("train", "dev", "test")
-        ),
+        *_limits(lambda recipe: [recipe.split]),
     ),
 }
 
 
-def refuse_idle_fields(script: str) -> Callable[[Mapping[str, Any], tuple[Any, ...]], None]:
-    """The check of a script for `parse_recipe`: it raises RecipeError, naming all fields without effect and why."""
+def refuse_idle_fields(command: str) -> Callable[[Mapping[str, Any], tuple[Any, ...]], None]:
+    """The check of a command for `parse_recipe`: it raises RecipeError, naming all fields without effect and why."""
 
     def check(given: Mapping[str, Any], instances: tuple[Any, ...]) -> None:
-        if idle := idle_fields(script, given, instances):
+        if idle := idle_fields(command, given, instances):
             listed = "; ".join(f"{name}: {reason}" for name, reason in idle.items())
             raise RecipeError(f"these fields have no effect here, leave them out: {listed}")
 
     return check
 
 
-def idle_fields(script: str, given: Mapping[str, Any], instances: Sequence[Any]) -> dict[str, str]:
+def idle_fields(command: str, given: Mapping[str, Any], instances: Sequence[Any]) -> dict[str, str]:
     """Field -> why it has no effect, of those that a recipe sets."""
     recipe = SimpleNamespace(**{f.name: getattr(i, f.name) for i in instances for f in dataclasses.fields(i)})
     for instance in instances:
         if isinstance(instance, StructKDTrainingArguments):
             recipe.chosen_objectives = instance.chosen_objectives
-    found = {name: reason for name, reason in NEVER[script].items() if given.get(name) not in (None, False, "none")}
+    found = {name: reason for name, reason in NEVER[command].items() if given.get(name) not in (None, False, "none")}
     defaults = {f.name: f.default for i in instances for f in dataclasses.fields(i)}
-    for rule in UNDER[script]:
+    for rule in UNDER[command]:
         idle = [name for name in rule.fields if name in given and given[name] not in (None, defaults.get(name))]
         if idle and not rule.works(recipe):
             found |= {name: rule.reason for name in idle if name not in found}

@@ -57,7 +57,7 @@ def train_tagger(
     model.config.languages = sorted(set(train["language"]))
     trainer = StructKDTrainer(model, args, None, train, dict(dev), tokenizer, teachers=teachers)
     make_brief(trainer, title)
-    checkpoints = list(Path(args.output_dir).glob("checkpoint-*")) if resume else []
+    checkpoints = list(Path(args.output_dir or ".").glob("checkpoint-*")) if resume else []
     trainer.train(resume_from_checkpoint=bool(checkpoints) or None)
     return trainer
 

@@ -81,7 +81,7 @@ def make_tagger(
     if args.model == SCRATCH:
         fields |= {"vocab_size": len(tokenizer), "type_vocab_size": 1, "pad_token_id": tokenizer.pad_token_id}
         fields.setdefault("max_position_embeddings", 258)
-        model = (
+        model: Any = (
             XLMRobertaForTokenClassificationCRF(XLMRobertaCRFConfig(**fields))
             if args.head == "crf"
             else XLMRobertaForTokenClassification(XLMRobertaConfig(**fields))

@@ -20,7 +20,11 @@ from transformers import HfArgumentParser
 
 from ..processes import let_the_main_process_speak
 from ..settings import without_tokens
+from .shipped import shipped_recipe
 from .values import MismatchError, coerce, describe, from_text, is_kind, is_required, members_of, read_yaml, show
+
+# Called with the fields that were given (name -> value) and the instances; raises RecipeError.
+Check = Callable[[Mapping[str, Any], tuple[Any, ...]], None]
 
 
 class RecipeError(ValueError):
@@ -39,7 +43,9 @@ def parse_recipe(
     *,
     description: str | None = None,
     exit_on_error: bool = False,
-    check: Callable[[Mapping[str, Any], tuple[Any, ...]], None] | None = None,
+    check: Check | None = None,
+    program: str | None = None,
+    fields: Mapping[str, Any] | None = None,
 ) -> tuple[Any, ...]:
     """Read ``[RECIPE.yaml ...] [--field value ...]`` into one instance of each dataclass.
 
@@ -57,6 +63,8 @@ def parse_recipe(
         check: Called with the fields that were given (name -> value) and the instances; raises RecipeError for fields
             that have no effect together, say.
         exit_on_error: Print an error without a traceback and leave with status 2, as scripts should.
+        program: How usage and errors call the program; the script's name by default.
+        fields: Values that win over the recipes', options over them.
 
     Returns:
         The instances, in the order of ``dataclass_types``.
@@ -69,12 +77,13 @@ def parse_recipe(
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = _RecipeParser(
         list(dataclass_types),
+        prog=program,
         description=description,
         usage="%(prog)s [RECIPE.yaml ...] [--field value ...]",
         allow_abbrev=False,  # else --learn is taken for --learning_rate, and a typing error for a prefix
     )
     try:
-        given, instances = _parse(parser, list(dataclass_types), argv)
+        given, instances = _parse(parser, list(dataclass_types), argv, fields or {})
         if check is not None:
             check(given, instances)
         return instances
@@ -84,6 +93,26 @@ def parse_recipe(
         let_the_main_process_speak()
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def read_mapping(
+    dataclass_types: Sequence[Any], fields: Mapping[str, Any], *, check: Check | None = None
+) -> tuple[Any, ...]:
+    """Read the fields of a recipe out of a mapping, by the rules and with the messages of :func:`parse_recipe`.
+
+    Args:
+        dataclass_types, check: As for :func:`parse_recipe`.
+        fields: Field name -> value, numbers, strings, lists and mappings as YAML has them.
+
+    Raises:
+        RecipeError: As :func:`parse_recipe`.
+    """
+    known = _known_fields(dataclass_types)
+    values = _checked_fields(fields, known)
+    instances = _instances(dataclass_types, values, known, lambda own: "The fields")
+    if check is not None:
+        check(values, instances)
+    return instances
 
 
 class _RecipeParser(HfArgumentParser):
@@ -140,10 +169,17 @@ class _Once(argparse.Action):
         setattr(namespace, self.dest, values)
 
 
-def _parse(parser: _RecipeParser, dtypes: list[type], argv: list[str]) -> tuple[dict[str, Any], tuple[Any, ...]]:
-    recipes = list(takewhile(lambda argument: not argument.startswith("-"), argv))
+def _known_fields(dtypes: Sequence[Any]) -> dict[str, tuple[Any, Any]]:
+    """Field name -> the field and its type."""
     hints = {dtype: get_type_hints(dtype) for dtype in dtypes}
-    known = {f.name: (f, hints[dtype][f.name]) for dtype in dtypes for f in dataclasses.fields(dtype) if f.init}
+    return {f.name: (f, hints[dtype][f.name]) for dtype in dtypes for f in dataclasses.fields(dtype) if f.init}
+
+
+def _parse(
+    parser: _RecipeParser, dtypes: list[Any], argv: list[str], fields: Mapping[str, Any]
+) -> tuple[dict[str, Any], tuple[Any, ...]]:
+    recipes = list(takewhile(lambda argument: not argument.startswith("-"), argv))
+    known = _known_fields(dtypes)
     options, unknown = parser.parse_known_args(argv[len(recipes) :])
     for argument in unknown:
         if not argument.startswith("-"):
@@ -157,6 +193,7 @@ def _parse(parser: _RecipeParser, dtypes: list[type], argv: list[str]) -> tuple[
             if name not in known:
                 raise RecipeError(f"Unknown field {name!r} in recipe {recipe}{_suggest(str(name), known)}")
             values[name] = _checked(value, *known[name], f"Field {name!r} in recipe {recipe}")
+    values |= _checked_fields(fields, known)
     for name, text in vars(options).items():
         field, hint = known[name]
         if isinstance(text, list) and text[-1].endswith((".yaml", ".yml")):
@@ -167,6 +204,18 @@ def _parse(parser: _RecipeParser, dtypes: list[type], argv: list[str]) -> tuple[
             raise RecipeError(f"Option --{name}: not JSON ({error}): {text}") from None
         values[name] = _checked(value, field, hint, f"Option --{name}")
 
+    def origin(own: set[str]) -> str:
+        given = [f"--{name}" for name in vars(options) if name in own]
+        where = [*([", ".join(recipes)] if recipes else []), *([", ".join(given)] if given else [])]
+        return " with ".join(where) or "The command line"
+
+    return values, _instances(dtypes, values, known, origin)
+
+
+def _instances(
+    dtypes: Sequence[Any], values: Mapping[str, Any], known: Mapping[str, Any], origin: Callable[[set[str]], str]
+) -> tuple[Any, ...]:
+    """An instance of each dataclass; `origin` says where the values of some fields come from, for errors."""
     instances = []
     for dtype in dtypes:
         own = {f.name for f in dataclasses.fields(dtype) if f.init}
@@ -178,10 +227,18 @@ def _parse(parser: _RecipeParser, dtypes: list[type], argv: list[str]) -> tuple[
         try:
             instances.append(dtype(**{name: value for name, value in values.items() if name in own}))
         except (ValueError, TypeError, ImportError, OSError) as error:
-            given = [f"--{name}" for name in vars(options) if name in own]
-            where = [*([", ".join(recipes)] if recipes else []), *([", ".join(given)] if given else [])]
-            raise RecipeError(f"{' with '.join(where) or 'The command line'}: {error}") from error
-    return values, tuple(instances)
+            raise RecipeError(f"{origin(own)}: {error}") from error
+    return tuple(instances)
+
+
+def _checked_fields(fields: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    values = {}
+    for name, value in fields.items():
+        if name not in known:
+            raise RecipeError(f"Unknown field {name!r}{_suggest(str(name), known)}")
+        field, hint = known[name]
+        values[name] = _checked(value, field, hint, f"Field {name!r}")
+    return values
 
 
 def _suggest(name: str, known: Mapping[str, Any], prefix: str = "") -> str:
@@ -190,8 +247,10 @@ def _suggest(name: str, known: Mapping[str, Any], prefix: str = "") -> str:
 
 
 def _read_recipe(path: str) -> dict[Any, Any]:
+    """The fields of a recipe: a file, or the name of one that comes with the package."""
+    file = shipped_recipe(path) or Path(path)
     try:
-        content = read_yaml(Path(path).read_text(encoding="utf-8"))
+        content = read_yaml(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"Recipe {path} cannot be read: {error}.") from None
     except yaml.YAMLError as error:

@@ -23,10 +23,15 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", message=".*pin_memory.*")
 
 
+def show(text: str) -> None:
+    """Print a text, once, whatever the number of processes."""
+    if PartialState().is_main_process:
+        print(text, flush=True)
+
+
 def announce(text: str) -> None:
     """Print a heading, once, whatever the number of processes."""
-    if PartialState().is_main_process:
-        print(f"\n== {text}", flush=True)
+    show(f"\n== {text}")
 
 
 class Heading(TrainerCallback):

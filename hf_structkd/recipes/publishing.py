@@ -11,6 +11,7 @@ from ..evaluation.tagging_metrics import TaggingMetrics
 from ..hub.public import is_home
 from ..hub.push import prepare_repository, push_folder
 from ..teachers.checkpoint import Teacher
+from ..teachers.panel import Panel
 from ..training.arguments import StructKDTrainingArguments
 from ..training.card import training_results
 from ..training.provenance import hub_commit
@@ -24,12 +25,12 @@ def describe(
     data_args: DataArguments,
     model_args: ModelArguments,
     start_args: StartArguments,
-    teachers: Mapping[str, Teacher],
+    teachers: Mapping[str, Panel],
     args: StructKDTrainingArguments,
     examples: dict[str, list[str]],
 ) -> RunResults:
     """The results of a run with everything that its student's card says."""
-    name = args.hub_model_id or Path(args.output_dir).name
+    name = args.hub_model_id or Path(args.output_dir or ".").name
     described = training_results(
         student.model.config,
         args,
@@ -104,7 +105,7 @@ def _login() -> str | None:
 
 def student_repository(args: StructKDTrainingArguments) -> str:
     """The full id of the repository to push to, which is made if there is none."""
-    name = args.hub_model_id or Path(args.output_dir).absolute().name
+    name = args.hub_model_id or Path(args.output_dir or ".").absolute().name
     return prepare_repository(name, args.hub_token, args.hub_private_repo)
 
 

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 
@@ -13,20 +12,21 @@ from ..distillation.objectives import needed_columns
 from ..teachers.checkpoint import Teacher
 from ..teachers.panel import Panel
 from ..training.arguments import StructKDTrainingArguments
-from .fields import DataArguments, ModelArguments, TeacherArguments, TeacherSource
+from .fields import TeacherArguments, TeacherSource
 from .folder import made_of, replace_output, settings_of, train_into, train_tagger
 from .models import encoder_of, make_tagger, model_arguments_of_teacher
 from .parser import RecipeError
+from .progress import show
+from .recipe import Recipe
 
 
 def given_teachers(
     languages: Sequence[str],
     labels: Sequence[str],
-    model_args: ModelArguments,
-    teacher_args: TeacherArguments,
-    args: StructKDTrainingArguments,
+    recipe: Recipe,
 ) -> dict[str, Panel]:
     """language -> the teachers that the recipe names, checked before any work is done."""
+    teacher_args = recipe.teachers
     sources = {language: teacher_args.sources(language) for language in languages}
     missing = [language for language, own in sources.items() if not own]
     if missing and not teacher_args.teacher_model:
@@ -37,14 +37,14 @@ def given_teachers(
     named = teacher_args.teachers if isinstance(teacher_args.teachers, dict) else {}
     if unused := [language for language in named if language not in languages]:
         raise RecipeError(f"there are teachers for {', '.join(unused)}, but no such language in the corpora")
-    targets = needed_columns(args.chosen_objectives())
+    targets = needed_columns(recipe.objectives)
     loaded: dict[str, Teacher] = {}
     panels = {}
     for language, own in sources.items():
         members = []
         for source in own:
             try:
-                members.append((_load(source, model_args, teacher_args, args.device, loaded), source.weight))
+                members.append((_load(source, recipe, loaded), source.weight))
             except (OSError, ValueError) as error:
                 raise RecipeError(f"teacher for {language}, {source.checkpoint!r}: {error}") from error
         if members:
@@ -57,21 +57,20 @@ def given_teachers(
     return panels
 
 
-def _load(
-    source: TeacherSource,
-    model_args: ModelArguments,
-    teacher_args: TeacherArguments,
-    device: Any,
-    loaded: dict[str, Teacher],
-) -> Teacher:
+def _load(source: TeacherSource, recipe: Recipe, loaded: dict[str, Teacher]) -> Teacher:
     """A teacher with what a recipe says of it; one that teaches several languages is read from disk once."""
-    remote = model_args.trust_remote_code if source.trust_remote_code is None else source.trust_remote_code
+    teacher_args = recipe.teachers
+    remote = recipe.model.trust_remote_code if source.trust_remote_code is None else source.trust_remote_code
     label_map = teacher_args.teacher_label_map if source.label_map is None else source.label_map
-    reading = {"label_map": label_map, "scheme": source.scheme}
-    key = repr((source.checkpoint, source.revision, remote, reading))
+    key = repr((source.checkpoint, source.revision, remote, label_map, source.scheme))
     if key not in loaded:
         loaded[key] = Teacher.from_pretrained(
-            source.checkpoint, revision=source.revision, trust_remote_code=remote, device=device, **reading
+            source.checkpoint,
+            revision=source.revision,
+            trust_remote_code=remote,
+            device=recipe.training.device,
+            label_map=label_map,
+            scheme=source.scheme,
         )
     teacher = copy.copy(loaded[key])  # the model is shared, the temperature is each language's own
     temperature = source.temperature if source.temperature is not None else teacher_args.teacher_temperature
@@ -84,12 +83,10 @@ def trained_teacher(
     train: Dataset,
     dev: Dataset,
     labels: list[str],
-    data_args: DataArguments,
-    model_args: ModelArguments,
-    teacher_args: TeacherArguments,
-    args: StructKDTrainingArguments,
+    recipe: Recipe,
 ) -> tuple[Panel, float]:
     """Train a language's teacher, or take it up where it is; the seconds that training took, now or then."""
+    data_args, teacher_args, args = recipe.gold_only, recipe.teachers, recipe.training
     changes = {
         name: getattr(teacher_args, f"teacher_{name}")
         for name in ("num_train_epochs", "learning_rate", "crf_learning_rate", "per_device_train_batch_size")
@@ -97,8 +94,8 @@ def trained_teacher(
     }
     if teacher_args.teacher_head == "softmax":
         changes["crf_learning_rate"] = None  # the student's
-    folder = Path(teacher_args.teachers_dir or Path(args.output_dir) / "teachers") / language
-    own = model_arguments_of_teacher(teacher_args, model_args)
+    folder = Path(teacher_args.teachers_dir or Path(args.output_dir or ".") / "teachers") / language
+    own = model_arguments_of_teacher(teacher_args, recipe.model)
     own_args = replace_output(args, folder, objective="none", unlabelled_rate=None, **changes)
     settings = settings_of(data_args, own, own_args) | {
         "languages": [language],
@@ -135,9 +132,7 @@ def calibrate_teachers(
                 raise RecipeError(f"teacher for {language}: {error}") from error
             # Processes on unlike devices may round differently; they must ask one question.
             (teacher.temperature,) = broadcast_object_list([found.temperature])
-            if PartialState().is_main_process:
-                print(
-                    f"{language}: {teacher.name} has temperature {teacher.temperature:g}, from {found.sentences:,} "
-                    f"dev sentences (NLL {found.nll_before:.3f} -> {found.nll:.3f} nats a sentence)",
-                    flush=True,
-                )
+            show(
+                f"{language}: {teacher.name} has temperature {teacher.temperature:g}, from {found.sentences:,} dev "
+                f"sentences (NLL {found.nll_before:.3f} -> {found.nll:.3f} nats per sentence)"
+            )

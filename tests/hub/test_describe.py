@@ -186,7 +186,6 @@ def test_paths_lose_their_place_wherever_they_stand(path, left):
 
 
 def test_a_users_name_does_not_become_that_of_the_corpus(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "examples")
     from hf_structkd.recipes.publishing import corpus_name
 
     monkeypatch.setenv("LOGNAME", "mira")

@@ -1,7 +1,6 @@
 """Danger: a page about the CRF whose example does not run, or whose tables nobody measured."""
 
 import re
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,8 +9,7 @@ from hf_structkd import LinearChainCRF
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "crf.md"
-sys.path.insert(0, str(ROOT / "examples"))
-from hf_structkd.evaluation.marked_figures import fill_file  # noqa: E402
+from hf_structkd.evaluation.marked_figures import fill_file
 
 
 def test_the_example_runs_and_the_members_exist():

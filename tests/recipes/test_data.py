@@ -1,16 +1,11 @@
 """Danger: a corpus that Python reads cannot be named in a recipe, or is read otherwise there."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import yaml
 
-from hf_structkd.recipes.parser import RecipeError, parse_recipe
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 from hf_structkd.recipes.data import labels_of, load_data, load_unlabelled
 from hf_structkd.recipes.fields import DataArguments
+from hf_structkd.recipes.parser import RecipeError, parse_recipe
 
 NUMBERED = "# text = Olu hums\n1\tOlu\tB-P\t-\tq\n2\thums\tO\t-\tq\n\n1\tKano\tB-L\n"
 ANSWER = [(["Olu", "hums"], ["B-P", "O"]), (["Kano"], ["B-L"])]

@@ -5,15 +5,10 @@ transformers brings fails the first test until somebody has looked what the scri
 """
 
 import dataclasses
-import sys
-from pathlib import Path
 
 import pytest
 
 from hf_structkd import StructKDTrainingArguments
-from hf_structkd.recipes.parser import RecipeError, parse_recipe
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 from hf_structkd.recipes.effects import NEVER, UNDER, refuse_idle_fields
 from hf_structkd.recipes.fields import (
     CalibrationArguments,
@@ -22,18 +17,19 @@ from hf_structkd.recipes.fields import (
     ModelArguments,
     TeacherArguments,
 )
+from hf_structkd.recipes.parser import RecipeError, parse_recipe
 
 KINDS = {
-    "run_distill": (DataArguments, ModelArguments, TeacherArguments, StructKDTrainingArguments),
-    "run_teacher": (DataArguments, ModelArguments, StructKDTrainingArguments),
-    "run_evaluate": (DataArguments, EvaluationArguments),
-    "run_calibration": (DataArguments, CalibrationArguments),
+    "distill": (DataArguments, ModelArguments, TeacherArguments, StructKDTrainingArguments),
+    "teacher": (DataArguments, ModelArguments, StructKDTrainingArguments),
+    "evaluate": (DataArguments, EvaluationArguments),
+    "calibrate": (DataArguments, CalibrationArguments),
 }
 REQUIRED = {
-    "run_distill": ("--corpus", "demo", "--use_cpu", "--report_to", "none"),
-    "run_teacher": ("--corpus", "demo", "--use_cpu", "--report_to", "none"),
-    "run_evaluate": ("--corpus", "demo", "--checkpoint", "x"),
-    "run_calibration": ("--corpus", "demo", "--checkpoint", "x", "--output_dir", "x"),
+    "distill": ("--corpus", "demo", "--use_cpu", "--report_to", "none"),
+    "teacher": ("--corpus", "demo", "--use_cpu", "--report_to", "none"),
+    "evaluate": ("--corpus", "demo", "--checkpoint", "x"),
+    "calibrate": ("--corpus", "demo", "--checkpoint", "x", "--output_dir", "x"),
 }
 
 
@@ -64,23 +60,23 @@ HANDED_ON = fields(
     fsdp fsdp_config deepspeed debug skip_memory_metrics logging_dir hub_model_id push_to_hub"""
 )
 ALWAYS = {
-    "run_distill": HANDED_ON
+    "distill": HANDED_ON
     | fields(
         """corpus languages tag_scheme labels orphans max_train_sentences unlabelled_sentences unlabelled_corpus
     augmentation max_dev_sentences max_test_sentences model model_config keep_layers head trust_remote_code
     teacher_embeddings teachers baseline objective unlabelled_rate normalization language_sampling_temperature
     license label_examples"""
     ),
-    "run_teacher": HANDED_ON
+    "teacher": HANDED_ON
     | fields(
         """corpus languages tag_scheme labels orphans max_train_sentences max_dev_sentences max_test_sentences model
     model_config keep_layers head trust_remote_code normalization language_sampling_temperature"""
     ),
-    "run_evaluate": fields(
+    "evaluate": fields(
         """corpus languages tag_scheme labels orphans checkpoint splits label_map batch_size revision trust_remote_code
     output_file"""
     ),
-    "run_calibration": fields(
+    "calibrate": fields(
         """corpus languages tag_scheme labels orphans checkpoint output_dir split bins batch_size write
     trust_remote_code"""
     ),
@@ -104,52 +100,52 @@ def test_every_field_is_honoured_or_refused(script):
 
 
 IDLE = [
-    ("run_distill", "label_names", ("--label_names", "labels")),
-    ("run_distill", "resume_from_checkpoint", ("--resume_from_checkpoint", "x")),
-    ("run_distill", "do_train", ("--do_train",)),
-    ("run_distill", "do_predict", ("--do_predict",)),
-    ("run_distill", "top_k", ("--objective", "posterior", "--top_k", "7")),
-    ("run_distill", "objective_combination", ("--objective", "none", "--objective_combination", "average")),
-    ("run_distill", "temperature_mode", ("--objective", "none", "--temperature_mode", "global")),
-    ("run_distill", "lambda_schedule", ("--objective", "none", "--lambda_schedule", "cosine")),
-    ("run_distill", "annotation_dir", ("--objective", "none", "--annotation_dir", "x")),
-    ("run_distill", "teacher_temperature", ("--objective", "none", "--teacher_temperature", "2")),
-    ("run_distill", "lambda_end", ("--lambda_schedule", "constant", "--lambda_end", "0.5")),
-    ("run_distill", "teacher_label_map", ("--teacher_model", "x", "--teacher_label_map", '{"A": "B"}')),
-    ("run_distill", "teacher_model", ("--teachers", "x", "--teacher_model", "scratch")),
-    ("run_distill", "teacher_learning_rate", ("--teachers", "x", "--teacher_learning_rate", "1e-3")),
-    ("run_distill", "teachers_dir", ("--teachers", '{"en": "x"}', "--languages", "en", "--teachers_dir", "x")),
+    ("distill", "label_names", ("--label_names", "labels")),
+    ("distill", "resume_from_checkpoint", ("--resume_from_checkpoint", "x")),
+    ("distill", "do_train", ("--do_train",)),
+    ("distill", "do_predict", ("--do_predict",)),
+    ("distill", "top_k", ("--objective", "posterior", "--top_k", "7")),
+    ("distill", "objective_combination", ("--objective", "none", "--objective_combination", "average")),
+    ("distill", "temperature_mode", ("--objective", "none", "--temperature_mode", "global")),
+    ("distill", "lambda_schedule", ("--objective", "none", "--lambda_schedule", "cosine")),
+    ("distill", "annotation_dir", ("--objective", "none", "--annotation_dir", "x")),
+    ("distill", "teacher_temperature", ("--objective", "none", "--teacher_temperature", "2")),
+    ("distill", "lambda_end", ("--lambda_schedule", "constant", "--lambda_end", "0.5")),
+    ("distill", "teacher_label_map", ("--teacher_model", "x", "--teacher_label_map", '{"A": "B"}')),
+    ("distill", "teacher_model", ("--teachers", "x", "--teacher_model", "scratch")),
+    ("distill", "teacher_learning_rate", ("--teachers", "x", "--teacher_learning_rate", "1e-3")),
+    ("distill", "teachers_dir", ("--teachers", '{"en": "x"}', "--languages", "en", "--teachers_dir", "x")),
     (
-        *("run_distill", "teacher_num_train_epochs"),
+        *("distill", "teacher_num_train_epochs"),
         ("--teacher_model", "x", "--max_steps", "5", "--teacher_num_train_epochs", "2"),
     ),
     (
-        *("run_distill", "teacher_crf_learning_rate"),
+        *("distill", "teacher_crf_learning_rate"),
         ("--teacher_model", "x", "--teacher_head", "softmax", "--teacher_crf_learning_rate", "1"),
     ),
-    ("run_distill", "baseline_dir", ("--no_baseline", "--baseline_dir", "x")),
-    ("run_distill", "hub_private_repo", ("--hub_private_repo",)),
-    ("run_distill", "vocab_size", ("--vocab_size", "100")),
-    ("run_distill", "revision", ("--model", "scratch", "--revision", "v1")),
-    ("run_distill", "crf_learning_rate", ("--head", "softmax", "--crf_learning_rate", "1")),
-    ("run_distill", "column", ("--column", "2")),
-    ("run_distill", "tags_column", ("--tags_column", "upos")),
-    ("run_distill", "tokens_column", ("--tokens_column", "words")),
-    ("run_teacher", "objective", ("--objective", "posterior+top_wk")),
-    ("run_teacher", "objective", ("--objective", "top_k")),
-    ("run_teacher", "unlabelled_sentences", ("--unlabelled_sentences", "5")),
-    ("run_teacher", "augmentation", ("--augmentation", "{}")),
-    ("run_teacher", "top_k", ("--top_k", "5")),
-    ("run_teacher", "annotation_dir", ("--annotation_dir", "x")),
-    ("run_teacher", "unlabelled_rate", ("--unlabelled_rate", "0.5")),
-    ("run_teacher", "push_to_hub", ("--push_to_hub",)),
-    ("run_teacher", "license", ("--license", "mit")),
-    ("run_teacher", "label_examples", ("--label_examples",)),
-    ("run_evaluate", "max_train_sentences", ("--max_train_sentences", "5")),
-    ("run_evaluate", "max_dev_sentences", ("--max_dev_sentences", "5", "--splits", "test", "train")),
-    ("run_evaluate", "unlabelled_corpus", ("--unlabelled_corpus", "x")),
-    ("run_calibration", "max_test_sentences", ("--max_test_sentences", "5", "--split", "dev")),
-    ("run_calibration", "augmentation", ("--augmentation", "{}")),
+    ("distill", "baseline_dir", ("--no_baseline", "--baseline_dir", "x")),
+    ("distill", "hub_private_repo", ("--hub_private_repo",)),
+    ("distill", "vocab_size", ("--vocab_size", "100")),
+    ("distill", "revision", ("--model", "scratch", "--revision", "v1")),
+    ("distill", "crf_learning_rate", ("--head", "softmax", "--crf_learning_rate", "1")),
+    ("distill", "column", ("--column", "2")),
+    ("distill", "tags_column", ("--tags_column", "upos")),
+    ("distill", "tokens_column", ("--tokens_column", "words")),
+    ("teacher", "objective", ("--objective", "posterior+top_wk")),
+    ("teacher", "objective", ("--objective", "top_k")),
+    ("teacher", "unlabelled_sentences", ("--unlabelled_sentences", "5")),
+    ("teacher", "augmentation", ("--augmentation", "{}")),
+    ("teacher", "top_k", ("--top_k", "5")),
+    ("teacher", "annotation_dir", ("--annotation_dir", "x")),
+    ("teacher", "unlabelled_rate", ("--unlabelled_rate", "0.5")),
+    ("teacher", "push_to_hub", ("--push_to_hub",)),
+    ("teacher", "license", ("--license", "mit")),
+    ("teacher", "label_examples", ("--label_examples",)),
+    ("evaluate", "max_train_sentences", ("--max_train_sentences", "5")),
+    ("evaluate", "max_dev_sentences", ("--max_dev_sentences", "5", "--splits", "test", "train")),
+    ("evaluate", "unlabelled_corpus", ("--unlabelled_corpus", "x")),
+    ("calibrate", "max_test_sentences", ("--max_test_sentences", "5", "--split", "dev")),
+    ("calibrate", "augmentation", ("--augmentation", "{}")),
 ]
 
 
@@ -162,15 +158,15 @@ def test_what_has_no_effect_is_refused_by_name_and_reason(script, field, argv):
 @pytest.mark.parametrize(
     ("script", "argv"),
     [
-        ("run_distill", ("--teacher_model", "x", "--teacher_learning_rate", "1e-3")),
-        ("run_distill", ("--teachers", '{"en": "x"}', "--teacher_model", "x", "--teacher_head", "softmax")),
-        ("run_distill", ("--objective", "posterior", "--top_k", "5")),  # the default: what an option sets back
-        ("run_distill", ("--objective", "top_wk", "--top_k", "7", "--annotation_dir", "y")),
-        ("run_distill", ("--push_to_hub", "--hub_private_repo")),
-        ("run_distill", ("--no_do_train", "--no_push_to_hub")),
-        ("run_teacher", ("--objective", "none", "--no_label_examples", "--no_push_to_hub")),
-        ("run_evaluate", ("--max_test_sentences", "5")),
-        ("run_calibration", ("--max_dev_sentences", "5", "--split", "dev")),
+        ("distill", ("--teacher_model", "x", "--teacher_learning_rate", "1e-3")),
+        ("distill", ("--teachers", '{"en": "x"}', "--teacher_model", "x", "--teacher_head", "softmax")),
+        ("distill", ("--objective", "posterior", "--top_k", "5")),  # the default: what an option sets back
+        ("distill", ("--objective", "top_wk", "--top_k", "7", "--annotation_dir", "y")),
+        ("distill", ("--push_to_hub", "--hub_private_repo")),
+        ("distill", ("--no_do_train", "--no_push_to_hub")),
+        ("teacher", ("--objective", "none", "--no_label_examples", "--no_push_to_hub")),
+        ("evaluate", ("--max_test_sentences", "5")),
+        ("calibrate", ("--max_dev_sentences", "5", "--split", "dev")),
     ],
 )
 def test_what_has_an_effect_is_taken(script, argv):
@@ -179,7 +175,7 @@ def test_what_has_an_effect_is_taken(script, argv):
 
 def test_all_idle_fields_are_told_at_once():
     with pytest.raises(RecipeError, match=r"do_train: .*; baseline_dir: baseline is false"):
-        read("run_distill", "--do_train", "--no_baseline", "--baseline_dir", "x")
+        read("distill", "--do_train", "--no_baseline", "--baseline_dir", "x")
 
 
 @pytest.mark.parametrize("script", KINDS)
@@ -218,13 +214,13 @@ def test_there_is_no_default_corpus(script):
 )
 def test_impossible_values_are_refused_by_name(argv, message):
     with pytest.raises(RecipeError, match=message):
-        parse_recipe(KINDS["run_distill"], [*REQUIRED["run_distill"], *argv])
+        parse_recipe(KINDS["distill"], [*REQUIRED["distill"], *argv])
 
 
 def test_impossible_values_are_refused_in_yaml_and_python_alike(tmp_path):
     (tmp_path / "recipe.yaml").write_text("corpus: demo\nlearning_rate: .inf\n")
     with pytest.raises(RecipeError, match=r"Field 'learning_rate' in recipe .*: inf is not a finite number"):
-        parse_recipe(KINDS["run_distill"], [str(tmp_path / "recipe.yaml")])
+        parse_recipe(KINDS["distill"], [str(tmp_path / "recipe.yaml")])
     for wrong in ({"learning_rate": float("nan")}, {"output_dir": "s3://bucket/x"}, {"logging_steps": -1}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             StructKDTrainingArguments(**{"output_dir": "x", "use_cpu": True, "report_to": "none", **wrong})

@@ -4,7 +4,6 @@ import json
 import multiprocessing
 import os
 import signal
-import sys
 import time
 from pathlib import Path
 
@@ -12,10 +11,8 @@ import pytest
 from datasets import Dataset
 
 from hf_structkd import StructKDTrainer, StructKDTrainingArguments
-from hf_structkd.recipes.parser import RecipeError
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 from hf_structkd.recipes.folder import SETTINGS_FILE, made_of, train_into
+from hf_structkd.recipes.parser import RecipeError
 
 FORK = multiprocessing.get_context("fork")
 

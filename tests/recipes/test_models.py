@@ -1,17 +1,12 @@
 """Dangers: a recipe's encoder gets another family's class, or a trained tagger's labels are renamed by position."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from transformers import AutoTokenizer, ElectraConfig, ElectraModel
 
-from hf_structkd.recipes.parser import RecipeError
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 from hf_structkd.recipes.fields import ModelArguments
 from hf_structkd.recipes.models import check_model, make_tagger
+from hf_structkd.recipes.parser import RecipeError
 
 
 def no_sentences():

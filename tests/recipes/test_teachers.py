@@ -1,7 +1,6 @@
 """Dangers: a recipe's teachers that are mixed up, left out, weighted or calibrated otherwise than it says."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,13 +13,11 @@ from hf_structkd.data.demo_corpus import load_demo_corpus
 from hf_structkd.data.readers import CorpusError
 from hf_structkd.data.tokenizer import train_tokenizer
 from hf_structkd.modeling.tag_scheme import TagScheme
-from hf_structkd.recipes.parser import RecipeError, parse_recipe
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 from hf_structkd.recipes.data import load_unlabelled
 from hf_structkd.recipes.fields import DataArguments, TeacherArguments, TeacherSource
+from hf_structkd.recipes.parser import RecipeError, parse_recipe
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SEVERAL = """
 teachers:
   en:

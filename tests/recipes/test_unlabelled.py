@@ -1,7 +1,6 @@
 """Dangers: a recipe's unlabelled sentences are ones that a teacher or the student saw tags of, or none at all."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,14 +11,12 @@ from transformers import AutoModelForTokenClassification, AutoTokenizer
 from hf_structkd import StructKDTrainingArguments
 from hf_structkd.data.augmentation import Augmentation
 from hf_structkd.data.demo_corpus import load_demo_corpus
+from hf_structkd.recipes.data import unlabelled_part
+from hf_structkd.recipes.fields import DataArguments, ModelArguments, TeacherArguments
 from hf_structkd.recipes.parser import RecipeError
+from hf_structkd.recipes.recipe import Recipe
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
-from run_distill import unlabelled_part
-
-from hf_structkd.recipes.fields import DataArguments, TeacherArguments
-
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 
 
@@ -28,7 +25,9 @@ def part(data=None, teachers=None, **args):
     whole = {language: DatasetDict({"train": train}) for language in ("en", "ru")}
     arguments = StructKDTrainingArguments(output_dir="x", use_cpu=True, report_to="none", **args)
     teacher_args = TeacherArguments(teacher_model="x", **(teachers or {}))
-    return unlabelled_part(whole, DataArguments("demo", **(data or {})), teacher_args, arguments)
+    return unlabelled_part(
+        whole, Recipe(DataArguments("demo", **(data or {})), ModelArguments(), teacher_args, arguments)
+    )
 
 
 def words(dataset):

@@ -1,27 +1,26 @@
-"""How honest a checkpoint's entity scores are: expected calibration error and reliability diagrams on any corpora.
-
-python examples/run_calibration.py --checkpoint runs/demo/student --corpus demo --output_dir runs/demo/calibration
+"""`structkd calibrate`: how honest a checkpoint's entity scores are, as expected calibration error and diagrams.
 
 `--write` puts the table into its marked place (`<!-- results: calibration -->`) in a Markdown file.
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from hf_structkd import CRFTokenClassificationPipeline, Teacher
-from hf_structkd.data.readers import CorpusError
-from hf_structkd.evaluation.calibration import plot_reliability, reliability
-from hf_structkd.evaluation.compare import common_labels
-from hf_structkd.evaluation.marked_figures import fill_file
-from hf_structkd.modeling.entities import analyses
-from hf_structkd.processes import ProcessesError, refuse_several_processes, run_main
-from hf_structkd.recipes.data import load_data
-from hf_structkd.recipes.effects import refuse_idle_fields
-from hf_structkd.recipes.fields import CalibrationArguments, DataArguments
-from hf_structkd.recipes.parser import RecipeError, parse_recipe
+from ..evaluation.calibration import plot_reliability, reliability
+from ..evaluation.marked_figures import fill_file
+from ..modeling.entities import analyses
+from ..modeling.pipeline import CRFTokenClassificationPipeline
+from ..processes import refuse_several_processes
+from ..teachers.checkpoint import Teacher
+from .data import load_data
+from .effects import refuse_idle_fields
+from .evaluate import common_labels
+from .fields import CalibrationArguments, DataArguments
+from .parser import RecipeError, parse_recipe
 
 SCORES = ("exact", "mean_marginal", "mean_softmax")
 
@@ -29,7 +28,7 @@ SCORES = ("exact", "mean_marginal", "mean_softmax")
 class ScoringPipeline(CRFTokenClassificationPipeline):
     """Gives, for each sentence, its predicted spans, each with the three scores."""
 
-    def _forward(self, model_inputs: dict[str, torch.Tensor], **_: Any) -> dict[str, list[Any]]:
+    def _forward(self, model_inputs: dict[str, torch.Tensor], **_: Any) -> Any:  # type: ignore[override]
         output = self.model(**model_inputs, decode=False)
         distribution = self.model.distribution(output, "decode")
         word_scores = {"mean_marginal": distribution.marginals, "mean_softmax": output.emissions.softmax(dim=-1)}
@@ -44,17 +43,19 @@ class ScoringPipeline(CRFTokenClassificationPipeline):
             found.append(scored)
         return {"found": found}
 
-    def postprocess(self, said: dict[str, Any], sentence: Any, **_: Any) -> Any:
+    def postprocess(self, said: dict[str, Any], sentence: Any, **_: Any) -> Any:  # type: ignore[override]
         return said.get("found", [])
 
 
-def main() -> None:
-    refuse_several_processes("examples/run_calibration.py")
+def main(arguments: Sequence[str], program: str) -> None:
+    """Measure the checkpoint that a recipe names; the table is printed, figures and diagram go to `output_dir`."""
+    refuse_several_processes(program)
     data_args, args = parse_recipe(
         (DataArguments, CalibrationArguments),
-        description=__doc__,
+        arguments,
         exit_on_error=True,
-        check=refuse_idle_fields("run_calibration"),
+        check=refuse_idle_fields("calibrate"),
+        program=program,
     )
     corpora = load_data(data_args, splits=[args.split])
     try:
@@ -107,7 +108,3 @@ def main() -> None:
     if args.write:
         fill_file(Path(args.write), "calibration", {"calibration": "\n".join(table)})
     print(f"\n{folder / 'calibration.json'}, {folder / 'calibration.png'}")
-
-
-if __name__ == "__main__":
-    run_main(main, (CorpusError, RecipeError, ProcessesError))

@@ -1,7 +1,7 @@
-"""What the recipes of this folder cost: operations counted, steps timed here, GPU hours estimated.
+"""What the recipes of examples/recipes/paper cost: operations counted, steps timed here, GPU hours estimated.
 
-    python examples/recipes/paper/training_cost.py --measure [--device cuda] [--batch_size 8] [--rounds 3]
-    python examples/recipes/paper/training_cost.py --write
+    python -m benchmarks.training_cost --measure [--device cuda] [--batch_size 8] [--rounds 3]
+    python -m benchmarks.training_cost --write
 
 `--measure` times training steps of each student at its real size, random weights, without distillation and with the
 recipe's objective in turn, and keeps them in step_times.json. `--write` counts the operations of each encoder, makes
@@ -13,7 +13,6 @@ import argparse
 import json
 import platform
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -25,9 +24,7 @@ import yaml
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModel, BertConfig, XLMRobertaConfig
 
-FOLDER = Path(__file__).resolve().parent
-EXAMPLES = FOLDER.parents[1]
-sys.path[:0] = [str(EXAMPLES), str(EXAMPLES / "benchmarks")]
+FOLDER = Path(__file__).resolve().parents[1] / "examples" / "recipes" / "paper"
 
 STEP_TIMES = FOLDER / "step_times.json"
 ROBERTA = {"vocab_size": 250002, "max_position_embeddings": 514, "type_vocab_size": 1, "pad_token_id": 1}

@@ -1,6 +1,6 @@
 """SemEval-2016 Task 5 reviews as column files: a word and its tag (B-TARGET, I-TARGET, O) a line.
 
-    python examples/recipes/paper/semeval_columns.py TRAIN.xml TEST.xml data/semeval2016/en
+    python -m experiments.semeval_columns TRAIN.xml TEST.xml data/semeval2016/en
 
 writes train.conll, dev.conll (every tenth review of the training file, which comes without dev set) and test.conll.
 Words are runs of letters and digits, and every other character that is no blank; a target's borders are borders of

@@ -1,0 +1,256 @@
+"""The command `structkd`: a verb for each thing that the package does.
+
+Nothing heavy is imported before a command runs, so that help and typing errors are answered at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from . import __version__
+from .processes import STOPPED, run_main
+
+PROGRAM = "structkd"
+NUM_PROCESSES = "--num_processes"
+
+
+class Command(NamedTuple):
+    """A verb of the command line.
+
+    Args:
+        summary: one line for the overview.
+        usage: what follows the verb.
+        description: what its help says.
+        function: `module:function` in this package; it takes the arguments behind the verb.
+        reads_recipe: whether it is told by recipes and `--field value`.
+        launches: whether it runs in several processes when it is asked to.
+    """
+
+    summary: str
+    usage: str
+    description: str
+    function: str
+    reads_recipe: bool = True
+    launches: bool = False
+
+
+RECIPE_USAGE = "[RECIPE.yaml ...] [--field value ...]"
+COMMANDS = {
+    "distill": Command(
+        "train teachers, baseline and student, score them, write the card",
+        RECIPE_USAGE + " [--num_processes N]",
+        "Loads the corpora, trains the teachers that the recipe does not give, asks every teacher once, trains a\n"
+        "baseline on gold tags alone and the student on gold tags and the teachers' answers, scores all of them,\n"
+        "and leaves the student with its card, a table and results.json in output_dir. Started again, it goes on\n"
+        "where it stopped.\n\n"
+        "  structkd distill demo                        the recipe of the built-in corpus\n"
+        "  structkd distill my.yaml --output_dir runs/1 your own, one field changed\n"
+        "  structkd distill --list-recipes              the recipes that come with the package",
+        "recipes.run:main",
+        launches=True,
+    ),
+    "teacher": Command(
+        "train one tagger on gold tags, to be a teacher",
+        RECIPE_USAGE + " [--num_processes N]",
+        "Trains one tagger for one language (or several together), with a CRF or a softmax head.\n\n"
+        "  structkd teacher my.yaml --languages en --output_dir teachers/en",
+        "recipes.train_teacher:main",
+        launches=True,
+    ),
+    "annotate": Command(
+        "ask the teachers of a recipe, and keep their answers",
+        RECIPE_USAGE + " [--num_processes N]",
+        "Does what `structkd distill` does up to the teachers' answers, and leaves them in annotation_dir (by\n"
+        "default output_dir/annotations), from where `structkd distill` and StructKDTrainer read them.",
+        "recipes.run:annotate_only",
+        launches=True,
+    ),
+    "evaluate": Command(
+        "score a checkpoint on corpora",
+        RECIPE_USAGE,
+        "Scores a token-classification checkpoint on any corpora, languages that it was not trained on included.\n\n"
+        "  structkd evaluate --checkpoint runs/demo/student --corpus demo --splits test",
+        "recipes.evaluate:main",
+    ),
+    "calibrate": Command(
+        "measure how honest a checkpoint's entity scores are",
+        RECIPE_USAGE,
+        "Measures the expected calibration error of a checkpoint's entity scores, and draws reliability diagrams.\n\n"
+        "  structkd calibrate --checkpoint runs/demo/student --corpus demo --output_dir runs/demo/calibration",
+        "recipes.calibrate:main",
+    ),
+    "card": Command(
+        "make a card from the results of one run, or of several seeds",
+        "FOLDER [RUN ...]",
+        "Makes the card in FOLDER: from FOLDER/results.json and FOLDER/runs/, or from the results.json of the RUNs,\n"
+        "the described one first. FOLDER is a student's, before it is pushed. What is written holds no path of this\n"
+        "machine.",
+        "cli:make_card",
+        reads_recipe=False,
+    ),
+    "export": Command(
+        "write a checkpoint as ONNX, as int8 too",
+        "CHECKPOINT FOLDER [--int8 FOLDER]",
+        "Writes encoder and Viterbi as one ONNX graph into FOLDER, with the tokenizer and the labels beside it, and on\n"
+        "request an int8 copy into another folder. Needs the extra `onnx`.",
+        "cli:export_checkpoint",
+        reads_recipe=False,
+    ),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        arguments: what stands behind `structkd`; `sys.argv[1:]` where `None`.
+
+    Returns:
+        The exit status: 0 where it worked, 1 for an error, 2 for wrong usage, 130 after Ctrl-C.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments:
+        print(overview(), file=sys.stderr)
+        return 2
+    name, *rest = arguments
+    if name in ("-h", "--help", "help"):
+        print(overview())
+        return 0
+    if name == "--version":
+        print(f"{PROGRAM} {__version__}")
+        return 0
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        advice = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(COMMANDS)}"
+        print(f"{PROGRAM}: error: no command {name!r}; {advice}", file=sys.stderr)
+        return 2
+    if any(argument in ("-h", "--help") for argument in rest):
+        print(help_text(name))
+        return 0
+    return run_command(name, rest)
+
+
+def run_command(name: str, arguments: list[str]) -> int:
+    """Run a command whose arguments are no request for help; the exit status."""
+    command, program = COMMANDS[name], f"{PROGRAM} {name}"
+    if "--list-recipes" in arguments and command.reads_recipe:
+        from .recipes.shipped import listing
+
+        print(listing())
+        return 0
+    if NUM_PROCESSES in arguments and command.launches:
+        return launch(name, arguments)
+    if "--fields" in arguments and command.reads_recipe:
+        arguments = ["--help"]  # the parser's own, of all fields
+    module, _, function = command.function.partition(":")
+    try:
+        run = getattr(importlib.import_module(f".{module}", __package__), function)
+        if command.reads_recipe:
+            from .recipes.progress import quiet_libraries
+
+            quiet_libraries()
+        run_main(lambda: run(arguments, program), errors_for_users())
+    except KeyboardInterrupt:  # before the command's own work began
+        print(f"\n{program}: stopped", file=sys.stderr)
+        return STOPPED
+    return 0
+
+
+def errors_for_users() -> tuple[type[Exception], ...]:
+    """The errors whose messages say what to do; all else keeps its traceback."""
+    from .data.source_text import CorpusError
+    from .export.exported_files import ExportError
+    from .hub.push import PushError
+    from .processes import ProcessesError
+    from .recipes.parser import RecipeError
+    from .teachers.answer_store import AnnotationError
+    from .training.checkpoints import CheckpointError
+    from .training.loss_watch import NonFiniteLossError
+
+    of_ours = (RecipeError, CorpusError, AnnotationError, CheckpointError, NonFiniteLossError, PushError, ExportError)
+    return (*of_ours, ProcessesError, OSError)
+
+
+def launch(name: str, arguments: list[str]) -> int:
+    """Start a command in several processes, through `accelerate launch`; the exit status."""
+    place = arguments.index(NUM_PROCESSES)
+    count = arguments[place + 1] if place + 1 < len(arguments) else ""
+    if not count.isdigit() or int(count) < 1:
+        print(f"{PROGRAM} {name}: error: {NUM_PROCESSES} wants a number of at least 1, not {count!r}", file=sys.stderr)
+        return 2
+    rest = arguments[:place] + arguments[place + 2 :]
+    if int(count) == 1:
+        return run_command(name, rest)
+    fixed = ["--multi_gpu", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    command = [sys.executable, "-m", "accelerate.commands.launch", *fixed, NUM_PROCESSES, count, "-m", "hf_structkd"]
+    return subprocess.run([*command, name, *rest], check=False).returncode
+
+
+def make_card(arguments: Sequence[str], program: str) -> None:
+    """`structkd card`: make a card from the results of one run, or of several with different seeds."""
+    from .evaluation.results import read_results
+    from .hub.describe import describe_student, redescribe
+
+    parser = argparse.ArgumentParser(prog=program, allow_abbrev=False)
+    parser.add_argument("folder")
+    parser.add_argument("runs", nargs="*")
+    options = parser.parse_args(arguments)
+    if options.runs:
+        results, *others = [read_results(run) for run in options.runs]
+        card = describe_student(options.folder, results, others)
+    else:
+        card = redescribe(options.folder)
+    if card is None:
+        raise OSError("the card could not be written; the log says why")
+    print(card)
+
+
+def export_checkpoint(arguments: Sequence[str], program: str) -> None:
+    """`structkd export`: write a checkpoint as ONNX, as int8 too."""
+    from .export.onnx import export_onnx, quantize_onnx
+    from .teachers.checkpoint import Teacher
+
+    parser = argparse.ArgumentParser(prog=program, allow_abbrev=False)
+    parser.add_argument("checkpoint")
+    parser.add_argument("folder")
+    parser.add_argument("--int8", metavar="FOLDER")
+    parser.add_argument("--revision")
+    parser.add_argument("--trust_remote_code", action="store_true")
+    options = parser.parse_args(arguments)
+    loaded = Teacher.from_pretrained(
+        options.checkpoint, revision=options.revision, trust_remote_code=options.trust_remote_code
+    )
+    print(export_onnx(loaded.model, loaded.tokenizer, options.folder))
+    if options.int8:
+        print(quantize_onnx(options.folder, options.int8))
+
+
+def overview() -> str:
+    """What `structkd --help` says."""
+    lines = [
+        f"usage: {PROGRAM} COMMAND ...",
+        "",
+        "Several taggers for single languages in, one multilingual tagger out.",
+        "",
+    ]
+    lines += [f"  {name:<10} {command.summary}" for name, command in COMMANDS.items()]
+    lines += ["", f"`{PROGRAM} COMMAND --help` says more of a command; `{PROGRAM} --version` the version."]
+    return "\n".join(lines)
+
+
+def help_text(name: str) -> str:
+    """What `structkd COMMAND --help` says."""
+    command = COMMANDS[name]
+    text = f"usage: {PROGRAM} {name} {command.usage}\n\n{command.description}"
+    if command.reads_recipe:
+        text += (
+            f"\n\n`{PROGRAM} {name} --fields` lists all fields of its recipes, with their types and defaults. Every "
+            "field is\nan option too; options win over recipes, later recipes over earlier ones."
+        )
+    return text
