@@ -18,7 +18,7 @@ OFFLINE := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=fa
 TEST_ENV := $(OFFLINE) OMP_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast coverage mutants fuzz test-min audit lint format
+.PHONY: help install demo test test-fast coverage mutants fuzz test-min audit dist lint format
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-16s %s\n", $$1, $$2 }'
@@ -34,8 +34,7 @@ $(STAMP): Makefile setup.cfg pyproject.toml constraints.txt | $(BIN)/python
 install: $(STAMP) ## create the virtual environment with the tested versions
 
 demo: $(STAMP) ## teachers, annotation, baseline and student on the built-in corpus, about two and a quarter minutes of CPU
-	$(OFFLINE) $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
-		examples/run_distill.py $(DEMO_RECIPE)
+	$(OFFLINE) $(BIN)/structkd distill $(DEMO_RECIPE)
 
 lint: $(STAMP) ## formatting, lint and types
 	$(BIN)/ruff format --check $(CODE)
@@ -89,6 +88,12 @@ audit: $(STAMP) ## known vulnerabilities of the pinned versions, asked of a serv
 	$(BIN)/python -m venv build/audit
 	build/audit/bin/python -m pip install -q --disable-pip-version-check pip-audit
 	build/audit/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
+
+dist: $(STAMP) ## a wheel and an sdist in dist/, checked, and a small distillation by the wheel alone
+	rm -rf dist build/lib
+	$(BIN)/python -m build --no-isolation -o dist .
+	$(BIN)/twine check --strict dist/*
+	$(TEST_ENV) $(BIN)/python -m pytest tests/test_dist.py -m slow -p no:cacheprovider
 
 format: $(STAMP) ## rewrite the code into the house style
 	$(BIN)/ruff check --fix $(CODE)

@@ -1,6 +1,6 @@
 """What teachers' answers take on disk, and what a corpus of any size then takes: storage, shards, time.
 
-    python benchmarks/annotation_storage.py [--languages en de ...] [--write docs/scaling.md]
+    python -m benchmarks.annotation_storage [--languages en de ...] [--write docs/scaling.md]
 
 Annotates demo sentences with a CRF teacher of random weights for each objective and k, and divides the size of the
 answers by the number of sentences. Then it asks for one objective's answers with an encoder of the given shape and

@@ -1,6 +1,6 @@
 """How much of the bare encoder's speed is left when a teacher is asked for everything.
 
-    python benchmarks/annotation_throughput.py [--sentences 256] [--hidden 768] [--layers 12] [--device cpu]
+    python -m benchmarks.annotation_throughput [--sentences 256] [--hidden 768] [--layers 12] [--device cpu]
 
 Encodes the same length-sorted batches twice in turn, in one run: once through the encoder alone (inputs padded and
 ready, inference mode), once through `annotate` as users call it: reading the corpus, tokenising, encoding, k best,

@@ -1,10 +1,10 @@
 """How long the CRF's operations take beside other libraries, in one interleaved run.
 
-    python benchmarks/crf_benchmark.py                       # the gates: B=32, T=128, C=9 and 20
-    python benchmarks/crf_benchmark.py --grid full --output results/crf   # every T, C, B; JSON and plot
-    python benchmarks/crf_benchmark.py --memory              # peak memory of each operation (Linux)
-    python benchmarks/crf_benchmark.py --step                # share of an XLM-R-base training step
-    python benchmarks/crf_benchmark.py --output results/crf --write docs/crf.md
+    python -m benchmarks.crf_benchmark                       # the gates: B=32, T=128, C=9 and 20
+    python -m benchmarks.crf_benchmark --grid full --output results/crf   # every T, C, B; JSON and plot
+    python -m benchmarks.crf_benchmark --memory              # peak memory of each operation (Linux)
+    python -m benchmarks.crf_benchmark --step                # share of an XLM-R-base training step
+    python -m benchmarks.crf_benchmark --output results/crf --write docs/crf.md
 
 One thread and CPU time. Before timing, every library's answer is compared with ours; those that differ by more than
 1e-3 of the largest number are reported. Rounds visit all libraries in turn, so that a slower or busier machine slows

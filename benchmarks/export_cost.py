@@ -1,6 +1,6 @@
 """What a checkpoint loses and gains as ONNX and as int8: size, sentences a second, scores.
 
-python benchmarks/export_cost.py --checkpoint CHECKPOINT --corpus 'DATA/{language}/{split}.conll' \
+python -m benchmarks.export_cost --checkpoint CHECKPOINT --corpus 'DATA/{language}/{split}.conll' \
     --languages en de --exported FOLDER
 
 PyTorch and onnxruntime tag the same test sentences in the same batches, one thread each, round after round; the

@@ -1,6 +1,6 @@
 """What every objective costs: a training step against plain fine-tuning, and the bytes that its targets take.
 
-    python benchmarks/objective_cost.py [--tags 9 20 33] [--rounds 15] [--write docs/objectives.md]
+    python -m benchmarks.objective_cost [--tags 9 20 33] [--rounds 15] [--write docs/objectives.md]
 
 A step is what `Trainer` does with a batch: fetch the rows, collate them, forward, loss, backward, update. The loss
 alone is the same without the encoder: from a batch and its emissions to the gradients of emissions and transitions.

@@ -1,6 +1,6 @@
 """Sentences a second: our pipeline and the stock one with our model, against a plain encoder with the stock pipeline.
 
-python benchmarks/pipeline_throughput.py --batch-size 1 16
+python -m benchmarks.pipeline_throughput --batch-size 1 16
 
 All three run the same encoder (random weights) over the same raw texts, in turn, round after round, so that a busy
 machine slows them alike; the ratio is taken within each round. On a CPU the process's own time is counted, on other

@@ -1,6 +1,6 @@
 """The card of a cell's student, from the results of all its seeds.
 
-    python experiments/card.py GRID.yaml CELL FOLDER [--results_dir RESULTS]
+    python -m experiments.card GRID.yaml CELL FOLDER [--results_dir RESULTS]
 
 FOLDER gets the card, its pictures and the results they are made from, as a student's own folder does; the first seed
 is the one described. `limitations` of the grid say what the student may not be used for.

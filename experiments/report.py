@@ -1,6 +1,6 @@
 """Tables and plots of grids of experiments, written into RESULTS.md and wherever else there are marks for them.
 
-    python experiments/report.py GRID.yaml [GRID.yaml ...] [--results_dir FOLDER] [--update RESULTS.md]
+    python -m experiments.report GRID.yaml [GRID.yaml ...] [--results_dir FOLDER] [--update RESULTS.md]
 
 Reads what run_grid.py left under RESULTS_DIR/GRID, prints the table, draws the plots beside it, and fills the marked
 places of documents (see result_blocks.py); a document that is not there is made, with a place for each grid.

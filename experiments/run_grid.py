@@ -1,6 +1,6 @@
 """Run the cells of a grid of experiments, several at a time.
 
-    python experiments/run_grid.py GRID.yaml --define DATA=... ENCODERS=... [--processes 2] [--cells PATTERN]
+    python -m experiments.run_grid GRID.yaml --define DATA=... ENCODERS=... [--processes 2] [--cells PATTERN]
 
 Teachers are trained and asked once, whatever the number of cells and of grids that use them. Every cell leaves
 results.json under OUTPUT_DIR/GRID/cells/CELL/seed-N; started again, or started twice on one folder, the runner does

@@ -97,8 +97,8 @@ COMMANDS = {
     "export": Command(
         "write a checkpoint as ONNX, as int8 too",
         "CHECKPOINT FOLDER [--int8 FOLDER]",
-        "Writes encoder and Viterbi as one ONNX graph into FOLDER, with the tokenizer and the labels beside it, and on\n"
-        "request an int8 copy into another folder. Needs the extra `onnx`.",
+        "Writes encoder and Viterbi as one ONNX graph into FOLDER, with the tokenizer and the labels beside it, and\n"
+        "on request an int8 copy into another folder. Needs the extra `onnx`.",
         "cli:export_checkpoint",
         reads_recipe=False,
     ),
@@ -144,7 +144,7 @@ def run_command(name: str, arguments: list[str]) -> int:
 
         print(listing())
         return 0
-    if NUM_PROCESSES in arguments and command.launches:
+    if command.launches and any(argument.partition("=")[0] == NUM_PROCESSES for argument in arguments):
         return launch(name, arguments)
     if "--fields" in arguments and command.reads_recipe:
         arguments = ["--help"]  # the parser's own, of all fields
@@ -179,12 +179,13 @@ def errors_for_users() -> tuple[type[Exception], ...]:
 
 def launch(name: str, arguments: list[str]) -> int:
     """Start a command in several processes, through `accelerate launch`; the exit status."""
-    place = arguments.index(NUM_PROCESSES)
-    count = arguments[place + 1] if place + 1 < len(arguments) else ""
+    place = next(i for i, argument in enumerate(arguments) if argument.partition("=")[0] == NUM_PROCESSES)
+    _, given, count = arguments[place].partition("=")
+    rest = arguments[:place] + arguments[place + (1 if given else 2) :]
+    count = count if given else "".join(arguments[place + 1 : place + 2])
     if not count.isdigit() or int(count) < 1:
         print(f"{PROGRAM} {name}: error: {NUM_PROCESSES} wants a number of at least 1, not {count!r}", file=sys.stderr)
         return 2
-    rest = arguments[:place] + arguments[place + 2 :]
     if int(count) == 1:
         return run_command(name, rest)
     fixed = ["--multi_gpu", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]

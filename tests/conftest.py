@@ -97,7 +97,8 @@ def make_student(tokenizer, labels):
 def run_script(monkeypatch, capsys):
     """Run a program as from the command line, in this process: a new one takes many seconds to import.
 
-    A program is a script of examples/ (`run_distill.py`), a module (`experiments.report`) or a command (`structkd card`).
+    A program is a script of examples/ (`run_distill.py`), a module (`experiments.report`) or a command
+    (`structkd card`).
     Returns what it printed. A program that gives up raises `SystemExit`; see `refusal`.
     """
 

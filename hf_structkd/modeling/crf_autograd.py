@@ -129,8 +129,9 @@ class PathSums:
 
 # Scores of given paths and expected scores: linear functions of a chain's scores, with their constant gradients.
 #
-# Automatic differentiation would get these right too, through some twenty small operations each; written as one function
-# whose gradient is known, they cost a fraction of the forward-backward pass beside them instead of doubling it.
+# Automatic differentiation would get these right too, through some twenty small operations each; written as one
+# function whose gradient is known, they cost a fraction of the forward-backward pass beside them instead of doubling
+# it.
 
 
 class _Linear(torch.autograd.Function):

@@ -72,8 +72,8 @@ def array(tensor: Tensor):
 # The forward-backward pass of `crf_sums.py` as compiled loops, rescaled at every word.
 #
 # The formulas are those of that docstring: alpha_t = (alpha_{t-1} E) * x_t / f_t and right_t = (E right_{t+1})
-# * x_t / b_t, where f_t and b_t make each message sum to one. Because every word is rescaled, so are the sources of the
-# covariance product.
+# * x_t / b_t, where f_t and b_t make each message sum to one. Because every word is rescaled, so are the sources of
+# the covariance product.
 
 
 @compiled

@@ -50,8 +50,8 @@ expectation that Σ|u| bounds. Q and b are at least TINY where a path passes, an
 most Σ|u| / TINY, nothing overflows, and what underflows is a share of 1e-308 * GROWTH. Tags that no path passes are
 left out of Y and u: the messages of this direction do not bound them.
 
-Second derivatives, and first derivatives of expected transitions, are rarely asked for; `crf_autograd.py` gets them from
-`crf_reference.py` by automatic differentiation.
+Second derivatives, and first derivatives of expected transitions, are rarely asked for; `crf_autograd.py` gets them
+from `crf_reference.py` by automatic differentiation.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ class Recipe:
 
     @classmethod
     def from_mapping(cls, fields: Mapping[str, Any]) -> Recipe:
-        """A recipe out of a mapping from field to value. Raises RecipeError, naming the field, the value and the type."""
+        """A recipe out of a mapping from field to value. Raises RecipeError, naming the field and the value."""
         return cls(*read_mapping(KINDS, fields, check=refuse_idle_fields("distill")))
 
     @classmethod

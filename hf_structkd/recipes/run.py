@@ -101,7 +101,7 @@ class DistillationRun:
         return self._data.corpora
 
     def teachers(self) -> Mapping[str, Panel]:
-        """language -> its teachers: those that the recipe gives, the others trained; calibrated if it asks for that."""
+        """language -> its teachers: those that the recipe gives, the others trained; calibrated if it asks so."""
         return self._teachers
 
     def baseline(self) -> Path | None:

@@ -17,7 +17,7 @@ def folder() -> Path:
 
 
 def shipped_recipe(name: str) -> Path | None:
-    """The file of a recipe that comes with the package; `None` if there is none of this name, or a file is so called."""
+    """The file of a recipe that comes with the package; `None` if there is none, or a file has the name."""
     if Path(name).exists():
         return None
     file = folder() / f"{name}.yaml"

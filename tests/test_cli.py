@@ -1,0 +1,97 @@
+"""Dangers: a command that takes seconds to say how it is used, a typing error that ends in a traceback."""
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from hf_structkd import __version__, cli
+
+# What must not be imported before a command runs.
+HEAVY = ("torch", "transformers", "datasets", "numpy", "pandas", "scipy", "numba", "evaluate", "accelerate")
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys; from hf_structkd import cli\n"
+        f"assert cli.main(['--help']) == 0\n"
+        f"assert not [cli.main([name, '--help']) for name in cli.COMMANDS if cli.main([name, '--help'])]\n"
+        f"print([name for name in {HEAVY} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_every_command_has_its_help(command, capsys):
+    assert cli.main([command, "--help"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"usage: structkd {command} ")
+    assert command in cli.overview()
+    assert all(len(line) < 121 for line in said.splitlines())
+
+
+def test_every_command_can_be_found():
+    for command in cli.COMMANDS.values():
+        module, _, function = command.function.partition(":")
+        __import__(f"hf_structkd.{module}")
+        assert callable(getattr(sys.modules[f"hf_structkd.{module}"], function))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "usage: structkd COMMAND"),
+        (("distil",), "no command 'distil'; did you mean 'distill'?"),
+        (("frobnicate",), "no command 'frobnicate'; there are distill, teacher"),
+        (("distill", "--num_processes"), "--num_processes wants a number of at least 1, not ''"),
+        (("distill", "--num_processes", "many"), "not 'many'"),
+        (("distill", "--num_processes=0"), "not '0'"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_status_2(arguments, message, capsys):
+    assert cli.main(list(arguments)) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("distill", "demo", "--objectiv", "none"), "did you mean '--objective'"),
+        (("distill", "no_such_recipe"), "Recipe no_such_recipe cannot be read"),
+        (("evaluate", "--corpus", "demo"), "checkpoint"),
+        (("teacher", "demo", "--top_k", "3"), "top_k"),
+    ],
+)
+def test_wrong_recipes_are_told_with_status_2(arguments, message, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(list(arguments))
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.startswith(f"structkd {arguments[0]}: error: ")
+
+
+def test_version(capsys):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"structkd {__version__}\n"
+
+
+def test_recipes_that_come_along_are_listed_and_found(capsys):
+    assert cli.main(["distill", "--list-recipes"]) == 0
+    names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert {"demo", "wikiann", "paper/wikiann"} <= set(names)
+
+
+def test_several_processes_are_launched_through_accelerate(monkeypatch):
+    started = []
+    monkeypatch.setattr(
+        cli.subprocess, "run", lambda command, check: started.append(command) or SimpleNamespace(returncode=3)
+    )
+    assert cli.main(["distill", "demo", "--num_processes", "2", "--seed", "1"]) == 3
+    (command,) = started
+    assert command[1:3] == ["-m", "accelerate.commands.launch"]
+    assert command[-5:] == ["hf_structkd", "distill", "demo", "--seed", "1"]
+    assert command[command.index("--num_processes") + 1] == "2"
