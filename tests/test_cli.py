@@ -62,7 +62,7 @@ def test_wrong_usage_is_one_line_and_status_2(arguments, message, capsys):
         (("distill", "demo", "--objectiv", "none"), "did you mean '--objective'"),
         (("distill", "no_such_recipe"), "Recipe no_such_recipe cannot be read"),
         (("evaluate", "--corpus", "demo"), "checkpoint"),
-        (("teacher", "demo", "--top_k", "3"), "top_k"),
+        (("teacher", "--corpus", "demo", "--top_k", "3"), "top_k: this command trains on gold tags alone"),
     ],
 )
 def test_wrong_recipes_are_told_with_status_2(arguments, message, capsys):
@@ -87,9 +87,8 @@ def test_recipes_that_come_along_are_listed_and_found(capsys):
 
 def test_several_processes_are_launched_through_accelerate(monkeypatch):
     started = []
-    monkeypatch.setattr(
-        cli.subprocess, "run", lambda command, check: started.append(command) or SimpleNamespace(returncode=3)
-    )
+    done = SimpleNamespace(returncode=3)
+    monkeypatch.setattr(cli.subprocess, "run", lambda command, check: started.append(command) or done)
     assert cli.main(["distill", "demo", "--num_processes", "2", "--seed", "1"]) == 3
     (command,) = started
     assert command[1:3] == ["-m", "accelerate.commands.launch"]

@@ -53,7 +53,8 @@ def test_what_they_hold(built):
     assert needed - set(names) == set()
     tops = {name.split("/")[0] for name in names}
     assert tops == {"hf_structkd", f"hf_structkd-{__version__}.dist-info"}
-    assert any(name.endswith("/hf_structkd/recipes/run.py") for name in tarfile.open(sdist).getnames())
+    with tarfile.open(sdist) as archive:
+        assert any(name.endswith("/hf_structkd/recipes/run.py") for name in archive.getnames())
 
 
 def test_a_small_distillation_by_the_wheel_alone(built, tmp_path):

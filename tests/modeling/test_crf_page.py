@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from hf_structkd import LinearChainCRF
+from hf_structkd.evaluation.marked_figures import fill_file
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "crf.md"
-from hf_structkd.evaluation.marked_figures import fill_file
 
 
 def test_the_example_runs_and_the_members_exist():
