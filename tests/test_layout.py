@@ -1,7 +1,9 @@
 """Dependencies point one way, and what is copied to the Hub with a checkpoint stands alone."""
 
 import ast
+import configparser
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -152,3 +154,22 @@ def test_public_names_are_those_that_type_checkers_see():
     assert sorted(hf_structkd.__all__) == sorted([*typed, "__version__"])
     for name in hf_structkd.__all__:
         assert getattr(hf_structkd, name) is not None
+
+
+# A distribution whose module has another name.
+DISTRIBUTIONS = {"yaml": "pyyaml"}
+
+
+def test_every_import_is_declared():
+    """Danger: a package that another one happens to bring today, and not tomorrow."""
+    declared = configparser.ConfigParser()
+    declared.read(ROOT / "setup.cfg", encoding="utf-8")
+    lists = [declared["options"]["install_requires"], *declared["options.extras_require"].values()]
+    names = {re.split(r"[<>=!~ ]", line)[0].lower() for listed in lists for line in listed.split()}
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            modules += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            for top in {module.split(".")[0] for module in modules} - sys.stdlib_module_names:
+                name = DISTRIBUTIONS.get(top, top)
+                assert name.lower() in names or name.replace("_", "-").lower() in names, f"{path}: {top}"
