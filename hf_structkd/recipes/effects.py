@@ -27,7 +27,7 @@ NOWHERE = {
     "local_rank": "the launcher says it",
 }
 _TEACHERS_ONLY = "this command trains on gold tags alone; `structkd distill` asks teachers"
-_PUSHED_BY_DISTILL = "`structkd distill` pushes, and it pushes the student"
+_PUSHED_BY_DISTILL = "the student is what is pushed, by `structkd distill`"
 _HUB = ("hub_token", "hub_private_repo", "hub_strategy", "hub_always_push", "hub_revision")
 _LAMBDA = ("lambda_schedule", "lambda_start", "lambda_end", "lambda_rate")
 _SCORES_ONLY = "this command scores, and trains nothing"

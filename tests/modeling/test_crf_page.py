@@ -27,11 +27,11 @@ def test_the_example_runs_and_the_members_exist():
 def test_figures_go_into_their_places_and_missing_places_are_named(tmp_path):
     """Danger: a figure written beside its marks, or over the text after them."""
     page = tmp_path / "page.md"
-    page.write_text("a\n<!-- results: x | y -->\nold\n<!-- end -->\nb <!-- results: z --><!-- end -->\n")
+    page.write_text("a\n<!-- results: x / y -->\nold\n<!-- end -->\nb <!-- results: z --><!-- end -->\n")
     for _ in range(2):
-        fill_file(page, "x", {"x | y": "\\1 new\nlines"})
+        fill_file(page, "x", {"x / y": "\\1 new\nlines"})
     assert page.read_text() == (
-        "a\n<!-- results: x | y -->\n\\1 new\nlines\n<!-- end -->\nb <!-- results: z --><!-- end -->\n"
+        "a\n<!-- results: x / y -->\n\\1 new\nlines\n<!-- end -->\nb <!-- results: z --><!-- end -->\n"
     )
     with pytest.raises(ValueError, match="no place for 'x'"):
         fill_file(page, "x", {"x": ""})

@@ -66,7 +66,7 @@ def test_text_has_no_columns(tmp_path):
     (tmp_path / "ha.txt").write_text("Olu hums\n")
     (tmp_path / "ha.iob2").write_text(NUMBERED)
     for name, words in (("ha.txt", [["Olu", "hums"]]), ("ha.iob2", [["Olu", "hums"], ["Kano"]])):
-        args = DataArguments(unlabelled_corpus=str(tmp_path / name), tokens_column=1)
+        args = DataArguments("demo", unlabelled_corpus=str(tmp_path / name), tokens_column=1)
         assert load_unlabelled(args, ["ha"])["ha"]["tokens"] == words
     with pytest.raises(RecipeError, match="would give every language the same"):
         load_unlabelled(args, ["ha", "yo"])

@@ -55,7 +55,7 @@ def test_a_teacher_with_further_pieces_reads_the_others_themselves(teacher, toke
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_every_family_and_half_precision(name, tokenizers_by_family, labels):
+def test_every_family_and_half_precision(name, tokenizers_by_family, labels):  # noqa: F811
     tokenizer = tokenizers_by_family[name]
     family = Family(name, tokenizer, labels)
     teacher, student = Teacher(family.student(seed=1), tokenizer), family.student().to(torch.bfloat16)
