@@ -482,7 +482,6 @@ def test_teachers_that_differ_in_language_sampling_or_scheme_are_two(tmp_path):
 def test_rewriting_knows_no_mention_of_a_sentence_without_gold_tags(monkeypatch, tmp_path):
     """Danger: hidden gold tags reach the student by way of the rewritten sentences."""
     from experiments import pool as pool_module
-
     from experiments.pool import Pool
 
     cell = grid_of().cell("text", 1)

@@ -54,7 +54,7 @@ def test_a_tagger_that_finds_nothing_has_no_calibration(refusal, make_student, t
     model.save_pretrained(tmp_path / "student")
     tokenizer.save_pretrained(tmp_path / "student")
     told = refusal(
-        "run_calibration.py", "--checkpoint", tmp_path / "student", "--corpus", "demo", "--languages", "en",
+        "structkd calibrate", "--checkpoint", tmp_path / "student", "--corpus", "demo", "--languages", "en",
         "--max_test_sentences", 3, "--output_dir", tmp_path / "out",
     )  # fmt: skip
     assert "finds no entity in the test sentences of en" in told

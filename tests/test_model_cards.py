@@ -27,7 +27,7 @@ def test_a_card_is_what_its_results_make(results, tmp_path):
     shutil.copy(results, tmp_path / "results.json")
     if (folder / "runs").exists():
         shutil.copytree(folder / "runs", tmp_path / "runs")
-    assert redescribe(tmp_path).read_bytes() == (folder / "README.md").read_bytes(), "run examples/make_card.py FOLDER"
+    assert redescribe(tmp_path).read_bytes() == (folder / "README.md").read_bytes(), "run structkd card FOLDER"
     # the bytes of pictures depend on the versions that drew them
     assert {p.name for p in (tmp_path / "plots").iterdir()} == {p.name for p in (folder / "plots").iterdir()}
 

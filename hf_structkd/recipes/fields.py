@@ -295,7 +295,7 @@ class EvaluationArguments:
 
 @dataclass
 class CalibrationArguments:
-    """What run_calibration.py measures, and where the results go."""
+    """What `structkd calibrate` measures, and where the results go."""
 
     checkpoint: str = field(metadata={"help": "A checkpoint of this package: Hub id or folder."})
     output_dir: str = field(metadata={"help": "calibration.json and calibration.png are written here."})
