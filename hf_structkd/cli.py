@@ -1,6 +1,6 @@
-"""The command `structkd`: a verb for each thing that the package does.
+"""The command `structkd`, with a subcommand for each thing that the package does.
 
-Nothing heavy is imported before a command runs, so that help and typing errors are answered at once.
+Heavy libraries are imported only when a subcommand runs, so that help and typing errors are answered at once.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ NUM_PROCESSES = "--num_processes"
 
 
 class Command(NamedTuple):
-    """A verb of the command line.
+    """A subcommand of `structkd`.
 
     Args:
-        summary: one line for the overview.
-        usage: what follows the verb.
-        description: what its help says.
-        function: `module:function` in this package; it takes the arguments behind the verb.
-        reads_recipe: whether it is told by recipes and `--field value`.
-        launches: whether it runs in several processes when it is asked to.
+        summary: One line for the overview.
+        usage: The arguments, as the usage line shows them.
+        description: The text of its help.
+        function: `module:function` in this package; it is called with the arguments and the program's name.
+        reads_recipe: Whether its arguments are recipes and `--field value`.
+        launches: Whether `--num_processes` starts it in several processes.
     """
 
     summary: str
@@ -64,10 +64,10 @@ COMMANDS = {
         launches=True,
     ),
     "annotate": Command(
-        "ask the teachers of a recipe, and keep their answers",
+        "ask the teachers of a recipe and store their answers",
         RECIPE_USAGE + " [--num_processes N]",
-        "Does what `structkd distill` does up to the teachers' answers, and leaves them in annotation_dir (by\n"
-        "default output_dir/annotations), from where `structkd distill` and StructKDTrainer read them.",
+        "Runs the steps of `structkd distill` up to the teachers' answers and stores these in annotation_dir (by\n"
+        "default output_dir/annotations), where `structkd distill` and StructKDTrainer read them.",
         "recipes.run:annotate_only",
         launches=True,
     ),
@@ -88,17 +88,17 @@ COMMANDS = {
     "card": Command(
         "make a card from the results of one run, or of several seeds",
         "FOLDER [RUN ...]",
-        "Makes the card in FOLDER: from FOLDER/results.json and FOLDER/runs/, or from the results.json of the RUNs,\n"
-        "the described one first. FOLDER is a student's, before it is pushed. What is written holds no path of this\n"
-        "machine.",
+        "Writes the card of the student in FOLDER: from FOLDER/results.json and FOLDER/runs/, or from the\n"
+        "results.json of the RUNs, that of this student first. Use it before the student is pushed: the card holds\n"
+        "no path of this machine.",
         "cli:make_card",
         reads_recipe=False,
     ),
     "export": Command(
-        "write a checkpoint as ONNX, as int8 too",
+        "write a checkpoint as ONNX and, on request, as int8",
         "CHECKPOINT FOLDER [--int8 FOLDER]",
-        "Writes encoder and Viterbi as one ONNX graph into FOLDER, with the tokenizer and the labels beside it, and\n"
-        "on request an int8 copy into another folder. Needs the extra `onnx`.",
+        "Writes encoder and Viterbi decoding as one ONNX graph into FOLDER, together with the tokenizer and the\n"
+        "labels; with --int8 also a quantized copy into another folder. Needs the extra `onnx`.",
         "cli:export_checkpoint",
         reads_recipe=False,
     ),
@@ -106,13 +106,13 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command.
+    """Run a command line.
 
     Args:
-        arguments: what stands behind `structkd`; `sys.argv[1:]` where `None`.
+        arguments: The arguments of `structkd`; by default `sys.argv[1:]`.
 
     Returns:
-        The exit status: 0 where it worked, 1 for an error, 2 for wrong usage, 130 after Ctrl-C.
+        The exit status: 0 for success, 1 for an error, 2 for wrong usage, 130 after Ctrl-C.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments:
@@ -137,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run_command(name: str, arguments: list[str]) -> int:
-    """Run a command whose arguments are no request for help; the exit status."""
+    """Run one subcommand with its arguments; returns the exit status."""
     command, program = COMMANDS[name], f"{PROGRAM} {name}"
     if "--list-recipes" in arguments and command.reads_recipe:
         from .recipes.shipped import listing
@@ -147,7 +147,7 @@ def run_command(name: str, arguments: list[str]) -> int:
     if command.launches and any(argument.partition("=")[0] == NUM_PROCESSES for argument in arguments):
         return launch(name, arguments)
     if "--fields" in arguments and command.reads_recipe:
-        arguments = ["--help"]  # the parser's own, of all fields
+        arguments = ["--help"]  # of the recipe parser, which lists all fields
     module, _, function = command.function.partition(":")
     try:
         run = getattr(importlib.import_module(f".{module}", __package__), function)
@@ -163,7 +163,7 @@ def run_command(name: str, arguments: list[str]) -> int:
 
 
 def errors_for_users() -> tuple[type[Exception], ...]:
-    """The errors whose messages say what to do; all else keeps its traceback."""
+    """The exceptions whose messages tell the user what to do; all others keep their traceback."""
     from .data.source_text import CorpusError
     from .export.exported_files import ExportError
     from .hub.push import PushError
@@ -173,16 +173,24 @@ def errors_for_users() -> tuple[type[Exception], ...]:
     from .training.checkpoints import CheckpointError
     from .training.loss_watch import NonFiniteLossError
 
-    of_ours = (RecipeError, CorpusError, AnnotationError, CheckpointError, NonFiniteLossError, PushError, ExportError)
-    return (*of_ours, ProcessesError, OSError)
+    package_errors = (
+        RecipeError,
+        CorpusError,
+        AnnotationError,
+        CheckpointError,
+        NonFiniteLossError,
+        PushError,
+        ExportError,
+    )
+    return (*package_errors, ProcessesError, OSError)
 
 
 def launch(name: str, arguments: list[str]) -> int:
-    """Start a command in several processes, through `accelerate launch`; the exit status."""
-    place = next(i for i, argument in enumerate(arguments) if argument.partition("=")[0] == NUM_PROCESSES)
-    _, given, count = arguments[place].partition("=")
-    rest = arguments[:place] + arguments[place + (1 if given else 2) :]
-    count = count if given else "".join(arguments[place + 1 : place + 2])
+    """Start a subcommand in several processes through `accelerate launch`; returns the exit status."""
+    position = next(i for i, argument in enumerate(arguments) if argument.partition("=")[0] == NUM_PROCESSES)
+    _, equals, count = arguments[position].partition("=")
+    rest = arguments[:position] + arguments[position + (1 if equals else 2) :]
+    count = count if equals else "".join(arguments[position + 1 : position + 2])
     if not count.isdigit() or int(count) < 1:
         print(f"{PROGRAM} {name}: error: {NUM_PROCESSES} wants a number of at least 1, not {count!r}", file=sys.stderr)
         return 2
@@ -194,7 +202,7 @@ def launch(name: str, arguments: list[str]) -> int:
 
 
 def make_card(arguments: Sequence[str], program: str) -> None:
-    """`structkd card`: make a card from the results of one run, or of several with different seeds."""
+    """`structkd card`: write a card from the results of one run, or of several with different seeds."""
     from .evaluation.results import read_results
     from .hub.describe import describe_student, redescribe
 
@@ -213,7 +221,7 @@ def make_card(arguments: Sequence[str], program: str) -> None:
 
 
 def export_checkpoint(arguments: Sequence[str], program: str) -> None:
-    """`structkd export`: write a checkpoint as ONNX, as int8 too."""
+    """`structkd export`: write a checkpoint as ONNX and, on request, as int8."""
     from .export.onnx import export_onnx, quantize_onnx
     from .teachers.checkpoint import Teacher
 
@@ -233,7 +241,7 @@ def export_checkpoint(arguments: Sequence[str], program: str) -> None:
 
 
 def overview() -> str:
-    """What `structkd --help` says."""
+    """The text of `structkd --help`."""
     lines = [
         f"usage: {PROGRAM} COMMAND ...",
         "",
@@ -241,12 +249,12 @@ def overview() -> str:
         "",
     ]
     lines += [f"  {name:<10} {command.summary}" for name, command in COMMANDS.items()]
-    lines += ["", f"`{PROGRAM} COMMAND --help` says more of a command; `{PROGRAM} --version` the version."]
+    lines += ["", f"`{PROGRAM} COMMAND --help` explains a command; `{PROGRAM} --version` prints the version."]
     return "\n".join(lines)
 
 
 def help_text(name: str) -> str:
-    """What `structkd COMMAND --help` says."""
+    """The text of `structkd COMMAND --help`."""
     command = COMMANDS[name]
     text = f"usage: {PROGRAM} {name} {command.usage}\n\n{command.description}"
     if command.reads_recipe:

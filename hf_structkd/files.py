@@ -1,4 +1,14 @@
-"""Checksums of files, and small JSON files that tell when they are not what was written."""
+"""Files that are whole and belong to one process: checksums, sealed JSON, locks, replacement in one step.
+
+Everything in the package that must survive a crash goes through this module:
+
+- [`file_sha256`] is the checksum of a file.
+- [`sealed`] and [`read_sealed`] put a checksum into a small JSON file and verify it: damage is noticed.
+- [`exclusive_lock`] lets one process at a time work in a folder.
+- [`write_atomically`] replaces a text file in one step.
+
+The module imports nothing else of the package.
+"""
 
 import hashlib
 import json
@@ -11,11 +21,15 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-SEAL = "seal"
+LOCK_FILE = "_lock"  # names that begin with _ are not pushed to the Hub
+SEAL = "seal"  # the member of a sealed JSON file that holds the checksum of the others
 
 
 def file_sha256(file: Path) -> str:
-    """The SHA-256 checksum of a file, read in pieces."""
+    """The SHA-256 checksum of a file in hexadecimal digits.
+
+    The file is read in pieces of 1 MiB, so that its size does not matter.
+    """
     digest = hashlib.sha256()
     with file.open("rb") as stream:
         while chunk := stream.read(1 << 20):
@@ -24,48 +38,48 @@ def file_sha256(file: Path) -> str:
 
 
 def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON values with a checksum of themselves, under `seal`."""
-    content = json.loads(json.dumps(content))  # as it will come back from a file: tuples are lists
-    return {**content, SEAL: _of(content)}
+    """A copy of JSON values with their checksum under `seal`, for [`read_sealed`] to verify."""
+    content = json.loads(json.dumps(content))  # as a file will give it back: tuples become lists
+    return {**content, SEAL: _checksum(content)}
 
 
 def read_sealed(file: Path) -> dict[str, Any]:
-    """What was written with a seal, without it; files from before there were seals are taken as they are.
+    """Read a JSON file that was written with [`sealed`], and verify its checksum.
+
+    Args:
+        file: The file. One without a seal, as earlier versions wrote it, is accepted.
+
+    Returns:
+        The contents without the seal.
 
     Raises:
-        ValueError: if the file is not what was written; it says how that shows.
+        OSError: If the file cannot be read.
+        ValueError: If the file is not JSON, not a mapping, or does not match its checksum.
     """
     content = json.loads(file.read_bytes().decode("utf-8"))  # errors of either are ValueErrors
     if not isinstance(content, dict):
         raise ValueError(f"a {type(content).__name__} where a mapping was written")
     seal = content.pop(SEAL, None)
-    if seal is not None and seal != _of(content):
+    if seal is not None and seal != _checksum(content):
         raise ValueError("it does not match its own checksum")
     return content
 
 
-def _of(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-# One job at a time in a folder.
-
-
-LOCK_FILE = "_lock"  # names with _ stay out of pushes to the Hub
-
-
 @contextmanager
-def only_us(folder: Path, error: type[Exception], doing: str) -> Iterator[None]:
-    """Hold a folder for this process; made if it is not there.
+def exclusive_lock(folder: Path, error: type[Exception], activity: str) -> Iterator[None]:
+    """Hold a folder for this process; the folder is made if it is missing.
 
-    The lock is the operating system's, on a file in the folder, so it ends with the process however that ends: a job
-    that was killed holds nobody up. The folder may be removed while it is held. A job that waited at the door of a
-    removed folder then holds nothing, so look again, with the lock in hand, whether the work is still to be done.
+    The operating system holds the lock, on a file in the folder, and releases it when the process ends for whatever
+    reason: a killed job blocks nobody. The folder may be removed while it is held. A process that waited for a folder
+    that was then removed holds nothing, so check again inside the lock whether there is still work to do.
 
     Args:
-        folder: a work folder.
-        error: what is raised if another process holds it, or it cannot be written to.
-        doing: what that one must be doing, for the message (`"asking the teachers for runs/x/annotations"`).
+        folder: The folder to hold.
+        error: The exception class to raise.
+        activity: What the process that holds the folder is doing, for the message (`"training runs/x/student"`).
+
+    Raises:
+        error: If another process holds the folder, or the folder cannot be written to.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -73,7 +87,7 @@ def only_us(folder: Path, error: type[Exception], doing: str) -> Iterator[None]:
         lock.acquire(blocking=False)
     except Timeout:
         raise error(
-            f"another process is {doing} (it holds {folder / LOCK_FILE}): wait until it has finished, or choose "
+            f"another process is {activity} (it holds {folder / LOCK_FILE}): wait until it has finished, or choose "
             "another folder"
         ) from None
     except OSError as refused:
@@ -87,7 +101,7 @@ def only_us(folder: Path, error: type[Exception], doing: str) -> Iterator[None]:
 
 
 def write_atomically(target: Path, text: str) -> None:
-    """Replace a text file in one step, so that nothing half-written is left behind.
+    """Replace a text file in one step: a reader sees the old file or the new one, never half of one.
 
     Args:
         target: The file; its folder must exist.
@@ -107,3 +121,7 @@ def write_atomically(target: Path, text: str) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def _checksum(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

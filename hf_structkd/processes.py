@@ -1,4 +1,4 @@
-"""A launched process finds the others, or says why not, before any work is done; of several, one tells an error."""
+"""Several processes in one run: they are found or refused before any work is done, and one of them prints an error."""
 
 import os
 import sys
@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable
 
 USE_CPU = "ACCELERATE_USE_CPU"
-# How launchers tell a process how many of them there are: torchrun and accelerate, then MPI's of several makers.
+# The variables in which launchers pass the number of processes: torchrun and accelerate, then several MPIs.
 _WORLD_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
-# What the libraries that processes talk through say when the other one is gone.
+# Parts of the messages of communication libraries when another process has ended.
 _CONNECTION_LOST = ("gloo", "NCCL", "Connection reset by peer", "Connection closed by peer", "Broken pipe")
-STOPPED = 130  # the exit status of what Ctrl-C ends, as shells have it
-_GRACE = 3.0  # seconds that the other processes give the main one to tell an error that all of them meet
+STOPPED = 130  # exit status after Ctrl-C, as in shells
+_GRACE = 3.0  # seconds that other processes wait for the main one to print an error that all of them meet
 
 
 class ProcessesError(ValueError):
@@ -19,15 +19,15 @@ class ProcessesError(ValueError):
 
 
 def launched_processes() -> int:
-    """How many processes the launcher says that it started; 1 where there is no launcher."""
+    """The number of processes that the launcher started, by its environment variables; 1 without a launcher."""
     return next((int(os.environ[name]) for name in _WORLD_SIZES if os.environ.get(name, "").isdigit()), 1)
 
 
 def prepare_processes() -> None:
-    """Let `accelerate` find the other processes on a machine without accelerators; call it before anything else.
+    """Let `accelerate` find the other processes on a machine without accelerators. Call this before anything else.
 
-    `accelerate launch` does not hand `use_cpu: true` on to several processes, each of which then believes that it is
-    alone, and trains the whole model beside the others.
+    `accelerate launch` does not pass `use_cpu: true` on to several processes. Each of them then finds no other process
+    and trains the whole model by itself.
     """
     if launched_processes() > 1:
         import torch
@@ -37,10 +37,14 @@ def prepare_processes() -> None:
 
 
 def check_processes(use_cpu: bool = False) -> None:
-    """Raise ProcessesError, naming the numbers, if this process cannot work together with those launched beside it.
+    """Check that this process can work together with those launched beside it.
 
     Args:
-        use_cpu: whether it was told to leave accelerators alone.
+        use_cpu: Whether the run uses no accelerators.
+
+    Raises:
+        ProcessesError: If there are more processes than accelerators, or this process does not find the others; the
+            message names the numbers.
     """
     import torch
     from accelerate import PartialState
@@ -62,7 +66,7 @@ def check_processes(use_cpu: bool = False) -> None:
 
 
 def refuse_several_processes(program: str) -> None:
-    """Raise ProcessesError if a command that works in one process was launched as several."""
+    """Raise ProcessesError if several processes were launched for a command that works in one."""
     if (launched := launched_processes()) > 1:
         raise ProcessesError(
             f"{program} works in one process, and {launched} were launched: each would do all of it. Start it with "
@@ -70,24 +74,28 @@ def refuse_several_processes(program: str) -> None:
         )
 
 
-def let_the_main_process_speak() -> None:
-    """Wait, in all processes but the main one, before an error is printed.
+def wait_for_main_process() -> None:
+    """Wait for a few seconds before an error is printed, in all processes except the main one.
 
-    All meet a bad recipe or corpus at the same time. Where the main process has met the error too, the launcher ends
-    the others meanwhile, and it is printed once; where it has not, they print it.
+    All processes meet a bad recipe or corpus at the same time. The main process prints the error and ends, and the
+    launcher then ends the waiting processes: the error is printed once. An error that the main process does not
+    meet is printed by the processes that meet it.
     """
     if int(os.environ.get("RANK") or 0) > 0:
         time.sleep(_GRACE)
 
 
 def run_main(main: Callable[[], None], errors: tuple[type[Exception], ...]) -> None:
-    """Run a script's `main`; its errors end the process with one line, which one of several processes prints.
+    """Run the main function of a command; its errors end the process with one line instead of a traceback.
 
-    So does Ctrl-C, with exit status 130.
+    Of several processes one prints the line. Ctrl-C ends the process in the same way, with exit status 130.
 
     Args:
-        main: the script.
-        errors: what it raises for the user to read. All else keeps its traceback.
+        main: The function.
+        errors: Exception classes whose messages are for the user. All others keep their traceback.
+
+    Raises:
+        SystemExit: After an error of these classes (status 1) and after Ctrl-C (status 130).
     """
     try:
         main()
@@ -96,11 +104,11 @@ def run_main(main: Callable[[], None], errors: tuple[type[Exception], ...]) -> N
             print("\nstopped; started again, it goes on where it stopped", file=sys.stderr)
         sys.exit(STOPPED)
     except errors as error:
-        let_the_main_process_speak()
+        wait_for_main_process()
         sys.exit(f"error: {error}")
     except RuntimeError as error:
         if launched_processes() == 1 or not any(part in str(error) for part in _CONNECTION_LOST):
             raise
-        # What ended the other process is printed there; where there is a launcher, it ends this one meanwhile.
+        # The other process prints what ended it, and a launcher ends this process while it waits.
         time.sleep(_GRACE)
         sys.exit("error: another process of this run has ended; its message, or the launcher's, says why")

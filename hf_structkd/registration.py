@@ -1,7 +1,7 @@
-"""What transformers is told of this package: its models by their type, and its pipeline by its task.
+"""Registers the package with transformers: its models by their type, its pipeline by its task.
 
-Being told means importing transformers and torch, which takes seconds. So it waits until transformers is imported,
-by whomever; where that has happened already, it is done at once.
+Registration imports transformers and torch, which takes seconds. It therefore waits until something else imports
+transformers, and happens at once where transformers is imported already.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ LIBRARY = "transformers"
 
 
 def register_with_transformers() -> None:
-    """Register models and pipeline now if transformers is imported, else as soon as it is."""
+    """Register models and pipeline now if transformers is imported, otherwise as soon as it is."""
     if LIBRARY in sys.modules:
         register()
     else:
@@ -24,7 +24,7 @@ def register_with_transformers() -> None:
 
 
 def register() -> None:
-    """Register models and pipeline. To do it twice does no harm."""
+    """Register models and pipeline. A second call changes nothing."""
     from transformers import AutoConfig, AutoModel, AutoModelForTokenClassification
     from transformers.pipelines import PIPELINE_REGISTRY
 
@@ -36,27 +36,27 @@ def register() -> None:
         AutoModel.register(model.config_class, model.encoder_class, exist_ok=True)
         AutoModelForTokenClassification.register(model.config_class, model, exist_ok=True)
     if TASK not in PIPELINE_REGISTRY.supported_tasks:
-        # Under a name of its own: registering "token-classification" anew would take the stock pipeline from all.
+        # A task name of its own: registering "token-classification" again would replace the stock pipeline.
         PIPELINE_REGISTRY.register_pipeline(
             TASK, CRFTokenClassificationPipeline, AutoModelForTokenClassification, type="text"
         )
 
 
 class _AfterImport(importlib.abc.MetaPathFinder):
-    """Lets the other finders find transformers, and registers when it has been imported.
+    """An import hook: the other finders find transformers, and its import is followed by the registration.
 
-    Libraries also ask whether transformers could be found, without importing it; that changes nothing here.
+    A library may ask for the specification of transformers without importing it; the hook then stays in place.
     """
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         if fullname != LIBRARY or self not in sys.meta_path:
             return None
-        place = sys.meta_path.index(self)
+        position = sys.meta_path.index(self)
         sys.meta_path.remove(self)
         try:
             spec = importlib.util.find_spec(fullname)
         finally:
-            sys.meta_path.insert(place, self)
+            sys.meta_path.insert(position, self)
         if spec is None or spec.loader is None:
             return spec
         run_module = spec.loader.exec_module

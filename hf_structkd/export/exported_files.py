@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..files import LOCK_FILE, file_sha256, only_us, read_sealed, sealed
+from ..files import LOCK_FILE, exclusive_lock, file_sha256, read_sealed, sealed
 
 SETTINGS_FILE = "tagger.json"
 WORK_FOLDER = "_exporting"  # what begins with _ is not pushed to the Hub
@@ -36,7 +36,7 @@ def written_whole(folder: Path, settings: Mapping[str, Any]) -> Iterator[Path]:
     """
     was_there, work = folder.exists(), folder / WORK_FOLDER
     try:
-        with only_us(work, ExportError, f"exporting to {folder}"):
+        with exclusive_lock(work, ExportError, f"exporting to {folder}"):
             for left in work.iterdir():  # of an export that was killed
                 if left.name != LOCK_FILE:
                     shutil.rmtree(left) if left.is_dir() else left.unlink()

@@ -16,7 +16,7 @@ from transformers.trainer_utils import HubStrategy
 
 from ..distillation.objectives import NO_DISTILLATION
 from ..evaluation.resources import measured_energy, peak_memory
-from ..files import LOCK_FILE, only_us, write_atomically
+from ..files import LOCK_FILE, exclusive_lock, write_atomically
 from ..settings import ABSENT, compare_settings, dump_settings
 from ..teachers.checkpoint import Teacher
 from ..training.arguments import StructKDTrainingArguments
@@ -96,7 +96,7 @@ def train_into(
     if not args.should_save:
         return _train_into(folder, settings, args, train)
     work = folder.with_name(folder.name + ".training")
-    with only_us(work, RecipeError, f"training {folder}"):
+    with exclusive_lock(work, RecipeError, f"training {folder}"):
         seconds = _train_into(folder, settings, args, train)
         if work.exists() and [path.name for path in work.iterdir()] == [LOCK_FILE]:
             shutil.rmtree(work)  # the other process finished just before this one got in
@@ -171,7 +171,7 @@ def _make_way(folder: Path) -> None:
             ) from error
 
 
-def made_of(
+def provenance(
     data: Mapping[str, Mapping[str, Dataset]], labels: Sequence[str], model: str | None = None, revision: Any = None
 ) -> dict[str, Any]:
     """What makes a trained tagger the one that it is, besides the fields of a recipe; for `train_into`'s settings.

@@ -18,7 +18,7 @@ from typing import Any, NoReturn, get_type_hints
 import yaml
 from transformers import HfArgumentParser
 
-from ..processes import let_the_main_process_speak
+from ..processes import wait_for_main_process
 from ..settings import without_tokens
 from .shipped import shipped_recipe
 from .values import MismatchError, coerce, describe, from_text, is_kind, is_required, members_of, read_yaml, show
@@ -90,7 +90,7 @@ def parse_recipe(
     except RecipeError as error:
         if not exit_on_error:
             raise
-        let_the_main_process_speak()
+        wait_for_main_process()
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
 

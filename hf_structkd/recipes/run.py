@@ -38,7 +38,7 @@ from .fields import DataArguments
 from .folder import (
     RECORDED,
     SETTINGS_FILE,
-    made_of,
+    provenance,
     refuse_other_settings,
     replace_output,
     settings_of,
@@ -222,7 +222,7 @@ class DistillationRun:
         """Leave in the output folder what the run is made of. Raises RecipeError if it was made of something else."""
         recipe, data = self.recipe, self._data
         everything = data.parts("train", "dev", "test", unlabelled=True)
-        made = made_of(everything, data.labels, encoder_of(recipe.model), recipe.model.revision)
+        made = provenance(everything, data.labels, encoder_of(recipe.model), recipe.model.revision)
         settings = recipe.settings() | made
         if self._stored is not None:
             refuse_other_settings(self.output, self._stored, settings)
@@ -235,7 +235,7 @@ class DistillationRun:
     ) -> dict[str, Any]:
         data, model = self._data, self.recipe.model
         learnt_from = data.parts("train", "dev", unlabelled=unlabelled)
-        return settings_of(data_args, model, args) | made_of(
+        return settings_of(data_args, model, args) | provenance(
             learnt_from, data.labels, encoder_of(model), model.revision
         )
 

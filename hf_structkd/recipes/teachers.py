@@ -13,7 +13,7 @@ from ..teachers.checkpoint import Teacher
 from ..teachers.panel import Panel
 from ..training.arguments import StructKDTrainingArguments
 from .fields import TeacherArguments, TeacherSource
-from .folder import made_of, replace_output, settings_of, train_into, train_tagger
+from .folder import provenance, replace_output, settings_of, train_into, train_tagger
 from .models import encoder_of, make_tagger, model_arguments_of_teacher
 from .parser import RecipeError
 from .progress import show
@@ -100,7 +100,7 @@ def trained_teacher(
     settings = settings_of(data_args, own, own_args) | {
         "languages": [language],
         "max_train_sentences": len(train),
-        **made_of({"train": {language: train}, "dev": {language: dev}}, labels, encoder_of(own), own.revision),
+        **provenance({"train": {language: train}, "dev": {language: dev}}, labels, encoder_of(own), own.revision),
     }
 
     def fit(ready: StructKDTrainingArguments) -> Any:

@@ -14,7 +14,7 @@ from ..training.arguments import StructKDTrainingArguments
 from .data import labels_of, load_data
 from .effects import refuse_idle_fields
 from .fields import DataArguments, ModelArguments
-from .folder import made_of, settings_of, train_into, train_tagger
+from .folder import provenance, settings_of, train_into, train_tagger
 from .models import check_head, check_model, encoder_of, make_tagger
 from .parser import RecipeError, parse_recipe
 from .progress import show
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str], program: str) -> None:
     dev = {language: splits["dev"] for language, splits in corpora.items()}
     check_model(model_args)
     learnt_from = {split: {language: own[split] for language, own in corpora.items()} for split in ("train", "dev")}
-    made = made_of(learnt_from, labels, encoder_of(model_args), model_args.revision)
+    made = provenance(learnt_from, labels, encoder_of(model_args), model_args.revision)
     folder, title = Path(args.output_dir or "."), f"Teacher for {', '.join(corpora)}"
 
     def fit(own: StructKDTrainingArguments) -> Any:

@@ -206,7 +206,7 @@ def _on_disk(question: Question, record: dict[str, Any], folder: Path, shard_siz
             partial.discard()  # of a process that was killed after its last step but one
         return answers
     shards = question.shards(shard_size)
-    with partial.only_us() if state.is_main_process else nullcontext():
+    with partial.exclusive_lock() if state.is_main_process else nullcontext():
         if state.is_main_process:
             partial.discard() if finished(partial.folder) else partial.open()
         state.wait_for_everyone()

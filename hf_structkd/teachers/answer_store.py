@@ -26,7 +26,7 @@ import pyarrow as pa
 from datasets import Dataset
 from datasets.table import InMemoryTable
 
-from ..files import LOCK_FILE, file_sha256, only_us, read_sealed, sealed
+from ..files import LOCK_FILE, exclusive_lock, file_sha256, read_sealed, sealed
 from .answer_summary import Sums, are_sums
 from .question import check_word_counts
 
@@ -142,11 +142,11 @@ class PartialAnswers:
         self.work = self.folder.with_name(f"{self.folder.name}.partial")
         self._question_key = hashlib.sha256(json.dumps(self.question, sort_keys=True).encode()).hexdigest()
 
-    def only_us(self) -> AbstractContextManager[None]:
+    def exclusive_lock(self) -> AbstractContextManager[None]:
         """Hold the work folder for this job. Raises AnnotationError if another one holds it, or it is none of ours."""
         if self.work.exists() and not self._is_ours():
             raise AnnotationError(f"{self.work} holds no {QUESTION_FILE}; it is none of ours: use another folder")
-        return only_us(self.work, AnnotationError, f"asking teachers for {self.folder}")
+        return exclusive_lock(self.work, AnnotationError, f"asking teachers for {self.folder}")
 
     def _is_ours(self) -> bool:
         names = [path.name for path in self.work.iterdir()]

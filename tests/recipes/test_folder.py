@@ -11,7 +11,7 @@ import pytest
 from datasets import Dataset
 
 from hf_structkd import StructKDTrainer, StructKDTrainingArguments
-from hf_structkd.recipes.folder import SETTINGS_FILE, made_of, train_into
+from hf_structkd.recipes.folder import SETTINGS_FILE, provenance, train_into
 from hf_structkd.recipes.parser import RecipeError
 
 FORK = multiprocessing.get_context("fork")
@@ -63,14 +63,14 @@ def test_a_job_that_comes_when_the_other_has_just_finished_takes_its_model(tmp_p
     """Danger: it looked before the end, got the lock after it, and trains again or leaves its work folder behind."""
     from hf_structkd.recipes import folder as recipe_training
 
-    enter = recipe_training.only_us
+    enter = recipe_training.exclusive_lock
 
     def late(*args):
         monkeypatch.undo()
         train_into(tmp_path / "student", {"seed": 1}, arguments, train)  # the other job
         return enter(*args)
 
-    monkeypatch.setattr(recipe_training, "only_us", late)
+    monkeypatch.setattr(recipe_training, "exclusive_lock", late)
     seconds = train_into(tmp_path / "student", {"seed": 1}, arguments, lambda args: pytest.fail("trained again"))
     assert seconds > 0
     assert (tmp_path / "student" / SETTINGS_FILE).exists()
@@ -133,7 +133,7 @@ def test_what_a_model_was_made_of_is_compared_and_named(tmp_path, arguments, tra
     """Danger: a corpus that changed under the same path; the old model is 'finished' and scored on the new one."""
 
     def made(data, names=labels, encoder=None):
-        return made_of({"train": {"en": data}, "dev": {"en": corpus}}, names, encoder)
+        return provenance({"train": {"en": data}, "dev": {"en": corpus}}, names, encoder)
 
     folder = tmp_path / "student"
     train_into(folder, made(corpus), arguments, train)

@@ -168,14 +168,14 @@ def test_a_second_job_is_told_that_another_one_is_asking_and_a_killed_one_holds_
 
 def test_a_job_that_comes_when_the_other_has_just_finished_takes_its_answers(tmp_path, whole, monkeypatch):
     """Danger: it looked before the end, got the lock after it, and asks everything again."""
-    enter = PartialAnswers.only_us
+    enter = PartialAnswers.exclusive_lock
 
     def late(partial):
         monkeypatch.undo()
         worker.run(tmp_path / "answers")  # the other job
         return enter(partial)
 
-    monkeypatch.setattr(PartialAnswers, "only_us", late)
+    monkeypatch.setattr(PartialAnswers, "exclusive_lock", late)
     worker.run(tmp_path / "answers", tmp_path / "asked.txt")
     assert not (tmp_path / "asked.txt").exists()
     assert bytes_of(tmp_path / "answers") == whole
