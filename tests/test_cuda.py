@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from hf_structkd import LinearChainCRF, StructKDTrainer, StructKDTrainingArguments, Teacher, annotate
+from hf_structkd.data.columns import MARGINALS, TOPK_TAGS
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 close = torch.testing.assert_close
@@ -85,11 +86,11 @@ def test_autocast_stays_out_of_the_crf(make_student, tokenizer, scheme, dtype):
 
 def test_teachers_answer_as_on_the_cpu(make_student, tokenizer, corpus, labels):
     model = make_student(seed=1)
-    asked = {"label_names": labels, "targets": ["topk_tags", "marginals"], "top_k": 4}
+    asked = {"label_names": labels, "targets": [TOPK_TAGS, MARGINALS], "top_k": 4}
     here = annotate(corpus, Teacher(model, tokenizer), **asked)
     there = annotate(corpus, Teacher(copy.deepcopy(model).cuda(), tokenizer), **asked)
-    assert here["topk_tags"] == there["topk_tags"]
-    for ours, theirs in zip(there["marginals"], here["marginals"]):
+    assert here[TOPK_TAGS] == there[TOPK_TAGS]
+    for ours, theirs in zip(there[MARGINALS], here[MARGINALS]):
         close(torch.tensor(ours), torch.tensor(theirs), rtol=0, atol=2e-3)  # stored as float16
 
 
