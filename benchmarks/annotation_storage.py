@@ -22,6 +22,7 @@ from hf_structkd.data.corpora import label_inventory
 from hf_structkd.data.demo_corpus import load_demo_corpus
 from hf_structkd.data.tokenizer import train_tokenizer
 from hf_structkd.distillation.objectives import OBJECTIVES, needed_columns, parse_objective
+from hf_structkd.evaluation.markdown import table
 from hf_structkd.evaluation.marked_figures import fill_file
 
 SHARD = 2048  # the default of annotate
@@ -92,11 +93,11 @@ def main() -> None:
 
 def tables(args: argparse.Namespace, report: dict[str, Any]) -> dict[str, str]:
     head = f"{report['sentences']:,} sentences of {report['words a sentence']} words, {report['labels']} labels."
-    bytes_ = [head, "", "| bytes a sentence | " + " | ".join(f"k = {k}" for k in args.top_k) + " |"]
-    bytes_ += ["|---|" + "---:|" * len(args.top_k)]
+    storage = []
     for objective, sizes in report["bytes"].items():
         cells = [f"{sizes.get(k, sizes.get(1)):,.0f}" for k in args.top_k]
-        bytes_.append(f"| `{objective}` | " + " | ".join(cells) + " |")
+        storage.append([f"`{objective}`", *cells])
+    header = ["bytes a sentence", *(f"k = {k}" for k in args.top_k)]
     rate, tiny = report["sentences/s"], report["sentences/s, tiny encoder"]
     shape = f"{args.layers} layers of {args.hidden}"
     speed = (
@@ -104,20 +105,22 @@ def tables(args: argparse.Namespace, report: dict[str, Any]) -> dict[str, str]:
         f"{shape}, {tiny:,.0f} with one so small that nearly all is this library's own work."
     )
     k = 5 if 5 in args.top_k else args.top_k[0]
-    plan = [f"| {args.planned:,} sentences | answers | shards of {SHARD:,} |", "|---|---:|---:|"]
+    plan = []
     for objective in ("posterior", "top_wk", "posterior+top_wk", "structural"):
         size = report["bytes"][objective].get(k, report["bytes"][objective].get(1))
         plan.append(
-            f"| `{objective}`, k = {k} | {size * args.planned / 1e9:,.0f} GB | {-(-args.planned // SHARD):,} |"
+            [f"`{objective}`, k = {k}", f"{size * args.planned / 1e9:,.0f} GB", f"{-(-args.planned // SHARD):,}"]
         )
+    planned = table([f"{args.planned:,} sentences", "answers", f"shards of {SHARD:,}"], plan, numbers=True)
     days = lambda per_second: args.planned / per_second / 86_400  # noqa: E731
-    plan += ["", "| sentences/s of all processes together | days |", "|---:|---:|"]
-    for per_second in (1_000, 5_000, 20_000):
-        plan.append(f"| {per_second:,} | {days(per_second):,.1f} |")
-    plan.append(f"| {rate:,.1f} (this machine) | {days(rate):,.0f} |")
+    times = [[f"{per_second:,}", f"{days(per_second):,.1f}"] for per_second in (1_000, 5_000, 20_000)]
+    times.append([f"{rate:,.1f} (this machine)", f"{days(rate):,.0f}"])
+    duration = table(["sentences/s of all processes together", "days"], times, numbers=True)
     return {
-        "scaling / storage": "\n".join(bytes_), "scaling / speed": speed, "scaling / plan": "\n".join(plan),
-    }  # fmt: skip
+        "scaling / storage": f"{head}\n\n{table(header, storage, numbers=True)}",
+        "scaling / speed": speed,
+        "scaling / plan": f"{planned}\n\n{duration}",
+    }
 
 
 if __name__ == "__main__":

@@ -33,6 +33,8 @@ from pathlib import Path
 
 import torch
 
+from hf_structkd.files import write_atomically
+
 from .crf_competitors import COMPETITORS, OPERATIONS, OURS, Problem, answer, run
 from .crf_report import plot, verdict, write_report
 
@@ -240,7 +242,7 @@ def keep(folder: Path | None, name: str, rows: list[dict]) -> None:
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         lines = ",\n".join(json.dumps(row) for row in rows)
-        (folder / f"{name}.json").write_text(f'{{"torch": "{torch.__version__}", "rows": [\n{lines}\n]}}\n')
+        write_atomically(folder / f"{name}.json", f'{{"torch": "{torch.__version__}", "rows": [\n{lines}\n]}}\n')
 
 
 if __name__ == "__main__":

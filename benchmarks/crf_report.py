@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from hf_structkd.evaluation.markdown import table
 from hf_structkd.evaluation.marked_figures import fill_file
 
 from .crf_competitors import COMPETITORS, OURS
@@ -63,11 +64,6 @@ def plot(results: list[dict], path: Path) -> None:
     axes[0][0].legend()
     figure.tight_layout()
     figure.savefig(path, dpi=120)
-
-
-def table(header: list[str], rows: list[list[str]]) -> str:
-    lines = ["| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *rows)]
-    return "\n".join(lines)
 
 
 def gates(results: list[dict]) -> str:

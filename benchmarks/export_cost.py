@@ -20,6 +20,7 @@ from datasets import Dataset
 from hf_structkd import Teacher
 from hf_structkd.data.readers import CorpusError
 from hf_structkd.evaluation.aggregate import macro_average
+from hf_structkd.evaluation.markdown import table
 from hf_structkd.evaluation.marked_figures import fill_file
 from hf_structkd.evaluation.tagging_metrics import TaggingMetrics
 from hf_structkd.export.onnx import OnnxTagger, export_onnx, quantize_onnx
@@ -84,18 +85,20 @@ def main() -> None:
     lines = [
         f"{count:,} sentences{long}, batches of {args.batch_size}, one thread.",
         "",
-        f"|  | MiB | sentences/s | {metrics.metric_name} x 100 | sentences tagged as by PyTorch |",
-        "|---|---:|---:|---:|---:|",
     ]
+    header = ["", "MiB", "sentences/s", f"{metrics.metric_name} x 100", "sentences tagged as by PyTorch"]
+    rows = []
     for name, by_language in found.items():
         reports = {lang: metrics.report(tags, list(sentences[lang]["tags"])) for lang, tags in by_language.items()}
         score = 100 * macro_average(reports)[metrics.metric_name]
         same = sum(a == b for lang, tags in by_language.items() for a, b in zip(tags, found["PyTorch"][lang]))
         speed = count / median(seconds[name])
-        lines.append(f"| {name} | {sizes[name] / MIB:.1f} | {speed:,.0f} | {score:.2f} | {100 * same / count:.2f} % |")
-    print("\n".join(lines))
+        share = f"{100 * same / count:.2f} %"
+        rows.append([name, f"{sizes[name] / MIB:.1f}", f"{speed:,.0f}", f"{score:.2f}", share])
+    text = "\n".join([*lines, table(header, rows, numbers=True)])
+    print(text)
     if args.write:
-        fill_file(Path(args.write), "export", {"export": "\n".join(lines)})
+        fill_file(Path(args.write), "export", {"export": text})
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ from hf_structkd.data.columns import TARGET_COLUMNS
 from hf_structkd.data.demo_corpus import load_demo_corpus
 from hf_structkd.data.tokenizer import train_tokenizer
 from hf_structkd.distillation.objectives import NO_DISTILLATION, OBJECTIVES, needed_columns, parse_objective
+from hf_structkd.evaluation.markdown import table
 from hf_structkd.evaluation.marked_figures import fill_file
 
 SPECS = [NO_DISTILLATION, *OBJECTIVES, "posterior+top_wk"]
@@ -184,9 +185,8 @@ def as_markdown(args: argparse.Namespace, measured: dict[int, dict[str, dict[str
         "median (quartiles). *Loss*: the loss and its gradients without the encoder, for the batch, gold's part "
         "included. *Bytes*: the targets of a sentence.",
         "",
-        "| objective | " + " | ".join(f"step, {c} tags | loss | bytes" for c in measured) + " |",
-        "|---|" + "---|---|---|" * len(measured),
     ]
+    rows = []
     for spec in SPECS:
         cells = []
         for found in measured.values():
@@ -194,10 +194,16 @@ def as_markdown(args: argparse.Namespace, measured: dict[int, dict[str, dict[str
             spread = f"{own['ms']:.0f} ms" if spec == NO_DISTILLATION else ""
             cells.append(spread or f"{own['ratio']:.2f} ({own['low']:.2f} to {own['high']:.2f})")
             cells += [f"{own['loss_ms']:.1f} ms", f"{own['bytes']:,.0f}"]
-        lines.append(f"| `{spec}` | " + " | ".join(cells) + " |")
+        rows.append([f"`{spec}`", *cells])
+    header = [name for c in measured for name in (f"step, {c} tags", "loss", "bytes")]
     against = ", ".join(f"{found['structural']['to_posterior']:.2f} ({c} tags)" for c, found in measured.items())
     return "\n".join(
-        [*lines, "", f"The loss of `structural` against that of `posterior`, median of pairs: {against}."]
+        [
+            *lines,
+            table(["objective", *header], rows),
+            "",
+            f"The loss of `structural` against that of `posterior`, median of pairs: {against}.",
+        ]
     )
 
 

@@ -23,6 +23,7 @@ from transformers.utils import logging
 from hf_structkd import CRFTokenClassificationPipeline, XLMRobertaCRFConfig, XLMRobertaForTokenClassificationCRF
 from hf_structkd.data.corpora import label_inventory, load_corpus
 from hf_structkd.data.tokenizer import train_tokenizer
+from hf_structkd.evaluation.markdown import table
 from hf_structkd.evaluation.marked_figures import fill_file
 
 
@@ -106,15 +107,15 @@ def main() -> None:
 
 def as_markdown(args: argparse.Namespace, reports: list[dict[str, Any]]) -> str:
     names = list(reports[0]["contestants"])
-    lines = [f"Encoder of {args.layers} layers of {args.hidden}, {args.sentences} texts, {args.rounds} rounds.", ""]
-    lines += ["| batch | " + " | ".join(names) + " |", "|---:|" + "---|" * len(names)]
+    head = f"Encoder of {args.layers} layers of {args.hidden}, {args.sentences} texts, {args.rounds} rounds."
+    rows = []
     for report in reports:
         cells = []
         for own in report["contestants"].values():
             low, high = own["ratio_spread"]
             cells.append(f"{own['sentences_per_s']} sentences/s, {own['ratio']:.2f} ({low:.2f} to {high:.2f})")
-        lines.append(f"| {report['batch_size']} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        rows.append([str(report["batch_size"]), *cells])
+    return f"{head}\n\n{table(['batch', *names], rows)}"
 
 
 if __name__ == "__main__":

@@ -4,9 +4,10 @@
     python -m benchmarks.training_cost --write
 
 `--measure` times training steps of each student at its real size, random weights, without distillation and with the
-recipe's objective in turn, and keeps them in step_times.json. `--write` counts the operations of each encoder, makes
-the estimates and fills the marked places of README.md; figures of others are in reference.yaml. The hours follow from
-the operations and the paper's own hours, not from the steps timed here.
+recipe's objective in turn, and keeps them in results/paper/step_times.json. `--write` counts the operations of each
+encoder, makes the estimates and fills the marked places of examples/recipes/paper/README.md; figures of others are in
+results/paper/reference.yaml. The hours follow from the operations and the paper's own hours, not from the steps timed
+here.
 """
 
 import argparse
@@ -24,9 +25,13 @@ import yaml
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModel, BertConfig, XLMRobertaConfig
 
-FOLDER = Path(__file__).resolve().parents[1] / "examples" / "recipes" / "paper"
+from hf_structkd.evaluation import markdown
+from hf_structkd.evaluation.marked_figures import fill_file
+from hf_structkd.files import write_atomically
 
-STEP_TIMES = FOLDER / "step_times.json"
+FOLDER = Path(__file__).resolve().parents[1] / "examples" / "recipes" / "paper"
+RESULTS = Path(__file__).parent / "results" / "paper"
+STEP_TIMES = RESULTS / "step_times.json"
 ROBERTA = {"vocab_size": 250002, "max_position_embeddings": 514, "type_vocab_size": 1, "pad_token_id": 1}
 LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
 SHAPES = {  # of the encoders that the recipes name; the configurations' defaults are those of a base model
@@ -65,13 +70,13 @@ def lstm_operations_a_word(fields: dict[str, Any]) -> float:
 
 def time_steps(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """Seconds of a training step of a student without distillation and with its recipe's objective."""
-    from objective_cost import make_corpus
-
     from hf_structkd import StructKDTrainer, StructKDTrainingArguments, Teacher, annotate, crf_class_for
     from hf_structkd.data.columns import TARGET_COLUMNS
     from hf_structkd.data.demo_corpus import load_demo_corpus
     from hf_structkd.data.tokenizer import train_tokenizer
     from hf_structkd.distillation.objectives import needed_columns, parse_objective
+
+    from .objective_cost import make_corpus
 
     fields = recipe(name)
     labels = ["O", *(f"{prefix}-{kind}" for kind in ("LOC", "MISC", "ORG", "PER") for prefix in "BIES")]
@@ -152,7 +157,7 @@ def measure(options: argparse.Namespace) -> None:
         "rounds": options.rounds,
         "students": {name: time_steps(name, options) for name in STUDENTS},
     }
-    STEP_TIMES.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    write_atomically(STEP_TIMES, json.dumps(found, indent=2) + "\n")
 
 
 # ---- estimates and tables ----
@@ -181,8 +186,7 @@ def share_of_peak(reference: dict[str, Any]) -> float:
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+    return f"\n{markdown.table(header, rows, numbers=True)}\n"
 
 
 def scores_table(reference: dict[str, Any]) -> str:
@@ -242,9 +246,7 @@ def steps_table(measured: dict[str, Any]) -> str:
 
 
 def write() -> None:
-    from hf_structkd.evaluation.marked_figures import fill_file
-
-    reference = yaml.safe_load((FOLDER / "reference.yaml").read_text(encoding="utf-8"))
+    reference = yaml.safe_load((RESULTS / "reference.yaml").read_text(encoding="utf-8"))
     measured = json.loads(STEP_TIMES.read_text(encoding="utf-8"))
     figures = {"scores": scores_table(reference), "hours": hours_table(reference)}
     figures["steps"] = steps_table(measured)

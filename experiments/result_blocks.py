@@ -130,7 +130,7 @@ def _values(row: Row) -> dict[str, str]:
 
 def table(header: list[str], lines: list[list[str]]) -> str:
     """A table of finished lines, numbers to the right; what its header says is escaped."""
-    return markdown.table([escaped(name) for name in header], lines, ["---", *["---:"] * (len(header) - 1)])
+    return markdown.table([escaped(name) for name in header], lines, numbers=True)
 
 
 def _spread(spread: Spread) -> str:

@@ -18,6 +18,7 @@ import traceback
 from pathlib import Path
 
 from hf_structkd.data.readers import CorpusError
+from hf_structkd.files import write_atomically
 from hf_structkd.processes import STOPPED, run_main
 from hf_structkd.recipes.folder import differences
 
@@ -167,7 +168,7 @@ def work(options: argparse.Namespace, definitions: dict[str, str], number: int, 
 
     def failed(job: Job, error: Exception) -> None:
         traceback.print_exc()
-        (job.lock.parent / FAILURE_FILE).write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+        write_atomically(job.lock.parent / FAILURE_FILE, "".join(traceback.format_exception(error)))
 
     jobs, sources = [], [options.output_dir, *options.reuse]
     for cell in cells:

@@ -2,10 +2,10 @@
 
 Everything in the package that must survive a crash goes through this module:
 
-- [`file_sha256`] is the checksum of a file.
+- [`file_sha256`] and [`json_sha256`] are the checksums of a file and of JSON values.
 - [`sealed`] and [`read_sealed`] put a checksum into a small JSON file and verify it: damage is noticed.
 - [`exclusive_lock`] lets one process at a time work in a folder.
-- [`write_atomically`] replaces a text file in one step.
+- [`write_atomically`] replaces a file in one step.
 
 The module imports nothing else of the package.
 """
@@ -37,10 +37,21 @@ def file_sha256(file: Path) -> str:
     return digest.hexdigest()
 
 
+def json_sha256(value: Any, ensure_ascii: bool = True) -> str:
+    """The SHA-256 checksum of JSON values. The order of a mapping's keys does not matter.
+
+    Args:
+        value: What `json.dumps` takes.
+        ensure_ascii: As in `json.dumps`. Stored checksums depend on it, so each caller keeps the one it began with.
+    """
+    text = json.dumps(value, sort_keys=True, ensure_ascii=ensure_ascii)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
 def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of JSON values with their checksum under `seal`, for [`read_sealed`] to verify."""
     content = json.loads(json.dumps(content))  # as a file will give it back: tuples become lists
-    return {**content, SEAL: _checksum(content)}
+    return {**content, SEAL: json_sha256(content)}
 
 
 def read_sealed(file: Path) -> dict[str, Any]:
@@ -60,7 +71,7 @@ def read_sealed(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"a {type(content).__name__} where a mapping was written")
     seal = content.pop(SEAL, None)
-    if seal is not None and seal != _checksum(content):
+    if seal is not None and seal != json_sha256(content):
         raise ValueError("it does not match its own checksum")
     return content
 
@@ -100,20 +111,20 @@ def exclusive_lock(folder: Path, error: type[Exception], activity: str) -> Itera
         lock.release()
 
 
-def write_atomically(target: Path, text: str) -> None:
-    """Replace a text file in one step: a reader sees the old file or the new one, never half of one.
+def write_atomically(target: Path, content: str | bytes) -> None:
+    """Replace a file in one step: a reader sees the old file or the new one, never half of one.
 
     Args:
         target: The file; its folder must exist.
-        text: The contents, written as UTF-8.
+        content: What the file will hold; text is written as UTF-8.
 
     Raises:
         OSError: If the folder cannot be written to; the old file, if any, is then untouched.
     """
     descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content.encode("utf-8") if isinstance(content, str) else content)
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes files that only their owner can read
@@ -121,7 +132,3 @@ def write_atomically(target: Path, text: str) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-
-
-def _checksum(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

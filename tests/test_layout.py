@@ -173,3 +173,26 @@ def test_every_import_is_declared():
             for top in {module.split(".")[0] for module in modules} - sys.stdlib_module_names:
                 name = DISTRIBUTIONS.get(top, top)
                 assert name.lower() in names or name.replace("_", "-").lower() in names, f"{path}: {top}"
+
+
+def calls_and_numbers(source: str) -> set[str]:
+    """What a module must leave to the one place for it: the ignored label, writing files, hashing JSON."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.UnaryOp) and ast.unparse(node) == "-100":
+            found.add("-100")
+        if isinstance(node, ast.Attribute) and node.attr in ("write_text", "write_bytes"):
+            found.add(node.attr)
+        if isinstance(node, ast.keyword) and node.arg == "sort_keys":
+            found.add("sort_keys")
+    return found
+
+
+@pytest.mark.parametrize(
+    ("what", "place"),
+    [("-100", {"modeling/tag_scheme.py"}), ("sort_keys", {"files.py"}), ("write_text", set()), ("write_bytes", set())],
+)
+def test_one_way_each_to_name_the_ignored_label_to_hash_json_and_to_write_files(what, place):
+    places = {file.relative_to(PACKAGE).as_posix() for file in PACKAGE.rglob("*.py")
+              if what in calls_and_numbers(file.read_text(encoding="utf-8"))}  # fmt: skip
+    assert places == place

@@ -302,7 +302,7 @@ def test_operations_are_counted_right():
     frozen, tuned = ({"model": "FacebookAI/xlm-roberta-base", "model_config": {"freeze_encoder": f}} for f in (1, 0))
     assert training_cost.operations_a_subword(frozen, training=True) == forward
     assert training_cost.operations_a_subword(tuned, training=True) == pytest.approx(3 * forward, rel=0.01)
-    reference = yaml.safe_load((PAPER / "reference.yaml").read_text())
+    reference = yaml.safe_load((training_cost.RESULTS / "reference.yaml").read_text())
     for corpus in CORPORA:
         assert set(reference["sizes"][corpus]) == set(languages_of(corpus))
     hours = training_cost.operations(reference, "conll", "mbert_bilstm") / 3600 / 15.7e12

@@ -8,6 +8,8 @@ from typing import Literal
 
 import torch
 
+from ..modeling.tag_scheme import IGNORED
+
 TOKENS = "tokens"
 LANGUAGE = "language"
 SUBWORDS = "input_ids"  # a corpus that has it is tokenised
@@ -17,7 +19,6 @@ SUBWORD_LABELS = "labels"  # in a tokenised corpus: the label of each subword
 TOKEN_COLUMNS = ("tokens", "words", "token", "word", "form")
 TAG_COLUMNS = ("tags", "ner_tags", "pos_tags", "upos", "labels", "tag", "ner_tag", "label", "ner", "pos")
 SENTENCE_COLUMNS = ("sentence_id", "sent_id", "sentence", "sentence #", "sentence_number", "sentence_idx", "sent")
-IGNORED = -100
 
 
 @dataclass(frozen=True)
@@ -72,5 +73,6 @@ AUTOMATIC_COLUMNS = (GROUPS, TEMPERATURE, LABELS)
 
 def labels_key(label_names: Sequence[str]) -> int:
     """What `teacher_labels` holds: a number, never 0, made of the names of labels in their order."""
+    # Stored answers hold it. The bytes are those of `json_sha256`, which this room does not import.
     digest = hashlib.sha256(json.dumps(list(label_names)).encode()).digest()
     return int.from_bytes(digest[:6], "big") or 1  # 48 bits: exact in a float64 too

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..modeling.crf import LinearChainCRF
 from ..modeling.crf_head import gold_statistics
+from ..modeling.tag_scheme import IGNORED
 from .objectives import Chosen, weighted_losses
 from .targets import Targets
 
@@ -55,5 +56,5 @@ def mixed_losses(
 
 def loss_items(batch: Any, normalization: str) -> Tensor:
     """What a loss is divided by, one True each: (batch, subwords) words or (batch,) sentences."""
-    words = batch["word_mask"].bool() if "word_mask" in batch else batch["labels"] != -100
+    words = batch["word_mask"].bool() if "word_mask" in batch else batch["labels"] != IGNORED
     return words if normalization == "word" else words.any(dim=1)

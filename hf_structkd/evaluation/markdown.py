@@ -48,17 +48,18 @@ def fenced(text: str, language: str = "") -> str:
     return "\n".join([f"{fence}{language}", *lines, fence])
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]], align: Sequence[str] = ()) -> str:
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], numbers: bool = False) -> str:
     """A Markdown table.
 
     Args:
         header, rows: cells, Markdown without pipes, such as [`escaped`] and [`code`] return.
-        align: of each column ``"---"`` or ``"---:"``; by default all to the left.
+        numbers: columns behind the first hold numbers, and stand to the right; by default all stand to the left.
 
     Raises:
         ValueError: if a row has more or fewer cells than the header, or a cell has a pipe or a line break.
     """
-    lines = [list(header), list(align) or ["---"] * len(header), *map(list, rows)]
+    rule = ["---", *["---:" if numbers else "---"] * (len(header) - 1)]
+    lines = [list(header), rule, *map(list, rows)]
     for line in lines:
         if len(line) != len(header) or any(re.search(r"[|\r\n]", cell) for cell in line):
             raise ValueError(f"{line} is no row of a table with the columns {list(header)}")

@@ -9,10 +9,11 @@ What stands between a marker and the next `<!-- end -->` is replaced; all else i
 has no pipe: a place may be a cell of a table, and Markdown cuts tables into cells at every pipe, in comments too.
 """
 
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
+
+from ..files import write_atomically
 
 SEPARATOR = " / "
 MARK = re.compile(r"(<!-- results: (.*?) -->)(.*?)(<!-- end -->)", re.DOTALL)
@@ -71,6 +72,4 @@ def fill_file(document: Path, group: str, figures: Mapping[str, str]) -> None:
     for name in figures:
         if f"<!-- results: {name} -->" not in text:
             raise ValueError(f"{document} has no place for {name!r}: <!-- results: {name} --> and <!-- end -->")
-    temporary = document.with_name(f".{document.name}.tmp")
-    temporary.write_text(fill(text, figures, {group}), encoding="utf-8")
-    os.replace(temporary, document)
+    write_atomically(document, fill(text, figures, {group}))

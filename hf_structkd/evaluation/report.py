@@ -119,7 +119,7 @@ class ComparisonReport:
             The table and, where averages leave languages out, a line that says which they are over.
         """
         header, *rows = [[escaped(cell) for cell in line] for line in self._cells()]
-        text = table(header, rows, ["---", *["---:"] * (len(header) - 1)])
+        text = table(header, rows, numbers=True)
         return "\n\n".join([text, *map(escaped, self._notes())])
 
     def to_text(self) -> str:

@@ -6,12 +6,10 @@ from typing import Any
 import numpy as np
 from transformers import EvalPrediction
 
-from ..modeling.tag_scheme import SchemeName, TagScheme
+from ..modeling.tag_scheme import IGNORED, SchemeName, TagScheme
 from .accuracy import word_accuracy
 from .sentences import type_reports
 from .seqeval_metric import strict_seqeval
-
-IGNORED = -100
 
 
 class TaggingMetrics:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..files import LOCK_FILE, exclusive_lock, file_sha256, read_sealed, sealed
+from ..files import LOCK_FILE, exclusive_lock, file_sha256, read_sealed, sealed, write_atomically
 
 SETTINGS_FILE = "tagger.json"
 WORK_FOLDER = "_exporting"  # what begins with _ is not pushed to the Hub
@@ -57,7 +57,7 @@ def _move(work: Path, folder: Path, settings: Mapping[str, Any]) -> None:
     files = sorted(file for file in work.iterdir() if file.name != LOCK_FILE)
     sums = {file.name: {"bytes": file.stat().st_size, "sha256": file_sha256(file)} for file in files}
     text = json.dumps(sealed({**settings, "files": sums}), indent=2) + "\n"
-    (work / SETTINGS_FILE).write_text(text, encoding="utf-8")
+    write_atomically(work / SETTINGS_FILE, text)
     (folder / SETTINGS_FILE).unlink(missing_ok=True)
     for file in (*files, work / SETTINGS_FILE):
         os.replace(file, folder / file.name)

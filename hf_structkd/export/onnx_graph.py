@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch._higher_order_ops.scan import scan
 
 from ..modeling.crf_paths import IMPOSSIBLE
+from ..modeling.tag_scheme import IGNORED
 from ..modeling.windows import content_mask
-from ..modeling.word_tensors import IGNORED
 
 
 class TaggerGraph(nn.Module):

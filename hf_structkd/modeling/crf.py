@@ -19,8 +19,7 @@ from .crf_autograd import PathSums, expected_score, path_score
 from .crf_batch import Chain, check_emissions, check_legal, check_scores, check_shape, check_spans, checked_lengths
 from .crf_paths import best_path, k_best
 from .crf_reference import NEG_INF, Scores
-
-PADDING_TAG = -100
+from .tag_scheme import IGNORED
 
 
 class SufficientStatistics(NamedTuple):
@@ -64,10 +63,10 @@ class SufficientStatistics(NamedTuple):
             )
         B, K, T = tags.shape
         tags = tags.long()
-        present = tags != PADDING_TAG
+        present = tags != IGNORED
         if bool((present & ((tags < 0) | (tags >= num_tags))).any()):
             raise ValueError(
-                f"tags must be in [0, {num_tags}) or {PADDING_TAG} on padding, got values from "
+                f"tags must be in [0, {num_tags}) or {IGNORED} on padding, got values from "
                 f"{int(tags.min())} to {int(tags.max())}"
             )
         exists = present.any(-1)

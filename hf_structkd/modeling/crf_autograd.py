@@ -16,6 +16,7 @@ from .crf_batch import Chain, check_scores, check_tags
 from .crf_compiled import NativePass, native_on
 from .crf_reference import NEG_INF, REFERENCE, Scores, completions
 from .crf_sums import Messages, PackedPass
+from .tag_scheme import IGNORED
 
 
 class _Sum(torch.autograd.Function):
@@ -124,7 +125,7 @@ class PathSums:
             tags[..., t] = (logits + complete[:, None, t] - noise.log()).argmax(-1)
             logits = scores.transitions[tags[..., t]]
         exists = (scores.start + complete[:, 0]).amax(1, keepdim=True) > NEG_INF
-        return tags.masked_fill(~(self.chain.alive & exists)[:, None], -100)
+        return tags.masked_fill(~(self.chain.alive & exists)[:, None], IGNORED)
 
 
 # Scores of given paths and expected scores: linear functions of a chain's scores, with their constant gradients.
@@ -161,7 +162,7 @@ def path_score(chain: Chain, tags: Tensor) -> Tensor:
     alive, lengths = chain.alive[:, None], chain.lengths_there
     inside, missing = torch.where(alive, tags.long(), 0), None
     if bool((inside.amin() < 0) | (inside.amax() >= C)):
-        missing = ((tags == -100) | ~alive).all(-1)
+        missing = ((tags == IGNORED) | ~alive).all(-1)
         check_tags(tags, alive & ~missing[..., None], C)
         inside = inside.masked_fill(missing[..., None], 0)
     words = inside + torch.arange(0, B * T * C, C, device=inside.device).view(B, 1, T)

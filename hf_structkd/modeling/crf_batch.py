@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .crf_reference import NEG_INF, Scores
+from .tag_scheme import IGNORED
 
 
 class Packing:
@@ -177,7 +178,7 @@ def check_tags(tags: Tensor, real: Tensor, C: int) -> None:
 def check_legal(scores: Scores, alive: Tensor, tags: Tensor) -> None:
     """tags (B, K, T), checked by `check_tags`, must not take a structural zero; -100 throughout is no path."""
     emissions, transitions, start, end = (part == NEG_INF for part in scores)
-    for b, k in ((tags != -100) & alive[:, None]).any(-1).nonzero().tolist():
+    for b, k in ((tags != IGNORED) & alive[:, None]).any(-1).nonzero().tolist():
         path = tags[b, k][alive[b]]
         steps = transitions[path[:-1], path[1:]]
         wrong = emissions[b, alive[b]].gather(1, path[:, None]).squeeze(1)

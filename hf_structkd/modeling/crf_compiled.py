@@ -20,6 +20,7 @@ from torch import Tensor
 from .crf_batch import Chain
 from .crf_reference import IMPOSSIBLE, LIMIT
 from .crf_sums import TINY, Messages, Potentials
+from .tag_scheme import IGNORED
 
 try:
     import numba as _numba
@@ -379,7 +380,7 @@ def _arrays(chain: Chain):
 
 def native_best_path(chain: Chain) -> Tensor:
     """What `viterbi.best_path` returns."""
-    tags = torch.full(chain.scores.emissions.shape[:2], -100)
+    tags = torch.full(chain.scores.emissions.shape[:2], IGNORED)
     _best_path(*_arrays(chain), tags.numpy())
     return tags
 
@@ -387,6 +388,6 @@ def native_best_path(chain: Chain) -> Tensor:
 def native_k_best(chain: Chain, k: int) -> tuple[Tensor, Tensor]:
     """What `viterbi.k_best` returns."""
     B, T, _ = chain.scores.emissions.shape
-    tags, valid = torch.full((B, k, T), -100), torch.zeros(B, k, dtype=torch.bool)
+    tags, valid = torch.full((B, k, T), IGNORED), torch.zeros(B, k, dtype=torch.bool)
     _k_best(*_arrays(chain), k, tags.numpy(), valid.numpy())
     return tags, valid

@@ -16,10 +16,9 @@ from transformers.utils import ModelOutput
 from .configuration import label_names
 from .crf import LinearChainCRF
 from .layers import CRFParameters, WordLSTM, fresh_lstm_values
-from .tag_scheme import TagScheme
+from .tag_scheme import IGNORED, TagScheme
 from .windows import content_mask, encode_in_windows, encoder_window
 from .word_tensors import (
-    IGNORED,
     LOG_ZERO,
     compact,
     gold_statistics,

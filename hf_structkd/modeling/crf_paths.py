@@ -25,6 +25,7 @@ from torch import Tensor
 from .crf_batch import Chain
 from .crf_compiled import native_best_path, native_k_best, native_on
 from .crf_reference import IMPOSSIBLE, LIMIT
+from .tag_scheme import IGNORED
 
 WIDEST_PAIR = 24  # up to here a second direction in the same operations is cheaper than walking back
 
@@ -180,7 +181,7 @@ def best_path(chain: Chain) -> Tensor:
             tags, best = problem.through()
         else:
             tags, best = problem.walk(problem.completions()[1])
-        tags = torch.where((best > -LIMIT)[_rank(problem)], tags, -100)
+        tags = torch.where((best > -LIMIT)[_rank(problem)], tags, IGNORED)
     return _padded(problem, tags)
 
 
@@ -195,7 +196,7 @@ def k_best(chain: Chain, k: int) -> tuple[Tensor, Tensor]:
         tags, regret = beam(completion, rest, problem.transitions, problem.start, problem.sizes, k)
         best = (problem.start + completion[: problem.sizes[0]]).amax(1, keepdim=True)
         valid = (regret < LIMIT) & (best > -LIMIT)
-        tags = torch.where(valid[_rank(problem)], tags, -100)
+        tags = torch.where(valid[_rank(problem)], tags, IGNORED)
         order = problem.packing.order
     exists = torch.empty_like(valid, dtype=torch.bool).index_copy_(0, order.clone(), valid.clone())
     return _padded(problem, tags).transpose(1, 2).contiguous(), exists
@@ -211,5 +212,5 @@ def _rank(problem: _Problem) -> Tensor:
 def _padded(problem: _Problem, tags: Tensor) -> Tensor:
     """(N, ...) to (B, T, ...), -100 on padding; outside inference mode, so that the result may be used anywhere."""
     B, T = problem.sizes[0], problem.T
-    padded = torch.full((B * T, *tags.shape[1:]), -100, dtype=torch.long, device=tags.device)
+    padded = torch.full((B * T, *tags.shape[1:]), IGNORED, dtype=torch.long, device=tags.device)
     return padded.index_copy_(0, problem.packing.word, tags).view(B, T, *tags.shape[1:])

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from .crf import SufficientStatistics
+from .tag_scheme import IGNORED
 from .windows import content_mask
 
-IGNORED = -100
 LOG_ZERO = -1e4  # a finite stand-in for log 0 in `logits`, which the stock pipeline softmaxes
 
 

@@ -11,7 +11,9 @@ from typing import Any
 import torch
 
 from ..evaluation.calibration import plot_reliability, reliability
+from ..evaluation.markdown import escaped, table
 from ..evaluation.marked_figures import fill_file
+from ..files import write_atomically
 from ..modeling.entities import analyses
 from ..modeling.pipeline import CRFTokenClassificationPipeline
 from ..processes import refuse_several_processes
@@ -96,15 +98,22 @@ def main(arguments: Sequence[str], program: str) -> None:
             language: {name: found.to_dict() for name, found in own.items()} for language, own in diagrams.items()
         },
     }
-    (folder / "calibration.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_atomically(folder / "calibration.json", json.dumps(report, indent=2) + "\n")
     plot_reliability(diagrams["all"], folder / "calibration.png", f"{Path(args.checkpoint).name}, {args.split}")
-    table = ["| language | entities | right | " + " | ".join(f"ECE {name}" for name in SCORES) + " |"]
-    table.append("|---|---:|---:|" + "---:|" * len(SCORES))
-    for language, own in diagrams.items():
-        share = sum(right[language]) / len(right[language])
-        eces = " | ".join(f"{100 * own[name].ece:.2f} %" for name in SCORES)
-        table.append(f"| {language} | {len(right[language])} | {100 * share:.1f} % | {eces} |")
-    print("\n".join(table))
+    text = table(
+        ["language", "entities", "right", *(f"ECE {name}" for name in SCORES)],
+        [
+            [
+                escaped(language),
+                str(len(right[language])),
+                f"{100 * sum(right[language]) / len(right[language]):.1f} %",
+                *(f"{100 * own[name].ece:.2f} %" for name in SCORES),
+            ]
+            for language, own in diagrams.items()
+        ],
+        numbers=True,
+    )
+    print(text)
     if args.write:
-        fill_file(Path(args.write), "calibration", {"calibration": "\n".join(table)})
+        fill_file(Path(args.write), "calibration", {"calibration": text})
     print(f"\n{folder / 'calibration.json'}, {folder / 'calibration.png'}")

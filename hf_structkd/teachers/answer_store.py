@@ -17,7 +17,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ import pyarrow as pa
 from datasets import Dataset
 from datasets.table import InMemoryTable
 
-from ..files import LOCK_FILE, exclusive_lock, file_sha256, read_sealed, sealed
+from ..files import LOCK_FILE, exclusive_lock, file_sha256, json_sha256, read_sealed, sealed, write_atomically
 from .answer_summary import Sums, are_sums
 from .question import check_word_counts
 
@@ -140,7 +140,7 @@ class PartialAnswers:
         # A link is followed: a folder takes the place of a folder, not of a link, and only within one file system.
         self.folder, self.question = Path(os.path.realpath(folder)), dict(question)
         self.work = self.folder.with_name(f"{self.folder.name}.partial")
-        self._question_key = hashlib.sha256(json.dumps(self.question, sort_keys=True).encode()).hexdigest()
+        self._question_key = json_sha256(self.question)
 
     def exclusive_lock(self) -> AbstractContextManager[None]:
         """Hold the work folder for this job. Raises AnnotationError if another one holds it, or it is none of ours."""
@@ -350,12 +350,5 @@ def _writing(what: Path) -> Iterator[None]:
 
 
 def _write(file: Path, data: bytes) -> None:
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        with _writing(file):
-            temporary.write_bytes(data)
-            os.replace(temporary, file)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink()  # a full disk needs the room
-        raise
+    with _writing(file):
+        write_atomically(file, data)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..modeling.crf import LinearChainCRF, TopK
 from ..modeling.crf_reference import Scores
+from ..modeling.tag_scheme import IGNORED
 
 
 class BestPaths(NamedTuple):
@@ -109,7 +110,7 @@ def top_of_pool(tags: Tensor, log_probs: Tensor, k: int) -> TopK:
     values, order = values[:, :k], order[:, :k]
     valid = values > -torch.inf
     best = tags.gather(1, order[..., None].expand(-1, -1, words))
-    return TopK(best.masked_fill(~valid[..., None], -100), values, valid)
+    return TopK(best.masked_fill(~valid[..., None], IGNORED), values, valid)
 
 
 # Chains of hidden states, read as tags that several states may share, and how to walk along them.

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..modeling.crf import LinearChainCRF
 from ..modeling.crf_reference import Scores
+from ..modeling.tag_scheme import IGNORED
 from ..modeling.words import as_sentences
 from .base import TagTeacher, TeacherScores
 from .distribution import TagDistribution
@@ -131,7 +132,7 @@ class CallableTeacher(TagTeacher):
         answers = [self._listed(words, answer) for words, answer in zip(sentences, self._asked(sentences))]
         lengths = torch.tensor([len(words) for words in sentences])
         most = max(1, *(len(answer) for answer in answers))
-        tags = torch.full((len(sentences), most, int(lengths.max())), -100)
+        tags = torch.full((len(sentences), most, int(lengths.max())), IGNORED)
         weights = torch.full((len(sentences), most), -torch.inf, dtype=torch.float64)
         for row, (words, answer) in enumerate(zip(sentences, answers)):
             for k, (path, probability) in enumerate(answer.items()):
@@ -151,7 +152,7 @@ class CallableTeacher(TagTeacher):
             allowed_end=reading.allowed_end,
         )
         best = chain.argmax()[0].view_as(tags)
-        read = torch.where(tags < 0, -100, torch.tensor(reading.read_as)[best.clamp(min=0)])
+        read = torch.where(tags < 0, IGNORED, torch.tensor(reading.read_as)[best.clamp(min=0)])
         paths = KnownPaths(read, weights, lengths, reading.num_tags)
         return paths if self.temperature == 1.0 else paths.with_temperature(self.temperature)
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..modeling.tag_scheme import IGNORED
 from .distribution import BestPaths, Hidden, TagDistribution, Walk, hidden_chains, or_one, select
 
 _WIDTHS = (2, 8, 32, 128)  # beginnings kept at each word, times k, until the k best are proven
@@ -32,7 +33,7 @@ def best_of(distribution: TagDistribution, k: int) -> BestPaths:
     """
     marginals = distribution.marginals
     count, num_tags = len(marginals), marginals.shape[-1]
-    tags = torch.full((count, k, int(distribution.lengths.max())), -100)
+    tags = torch.full((count, k, int(distribution.lengths.max())), IGNORED)
     log_prob = torch.full((count, k), -torch.inf, dtype=torch.float64)
     proven = torch.zeros(count, dtype=torch.bool)
     rows, current = torch.arange(count), distribution
@@ -49,7 +50,7 @@ def best_of(distribution: TagDistribution, k: int) -> BestPaths:
     valid = log_prob > -torch.inf
     widest = max(1, int(valid.sum(dim=1).max()))
     back = lambda part: part[:, :widest].to(marginals.device)  # noqa: E731
-    tags = tags.masked_fill(~valid[..., None], -100)
+    tags = tags.masked_fill(~valid[..., None], IGNORED)
     return BestPaths(back(tags), back(log_prob.to(marginals.dtype)), back(valid), proven)
 
 
@@ -89,4 +90,4 @@ def _beam(chains: Sequence[Hidden], lengths: Tensor, num_tags: int, width: int) 
     for word in reversed(range(words)):
         paths[..., word] = chosen[word].gather(1, at)
         at = parents[word].gather(1, at)
-    return paths.masked_fill(~inside[:, None], -100), log_prob, dropped
+    return paths.masked_fill(~inside[:, None], IGNORED), log_prob, dropped

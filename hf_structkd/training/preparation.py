@@ -7,7 +7,7 @@ from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedConfig
 from transformers.trainer_utils import has_length
 
-from ..data.columns import LANGUAGE, TAG_COLUMNS, TARGET_COLUMNS
+from ..data.columns import IGNORED, LANGUAGE, TAG_COLUMNS, TARGET_COLUMNS
 from ..data.sampling import MixedSampler
 from ..data.unlabelled import has_any_gold, has_gold
 from ..data.words import check_corpus, encode_corpus, is_tokenised, relabelled, tag_column, tag_names
@@ -161,7 +161,7 @@ def _refuse_illegal_gold(dataset: Any, config: PreTrainedConfig) -> None:
         return
     scheme, names = TagScheme(label_names(config), config.tag_scheme), tag_names(dataset)
     for row, tags in enumerate(dataset[column]):
-        known = [names[tag] if names else tag for tag in tags or [] if tag not in (None, -100)]
+        known = [names[tag] if names else tag for tag in tags or [] if tag not in (None, IGNORED)]
         if wrong := scheme.violations(known):
             raise ValueError(
                 f"row {row} of the training data has tags that {scheme.name} does not allow, first at word "

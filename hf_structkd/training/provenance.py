@@ -12,16 +12,15 @@ from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 
 from ..data.words import tag_column, tag_names
-from ..files import file_sha256
+from ..files import file_sha256, json_sha256
 from ..teachers.annotate import corpus_fingerprint
 
 _MODEL_FILES = (".json", ".safetensors", ".bin", ".model", ".txt")
 
 
 def digest(value: Any) -> str:
-    """A hash of JSON values; the order of a mapping's keys does not count."""
-    text = json.dumps(value, sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    """A short hash of JSON values. Kept results hold it, so it must not change: letters are hashed unescaped."""
+    return json_sha256(value, ensure_ascii=False)[:16]
 
 
 def data_fingerprint(data: Dataset) -> str:

@@ -207,7 +207,7 @@ class StructKDTrainer(ScoringTrainer):
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor | int | None:
         # Trainer counts labels, which unlabelled sentences have not: show it as many as there are items.
         items = [
-            {"labels": torch.where(loss_items(batch, self.args.normalization), 0, -100)} for batch in batch_samples
+            {"labels": torch.where(loss_items(batch, self.args.normalization), 0, IGNORED)} for batch in batch_samples
         ]
         return super()._get_num_items_in_batch(items, device)
 
