@@ -17,9 +17,7 @@
 """
 
 import itertools
-import json
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from fnmatch import fnmatch
@@ -31,7 +29,7 @@ import yaml
 from hf_structkd import StructKDTrainingArguments
 from hf_structkd.data.columns import TOPK_TAGS
 from hf_structkd.recipes.fields import DataArguments, ModelArguments, StartArguments
-from hf_structkd.recipes.parser import RecipeError, parse_recipe
+from hf_structkd.recipes.parser import RecipeError, read_mapping
 from hf_structkd.recipes.values import read_yaml
 
 from .grid_fields import refuse_idle_members
@@ -125,7 +123,7 @@ class Cell:
 
     @property
     def objectives(self) -> dict[str, Any]:
-        return self.args.chosen_objectives()
+        return self.args.objectives
 
     def __str__(self) -> str:
         return f"{self.name}, seed {self.seed}"
@@ -234,7 +232,7 @@ class Grid:
         """A cell, read and checked. Raises GridError, naming it, where a field is wrong."""
         settings = {**self.recipe, **self.cells[name], "seed": seed}
         try:
-            data, model, own, args = arguments(
+            data, model, own, args = read_mapping(
                 (DataArguments, ModelArguments, CellArguments, StructKDTrainingArguments),
                 {**self.expand(settings), "output_dir": "unused"},
             )
@@ -280,14 +278,3 @@ def _combinations(name: str, own: dict[str, Any]) -> list[tuple[str, dict[str, A
         raise GridError(f"cell {name!r} needs {{{missing[0]}}} in its name, which tells its combinations apart")
     combined = [dict(zip(matrix, values)) for values in itertools.product(*matrix.values())]
     return [(name.format(**values), {**own, **values}) for values in combined]
-
-
-def arguments(kinds: Sequence[type], values: Mapping[str, Any]) -> tuple[Any, ...]:
-    """A mapping as `parse_recipe` reads one from a file: the same checks, the same messages."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "recipe.yaml"
-        file.write_text(json.dumps(dict(values)), encoding="utf-8")  # JSON is YAML
-        try:
-            return parse_recipe(kinds, [str(file)])
-        except RecipeError as error:
-            raise RecipeError(str(error).replace(f" in recipe {file}", "").replace(str(file), "fields")) from None

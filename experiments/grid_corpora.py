@@ -11,9 +11,10 @@ from datasets import DatasetDict
 
 from hf_structkd.recipes.data import labels_of, load_data
 from hf_structkd.recipes.fields import DataArguments
+from hf_structkd.recipes.parser import read_mapping
 from hf_structkd.training.provenance import data_fingerprint
 
-from .grid import Cell, Grid, arguments
+from .grid import Cell, Grid
 
 
 class GridCorpora:
@@ -28,7 +29,7 @@ class GridCorpora:
 
     @cached_property
     def data_arguments(self) -> DataArguments:
-        (data,) = arguments((DataArguments,), self.grid.expand(_fields_of(DataArguments, self.grid.recipe)))
+        (data,) = read_mapping((DataArguments,), self.grid.expand(_fields_of(DataArguments, self.grid.recipe)))
         return data
 
     @cached_property
@@ -42,7 +43,7 @@ class GridCorpora:
         if not self.grid.zero_shot:
             return {}
         own = self.grid.expand({"corpus": self.grid.recipe.get("corpus"), **self.grid.zero_shot})
-        (data,) = arguments((DataArguments,), own)
+        (data,) = read_mapping((DataArguments,), own)
         return load_data(data, splits=("test",))
 
     @cached_property

@@ -28,12 +28,13 @@ from hf_structkd.recipes.data import load_data
 from hf_structkd.recipes.fields import DataArguments, ModelArguments
 from hf_structkd.recipes.folder import SETTINGS_FILE, settings_of, train_into
 from hf_structkd.recipes.models import make_tagger
+from hf_structkd.recipes.parser import read_mapping
 from hf_structkd.teachers.annotate import corpus_fingerprint
 from hf_structkd.teachers.panel import Panel
 from hf_structkd.training.provenance import content_key, data_fingerprint, digest
 from hf_structkd.training.teacher_embeddings import View, teacher_views
 
-from .grid import Cell, Grid, GridError, TeacherSet, arguments
+from .grid import Cell, Grid, GridError, TeacherSet
 from .grid_corpora import GridCorpora
 from .shared_work import Job, do_shared
 from .trimming import train_trimmed
@@ -82,7 +83,7 @@ class TeacherSets:
             recipe[field] = spec.recipe.get(field)
         limit = spec.recipe.get("max_train_sentences")
         try:
-            data, model, args = arguments(
+            data, model, args = read_mapping(
                 (DataArguments, ModelArguments, StructKDTrainingArguments),
                 {**self.grid.expand(recipe), "output_dir": "unused"},
             )

@@ -19,7 +19,7 @@ softens and the paths stay paths, so their difference does not shrink. What `cit
 from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -46,10 +46,8 @@ from .comparisons import (
 )
 from .targets import Targets
 
-TemperatureMode = Literal["local", "global"]
-TEMPERATURE_MODES: tuple[TemperatureMode, ...] = ("local", "global")
-Combination = Literal["sum", "average"]
-COMBINATIONS: tuple[Combination, ...] = ("sum", "average")
+TEMPERATURE_MODES = ("local", "global")
+COMBINATIONS = ("sum", "average")
 
 
 @dataclass(frozen=True)
@@ -72,12 +70,12 @@ class Objective:
     """
 
     temperature: float = 1.0
-    temperature_mode: TemperatureMode = "local"
+    temperature_mode: str = "local"
 
     name: ClassVar[str]
     needs: ClassVar[tuple[str, ...]]
     source: ClassVar[str]
-    temperature_modes: ClassVar[tuple[TemperatureMode, ...]] = TEMPERATURE_MODES
+    temperature_modes: ClassVar[tuple[str, ...]] = TEMPERATURE_MODES
     temperature_power: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
@@ -302,8 +300,8 @@ _PART_FIELDS = ("weight", "temperature", "temperature_mode")
 def parse_objective(
     spec: str | Mapping[str, Any],
     temperature: float = 1.0,
-    temperature_mode: TemperatureMode = "local",
-    combination: Combination = "sum",
+    temperature_mode: str = "local",
+    combination: str = "sum",
 ) -> dict[str, tuple[Objective, float]]:
     """Read a choice of objectives.
 
@@ -372,7 +370,7 @@ def _parts(spec: str | Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return parts
 
 
-def describe_objectives(objectives: Chosen, combination: Combination = "sum") -> str:
+def describe_objectives(objectives: Chosen, combination: str = "sum") -> str:
     """A choice of objectives in words, with what each weighs in the loss, for logs and cards."""
     if not objectives:
         return "none: gold tags alone"

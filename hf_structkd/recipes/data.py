@@ -151,7 +151,7 @@ def unlabelled_part(whole: Mapping[str, DatasetDict], recipe: Recipe) -> dict[st
                 "augmentation"
             )
         return {}
-    if not args.chosen_objectives():
+    if not args.objectives:
         raise RecipeError("unlabelled sentences are learnt from teachers alone, and objective 'none' asks no teacher")
     if data_args.unlabelled_sentences is None and data_args.unlabelled_corpus is None:
         return {}

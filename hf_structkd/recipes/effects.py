@@ -66,11 +66,11 @@ class Rule(NamedTuple):
 
 
 def _asks(recipe: Any) -> bool:
-    return bool(recipe.chosen_objectives())
+    return bool(recipe.objectives)
 
 
 def _reads_paths(recipe: Any) -> bool:
-    needed = needed_columns(recipe.chosen_objectives())
+    needed = needed_columns(recipe.objectives)
     return TOPK_TAGS in needed or TOPK_LOG_PROBS in needed
 
 
@@ -184,7 +184,7 @@ def idle_fields(command: str, given: Mapping[str, Any], instances: Sequence[Any]
     recipe = SimpleNamespace(**{f.name: getattr(i, f.name) for i in instances for f in dataclasses.fields(i)})
     for instance in instances:
         if isinstance(instance, StructKDTrainingArguments):
-            recipe.chosen_objectives = instance.chosen_objectives
+            recipe.objectives = instance.objectives
     found = {name: reason for name, reason in NEVER[command].items() if given.get(name) not in (None, False, "none")}
     defaults = {f.name: f.default for i in instances for f in dataclasses.fields(i)}
     for rule in UNDER[command]:

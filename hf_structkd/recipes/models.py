@@ -114,7 +114,7 @@ def check_head(head: str, args: StructKDTrainingArguments) -> None:
     """Raise RecipeError if a softmax head is to be trained with what it has no part for: now, not after hours."""
     if head == "crf":
         return
-    if TRANSITIONS in needed_columns(args.chosen_objectives()):
+    if TRANSITIONS in needed_columns(args.objectives):
         raise RecipeError(f"objective {args.objective!r} compares transition scores, which head: softmax has not")
 
 

@@ -70,7 +70,7 @@ class Recipe:
     @property
     def objectives(self) -> Chosen:
         """The objectives with their weights; empty where the student learns from gold tags alone."""
-        return self.training.chosen_objectives()
+        return self.training.objectives
 
     @property
     def gold_only(self) -> DataArguments:

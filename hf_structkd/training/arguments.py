@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import TrainingArguments
 
-from ..distillation.objectives import Objective, parse_objective
+from ..distillation.objectives import Chosen, parse_objective
 from ..distillation.schedules import make_schedule
 from ..processes import check_processes, prepare_processes
 from .argument_checks import check_training_numbers, refuse_addresses
@@ -118,8 +118,8 @@ class StructKDTrainingArguments(TrainingArguments):
     )
 
     def __getstate__(self) -> dict[str, Any]:
-        """What pickling stores, in the `training_args.bin` beside every checkpoint: all but the access token."""
-        return {**self.__dict__, "hub_token": None}
+        """What pickling stores, in the `training_args.bin` beside every checkpoint: all fields but the access token."""
+        return {**{name: value for name, value in self.__dict__.items() if name != "_objectives"}, "hub_token": None}
 
     def __copy__(self) -> "StructKDTrainingArguments":
         # copying goes through pickling's state by default, and a copy in memory keeps the token
@@ -132,14 +132,18 @@ class StructKDTrainingArguments(TrainingArguments):
         copied.__dict__.update({name: copy.deepcopy(value, memo) for name, value in self.__dict__.items()})
         return copied
 
-    def chosen_objectives(self) -> dict[str, tuple[Objective, float]]:
-        """name -> (objective, weight in the loss); see `parse_objective`."""
-        return parse_objective(
-            self.objective,
-            self.temperature,
-            self.temperature_mode,  # type: ignore[arg-type]
-            self.objective_combination,  # type: ignore[arg-type]
-        )
+    @property
+    def objectives(self) -> Chosen:
+        """name -> (objective, weight in the loss), as `parse_objective` reads the four fields.
+
+        They are parsed once, and again when a field has changed, as a search over objectives changes them.
+        """
+        fields = (self.objective, self.temperature, self.temperature_mode, self.objective_combination)
+        written, objectives = self.__dict__.get("_objectives", (None, {}))
+        if written != repr(fields):  # a mapping may have changed in place
+            objectives = parse_objective(*fields)
+            self.__dict__["_objectives"] = repr(fields), objectives
+        return objectives
 
     def __post_init__(self) -> None:
         prepare_processes()
@@ -152,7 +156,7 @@ class StructKDTrainingArguments(TrainingArguments):
         check_training_numbers(self)
         refuse_addresses(self)
         refuse_without_effect(self)
-        self.chosen_objectives()
+        _ = self.objectives  # an error, where they cannot be read
         make_schedule(self.lambda_schedule, self.lambda_start, self.lambda_end, self.lambda_rate)
         if self.normalization not in NORMALIZATIONS:
             raise ValueError(f"normalization must be one of {NORMALIZATIONS}, not {self.normalization!r}")

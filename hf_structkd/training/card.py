@@ -63,7 +63,7 @@ def training_results(
         model: further members of `RunResults.model` (`base_model`, `dataset`, `parameters`); they win.
         more: further members of [`RunResults`], such as `scores`, `comparison`, `seconds`.
     """
-    chosen = args.chosen_objectives()
+    chosen = args.objectives
     sources = dict.fromkeys([SLKD, *(objective.source for objective, _ in chosen.values())]) if chosen else {}
     described = {
         "name": name,

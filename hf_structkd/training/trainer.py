@@ -133,7 +133,7 @@ class StructKDTrainer(ScoringTrainer):
         self.loss_is_scaled_for_ga = True
         self.loss_log, self.loss_guard = LossLog(), LossGuard()
         self._evaluation_loss: EvaluationLoss | None = None  # of the evaluation under way
-        if args.crf_learning_rate is not None and not crf_parameters(self.model):  # type: ignore
+        if args.crf_learning_rate is not None and self.model is not None and not crf_parameters(self.model):
             raise ValueError("crf_learning_rate has no effect: the model has no transition scores that are trained")
         if data_collator is not None and train_dataset is not None:
             data = self._remove_unused_columns(train_dataset) if isinstance(train_dataset, Dataset) else None
@@ -151,8 +151,8 @@ class StructKDTrainer(ScoringTrainer):
         return model
 
     def _read_objective(self, args: StructKDTrainingArguments) -> None:
-        self.objectives = args.chosen_objectives()
-        logger.info("objective: %s", describe_objectives(self.objectives, args.objective_combination))  # type: ignore
+        self.objectives = args.objectives
+        logger.info("objective: %s", describe_objectives(self.objectives, args.objective_combination))
         self.lambda_schedule = self._given_schedule or make_schedule(
             args.lambda_schedule, args.lambda_start, args.lambda_end, args.lambda_rate
         )

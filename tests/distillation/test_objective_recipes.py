@@ -1,14 +1,18 @@
 """Danger: a choice of objectives is lost on its way from a recipe to the loss, the log or the card."""
 
+import copy
 import json
+import pickle
 
 import pytest
 import torch
 
 from hf_structkd import StructKDTrainer, StructKDTrainingArguments, Teacher
+from hf_structkd.distillation.objectives import parse_objective
 from hf_structkd.hub.card_data import card_data
 from hf_structkd.hub.model_card import build_model_card
 from hf_structkd.recipes.parser import RecipeError, parse_recipe
+from hf_structkd.training import arguments
 from hf_structkd.training.card import trainer_results
 
 OFFICIAL = {"posterior": {"weight": 1, "temperature": 2.25}, "top_wk": 1}
@@ -26,10 +30,10 @@ def test_the_official_recipe_is_the_same_in_python_yaml_and_on_the_command_line(
     )
     python = StructKDTrainingArguments(
         str(tmp_path), use_cpu=True, objective=OFFICIAL, objective_combination="average"
-    ).chosen_objectives()
+    ).objectives
     common = ["--output_dir", tmp_path, "--use_cpu", "--objective_combination", "average"]
-    assert parsed(recipe).chosen_objectives() == python
-    assert parsed("--objective", json.dumps(OFFICIAL), *common).chosen_objectives() == python
+    assert parsed(recipe).objectives == python
+    assert parsed("--objective", json.dumps(OFFICIAL), *common).objectives == python
     assert {name: (part.temperature, weight) for name, (part, weight) in python.items()} == {
         "posterior": (2.25, 0.5),
         "top_wk": (1.0, 0.5),
@@ -39,6 +43,31 @@ def test_the_official_recipe_is_the_same_in_python_yaml_and_on_the_command_line(
         parsed(recipe)
     with pytest.raises(RecipeError, match="combination of objectives must be one of"):
         parsed("--output_dir", tmp_path, "--use_cpu", "--objective_combination", "mean")
+
+
+def test_objectives_are_parsed_once_and_again_when_a_field_changes(tmp_path, monkeypatch):
+    parsed_specs = []
+
+    def parse(spec, *rest):
+        parsed_specs.append(copy.deepcopy(spec))
+        return parse_objective(spec, *rest)
+
+    monkeypatch.setattr(arguments, "parse_objective", parse)
+    args = StructKDTrainingArguments(str(tmp_path), use_cpu=True, objective={"top_k": 1})
+    assert args.objectives is args.objectives
+    assert parsed_specs == [{"top_k": 1}]
+    args.objective["posterior"] = 0.5  # as a search changes a mapping, in place
+    assert {name: weight for name, (_, weight) in args.objectives.items()} == {"top_k": 1, "posterior": 0.5}
+    args.objective, args.temperature = "posterior", 2.0
+    assert args.objectives["posterior"][0].temperature == 2.0
+    assert len(parsed_specs) == 3
+    args.objective = {"posterior": True}  # equal to the number 1, and no weight
+    with pytest.raises(ValueError, match="must be a number"):
+        args.check()
+    args.objective = "posterior"
+    copied = pickle.loads(pickle.dumps(args))
+    assert "_objectives" not in copied.__dict__
+    assert copied.objectives == args.objectives
 
 
 @pytest.mark.parametrize("combination", ["sum", "average"])
