@@ -118,7 +118,7 @@ class StructKDTrainingArguments(TrainingArguments):
     )
 
     def __getstate__(self) -> dict[str, Any]:
-        """What pickling stores, in the `training_args.bin` beside every checkpoint: all fields but the access token."""
+        """What pickling stores, in the `training_args.bin` of a checkpoint: all fields but the access token."""
         return {**{name: value for name, value in self.__dict__.items() if name != "_objectives"}, "hub_token": None}
 
     def __copy__(self) -> "StructKDTrainingArguments":
