@@ -1,7 +1,8 @@
 """Registers the package with transformers: its models by their type, its pipeline by its task.
 
 Registration imports transformers and torch, which takes seconds. It therefore waits until something else imports
-transformers, and happens at once where transformers is imported already.
+transformers, and happens at once where transformers is imported already. A module of `modeling/` may be the one that
+imports transformers; registration needs this module and waits until it is complete too.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from importlib.machinery import ModuleSpec
 from typing import Any
 
 LIBRARY = "transformers"
+NEEDED = f"{__package__}.modeling."
 
 
 def register_with_transformers() -> None:
@@ -43,13 +45,18 @@ def register() -> None:
 
 
 class _AfterImport(importlib.abc.MetaPathFinder):
-    """An import hook: the other finders find transformers, and its import is followed by the registration.
+    """An import hook: the other finders find a module, and its import is followed by the registration.
 
-    A library may ask for the specification of transformers without importing it; the hook then stays in place.
+    It follows the import of transformers, or that of the outermost module of `modeling/` that is then unfinished. A
+    library may ask for the specification of transformers without importing it; the hook then stays in place.
     """
 
+    def __init__(self) -> None:
+        self.unfinished = 0  # modules of `modeling/` whose import has begun and not ended
+        self.library_imported = False
+
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        if fullname != LIBRARY or self not in sys.meta_path:
+        if self not in sys.meta_path or not (fullname == LIBRARY or fullname.startswith(NEEDED)):
             return None
         position = sys.meta_path.index(self)
         sys.meta_path.remove(self)
@@ -59,13 +66,18 @@ class _AfterImport(importlib.abc.MetaPathFinder):
             sys.meta_path.insert(position, self)
         if spec is None or spec.loader is None:
             return spec
-        run_module = spec.loader.exec_module
+        run_module, needed = spec.loader.exec_module, fullname != LIBRARY
 
         def run_and_register(module: Any) -> None:
-            if self in sys.meta_path:
+            self.unfinished += needed
+            try:
+                run_module(module)
+            finally:
+                self.unfinished -= needed
+            self.library_imported |= not needed
+            if self.library_imported and not self.unfinished and self in sys.meta_path:
                 sys.meta_path.remove(self)
-            run_module(module)
-            register()
+                register()
 
         spec.loader.exec_module = run_and_register  # type: ignore[method-assign]
         return spec
