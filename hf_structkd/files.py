@@ -111,6 +111,32 @@ def exclusive_lock(folder: Path, error: type[Exception], activity: str) -> Itera
         lock.release()
 
 
+def refuse_missing_folder(name: str | os.PathLike) -> None:
+    """Raise FileNotFoundError for a name that can only be a folder's, and is none.
+
+    Args:
+        name: a folder, or an id on the Hub: one word, or two with a slash between them.
+    """
+    parts = os.fspath(name).replace(os.sep, "/").split("/")
+    is_path = len(parts) > 2 or any(part in ("", ".", "..", "~") for part in parts) or Path(name).is_absolute()
+    if is_path and not Path(name).is_dir():
+        there = "it is a file" if Path(name).exists() else "there is nothing of this name"
+        raise FileNotFoundError(f"there is no folder {os.fspath(name)!r} ({there}; seen from {os.getcwd()})")
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a process holds a folder, see `exclusive_lock`."""
+    lock = FileLock(folder / LOCK_FILE)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return True
+    except OSError:  # not ours to lock: nobody can tell
+        return True
+    lock.release()
+    return False
+
+
 def write_atomically(target: Path, content: str | bytes) -> None:
     """Replace a file in one step: a reader sees the old file or the new one, never half of one.
 

@@ -218,6 +218,13 @@ def test_bad_input_is_one_clear_message_and_nothing_written(recipe, tmp_path, op
     assert not (tmp_path / "out").exists()
 
 
+def test_a_run_that_failed_while_it_was_set_up_can_be_corrected(recipe, tmp_path, refusal):
+    """Danger: the settings of the wrong command stay, and the right one is refused as another run."""
+    for size in ("5", "6"):
+        said = refusal("run_distill.py", recipe, "--output_dir", tmp_path / "out", "--vocab_size", size)
+        assert f"vocab_size={size} is too small" in said
+
+
 def test_in_a_shell_bad_input_is_one_message_too(recipe, tmp_path):
     """Danger: the scripts' own process ends with a traceback, or as if all were well."""
     done = run("run_distill.py", recipe, "--output_dir", tmp_path / "out", "--top_k", "0", check=False)

@@ -16,8 +16,9 @@ from transformers.trainer_utils import HubStrategy
 
 from ..distillation.objectives import NO_DISTILLATION
 from ..evaluation.resources import measured_energy, peak_memory
-from ..files import LOCK_FILE, exclusive_lock, write_atomically
+from ..files import LOCK_FILE, exclusive_lock, is_held, write_atomically
 from ..settings import ABSENT, compare_settings, dump_settings
+from ..teachers.answer_store import QUESTION_FILE
 from ..teachers.checkpoint import Teacher
 from ..training.arguments import StructKDTrainingArguments
 from ..training.provenance import content_key, data_fingerprint, model_files
@@ -29,6 +30,7 @@ logger = logging.getLogger(__name__)
 SETTINGS_FILE = "settings.json"
 STATE_FILE = "trainer_state.json"
 WORK_SETTINGS_FILE = "_settings.json"  # of a training that goes on; names with _ stay out of pushes to the Hub
+_BEFORE_WORK = (SETTINGS_FILE, WORK_SETTINGS_FILE, QUESTION_FILE)
 # What is not a field of a recipe, but recorded of what a run was made of.
 RECORDED = ("data", "label_order", "encoder")
 # What may differ between two runs that count as the same: where it lies, and how it is watched and paced.
@@ -38,6 +40,15 @@ FREE_SETTINGS = (
     *("per_device_eval_batch_size", "annotation_batch_size", "push_to_hub", "hub_model_id", "hub_private_repo"),
     *("hub_strategy", "hub_always_push", "hub_revision", "license", "label_examples"),
 )
+
+
+def holds_work(folder: Path) -> bool:
+    """Whether a folder holds more than what is written before any work is done: settings and locks that nobody holds.
+
+    What failed while it was set up must not stand in the way of the same thing with other settings.
+    """
+    files = [path for path in folder.rglob("*") if not path.is_dir()]
+    return any(is_held(file.parent) if file.name == LOCK_FILE else file.name not in _BEFORE_WORK for file in files)
 
 
 def train_tagger(
@@ -116,7 +127,7 @@ def _train_into(
             f"{folder} is not empty and holds no finished model ({SETTINGS_FILE}); choose another folder"
         )
     work = folder.with_name(folder.name + ".training")
-    if (work / WORK_SETTINGS_FILE).exists():
+    if (work / WORK_SETTINGS_FILE).exists() and any(work.glob("checkpoint-*")):
         refuse_other_settings(work, json.loads((work / WORK_SETTINGS_FILE).read_text())["settings"], settings)
     # What is finished is pushed by the script, with all scores on its card; before that only where it is asked for.
     args = replace_output(args, work, push_to_hub=args.push_to_hub and args.hub_strategy != HubStrategy.END)

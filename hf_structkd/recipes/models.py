@@ -18,6 +18,7 @@ from transformers import (
 from ..data.columns import TRANSITIONS
 from ..data.tokenizer import train_tokenizer
 from ..distillation.objectives import needed_columns
+from ..files import refuse_missing_folder
 from ..modeling.configuration import CRFConfigMixin, label_names
 from ..modeling.taggers import XLMRobertaCRFConfig, XLMRobertaForTokenClassificationCRF, crf_class_for
 from ..training.arguments import StructKDTrainingArguments
@@ -34,6 +35,7 @@ def check_model(args: ModelArguments) -> None:
     if args.model == SCRATCH:
         return
     try:
+        refuse_missing_folder(args.model)
         config = AutoConfig.from_pretrained(
             args.model, revision=args.revision or "main", trust_remote_code=args.trust_remote_code
         )

@@ -38,6 +38,7 @@ from .fields import DataArguments
 from .folder import (
     RECORDED,
     SETTINGS_FILE,
+    holds_work,
     provenance,
     refuse_other_settings,
     replace_output,
@@ -72,12 +73,13 @@ class DistillationRun:
         self.folders: dict[str, Path] = {}
         self.seconds: dict[str, float] = {"teachers": 0.0}
         file = self.output / SETTINGS_FILE
-        self._stored: dict[str, Any] | None = json.loads(file.read_text()) if file.exists() else None
+        stored = file.exists() and holds_work(self.output)  # what failed before it began is forgotten
+        self._stored: dict[str, Any] | None = json.loads(file.read_text()) if stored else None
         if self._stored is not None:
             # What the run was made of is compared once the corpora are read.
             told = {name: value for name, value in self._stored.items() if name not in RECORDED}
             refuse_other_settings(self.output, told, recipe.settings())
-        elif self.output.exists() and any(self.output.iterdir()):
+        elif not file.exists() and self.output.exists() and any(self.output.iterdir()):
             raise RecipeError(f"{self.output} is not empty and holds no run of a recipe; choose another output_dir")
 
     @classmethod

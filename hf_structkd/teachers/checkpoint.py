@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import AutoModelForTokenClassification, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
+from ..files import refuse_missing_folder
 from ..modeling.configuration import label_names as labels_of
 from ..modeling.configuration import refuse_oversized
 from ..modeling.crf_head import CRFHeadMixin, compact
@@ -100,6 +101,7 @@ class Teacher(TagTeacher):
         """
         kwargs.setdefault("dtype", torch.float32)
         common = {"revision": revision or "main", "trust_remote_code": trust_remote_code}
+        refuse_missing_folder(model_id_or_path)
         try:
             fields, _ = PreTrainedConfig.get_config_dict(model_id_or_path, revision=revision or "main")
             refuse_oversized(fields, model_id_or_path)
@@ -138,6 +140,16 @@ class Teacher(TagTeacher):
             "config": {key: value for key, value in sorted(fields.items()) if key not in _UNIMPORTANT},
             # A Hub commit, or a name that the user gives, does not say what became of them in this process.
             **({"weights": self._hash()} if self._revision else {}),
+            **self._changed_since(),
+        }
+
+    def _changed_since(self) -> dict[str, Any]:
+        """What else makes its answers, where it is not what follows from the rest of `identity`."""
+        constrained_by, unknown = labels_of(self.model.config), self.tokenizer.unk_token
+        return {
+            **({"config.id2label": constrained_by} if constrained_by != self.own_labels else {}),
+            # Stands for words without a single piece; most tokenizers' models name the same one.
+            **({"unk_token": unknown} if unknown != _unknown_piece(self.tokenizer) else {}),
         }
 
     def settings(self) -> dict[str, Any]:
@@ -183,6 +195,14 @@ class Teacher(TagTeacher):
             window=window,
             pad_token_id=self.tokenizer.pad_token_id or 0,
         )
+
+
+def _unknown_piece(tokenizer: Any) -> str | None:
+    """The piece that a fast tokenizer's own model gives to what it does not know."""
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    if model.get("unk_token") is not None or model.get("unk_id") is None:
+        return model.get("unk_token")
+    return model["vocab"][model["unk_id"]][0]
 
 
 def _tokenization(tokenizer: Any) -> str:

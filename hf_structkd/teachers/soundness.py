@@ -17,6 +17,7 @@ _HARMLESS = re.compile(
     r"|lm_predictions|mask_predictions|discriminator_predictions|generator_predictions"
     r"|position_ids|token_type_ids|inv_freq)(\.|$)"
 )
+_LONGEST = 2048  # words, up to which a checkpoint must have tag sequences for every length
 _TOLD = {"word_starts.pieces"}  # a model may be told after loading which words there are
 
 
@@ -61,8 +62,13 @@ def _refuse_impossible_lengths(model: CRFHeadMixin, name: str) -> None:
     for mask, parameter in (("allowed", "transitions"), ("allowed_start", "start"), ("allowed_end", "end")):
         score = getattr(crf, parameter if parameter == "transitions" else f"{parameter}_transitions")
         allowed[mask] = (score > -torch.inf) & masks.get(mask, torch.ones_like(score, dtype=torch.bool))
-    reached = allowed["allowed_start"]
-    for words in range(1, len(reached) + 2):  # later words reach no other sets of tags than these
+    reached, before = allowed["allowed_start"], set()
+    # Which tags a word may have follows from those of the word before: from a set that comes again on, all is known.
+    # Cycles of transitions may put that off as far as the least common multiple of their lengths: there is a bound.
+    for words in range(1, _LONGEST + 1):
+        if (key := tuple(reached.tolist())) in before:
+            return
+        before.add(key)
         if not bool((reached & allowed["allowed_end"]).any()):
             raise ValueError(
                 f"{name} is damaged: its transition, start and end scores exclude all tag sequences of {words} word(s)"

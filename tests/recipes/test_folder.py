@@ -11,7 +11,8 @@ import pytest
 from datasets import Dataset
 
 from hf_structkd import StructKDTrainer, StructKDTrainingArguments
-from hf_structkd.recipes.folder import SETTINGS_FILE, provenance, train_into
+from hf_structkd.files import exclusive_lock
+from hf_structkd.recipes.folder import SETTINGS_FILE, holds_work, provenance, train_into
 from hf_structkd.recipes.parser import RecipeError
 
 FORK = multiprocessing.get_context("fork")
@@ -173,3 +174,27 @@ def test_progress_is_told_in_lines_where_there_is_no_bar(tmp_path, arguments, tr
     assert "  1 of 3 updates, about " in printed
     train_into(tmp_path / "student", {}, arguments, fit, "Teacher for xx")
     assert f"== Teacher for xx: finished before, in {tmp_path / 'student'}\n" in capsys.readouterr().out
+
+
+def test_what_is_written_before_any_work_is_no_work(tmp_path):
+    """Danger: a run that failed while it was set up blocks the folder for the corrected one."""
+    teacher = tmp_path / "run" / "teachers" / "en.training"
+    teacher.mkdir(parents=True)
+    (tmp_path / "run" / "settings.json").write_text("{}")
+    (teacher / "_settings.json").write_text("{}")
+    with exclusive_lock(teacher, RecipeError, "training"):
+        assert holds_work(tmp_path / "run"), "another process is at it"
+    assert not holds_work(tmp_path / "run")
+    (teacher / "checkpoint-1").mkdir()
+    (teacher / "checkpoint-1" / "model.safetensors").touch()
+    assert holds_work(tmp_path / "run")
+
+
+def test_settings_of_a_training_that_saved_nothing_are_forgotten(tmp_path, arguments, train):
+    def fails(args):
+        raise ValueError("too small")
+
+    with pytest.raises(ValueError, match="too small"):
+        train_into(tmp_path / "model", {"vocab_size": 5}, arguments, fails)
+    train_into(tmp_path / "model", {"vocab_size": 300}, arguments, train)
+    assert (tmp_path / "model" / "settings.json").exists()

@@ -1,5 +1,6 @@
 """Danger: answers of one teacher, of one setting or in one order of labels are taken for another's."""
 
+import copy
 import json
 
 import numpy as np
@@ -214,3 +215,17 @@ def test_groups_of_one_part_leave_the_tags_of_another_alone(corpus, labels, toke
     others = trainer.data_collator(rows[3:])
     rest = trainer.compute_loss(trainer.model.eval(), others, num_items_in_batch=1)
     torch.testing.assert_close(mixed, first + rest)
+
+
+def test_what_was_changed_after_a_teacher_was_made_makes_another_one(make_student, tokenizer, labels):
+    """Danger: labels say which tag sequences are legal, and a tokenizer's unknown token stands for odd words."""
+    teacher = Teacher(make_student(seed=1), copy.deepcopy(tokenizer))
+    first = teacher.identity()
+    turned = [labels[0], *reversed(labels[1:])]
+    teacher.model.config.id2label = dict(enumerate(turned))
+    assert teacher.identity() == {**first, "config.id2label": turned}
+    teacher.model.config.id2label = dict(enumerate(labels))
+    assert teacher.identity() == first
+    assert "unk_token" not in first, "answers that were kept before stay good"
+    teacher.tokenizer.unk_token = "<pad>"
+    assert teacher.identity() == {**first, "unk_token": "<pad>"}

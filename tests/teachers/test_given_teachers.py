@@ -110,6 +110,23 @@ def excluding(mask):
     return change
 
 
+def two_cycles(folder):
+    """Tags follow each other in cycles of 2 and of 5: of all lengths, 10 words (20, ...) alone have no sequence."""
+
+    def change(weights):
+        for part in weights:
+            if part.startswith("crf."):
+                weights[part].fill_(-torch.inf)
+        for cycle in ((0, 1), (2, 3, 4, 5, 6)):
+            for tag, following in zip(cycle, (*cycle[1:], cycle[0])):
+                weights["crf.transitions"][tag, following] = 0.0
+        weights["crf.start_transitions"][[0, 2]] = 0.0
+        weights["crf.end_transitions"][[0, 2, 3, 4, 5]] = 0.0
+
+    change_config(folder, crf_constraints="none")
+    change_weights(folder, change)
+
+
 def larger_vocabulary(folder):
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.add_tokens([f"piece{number}" for number in range(50)])
@@ -133,6 +150,7 @@ def cut(name):
         (lambda f: change_config(f, hidden_size="wide"), "tagger"),
         (lambda f: change_config(f, id2label={"0": "O", "5": "B-PER"}), "tagger"),
         (lambda f: change_weights(f, excluding(torch.ones(7, 7, dtype=torch.bool))), "exclude all tag .* of 2 word"),
+        (two_cycles, "exclude all tag .* of 10 word"),
         (lambda f: change_weights(f, lambda w: w["crf.transitions"].fill_(float("nan"))), "crf.transitions holds NaN"),
         (lambda f: change_weights(f, lambda w: w["classifier.bias"].fill_(float("inf"))), "classifier.bias holds NaN"),
         (larger_vocabulary, "has a tokenizer with .* pieces and embeddings for"),
@@ -170,3 +188,12 @@ def test_a_folder_that_is_not_there_is_said_to_be_no_teacher(tmp_path):
         OSError, match=r"no teacher can be loaded from .*nowhere'.* neither the folder of a checkpoint"
     ):
         ready_teachers({"en": str(tmp_path / "nowhere")})
+
+
+@pytest.mark.parametrize("name", ["{}/nowhere", "./nowhere", "runs/one/nowhere", "{}/a file"])
+def test_a_path_without_a_folder_is_told_as_such(name, tmp_path):
+    """The Hub's message was about the form of repository names, wherever a checkpoint is named by its path."""
+    (tmp_path / "a file").touch()
+    path = name.format(tmp_path)
+    with pytest.raises(OSError, match=f"there is no folder '{path}' \\((it is a file|there is nothing of this name)"):
+        Teacher.from_pretrained(path)
