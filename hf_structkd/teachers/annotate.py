@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from accelerate import PartialState
 from datasets import Dataset, Features, concatenate_datasets
 from tqdm.auto import tqdm
@@ -28,8 +29,16 @@ from ..data.columns import (
 from ..data.words import check_corpus
 from ..distillation.objectives import check_temperature
 from ..processes import check_processes, prepare_processes
-from .answer_store import AnnotationError, PartialAnswers, finished, in_order, load_finished, load_summary
-from .answer_summary import add_sums, summarise
+from .answer_store import (
+    AnnotationError,
+    PartialAnswers,
+    finished,
+    in_order,
+    load_finished,
+    load_summary,
+    update_summary,
+)
+from .answer_summary import accuracy, add_sums, summarise, without_gold
 from .panel import Panel, Teachers
 from .question import ALL, Question, Shard
 
@@ -204,6 +213,7 @@ def _on_disk(question: Question, record: dict[str, Any], folder: Path, shard_siz
         state.wait_for_everyone()
         if state.is_main_process:
             partial.discard()  # of a process that was killed after its last step but one
+            _update_summary(question, partial.folder, answers)
         return answers
     shards = question.shards(shard_size)
     with partial.exclusive_lock() if state.is_main_process else nullcontext():
@@ -219,8 +229,8 @@ def _on_disk(question: Question, record: dict[str, Any], folder: Path, shard_siz
                 partial.finish(
                     [shard.rows for shard in shards],
                     question.lengths,
-                    lambda notes: _summary(question, shards, notes),
-                    {"version": version("hf_structkd")},
+                    lambda notes, tables: _summary(question, shards, _graded(question, shards, notes, tables)),
+                    {"version": version("hf_structkd"), "gold": question.gold_key(shards)},
                 )
     state.wait_for_everyone()
     answers = load_finished(partial.folder, record, question.lengths)
@@ -241,11 +251,35 @@ def _ask_shards(
     with _bar(count(mine), count(mine) - count(todo), progress) as bar:
         for number, shard in todo:
             table, sums = question.answer(shard, bar.update)
-            partial.write(number, shard.rows, table, sums)
+            partial.write(number, shard.rows, table, sums, question.gold_key([shard]))
     seconds = time.perf_counter() - started
     if todo:
         rate = count(todo) / max(seconds, 1e-9)
         logger.info("asked about %d sentences in %.1f s (%.1f sentences/s)", count(todo), seconds, rate)
+
+
+def _graded(
+    question: Question, shards: Sequence[Shard], notes: Sequence[Mapping[str, Any]], tables: Sequence[pa.Table]
+) -> list[Mapping[str, Any]]:
+    """The notes, with sums that speak of the gold tags there are now: others may have been there when it was asked."""
+    graded = []
+    for shard, note, table in zip(shards, notes, tables, strict=True):
+        if note.get("gold") != question.gold_key([shard]):
+            note = {**note, "sums": without_gold(note["sums"]) | (question.graded(shard, table) or {})}
+        graded.append(note)
+    return graded
+
+
+def _update_summary(question: Question, folder: Path, answers: Dataset) -> None:
+    """Let the summary of finished answers speak of the gold tags there are now."""
+    shards = {shard.language: shard for shard in question.shards(question.count)}
+
+    def grade(language: str) -> float | None:
+        shard = shards[language]
+        sums = question.graded(shard, answers.data.table.take(pa.array(shard.rows)))
+        return None if sums is None else accuracy(sums)
+
+    update_summary(folder, question.gold_key(list(shards.values())), grade)
 
 
 def _summary(question: Question, shards: Sequence[Shard], notes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

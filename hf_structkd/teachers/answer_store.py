@@ -128,6 +128,38 @@ def load_summary(folder: Path) -> dict[str, Any]:
     return json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))
 
 
+def update_summary(folder: Path, gold: str, grade: Callable[[str], float | None]) -> None:
+    """Make the summary beside finished answers speak of the gold tags there are now, if it speaks of others.
+
+    A process that is killed meanwhile leaves whole answers, and a summary that the next one looks at again.
+
+    Args:
+        folder: of finished answers, which nobody else reads now.
+        gold: a hash of the gold tags.
+        grade: language -> the accuracy on them.
+    """
+    record = read_sealed(folder / RECORD_FILE)
+    if record.get("gold") == gold or not (folder / SUMMARY_FILE).exists():
+        return
+    try:
+        summary = load_summary(folder)
+        for language, said in summary.items():
+            said["accuracy"] = grade(language)
+        answers = {ANSWERS_FILE: _files(record, folder)[ANSWERS_FILE]}
+        _write(folder / RECORD_FILE, _json(sealed({**record, "gold": None, "files": answers})))
+        _write(folder / SUMMARY_FILE, _json(summary))
+        files = {**answers, SUMMARY_FILE: _checksum(folder / SUMMARY_FILE)}
+        _write(folder / RECORD_FILE, _json(sealed({**record, "gold": gold, "files": files})))
+    except (OSError, ValueError, KeyError, TypeError) as error:  # a folder for reading alone; a stranger's summary
+        logger.warning("%s: its accuracy is on other gold tags than these (%s)", folder / SUMMARY_FILE, error)
+        return
+    logger.info("%s: the gold tags have changed, and the accuracy on them", folder / SUMMARY_FILE)
+
+
+def _checksum(file: Path) -> dict[str, Any]:
+    return {"sha256": file_sha256(file), "bytes": file.stat().st_size}
+
+
 class PartialAnswers:
     """The answers to a question while they are being asked.
 
@@ -159,7 +191,8 @@ class PartialAnswers:
             AnnotationError: if it belongs to another question, or what will be made in it could not take its place.
         """
         file = self.work / QUESTION_FILE
-        stored = _read_record(file, f"remove {self.work} and ask again") if file.exists() else self.question
+        begun = any(self.work.glob("shard-*"))  # else there are no answers that could be another question's
+        stored = _read_record(file, f"remove {self.work} and ask again") if begun else self.question
         if differ := differences(stored, self.question):
             raise AnnotationError(
                 f"{self.work} holds unfinished answers to another question ({differ}); remove it, or use another "
@@ -221,8 +254,15 @@ class PartialAnswers:
             return None
         return note
 
-    def write(self, number: int, rows: np.ndarray, table: pa.Table, sums: Sums) -> None:
-        """Keep a shard's answers. The note comes last: a shard with a note is whole."""
+    def write(self, number: int, rows: np.ndarray, table: pa.Table, sums: Sums, gold: str) -> None:
+        """Keep a shard's answers. The note comes last: a shard with a note is whole.
+
+        Args:
+            number, rows: as for `note`.
+            table: a row for each of the rows.
+            sums: for the summary.
+            gold: a hash of the gold tags that went into the sums.
+        """
         file, note_file = self._paths(number)
         note_file.unlink(missing_ok=True)
         sink = pa.BufferOutputStream()
@@ -230,14 +270,14 @@ class PartialAnswers:
             writer.write_table(table)
         data = sink.getvalue().to_pybytes()
         _write(file, data)
-        note = {"sha256": hashlib.sha256(data).hexdigest(), "sums": sums, **self._binding(number, rows)}
+        note = {"sha256": hashlib.sha256(data).hexdigest(), "sums": sums, "gold": gold, **self._binding(number, rows)}
         _write(note_file, json.dumps(sealed(note)).encode())
 
     def finish(
         self,
         rows_of_shards: Sequence[np.ndarray],
         words: np.ndarray,
-        summary: Callable[[list[dict[str, Any]]], dict[str, Any]],
+        summary: Callable[[list[dict[str, Any]], list[pa.Table]], dict[str, Any]],
         more: Mapping[str, Any],
     ) -> None:
         """Put all shards together in the dataset's order, and give the folder its name.
@@ -245,14 +285,15 @@ class PartialAnswers:
         Args:
             rows_of_shards: the dataset's rows that each shard has.
             words: (sentences,), how many each sentence has.
-            summary: the shards' notes -> what is kept as summary.
+            summary: the shards' notes and answers -> what is kept as summary.
             more: what the record says beside the question.
 
         Raises:
             AnnotationError: if a shard is missing, or its answers do not fit the sentences.
         """
-        notes = [self.note(number, rows) for number, rows in enumerate(rows_of_shards)]
-        if missing := [number for number, note in enumerate(notes) if note is None]:
+        read = [self.note(number, rows) for number, rows in enumerate(rows_of_shards)]
+        notes = [note for note in read if note is not None]
+        if missing := [number for number, note in enumerate(read) if note is None]:
             raise AnnotationError(
                 f"shards {missing[:10]} are missing from {self.work}: do all processes see the same folder?"
             )
@@ -263,11 +304,8 @@ class PartialAnswers:
                 ready.mkdir()
                 tables = [self._table(number, words[rows]) for number, rows in enumerate(rows_of_shards)]
                 in_order(tables, rows_of_shards, ready / ANSWERS_FILE)
-            _write(ready / SUMMARY_FILE, _json(summary([note for note in notes if note is not None])))
-            files = {
-                name: {"sha256": file_sha256(ready / name), "bytes": (ready / name).stat().st_size}
-                for name in (ANSWERS_FILE, SUMMARY_FILE)
-            }
+            _write(ready / SUMMARY_FILE, _json(summary(notes, tables)))
+            files = {name: _checksum(ready / name) for name in (ANSWERS_FILE, SUMMARY_FILE)}
             _write(ready / RECORD_FILE, _json(sealed({**self.question, **more, "files": files})))
         except BaseException:
             shutil.rmtree(ready, ignore_errors=True)  # the shards are all there, and may need the room

@@ -27,17 +27,11 @@ def batch_sums(
         gold: for each sentence its gold tags (representatives too), -1 where a tag is none of the student's; or
             `None`.
     """
-    words = correct = 0
-    for row, tags in enumerate(gold):
-        if tags is not None:
-            words += int((tags >= 0).sum())
-            correct += int((best[row, : len(tags)] == tags).sum())
     sums = {
         "sentences": float(len(lengths)),
         "words": float(lengths.sum()),
         "entropy": float(entropy.astype(np.float64).sum()),
-        "gold_words": float(words),
-        "correct": float(correct),
+        **count_correct(best, gold),
     }
     if log_probs is not None:
         sums["mass"] = float(np.exp(log_probs.astype(np.float64)).sum())
@@ -55,16 +49,43 @@ def are_sums(found: object) -> bool:
 
 
 def add_sums(parts: Iterable[Mapping[str, float]]) -> Sums:
-    """The parts added up, in their order."""
-    total: Sums = {}
+    """The parts added up, in their order; what one of them lacks is left out."""
+    parts = list(parts)
+    names = [name for name in (parts[0] if parts else {}) if all(name in part for part in parts)]
+    total: Sums = dict.fromkeys(names, 0.0)
     for part in parts:
-        for name, value in part.items():
-            total[name] = total.get(name, 0.0) + value
+        for name in names:
+            total[name] += part[name]
     return total
 
 
+def without_gold(sums: Mapping[str, float]) -> Sums:
+    """Sums that say nothing of gold tags."""
+    return {name: value for name, value in sums.items() if name not in ("gold_words", "correct")}
+
+
+def count_correct(best: Sequence[np.ndarray] | np.ndarray, gold: Sequence[np.ndarray | None]) -> Sums:
+    """How many words have gold tags, and how many of them a teacher tags alike.
+
+    Args:
+        best: for each sentence the teacher's tags (representatives of groups), of its words and perhaps padding.
+        gold: as for `batch_sums`.
+    """
+    words = correct = 0
+    for found, tags in zip(best, gold, strict=True):
+        if tags is not None:
+            words += int((tags >= 0).sum())
+            correct += int((found[: len(tags)] == tags).sum())
+    return {"gold_words": float(words), "correct": float(correct)}
+
+
+def accuracy(sums: Mapping[str, float]) -> float | None:
+    """The share of gold words that the teacher tags alike; `None` where there are none, or nobody can tell."""
+    return sums["correct"] / sums["gold_words"] if sums.get("gold_words") else None
+
+
 def summarise(sums: Mapping[str, float]) -> dict[str, Any]:
-    """`sentences`, `words`, `accuracy` (share of gold words that the teacher tags alike; `None` without gold),
+    """`sentences`, `words`, `accuracy` (see `accuracy`),
     `entropy` (nats a sentence), and of the k best, `None` without: `mass` (probability that they cover) and `paths`
     (how many there are; below k where sentences have fewer), means over sentences, and `unproven` (sentences where a
     sequence outside them might be more probable than one of them, see `best_of`).
@@ -72,7 +93,7 @@ def summarise(sums: Mapping[str, float]) -> dict[str, Any]:
     return {
         "sentences": int(sums["sentences"]),
         "words": int(sums["words"]),
-        "accuracy": sums["correct"] / sums["gold_words"] if sums["gold_words"] else None,
+        "accuracy": accuracy(sums),
         "entropy": sums["entropy"] / sums["sentences"],
         "mass": sums["mass"] / sums["sentences"] if "mass" in sums else None,
         "paths": sums["paths"] / sums["sentences"] if "paths" in sums else None,

@@ -1,6 +1,7 @@
 """Asking a panel of teachers about sentences, batch by batch."""
 
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +31,7 @@ from ..data.columns import (
     labels_key,
 )
 from ..data.words import tag_column, tag_names
-from .answer_summary import Sums, add_sums, batch_sums
+from .answer_summary import Sums, add_sums, batch_sums, count_correct
 from .distribution import BestPaths, TagDistribution
 from .panel import Panel
 
@@ -116,6 +117,7 @@ def _column(name: str, values: Mapping[str, np.ndarray], lengths: np.ndarray, pa
     return array
 
 
+_ROWS_AT_ONCE = 1000
 ALL = "*"  # stands for every language where one panel serves all
 
 
@@ -224,6 +226,46 @@ class Question:
         gold = [self._gold_ids_of(tags, words, groups) for tags, words in zip(gold_tags, sentences)]
         sums = batch_sums(lengths, values[ENTROPY], values.get(TOPK_LOG_PROBS), values.get(UNPROVEN), best, gold)
         return arrow_batch(values, lengths, self.features), sums
+
+    def gold_key(self, shards: Sequence[Shard]) -> str:
+        """A hash of the gold tags of shards' sentences, as the student's labels; how they are cut does not matter."""
+        digest = hashlib.sha256()
+        for shard in shards:
+            for _, gold in self._gold_of(shard):
+                for tags in gold:
+                    digest.update(b"-" if tags is None else b"+" + tags.astype(np.int64).tobytes())
+        return digest.hexdigest()
+
+    def graded(self, shard: Shard, answers: pa.Table) -> Sums | None:
+        """What the gold tags of a shard's sentences, as they are now, say of answers that are kept.
+
+        Args:
+            shard: which.
+            answers: a row for each of the shard's, in their order.
+
+        Returns:
+            The sums of `count_correct`; `None` where the answers do not hold the teacher's best tags.
+        """
+        column = next((name for name in (TOPK_TAGS, MARGINALS) if name in answers.column_names), None)
+        if column is None:
+            return None
+        parts = []
+        for start, gold in self._gold_of(shard):
+            kept = answers[column].slice(start, len(gold)).to_pylist()
+            best = [np.array(row[0] if column == TOPK_TAGS else np.argmax(row, axis=-1)) for row in kept]
+            parts.append(count_correct(best, gold))
+        return add_sums(parts)
+
+    def _gold_of(self, shard: Shard) -> Iterator[tuple[int, list[np.ndarray | None]]]:
+        """Some sentences at a time: the place of the first in the shard, and the gold tags of each."""
+        groups, column = self._groups[shard.language], self._gold_column
+        for start in range(0, len(shard.rows), _ROWS_AT_ONCE):
+            rows = shard.rows[start : start + _ROWS_AT_ONCE].tolist()
+            if column is None:
+                yield start, [None] * len(rows)
+                continue
+            read = self._dataset[rows]
+            yield start, [self._gold_ids_of(tags, words, groups) for tags, words in zip(read[column], read[TOKENS])]
 
     def _temperature_of(self, name: str) -> float:
         return self.temperatures.get(TOPK_LOG_PROBS if name in (TOPK_TAGS, UNPROVEN) else name, 1.0)

@@ -78,8 +78,8 @@ def test_answers_are_counted_against_words_before_they_are_put_together_and_when
     """Danger: whatever else goes wrong, answers of another length than their sentence are believed."""
     write = shards.PartialAnswers.write
 
-    def other_rows(partial, number, rows, table, sums):
-        write(partial, number, rows, table.take(pa.array([3, 2, 1, 0])), sums)
+    def other_rows(partial, number, rows, table, sums, gold):
+        write(partial, number, rows, table.take(pa.array([3, 2, 1, 0])), sums, gold)
 
     monkeypatch.setattr(shards.PartialAnswers, "write", other_rows)
     mixed = town().select([0, 1, 2, 3])
@@ -146,3 +146,78 @@ def test_what_is_made_of_answers_lies_in_no_file_beside_them(tmp_path, make_stud
         assert trainer.train_dataset["teacher_marginals"] == answers["teacher_marginals"]
     answers.map(lambda row: {"more": 1})
     assert sorted(path.name for path in folder.iterdir()) == ["annotation.json", "answers.arrow", "summary.json"]
+
+
+def graded_town(wrong: int = 0, count: int = 12) -> Dataset:
+    """Sentences whose gold tags the teacher `first` knows but for the first word of some."""
+    data = town(count)
+    tags = [["O"] * len(words) for words in data["tokens"]]
+    for row in range(wrong):
+        tags[row][0] = "B-PER"
+    return data.add_column("tags", tags)
+
+
+def accuracy(folder: Path) -> float | None:
+    return shards.load_summary(folder)["*"]["accuracy"]
+
+
+def test_the_summary_speaks_of_the_gold_tags_there_are_now(tmp_path):
+    """Danger: gold tags are corrected, the sentences stay, and the accuracy on the old ones is reported."""
+    folder, log = tmp_path / "answers", []
+    ask(folder, teacher(), graded_town(wrong=0))
+    assert accuracy(folder) == 1.0
+    before = (folder / "answers.arrow").read_bytes()
+    ask(folder, teacher(log=log), graded_town(wrong=6))
+    assert accuracy(folder) == pytest.approx(1 - 6 / 30)
+    ask(folder, teacher(log=log), town())
+    assert accuracy(folder) is None
+    record = (folder / "annotation.json").read_bytes()
+    ask(folder, teacher(log=log), town())
+    assert (folder / "annotation.json").read_bytes() == record
+    assert not log
+    assert (folder / "answers.arrow").read_bytes() == before
+
+
+def test_a_resumed_annotation_does_not_mix_old_and_new_gold_tags(tmp_path):
+    folder, log = tmp_path / "answers", []
+    begin(folder, data=graded_town(wrong=12))
+    ask(folder, teacher(log=log), graded_town(wrong=0))
+    assert accuracy(folder) == 1.0
+    assert len(log) == 4, "finished shards are not asked again"
+
+
+def test_accuracy_on_other_gold_tags_is_left_out_where_no_tags_are_kept(tmp_path):
+    folder = tmp_path / "answers"
+    options = {**OPTIONS, "targets": ["teacher_entropy"]}
+    annotate(graded_town(wrong=0), teacher(), output_dir=folder, **options)
+    assert accuracy(folder) == 1.0
+    annotate(graded_town(wrong=3), teacher(), output_dir=folder, **options)
+    assert accuracy(folder) is None
+
+
+@pytest.mark.parametrize("writes", [1, 2])
+def test_a_process_that_is_killed_while_it_updates_a_summary_leaves_whole_answers(tmp_path, monkeypatch, writes):
+    folder = tmp_path / "answers"
+    ask(folder, teacher(), graded_town(wrong=0))
+    write, left = shards._write, [writes]
+
+    def killed(file, data):
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        write(file, data)
+
+    monkeypatch.setattr(shards, "_write", killed)
+    with pytest.raises(KeyboardInterrupt):
+        ask(folder, teacher(), graded_town(wrong=6))
+    monkeypatch.undo()
+    ask(folder, teacher(log=(log := [])), graded_town(wrong=6))
+    assert accuracy(folder) == pytest.approx(1 - 6 / 30)
+    assert not log
+
+
+def test_a_question_that_nobody_was_asked_yet_stands_in_nobodys_way(tmp_path):
+    folder = tmp_path / "answers"
+    with pytest.raises(KeyboardInterrupt):
+        ask(folder, teacher("first", fail_after=0))
+    ask(folder, teacher("second"))
