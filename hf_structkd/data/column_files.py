@@ -97,11 +97,39 @@ def read_columns(
     if layout.separator:
         ahead = [(number, line, line.split("\t") if columns else []) for number, line, columns in ahead]
         rows = ((number, line, line.split("\t") if columns else []) for number, line, columns in rows)
-    if layout.header:
+    if layout.header or _names_columns(path, first, ahead, layout, is_csv):
         ahead = [row for row in ahead if row[0] != first[0]]
     known_tags = _tags_in(ahead, layout)
     sentences = _sentences(path, chain(ahead, rows), layout, known_tags, is_csv)
     yield from sentences if layout.named else _not_counting(path, sentences)
+
+
+def _names_columns(path: Path, first: _Row, ahead: Sequence[_Row], layout: _Layout, is_csv: bool) -> bool:
+    """Whether the first line, of a file whose columns were given by number, certainly names them and is no word.
+
+    It does where what stands in the column of the tags is called as such columns are, and is no other word's tag.
+
+    Raises:
+        CorpusError: If the first line of a CSV file has another tag than all others have, of entities (`B-X`, `O`).
+    """
+    number, line, cells = first
+    cells = line.split("\t") if layout.separator else cells
+    if layout.tags is None or not layout.named or len(cells) <= layout.tags:
+        return False
+    others = _tags_in([row for row in ahead if row[0] != first[0]], layout) - {""}
+    tag = cells[layout.tags].strip()
+    if not others or not tag or tag in others:
+        return False
+    if tag.lower() in TAG_COLUMNS:
+        logger.info("%s: the first line names the columns, and is no word: %s.", path, line)
+        return True
+    if is_csv and "O" in others and all(map(_ENTITY_TAG.fullmatch, others)) and not _ENTITY_TAG.fullmatch(tag):
+        raise CorpusError(
+            f"{path}:{number}: {tag!r} where all other words have tags of entities ({', '.join(sorted(others)[:5])}): "
+            f"{line!r:.80}. If the line names the columns, give tokens_column and tags_column by these names; if not, "
+            "correct its tag."
+        )
+    return False
 
 
 def _csv_rows(path: Path, lines: Iterable[tuple[int, str]]) -> Iterator[_Row]:

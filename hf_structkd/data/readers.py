@@ -142,6 +142,8 @@ def sentences_from_rows(
                 if (tool := _of_a_tool(where, row)) is not None:
                     raise tool
                 raise CorpusError(f"{sentence.place(i)}: {token!r:.80} is not a word in {tokens_name!r}.")
+            if not token.strip():
+                raise CorpusError(f"{sentence.place(i)}: an empty word: {token!r:.80} in {tokens_name!r}.")
         if tags is not None:
             sentence.tags = [_tag_name(sentence, i, tag, names) for i, tag in enumerate(tags)]
         yield sentence

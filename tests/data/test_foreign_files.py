@@ -3,6 +3,7 @@
 import gzip
 import json
 import logging
+from typing import ClassVar
 
 import pytest
 
@@ -360,3 +361,34 @@ class TestMoreThanMemory:
         for load in (load_corpus, load_sentences):
             with pytest.raises(CorpusError, match=r"does not fit into memory.*max_sentences="):
                 load(path, language="xx")
+
+
+class TestHeadersOfColumnsGivenByNumber:
+    NUMBERS: ClassVar = {"tokens_column": 1, "tags_column": 3}
+    ROWS = "1,Aino,X,B-PER\n1,asuu,X,O\n\n2,Oulu,X,B-LOC\n"
+
+    @pytest.mark.parametrize("header", ["nro,sana,luokka,tag", "a,nimi,b,NER"])
+    def test_a_line_that_names_the_tags_is_no_word(self, read, header, caplog):
+        with caplog.at_level(logging.INFO):
+            assert read(f"{header}\n{self.ROWS}", "c.csv", **self.NUMBERS) == ["Aino/B-PER asuu/O", "Oulu/B-LOC"]
+        assert f"the first line names the columns, and is no word: {header}" in caplog.text
+        tabs = f"{header}\n{self.ROWS}".replace(",", "\t")
+        assert read(tabs, "c.tsv", **self.NUMBERS) == ["Aino/B-PER asuu/O", "Oulu/B-LOC"]
+
+    def test_a_first_line_with_a_tag_unlike_all_others_is_refused(self, read):
+        with pytest.raises(
+            CorpusError, match=r"c.csv:1: 'merkki' where all other words have tags of entities .*names"
+        ):
+            read(f"nro,sana,luokka,merkki\n{self.ROWS}", "c.csv", **self.NUMBERS)
+
+    def test_words_stay_words(self, read):
+        assert read("label,X\na,VERB\nb,NOUN\n", "c.csv", tokens_column=0, tags_column=1) == ["label/X a/VERB b/NOUN"]
+        assert read("a,O\nb,B-tag\n", "c.csv", tokens_column=0, tags_column=1) == ["a/O b/B-tag"]
+        assert read("a,tag\nb,tag\n", "c.csv", tokens_column=0, tags_column=1) == ["a/tag b/tag"]
+
+
+@pytest.mark.parametrize("word", ["", " ", "\u00a0"])
+def test_an_empty_word_of_a_table_is_refused_as_in_column_files(read, word):
+    row = json.dumps({"tokens": ["Oulu", word], "tags": ["B-LOC", "O"]})
+    with pytest.raises(CorpusError, match=r"c\.jsonl:1.*an empty word: .* in 'tokens'"):
+        read(row, "c.jsonl")
