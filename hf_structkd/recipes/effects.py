@@ -174,7 +174,10 @@ def refuse_idle_fields(command: str) -> Callable[[Mapping[str, Any], tuple[Any, 
     def check(given: Mapping[str, Any], instances: tuple[Any, ...]) -> None:
         if idle := idle_fields(command, given, instances):
             listed = "; ".join(f"{name}: {reason}" for name, reason in idle.items())
-            raise RecipeError(f"these fields have no effect here, leave them out: {listed}")
+            raise RecipeError(
+                f"these fields have no effect here, leave them out: {listed}. What a recipe says is set back on the "
+                f"command line by {' '.join(f'--{name} null' for name in idle)}"
+            )
 
     return check
 

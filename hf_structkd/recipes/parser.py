@@ -53,7 +53,8 @@ def parse_recipe(
     and of several recipes (the corpora in one, the student in another) the later one; a list or mapping is replaced as
     a whole. YAML is read by the rules of YAML 1.2's
     core schema: ``5e-5`` is a number and ``no`` (Norwegian) a string. On the command line a list is several values or
-    one JSON list, a mapping is JSON, ``null`` is no value, and a boolean field takes ``--flag``, ``--no_flag`` or
+    one JSON list, a mapping is JSON, ``null`` is no value (of a field that must have one: its default, whatever the
+    recipe says), and a boolean field takes ``--flag``, ``--no_flag`` or
     ``--flag false``. Fields typed ``Any``, or as a union of text and numbers, read their option as YAML would.
 
     Args:
@@ -198,6 +199,9 @@ def _parse(
         field, hint = known[name]
         if isinstance(text, list) and text[-1].endswith((".yaml", ".yml")):
             raise RecipeError(f"--{name} would take {text[-1]!r} as a value: put recipes first.")
+        if name in values and text in ("null", ["null"]) and type(None) not in members_of(hint):
+            del values[name]  # what the recipe says is taken back
+            continue
         try:
             value = from_text(text, hint)
         except ValueError as error:

@@ -11,7 +11,7 @@ import torch
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
-from hf_structkd import crf_class_for
+from hf_structkd import LinearChainCRF, crf_class_for
 from hf_structkd.modeling import crf_compiled as native
 
 FAMILIES = ("xlm-roberta", "bert", "deberta-v2", "modernbert")
@@ -69,12 +69,22 @@ def spaces_as_pieces(sentences) -> PreTrainedTokenizerFast:
     return _wrap(backend, trainer, sentences)
 
 
+def compile_loops() -> None:
+    """Have every loop compiled, as at its first call: that takes longer than the time that an example may take."""
+    emissions = torch.zeros(2, 3, 2, requires_grad=True)
+    crf = LinearChainCRF(emissions, torch.zeros(2, 2), lengths=torch.tensor([3, 2]))
+    (crf.log_partition.sum() + crf.log_marginals.sum()).backward()
+    crf.topk(1), crf.topk(2)
+
+
 @pytest.fixture(scope="module", params=["torch", pytest.param("compiled", marks=pytest.mark.slow)])
 def loops(request):
     """The CRF's two implementations: `pytestmark = pytest.mark.usefixtures("loops")` runs a file with both."""
     if request.param == "compiled":
         pytest.importorskip("numba", reason="compiled loops need numba, the `fast` extra")
     before = native.use_native(request.param == "compiled")
+    if request.param == "compiled":
+        compile_loops()
     yield
     native.use_native(before)
 

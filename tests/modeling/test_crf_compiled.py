@@ -16,6 +16,7 @@ from hf_structkd.modeling import crf_compiled as native_paths
 from hf_structkd.modeling import crf_compiled as native_sums
 from hf_structkd.modeling.crf import LinearChainCRF
 from hf_structkd.modeling.crf_reference import Scores
+from tests.modeling.conftest import compile_loops
 from tests.modeling.test_crf_sums import chain
 
 close = torch.testing.assert_close
@@ -75,3 +76,12 @@ def test_compiled_loops_are_opt_in(monkeypatch):
     finally:
         monkeypatch.undo()
         native.use_native(before)
+
+
+@pytest.mark.slow
+def test_the_fixture_compiles_all_loops_before_any_test_is_timed(loops):
+    """Danger: the first example of a timed property also pays for the compiler."""
+    compile_loops()
+    every = [value for value in vars(native).values() if hasattr(value, "signatures")]
+    assert len(every) > 5
+    assert [loop.__name__ for loop in every if not loop.signatures] == []

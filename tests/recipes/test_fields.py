@@ -5,6 +5,8 @@ transformers brings fails the first test until somebody has looked what the scri
 """
 
 import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -83,8 +85,8 @@ ALWAYS = {
 }
 
 
-def read(script: str, *argv: str) -> tuple:
-    options = [*REQUIRED[script], *argv]
+def read(script: str, *argv: str, files: Sequence[Path] = ()) -> tuple:
+    options = [*map(str, files), *REQUIRED[script], *argv]
     kinds = KINDS[script]
     return parse_recipe(kinds, options, check=refuse_idle_fields(script))
 
@@ -232,3 +234,20 @@ def test_impossible_values_are_refused_in_yaml_and_python_alike(tmp_path):
         EvaluationArguments("checkpoint", splits=[])
     with pytest.raises(ValueError, match="output_file must be a folder of this machine"):
         EvaluationArguments("checkpoint", output_file="https://example.org/scores.json")
+
+
+def test_an_option_takes_back_what_a_recipe_says(tmp_path):
+    """Danger: a recipe cannot be used with another objective, since its fields are refused and cannot be unset."""
+    recipe = tmp_path / "paths.yaml"
+    recipe.write_text("objective: top_wk\ntop_k: 3\nlambda_start: 0.5\nlambda_schedule: constant\n")
+    with pytest.raises(RecipeError, match="no effect here") as refused:
+        read("distill", "--objective", "none", files=[recipe])
+    options = str(refused.value).rpartition("set back on the command line by ")[2].split()
+    assert options[:2] == ["--top_k", "null"]
+    *_, training = read("distill", "--objective", "none", *options, files=[recipe])
+    assert training.top_k == StructKDTrainingArguments("x").top_k
+    with pytest.raises(RecipeError, match="no effect here") as refused:
+        read("teacher", "--objective", "none", files=[recipe])
+    read("teacher", *str(refused.value).rpartition(" by ")[2].split(), "--objective", "none", files=[recipe])
+    with pytest.raises(RecipeError, match="--top_k: expected int, got 'null'"):
+        read("distill", "--top_k", "null")
