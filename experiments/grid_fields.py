@@ -5,7 +5,7 @@ from dataclasses import fields
 from typing import Any
 
 from hf_structkd import StructKDTrainingArguments
-from hf_structkd.recipes.effects import NOWHERE
+from hf_structkd.recipes.effects import IDLE_EVERYWHERE
 from hf_structkd.recipes.fields import DataArguments
 from hf_structkd.recipes.parser import RecipeError
 
@@ -22,7 +22,7 @@ READ_WITH_CORPUS = (
 _DATA = tuple(field.name for field in fields(DataArguments))
 _TRAINING = {field.name: field.default for field in fields(StructKDTrainingArguments)}
 EVERYWHERE = {
-    **NOWHERE,
+    **IDLE_EVERYWHERE,
     "unlabelled_sentences": "a grid says text_sentences where a recipe has unlabelled_sentences",
     "unlabelled_corpus": "a grid's text comes from its pool: text_sentences",
     "seed": "a grid says seeds",

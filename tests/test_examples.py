@@ -73,10 +73,10 @@ def test_a_recipe_becomes_a_student_with_scores_and_a_card(finished):
     for row in ("teachers", "baseline", "posterior+top_wk"):
         assert row in printed
     # Danger: teachers that are trained inside a run look like one that hangs.
-    assert "== Teacher for en: 40 sentences, 5 updates an epoch\n" in printed
-    assert "== Baseline, the student on gold tags alone: 40 sentences, 5 updates an epoch\n" in printed
+    assert "== Teacher for en: 40 sentences, 5 updates per epoch\n" in printed
+    assert "== Baseline, the student on gold tags alone: 40 sentences, 5 updates per epoch\n" in printed
     assert "== Teachers are asked about 40 sentences\n" in printed
-    assert "== Student, posterior+top_wk: 40 sentences, 5 updates an epoch\n" in printed
+    assert "== Student, posterior+top_wk: 40 sentences, 5 updates per epoch\n" in printed
     results = json.loads((output / "results.json").read_text())
     assert results["settings"]["learning_rate"] == 5e-3
     assert set(results["scores"]["test"]) == {"teachers", "baseline", "posterior+top_wk"}
@@ -168,7 +168,7 @@ def test_a_softmax_student_is_distilled_and_table_and_card_say_so(recipe, finish
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({**own, "language_sampling_temperature": 2.0, "seed": 5}))
     common = (tmp_path / "recipe.yaml", "--teachers", teachers, "--learning_rate", "5e-3", "--output_dir")
     said = refusal("run_distill.py", *common, tmp_path / "no", "--objective", "substructure")
-    assert "objective 'substructure' compares transition scores, which head: softmax has not" in said
+    assert "objective 'substructure' compares transition scores, which head: softmax does not have" in said
     said = refusal("run_distill.py", *common, tmp_path / "no", "--crf_learning_rate", "0.1")
     assert "crf_learning_rate: head 'softmax' has no transition scores" in said
     printed = run_script("run_distill.py", *common, tmp_path / "out")

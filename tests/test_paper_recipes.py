@@ -22,7 +22,7 @@ from hf_structkd.data.demo_corpus import load_demo_corpus
 from hf_structkd.data.source_text import CorpusError
 from hf_structkd.data.tokenizer import train_tokenizer
 from hf_structkd.recipes.data import labels_of, load_data
-from hf_structkd.recipes.effects import NEVER
+from hf_structkd.recipes.effects import IDLE_FIELDS
 from hf_structkd.recipes.fields import DataArguments, ModelArguments, TeacherArguments, TeacherSource
 from hf_structkd.recipes.parser import RecipeError, parse_recipe
 from tests.modeling.conftest import wordpiece
@@ -216,7 +216,7 @@ def test_a_plateau_halves_the_rate_of_the_frozen_student(place):
     slow = ("--num_train_epochs", 4, "--learning_rate", 1e-6, "--lr_scheduler_kwargs")
     kwargs = json.dumps({**fields_of("mbert_bilstm")["lr_scheduler_kwargs"], "patience": 0})
     # `structkd teacher` takes no field that is about teachers
-    own = {name: value for name, value in fields_of("mbert_bilstm").items() if name not in NEVER["teacher"]}
+    own = {name: value for name, value in fields_of("mbert_bilstm").items() if name not in IDLE_FIELDS["teacher"]}
     (place / "frozen.yaml").write_text(yaml.safe_dump(own))
     recipes = (PAPER / "semeval2016.yaml", place / "frozen.yaml", "--use_cpu", "--disable_tqdm")
     chosen = ("--model", "mbert", "--languages", "tr", "--logging_steps", 1, "--output_dir", output)

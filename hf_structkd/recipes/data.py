@@ -1,4 +1,4 @@
-"""The corpora and the text of a recipe."""
+"""What a recipe reads: its corpora, and its sentences without gold tags."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from .recipe import Recipe
 
 @dataclass
 class RunData:
-    """What a run reads.
+    """Everything that a run reads.
 
     Args:
-        whole: language -> its splits, with all training sentences: teachers may learn from more than the student.
-        corpora: language -> its splits, with the student's training sentences, the first ones.
-        unlabelled: language -> sentences that the student learns from teachers alone; languages without have none.
-        labels: the label set, in the order of the ids.
+        whole: Language -> its splits with all training sentences. Teachers may learn from more than the student.
+        corpora: Language -> its splits with the student's training sentences, the first ones.
+        unlabelled: Language -> sentences that the student learns from teachers alone; some languages may have none.
+        labels: The label set, in the order of the ids.
     """
 
     whole: dict[str, DatasetDict]
@@ -37,44 +37,68 @@ class RunData:
 
     @property
     def dev(self) -> dict[str, Dataset]:
-        """language -> its development sentences."""
+        """Language -> its development sentences."""
         return {language: splits["dev"] for language, splits in self.corpora.items()}
 
     def parts(self, *splits: str, unlabelled: bool = False) -> dict[str, dict[str, Dataset]]:
-        """split -> language -> sentences; with `unlabelled` those too, where there are any."""
-        chosen = {split: {language: own[split] for language, own in self.corpora.items()} for split in splits}
+        """Split -> language -> sentences.
+
+        Args:
+            splits: The splits to return.
+            unlabelled: Whether to add the sentences without gold tags, as the split `"unlabelled"`, if there are any.
+        """
+        chosen = {
+            split: {language: by_split[split] for language, by_split in self.corpora.items()} for split in splits
+        }
         return chosen | ({"unlabelled": self.unlabelled} if unlabelled and self.unlabelled else {})
 
     def sizes(self) -> str:
-        """A line for each language: how many sentences each split has."""
+        """One line per language with the number of sentences in each split."""
         lines = []
         for language, splits in self.corpora.items():
-            shown = {**splits, **({"unlabelled": self.unlabelled[language]} if language in self.unlabelled else {})}
-            lines.append(f"{language}: " + ", ".join(f"{len(data):,} {split}" for split, data in shown.items()))
+            parts = {**splits, **({"unlabelled": self.unlabelled[language]} if language in self.unlabelled else {})}
+            lines.append(f"{language}: " + ", ".join(f"{len(data):,} {part}" for part, data in parts.items()))
         return "\n".join(lines)
 
 
 def read_run_data(recipe: Recipe) -> RunData:
-    """The corpora and the text of a recipe. Raises RecipeError or CorpusError where they are not what it says."""
+    """Read the corpora and the sentences without gold tags of a recipe.
+
+    Raises:
+        RecipeError: If the recipe does not fit what is read.
+        CorpusError: If a corpus cannot be read; the message names file and line.
+    """
     whole = load_data(recipe.data, whole_train=True)
     corpora = {
-        language: DatasetDict({**splits, "train": first(splits["train"], recipe.data.max_train_sentences)})
+        language: DatasetDict({**splits, "train": first_sentences(splits["train"], recipe.data.max_train_sentences)})
         for language, splits in whole.items()
     }
     return RunData(whole, corpora, unlabelled_part(whole, recipe), labels_of(recipe.data, whole))
 
 
-def first(dataset: Dataset, count: int | None) -> Dataset:
-    """The first `count` sentences; all where `None`."""
+def first_sentences(dataset: Dataset, count: int | None) -> Dataset:
+    """The first `count` sentences of a corpus; all of them if `count` is `None`."""
     return dataset if count is None else dataset.select(range(min(count, len(dataset))))
 
 
 def load_data(
     args: DataArguments, splits: Sequence[str] = ("train", "dev", "test"), whole_train: bool = False
 ) -> dict[str, DatasetDict]:
-    """language -> its splits; with `whole_train` all training sentences, whatever `max_train_sentences` says.
+    """Load the corpora of a recipe.
 
-    Sentences without gold tags are trained on, but in dev and test nothing can be compared with: they are left out.
+    Sentences without gold tags stay in train, where teachers answer for them. In dev and test there is nothing to
+    compare with: they are left out.
+
+    Args:
+        args: The fields of the recipe.
+        splits: The splits to load.
+        whole_train: Whether to load all training sentences, whatever `max_train_sentences` says.
+
+    Returns:
+        Language -> its splits.
+
+    Raises:
+        CorpusError: If a corpus cannot be read; the message names file and line.
     """
     limits = {"train": args.max_train_sentences, "dev": args.max_dev_sentences, "test": args.max_test_sentences}
     if whole_train:
@@ -91,31 +115,42 @@ def load_data(
         tokens_column=args.tokens_column,
         sentence_column=args.sentence_column,
         column=args.column,
-        # Of corpora that are rewritten in another scheme, the labels are those of the other scheme.
+        # With corpus_scheme the recipe's labels are those after rewriting, not those in the files.
         label_names=None if args.corpus_scheme else args.labels,
     )
     return {
-        language: DatasetDict({name: data if name == "train" else with_gold(data) for name, data in own.items()})
-        for language, own in corpora.items()
+        language: DatasetDict({split: data if split == "train" else with_gold(data) for split, data in parts.items()})
+        for language, parts in corpora.items()
     }
 
 
 def labels_of(args: DataArguments, corpora: Mapping[str, DatasetDict]) -> list[str]:
-    """The label set that a recipe gives, or else that of the corpora.
+    """The label set that a recipe gives; by default that of the corpora.
 
     Raises:
-        RecipeError: if the corpora have labels that the recipe does not name.
+        RecipeError: If the corpora have labels that the recipe does not name.
     """
-    found = label_inventory(corpora)
+    corpus_labels = label_inventory(corpora)
     if args.labels is None:
-        return found
-    if unknown := [label for label in found if label not in args.labels]:
+        return corpus_labels
+    if unknown := [label for label in corpus_labels if label not in args.labels]:
         raise RecipeError(f"the corpora have {', '.join(unknown)}, which is not among the labels {args.labels}")
     return args.labels
 
 
 def load_unlabelled(args: DataArguments, languages: Sequence[str]) -> dict[str, Dataset]:
-    """language -> its sentences of `unlabelled_corpus`; languages that the field does not name have none."""
+    """Load the sentences of `unlabelled_corpus`.
+
+    Args:
+        args: The fields of the recipe.
+        languages: The languages of the corpora.
+
+    Returns:
+        Language -> its sentences; without the languages that the field does not name.
+
+    Raises:
+        RecipeError: If the field names a language that the corpora lack, or gives all languages the same sentences.
+    """
     corpus = args.unlabelled_corpus
     if isinstance(corpus, dict):
         if unknown := [language for language in corpus if language not in languages]:
@@ -129,7 +164,7 @@ def load_unlabelled(args: DataArguments, languages: Sequence[str]) -> dict[str, 
         sources = {language: str(corpus).replace("{language}", language) for language in languages}
     loaded = {}
     for language, source in sources.items():
-        # The corpora's columns are those of text in files like theirs, but plain text and CoNLL-U have no other.
+        # tokens_column holds for files like those of the corpora; plain text and CoNLL-U have no such column.
         has_columns = not source.lower().removesuffix(".gz").endswith((".txt", ".conllu"))
         loaded[language] = load_sentences(
             source,
@@ -141,10 +176,21 @@ def load_unlabelled(args: DataArguments, languages: Sequence[str]) -> dict[str, 
 
 
 def unlabelled_part(whole: Mapping[str, DatasetDict], recipe: Recipe) -> dict[str, Dataset]:
-    """language -> the training sentences whose gold tags the student is not to see; empty if none are asked for."""
+    """The sentences that the student learns from teachers alone.
+
+    Args:
+        whole: Language -> its splits with all training sentences.
+        recipe: The recipe.
+
+    Returns:
+        Language -> the sentences; empty if the recipe has none.
+
+    Raises:
+        RecipeError: If fields of the recipe contradict each other, or there are no such sentences.
+    """
     data_args, teacher_args, args = recipe.data, recipe.teachers, recipe.training
-    given = [data_args.unlabelled_sentences, data_args.unlabelled_corpus, data_args.augmentation]
-    if given == [None, None, None]:
+    sources = [data_args.unlabelled_sentences, data_args.unlabelled_corpus, data_args.augmentation]
+    if sources == [None, None, None]:
         if args.unlabelled_rate is not None:
             raise RecipeError(
                 "unlabelled_rate needs unlabelled_sentences, which says how many there are, unlabelled_corpus or "
@@ -159,16 +205,16 @@ def unlabelled_part(whole: Mapping[str, DatasetDict], recipe: Recipe) -> dict[st
         return load_unlabelled(data_args, list(whole))
     parts = {}
     for language, splits in whole.items():
-        needed = [data_args.max_train_sentences]
+        limits = [data_args.max_train_sentences]
         if not teacher_args.sources(language):
-            needed.append(teacher_args.teacher_max_train_sentences)
-        seen = [count for count in needed if count is not None]
-        if len(seen) < len(needed):
+            limits.append(teacher_args.teacher_max_train_sentences)
+        labelled = [limit for limit in limits if limit is not None]
+        if len(labelled) < len(limits):
             raise RecipeError(
                 "unlabelled_sentences are those after max_train_sentences and teacher_max_train_sentences: give both"
             )
         train = splits["train"]
-        start = max(seen)
+        start = max(labelled)
         if start >= len(train):
             raise RecipeError(f"{language} has {len(train):,} training sentences, none after the first {start:,}")
         end = min(start + (data_args.unlabelled_sentences or 0), len(train))

@@ -1,8 +1,10 @@
-"""Which fields of a recipe have no effect in a command, or none beside the other fields: they are refused by name.
+"""Refuses, by name, the fields of a recipe that have no effect in a command or beside the other fields.
 
-What a command never looks at is refused wherever it is given; `false`, `null` and `none` are true there and pass. What
-it looks at under some other choice alone is refused where its value is not the default, so that an option can set back
-what a recipe says: `--objective posterior --top_k 5`.
+- `IDLE_FIELDS` are fields that a command never reads. They are refused wherever they are given, except with the values
+  `false`, `null` and `none`, which ask for nothing.
+- `CONDITIONAL_FIELDS` are fields that a command reads under a condition. Where the condition does not hold they are
+  refused unless they have their default value, so that an option can undo what a recipe sets:
+  `--objective posterior --top_k 5`.
 """
 
 import dataclasses
@@ -17,8 +19,8 @@ from ..training.arguments import StructKDTrainingArguments
 from .models import SCRATCH
 from .parser import RecipeError
 
-# What no command looks at.
-NOWHERE = {
+# Fields that no command reads.
+IDLE_EVERYWHERE = {
     "label_names": "the columns that hold gold tags are fixed",
     "resume_from_checkpoint": "a run that was stopped goes on from its newest checkpoint by itself",
     "do_train": "the command says what is done",
@@ -31,10 +33,10 @@ _PUSHED_BY_DISTILL = "the student is what is pushed, by `structkd distill`"
 _HUB = ("hub_token", "hub_private_repo", "hub_strategy", "hub_always_push", "hub_revision")
 _LAMBDA = ("lambda_schedule", "lambda_start", "lambda_end", "lambda_rate")
 _SCORES_ONLY = "this command scores, and trains nothing"
-NEVER: dict[str, dict[str, str]] = {
-    "distill": NOWHERE,
+IDLE_FIELDS: dict[str, dict[str, str]] = {
+    "distill": IDLE_EVERYWHERE,
     "teacher": {
-        **NOWHERE,
+        **IDLE_EVERYWHERE,
         **dict.fromkeys(
             (
                 *("objective", "objective_combination", "temperature", "temperature_mode", "top_k", *_LAMBDA),
@@ -52,12 +54,12 @@ NEVER: dict[str, dict[str, str]] = {
 
 
 class Rule(NamedTuple):
-    """Fields that have an effect only where something holds.
+    """Fields that have an effect under a condition.
 
     Args:
-        fields: their names.
-        works: whether they have one, given all fields of the recipe.
-        reason: why they have none where it does not hold.
+        fields: Their names.
+        works: The condition, a function of all fields of the recipe.
+        reason: Why the fields have no effect if the condition does not hold.
     """
 
     fields: tuple[str, ...]
@@ -65,7 +67,7 @@ class Rule(NamedTuple):
     reason: str
 
 
-def _asks(recipe: Any) -> bool:
+def _asks_teachers(recipe: Any) -> bool:
     return bool(recipe.objectives)
 
 
@@ -75,12 +77,12 @@ def _reads_paths(recipe: Any) -> bool:
 
 
 def _trains_teachers(recipe: Any) -> bool:
-    """Whether some language may have no teacher in the recipe."""
-    given = recipe.teachers
-    if not given:
+    """Whether the recipe may lack a teacher for some language."""
+    teachers = recipe.teachers
+    if not teachers:
         return True
     languages = recipe.languages or (recipe.corpus if isinstance(recipe.corpus, dict) else DEMO_LANGUAGES)
-    return isinstance(given, dict) and any(language not in given for language in languages)
+    return isinstance(teachers, dict) and any(language not in teachers for language in languages)
 
 
 def _has_files(recipe: Any) -> bool:
@@ -88,7 +90,7 @@ def _has_files(recipe: Any) -> bool:
 
 
 def _limits(scored: Callable[[Any], Sequence[str]]) -> list[Rule]:
-    """A limit has an effect on a split that is scored."""
+    """Rules for the limits of sentences: a limit has an effect on a split that is scored."""
 
     def rule(split: str) -> Rule:
         return Rule((f"max_{split}_sentences",), lambda r: split in scored(r), f"{split} is not scored")
@@ -115,12 +117,12 @@ DISTILLED = (
             *("temperature", "temperature_mode", "objective_combination", *_LAMBDA),
             *("annotation_dir", "annotation_batch_size"),
         ),
-        _asks,
+        _asks_teachers,
         "objective 'none' asks no teacher",
     ),
     Rule(
         ("teacher_temperature",),
-        _asks,
+        _asks_teachers,
         "objective 'none' asks no teacher, and the tags that teachers choose do not depend on it",
     ),
     Rule(
@@ -150,7 +152,7 @@ DISTILLED = (
     Rule(_HUB, lambda r: r.push_to_hub, "push_to_hub is false"),
     Rule(("vocab_size",), lambda r: SCRATCH in (r.model, r.teacher_model), "no model is 'scratch'"),
 )
-UNDER: dict[str, tuple[Rule, ...]] = {
+CONDITIONAL_FIELDS: dict[str, tuple[Rule, ...]] = {
     "distill": (*DATA, *TRAINED, *DISTILLED),
     "teacher": (
         *DATA,
@@ -169,7 +171,14 @@ UNDER: dict[str, tuple[Rule, ...]] = {
 
 
 def refuse_idle_fields(command: str) -> Callable[[Mapping[str, Any], tuple[Any, ...]], None]:
-    """The check of a command for `parse_recipe`: it raises RecipeError, naming all fields without effect and why."""
+    """The check of a command for `parse_recipe`, which raises RecipeError for fields without effect.
+
+    Args:
+        command: `"distill"`, `"teacher"`, `"evaluate"` or `"calibrate"`.
+
+    Returns:
+        A function of the given fields and the dataclass instances; its error names every such field and the reason.
+    """
 
     def check(given: Mapping[str, Any], instances: tuple[Any, ...]) -> None:
         if idle := idle_fields(command, given, instances):
@@ -183,15 +192,26 @@ def refuse_idle_fields(command: str) -> Callable[[Mapping[str, Any], tuple[Any, 
 
 
 def idle_fields(command: str, given: Mapping[str, Any], instances: Sequence[Any]) -> dict[str, str]:
-    """Field -> why it has no effect, of those that a recipe sets."""
+    """The fields without effect among those that a recipe sets.
+
+    Args:
+        command: As for [`refuse_idle_fields`].
+        given: Field name -> value, the fields that the recipe sets.
+        instances: The dataclass instances with all fields.
+
+    Returns:
+        Field name -> why it has no effect.
+    """
     recipe = SimpleNamespace(**{f.name: getattr(i, f.name) for i in instances for f in dataclasses.fields(i)})
     for instance in instances:
         if isinstance(instance, StructKDTrainingArguments):
             recipe.objectives = instance.objectives
-    found = {name: reason for name, reason in NEVER[command].items() if given.get(name) not in (None, False, "none")}
+    reasons = {
+        name: reason for name, reason in IDLE_FIELDS[command].items() if given.get(name) not in (None, False, "none")
+    }
     defaults = {f.name: f.default for i in instances for f in dataclasses.fields(i)}
-    for rule in UNDER[command]:
+    for rule in CONDITIONAL_FIELDS[command]:
         idle = [name for name in rule.fields if name in given and given[name] not in (None, defaults.get(name))]
         if idle and not rule.works(recipe):
-            found |= {name: rule.reason for name in idle if name not in found}
-    return found
+            reasons |= {name: rule.reason for name in idle if name not in reasons}
+    return reasons

@@ -1,4 +1,4 @@
-"""`structkd evaluate`: score a checkpoint on any corpora, languages that it was not trained on included."""
+"""`structkd evaluate`: score a checkpoint on any corpora, also in languages that it was not trained on."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ from .progress import show
 
 
 def main(arguments: Sequence[str], program: str) -> None:
-    """Score the checkpoint that a recipe names, and print a table for each split."""
+    """Score the checkpoint that a recipe names, and print one table per split."""
     refuse_several_processes(program)
     data_args, evaluation_args = parse_recipe(
         (DataArguments, EvaluationArguments),
@@ -40,9 +40,9 @@ def main(arguments: Sequence[str], program: str) -> None:
         )
     except (OSError, ValueError) as error:
         raise RecipeError(f"checkpoint {evaluation_args.checkpoint!r}: {error}") from error
-    known = getattr(tagger.model.config, "languages", None)
-    if known and (unseen := [language for language in corpora if language not in known]):
-        show(f"zero-shot, not among the languages of its training ({', '.join(known)}): {', '.join(unseen)}\n")
+    trained_on = getattr(tagger.model.config, "languages", None)
+    if trained_on and (unseen := [language for language in corpora if language not in trained_on]):
+        show(f"zero-shot, not among the languages of its training ({', '.join(trained_on)}): {', '.join(unseen)}\n")
     scheme = common_labels(tagger, corpora, data_args.tag_scheme)
     name = Path(evaluation_args.checkpoint).name
     started = time.perf_counter()
@@ -68,24 +68,25 @@ def main(arguments: Sequence[str], program: str) -> None:
 
 
 def common_labels(tagger: Teacher, corpora: Mapping[str, Mapping[str, Dataset]], scheme: str | None) -> TagScheme:
-    """What a checkpoint and corpora are compared in: the types of both, in the scheme of the corpora's tags.
+    """The labels in which a checkpoint and corpora are compared: the types of both, in the corpora's tag scheme.
 
-    Predictions of a BIOES checkpoint are read as BIO where the corpora are BIO, and the reverse.
+    Predictions of a BIOES checkpoint are read as BIO if the corpora are BIO, and the reverse.
 
     Args:
-        tagger: the checkpoint.
-        corpora: language -> split -> sentences.
-        scheme: of the corpora's tags; inferred from them where `None`.
+        tagger: The checkpoint.
+        corpora: Language -> split -> sentences.
+        scheme: Tag scheme of the corpora; by default inferred from their tags.
 
     Raises:
-        RecipeError: if one has entities and the other plain tags, or they name no label alike.
+        RecipeError: If one has entities and the other plain tags, or they have no label name in common.
     """
-    found = label_inventory(corpora)
-    own = TagScheme(tagger.labels, tagger.scheme)  # type: ignore[arg-type]
-    gold = TagScheme(found, scheme or (own.name if found == ["O"] else None))  # type: ignore[arg-type]
-    if "plain" in (own.name, gold.name) and own.name != gold.name:
+    corpus_labels = label_inventory(corpora)
+    predicted = TagScheme(tagger.labels, tagger.scheme)  # type: ignore[arg-type]
+    gold_scheme = scheme or (predicted.name if corpus_labels == ["O"] else None)
+    gold = TagScheme(corpus_labels, gold_scheme)  # type: ignore[arg-type]
+    if "plain" in (predicted.name, gold.name) and predicted.name != gold.name:
         raise RecipeError(
-            f"the checkpoint's tags are {own.name}, those of the corpora {gold.name}: nothing to compare"
+            f"the checkpoint's tags are {predicted.name}, those of the corpora {gold.name}: nothing to compare"
         )
 
     def types(tags: Sequence[str]) -> list[str]:
@@ -93,21 +94,23 @@ def common_labels(tagger: Teacher, corpora: Mapping[str, Mapping[str, Dataset]],
             return list(tags)
         return list(dict.fromkeys(split_tag(tag)[1] for tag in tags if tag != "O"))
 
-    known, wanted = types(own.tags), types(gold.tags)
-    missing = [name for name in wanted if name not in known]
-    if wanted and missing == wanted:
+    known, gold_types = types(predicted.tags), types(gold.tags)
+    missing = [name for name in gold_types if name not in known]
+    if gold_types and missing == gold_types:
         raise RecipeError(
-            f"the checkpoint knows {', '.join(known)}, and the corpora have {', '.join(wanted)}: nothing to compare. "
-            "Where the same things have two names, `structkd evaluate` takes a label_map"
+            f"the checkpoint knows {', '.join(known)}, and the corpora have {', '.join(gold_types)}: nothing to "
+            "compare. Where the same things have two names, `structkd evaluate` takes a label_map"
         )
     if missing:
         show(f"not known to the checkpoint, and so always missed: {', '.join(missing)}\n")
-    every = list(dict.fromkeys([*known, *wanted]))
-    return TagScheme(every, "plain") if gold.name == "plain" else TagScheme.from_entity_types(every, gold.name)
+    all_types = list(dict.fromkeys([*known, *gold_types]))
+    if gold.name == "plain":
+        return TagScheme(all_types, "plain")
+    return TagScheme.from_entity_types(all_types, gold.name)
 
 
 def answer_labels(tagger: Teacher, scheme: TagScheme) -> list[str]:
-    """What a checkpoint is asked to answer in: its own labels, or its types in the scheme of the corpora."""
+    """The labels that a checkpoint predicts: its own, or its types written in the tag scheme of the corpora."""
     if TagScheme(tagger.labels, tagger.scheme).name == scheme.name:  # type: ignore[arg-type]
         return tagger.labels
     types = {split_tag(tag)[1] for tag in tagger.labels if tag != "O"}

@@ -1,4 +1,4 @@
-"""A tagger trained into a folder, whole or not at all, and what makes it the model that it is."""
+"""Training into a folder: a finished model is there or not, with the settings that it was trained with."""
 
 import copy
 import json
@@ -29,11 +29,12 @@ from .progress import announce, make_brief
 logger = logging.getLogger(__name__)
 SETTINGS_FILE = "settings.json"
 STATE_FILE = "trainer_state.json"
-WORK_SETTINGS_FILE = "_settings.json"  # of a training that goes on; names with _ stay out of pushes to the Hub
+WORK_SETTINGS_FILE = "_settings.json"  # of an unfinished training; names that begin with _ are not pushed to the Hub
+# Files that are written before any work is done.
 _BEFORE_WORK = (SETTINGS_FILE, WORK_SETTINGS_FILE, QUESTION_FILE)
-# What is not a field of a recipe, but recorded of what a run was made of.
+# Settings that are no fields of a recipe; see `provenance`.
 RECORDED = ("data", "label_order", "encoder")
-# What may differ between two runs that count as the same: where it lies, and how it is watched and paced.
+# Fields that may differ between two runs that count as the same: places, logging, speed, and what the Hub shows.
 FREE_SETTINGS = (
     *("output_dir", "teachers_dir", "baseline_dir", "annotation_dir", "run_name", "report_to", "disable_tqdm"),
     *("logging_steps", "logging_strategy", "logging_first_step", "log_level", "dataloader_num_workers"),
@@ -43,9 +44,9 @@ FREE_SETTINGS = (
 
 
 def holds_work(folder: Path) -> bool:
-    """Whether a folder holds more than what is written before any work is done: settings and locks that nobody holds.
+    """Whether a folder holds more than the settings, and locks that no process holds, which are written before any work.
 
-    What failed while it was set up must not stand in the way of the same thing with other settings.
+    A run that failed before it began must not block the same folder for a run with other settings.
     """
     files = [path for path in folder.rglob("*") if not path.is_dir()]
     return any(is_held(file.parent) if file.name == LOCK_FILE else file.name not in _BEFORE_WORK for file in files)
@@ -61,9 +62,20 @@ def train_tagger(
     resume: bool = True,
     title: str | None = None,
 ) -> Trainer:
-    """Train with either head; picks up the last checkpoint in `args.output_dir` if there is one.
+    """Train a tagger with a CRF or a softmax head.
 
-    With a `title` a heading says, when training begins, on how many sentences and in how many updates an epoch.
+    Args:
+        model: The tagger, changed in place.
+        tokenizer: Its tokenizer.
+        train: Training sentences with a column `language`.
+        dev: Language -> development sentences.
+        args: The training arguments.
+        teachers: Language -> its teacher; `None` if the sentences hold the answers already, or none are needed.
+        resume: Whether to continue from the newest checkpoint in `args.output_dir`.
+        title: The name of the model in a heading with the numbers of sentences and updates; `None` for no heading.
+
+    Returns:
+        The trainer after training.
     """
     model.config.languages = sorted(set(train["language"]))
     trainer = StructKDTrainer(model, args, None, train, dict(dev), tokenizer, teachers=teachers)
@@ -80,27 +92,27 @@ def train_into(
     train: Callable[[StructKDTrainingArguments], Trainer],
     title: str | None = None,
 ) -> float:
-    """Train a model and leave it in `folder`, whole or not at all; nothing is done if it is there already.
+    """Train a model into a folder, which then holds all of it or nothing. A finished model is not trained again.
 
     Args:
-        folder: where the finished model goes. A symbolic link is followed: the work folder lies beside what it names.
-        settings: what makes it this model; kept beside it.
-        args: the training arguments; `output_dir` becomes a work folder, removed at the end.
-        train: does the training.
-        title: how messages call the model; nothing is printed without.
+        folder: The folder of the finished model. A symbolic link is followed: the work folder lies beside its target.
+        settings: The settings that identify the model; they are stored with it.
+        args: The training arguments. A work folder, removed at the end, takes the place of their `output_dir`.
+        train: Does the training: arguments -> trainer.
+        title: The name of the model in messages; `None` for no messages.
 
     Returns:
-        Seconds of training; those of the first time, if the model was there. `training_record` tells more.
+        Seconds of the training, an earlier one included. [`training_record`] returns more.
 
     Raises:
-        RecipeError: if the folder holds a model made with other settings; it says which. Also if the model in it is
-            not the one that was trained there, if another process is training into it, or if it cannot be replaced by
-            a finished one (a mount point).
+        RecipeError: If the folder holds a model with other settings (the message names them), if the model in it was
+            changed since, if another process is training into it, or if it cannot be replaced by the finished model
+            (a mount point).
     """
     folder = folder.resolve()
-    settings = json.loads(json.dumps(settings))  # as they come back from a file: tuples are lists
+    settings = json.loads(json.dumps(settings))  # as a file gives them back: tuples become lists
     if (folder / SETTINGS_FILE).exists():
-        seconds = _finished(folder, settings)
+        seconds = _finished_seconds(folder, settings)
         if title is not None:
             announce(f"{title}: finished before, in {folder}")
         return seconds
@@ -110,7 +122,7 @@ def train_into(
     with exclusive_lock(work, RecipeError, f"training {folder}"):
         seconds = _train_into(folder, settings, args, train)
         if work.exists() and [path.name for path in work.iterdir()] == [LOCK_FILE]:
-            shutil.rmtree(work)  # the other process finished just before this one got in
+            shutil.rmtree(work)  # another process finished just before this one got the lock
     return seconds
 
 
@@ -121,7 +133,7 @@ def _train_into(
     train: Callable[[StructKDTrainingArguments], Trainer],
 ) -> float:
     if (folder / SETTINGS_FILE).exists():
-        return _finished(folder, settings)
+        return _finished_seconds(folder, settings)
     if folder.exists() and any(folder.iterdir()):
         raise RecipeError(
             f"{folder} is not empty and holds no finished model ({SETTINGS_FILE}); choose another folder"
@@ -129,16 +141,16 @@ def _train_into(
     work = folder.with_name(folder.name + ".training")
     if (work / WORK_SETTINGS_FILE).exists() and any(work.glob("checkpoint-*")):
         refuse_other_settings(work, json.loads((work / WORK_SETTINGS_FILE).read_text())["settings"], settings)
-    # What is finished is pushed by the script, with all scores on its card; before that only where it is asked for.
+    # The command pushes the finished model with all scores on its card; checkpoints go only if hub_strategy says so.
     args = replace_output(args, work, push_to_hub=args.push_to_hub and args.hub_strategy != HubStrategy.END)
     if args.should_save:
-        _make_way(folder)
+        _remove_empty_folder(folder)
         work.mkdir(parents=True, exist_ok=True)
         write_atomically(work / WORK_SETTINGS_FILE, json.dumps({"settings": settings}, indent=2))
     set_seed(args.seed)
     started = time.perf_counter()
     trainer = train(args)
-    seconds = time.perf_counter() - started + getattr(trainer, "earlier_seconds", 0.0)  # before it was resumed
+    seconds = time.perf_counter() - started + getattr(trainer, "earlier_seconds", 0.0)  # of the runs before this one
     finished = folder.with_name(folder.name + ".finished")
     trainer.args.push_to_hub = False
     trainer.save_model(str(finished))
@@ -149,29 +161,29 @@ def _train_into(
             "files": model_files(finished),
         }
         write_atomically(finished / SETTINGS_FILE, json.dumps(record, indent=2))
-        _make_way(folder)
+        _remove_empty_folder(folder)
         os.replace(finished, folder)
         shutil.rmtree(work)
     trainer.accelerator.wait_for_everyone()
     return seconds
 
 
-def _finished(folder: Path, settings: Mapping[str, Any]) -> float:
-    """The seconds that a finished model's training took. Raises RecipeError if it is not the model asked for."""
+def _finished_seconds(folder: Path, settings: Mapping[str, Any]) -> float:
+    """Seconds that the training of a finished model took. Raises RecipeError if the folder holds another model."""
     stored = json.loads((folder / SETTINGS_FILE).read_text())
     refuse_other_settings(folder, stored["settings"], settings)
-    kept, there = stored.get("files"), model_files(folder)  # the first versions kept no checksums
-    if kept is not None and (wrong := [name for name in {**kept, **there} if kept.get(name) != there.get(name)]):
+    old, new = stored.get("files"), model_files(folder)  # the first versions stored no checksums
+    if old is not None and (changed := [name for name in {**old, **new} if old.get(name) != new.get(name)]):
         raise RecipeError(
-            f"{folder} holds another model than the one that was trained there: {', '.join(sorted(wrong))} changed "
+            f"{folder} holds another model than the one that was trained there: {', '.join(sorted(changed))} changed "
             f"since; remove the folder, or name the model by its path where a recipe takes one"
         )
     logger.info("%s is finished already", folder)
     return stored["seconds"]
 
 
-def _make_way(folder: Path) -> None:
-    """Remove an empty folder, whose place the finished model takes; now, not after hours, a refusal is told."""
+def _remove_empty_folder(folder: Path) -> None:
+    """Remove an empty folder that the finished model will replace; called before training, so as to fail early."""
     if folder.exists():
         try:
             folder.rmdir()
@@ -185,17 +197,20 @@ def _make_way(folder: Path) -> None:
 def provenance(
     data: Mapping[str, Mapping[str, Dataset]], labels: Sequence[str], model: str | None = None, revision: Any = None
 ) -> dict[str, Any]:
-    """What makes a trained tagger the one that it is, besides the fields of a recipe; for `train_into`'s settings.
+    """Fingerprints of what a tagger is trained from, beside the fields of a recipe; for the settings of `train_into`.
 
     Args:
-        data: split -> language -> sentences.
-        labels: the label set, in the order of the ids.
-        model: the encoder that training starts from; `None` for one from scratch.
-        revision: of a Hub id.
+        data: Split -> language -> sentences.
+        labels: The label set in the order of the ids.
+        model: The encoder that training starts from, a folder or a Hub id; `None` for one made from scratch.
+        revision: Branch, tag or commit of a Hub id.
+
+    Returns:
+        The settings named in `RECORDED`, as JSON values.
     """
     return {
         "data": {
-            split: {language: data_fingerprint(own) for language, own in by_language.items()}
+            split: {language: data_fingerprint(sentences) for language, sentences in by_language.items()}
             for split, by_language in data.items()
             if by_language
         },
@@ -205,16 +220,22 @@ def provenance(
 
 
 def training_record(folder: Path) -> dict[str, Any]:
-    """What `train_into` keeps of a finished training, as members of `RunResults`: history, memory, energy."""
+    """The record of a finished training as members of [`RunResults`]: `history`, `memory` and `energy`."""
     stored = json.loads((folder / SETTINGS_FILE).read_text())
     history = json.loads((folder / STATE_FILE).read_text())["log_history"]
     return {"history": history, "memory": stored.get("memory") or {}, "energy": stored.get("energy") or {}}
 
 
 def replace_output(args: StructKDTrainingArguments, folder: Path, **changes: Any) -> StructKDTrainingArguments:
-    """A copy of training arguments for another model of the same run; only the final student is pushed."""
+    """A copy of training arguments for another model of the same run.
+
+    Args:
+        args: The arguments of the run.
+        folder: The new `output_dir`.
+        changes: Other fields to change; `push_to_hub` is false unless it is among them.
+    """
     if changes.get("objective") == NO_DISTILLATION:
-        changes = {"temperature": 1.0, **changes}  # there is nothing that it could soften
+        changes = {"temperature": 1.0, **changes}  # without distillation there is nothing to soften
     copied = copy.deepcopy(args)
     for name, value in {"output_dir": str(folder), "push_to_hub": False, **changes}.items():
         setattr(copied, name, value)
@@ -222,24 +243,26 @@ def replace_output(args: StructKDTrainingArguments, folder: Path, **changes: Any
 
 
 def refuse_other_settings(folder: Path, stored: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
-    """Raise RecipeError, naming the settings that differ, if a folder was made with others than those asked."""
+    """Raise RecipeError, naming the differences, if the settings stored in a folder are not those of this run."""
     if listed := differences(stored, asked):
         raise RecipeError(f"{folder} already holds another run ({listed}); choose another folder, or remove it")
 
 
 def differences(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
-    """What differs between the settings of a finished thing and those asked, in words; empty where nothing does."""
-    # What is not set is as good as a field that there was not yet.
+    """The differences between stored settings and those of this run, as text; empty if there are none.
+
+    A field without a value counts as one that the version which stored the settings did not have.
+    """
     stored, asked = ({k: v for k, v in json.loads(json.dumps(s)).items() if v is not None} for s in (stored, asked))
-    found = compare_settings(stored, asked, ignore=FREE_SETTINGS)
+    pairs = compare_settings(stored, asked, ignore=FREE_SETTINGS)
     return "; ".join(
         f"{name} was not recorded there by an earlier version"
         if name in RECORDED and old == ABSENT
         else f"{name}: there {old!r}, asked {new!r}"
-        for name, (old, new) in found.items()
+        for name, (old, new) in pairs.items()
     )
 
 
 def settings_of(*instances: Any) -> dict[str, Any]:
-    """The settings that make a run what it is."""
+    """The settings of a recipe's dataclasses that decide what a run computes, without `FREE_SETTINGS`."""
     return {name: value for name, value in dump_settings(*instances).items() if name not in FREE_SETTINGS}

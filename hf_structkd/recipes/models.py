@@ -1,4 +1,4 @@
-"""The models a recipe starts from: checked, made, given their labels."""
+"""The models that training starts from: checked early, then made with the labels of the corpora."""
 
 import inspect
 from collections.abc import Callable, Sequence
@@ -31,7 +31,7 @@ CRF_FIELDS = set(inspect.signature(CRFConfigMixin.__init__).parameters) - {"self
 
 
 def check_model(args: ModelArguments) -> None:
-    """Raise RecipeError if there is no such model, or it has too few embeddings: now, not after hours."""
+    """Raise RecipeError, before any training, if there is no such model or it has too few embeddings."""
     if args.model == SCRATCH:
         return
     try:
@@ -50,12 +50,20 @@ def check_model(args: ModelArguments) -> None:
 
 
 def encoder_of(args: ModelArguments) -> str | None:
-    """What a model starts from, a folder or a Hub id; `None` for one from scratch."""
+    """The folder or Hub id that a model starts from; `None` for a model made from scratch."""
     return None if args.model == SCRATCH else args.model
 
 
 def make_tokenizer(args: ModelArguments, sentences: Callable[[], list[list[str]]]) -> Any:
-    """A model's tokenizer; `sentences` are what one from scratch is trained on."""
+    """The tokenizer of a model.
+
+    Args:
+        args: The model fields of a recipe.
+        sentences: Returns the sentences, lists of words, that a tokenizer from scratch is trained on.
+
+    Raises:
+        RecipeError: If the sentences do not suffice for a tokenizer.
+    """
     if args.model == SCRATCH:
         try:
             return train_tokenizer(sentences(), vocab_size=args.vocab_size)
@@ -69,7 +77,20 @@ def make_tokenizer(args: ModelArguments, sentences: Callable[[], list[list[str]]
 def make_tagger(
     args: ModelArguments, labels: Sequence[str], scheme: str | None, sentences: Callable[[], list[list[str]]]
 ) -> tuple[PreTrainedModel, Any]:
-    """A model to train and its tokenizer; `sentences` are what a tokenizer from scratch is trained on."""
+    """Make the model to train.
+
+    Args:
+        args: The model fields of a recipe.
+        labels: The label set in the order of the ids.
+        scheme: The tag scheme; `None` to infer it from the labels.
+        sentences: Returns the sentences, lists of words, that a tokenizer from scratch is trained on.
+
+    Returns:
+        The model in float32 and its tokenizer.
+
+    Raises:
+        RecipeError: If fields do not fit the model, or the model is a tagger with other labels.
+    """
     fields = {
         "id2label": dict(enumerate(labels)),
         "label2id": {label: i for i, label in enumerate(labels)},
@@ -98,7 +119,7 @@ def make_tagger(
                 cls = crf_class_for(config)
             except ValueError as error:
                 raise RecipeError(f"model {args.model!r}: {error}") from error
-        # float32 whatever the checkpoint holds: training in half precision without autocast diverges.
+        # Always float32: training a half-precision checkpoint without autocast diverges.
         model = cls.from_pretrained(args.model, dtype=torch.float32, **common, **fields)
     if args.keep_layers is not None:
         try:
@@ -108,28 +129,32 @@ def make_tagger(
     if args.head == "crf":
         model.set_word_starts(tokenizer)
     elif scheme is not None:
-        model.config.tag_scheme = scheme  # a stock configuration has no such field, and keeps it
+        model.config.tag_scheme = scheme  # stock configurations save fields that they do not define
     return model, tokenizer
 
 
 def check_head(head: str, args: StructKDTrainingArguments) -> None:
-    """Raise RecipeError if a softmax head is to be trained with what it has no part for: now, not after hours."""
+    """Raise RecipeError, before any training, if an objective needs transition scores and the head has none."""
     if head == "crf":
         return
     if TRANSITIONS in needed_columns(args.objectives):
-        raise RecipeError(f"objective {args.objective!r} compares transition scores, which head: softmax has not")
+        raise RecipeError(
+            f"objective {args.objective!r} compares transition scores, which head: softmax does not have"
+        )
 
 
 def refuse_other_labels(model: str, config: Any, labels: Sequence[str]) -> None:
-    """Raise RecipeError if a trained tagger, taken as a start, would have its labels renamed without a word."""
+    """Raise RecipeError if training would start from a tagger with other labels, which would be renamed silently."""
     is_tagger = any("ForTokenClassification" in name for name in config.architectures or [])
-    own = label_names(config)
-    if is_tagger and own != list(labels):
-        raise RecipeError(f"model {model!r} is trained on the labels {own}, in this order; the corpora have {labels}")
+    trained_labels = label_names(config)
+    if is_tagger and trained_labels != list(labels):
+        raise RecipeError(
+            f"model {model!r} is trained on the labels {trained_labels}, in this order; the corpora have {labels}"
+        )
 
 
 def model_arguments_of_teacher(args: Any, model_args: ModelArguments) -> ModelArguments:
-    """The teacher fields of a recipe as those of a tagger."""
+    """The model fields of the teachers that a recipe trains."""
     return replace(
         model_args,
         model=args.teacher_model,

@@ -1,8 +1,8 @@
-"""Recipes: YAML files and command-line options, typed, into dataclasses; and the settings of a run back out.
+"""Reads recipes: YAML files and command-line options into typed dataclasses.
 
-Built on ``transformers.HfArgumentParser``, which resolves the dataclasses and groups the help. What it does not do is
-done here: values of a YAML file are checked against the fields' types, typing errors in names are answered with the
-nearest name, and no value is silently ignored, overwritten or left a string.
+The parser extends `transformers.HfArgumentParser`, which resolves the dataclasses and groups the help. It checks the
+values of YAML files against the types of the fields, answers a typing error in a name with the nearest name, and never
+ignores or overwrites a value silently.
 """
 
 import argparse
@@ -21,7 +21,17 @@ from transformers import HfArgumentParser
 from ..processes import wait_for_main_process
 from ..settings import without_tokens
 from .shipped import shipped_recipe
-from .values import MismatchError, coerce, describe, from_text, is_kind, is_required, members_of, read_yaml, show
+from .values import (
+    MismatchError,
+    coerce,
+    describe_type,
+    describe_value,
+    from_text,
+    is_kind,
+    is_required,
+    members_of,
+    read_yaml,
+)
 
 # Called with the fields that were given (name -> value) and the instances; raises RecipeError.
 Check = Callable[[Mapping[str, Any], tuple[Any, ...]], None]
@@ -30,7 +40,7 @@ Check = Callable[[Mapping[str, Any], tuple[Any, ...]], None]
 class RecipeError(ValueError):
     """A recipe or an option that cannot be used; the message names the field, the value and what was expected.
 
-    Values may be access tokens in the wrong place: what looks like one is blanked.
+    A value in the message that looks like an access token is blanked.
     """
 
     def __init__(self, message: str) -> None:
@@ -47,33 +57,32 @@ def parse_recipe(
     program: str | None = None,
     fields: Mapping[str, Any] | None = None,
 ) -> tuple[Any, ...]:
-    """Read ``[RECIPE.yaml ...] [--field value ...]`` into one instance of each dataclass.
+    """Read `[RECIPE.yaml ...] [--field value ...]` into one instance of each dataclass.
 
     The keys of a recipe are the names of the dataclasses' fields. Options win over recipes, recipes over the defaults,
     and of several recipes (the corpora in one, the student in another) the later one; a list or mapping is replaced as
-    a whole. YAML is read by the rules of YAML 1.2's
-    core schema: ``5e-5`` is a number and ``no`` (Norwegian) a string. On the command line a list is several values or
-    one JSON list, a mapping is JSON, ``null`` is no value (of a field that must have one: its default, whatever the
-    recipe says), and a boolean field takes ``--flag``, ``--no_flag`` or
-    ``--flag false``. Fields typed ``Any``, or as a union of text and numbers, read their option as YAML would.
+    a whole. YAML is read by the rules of YAML 1.2's core schema: `5e-5` is a number and `no` (Norwegian) a string. On
+    the command line a list is several values or one JSON list, a mapping is JSON, `null` is no value (for a field that
+    must have one: its default, whatever the recipe says), and a boolean field takes `--flag`, `--no_flag` or
+    `--flag false`. For fields of type `Any`, or of a union of text and numbers, options are read as YAML.
 
     Args:
-        dataclass_types: Dataclasses without common field names; one may derive from ``TrainingArguments``.
-        argv: The arguments, ``sys.argv[1:]`` by default. Recipes, if any, come first.
-        description: What ``--help`` says the script does.
-        check: Called with the fields that were given (name -> value) and the instances; raises RecipeError for fields
-            that have no effect together, say.
-        exit_on_error: Print an error without a traceback and leave with status 2, as scripts should.
-        program: How usage and errors call the program; the script's name by default.
-        fields: Values that win over the recipes', options over them.
+        dataclass_types: Dataclasses without common field names; one may derive from `TrainingArguments`.
+        argv: The arguments; by default `sys.argv[1:]`. Recipes, if any, come first.
+        description: The description of the program in `--help`.
+        check: Called with the fields that were given (name -> value) and the instances; raises RecipeError, for
+            instance for fields that have no effect together.
+        exit_on_error: Whether to print an error without a traceback and exit with status 2, as commands should.
+        program: The name of the program in usage and errors; by default that of the script.
+        fields: Field name -> value. These win over the recipes, and options win over them.
 
     Returns:
-        The instances, in the order of ``dataclass_types``.
+        The instances, in the order of `dataclass_types`.
 
     Raises:
         RecipeError: If a recipe cannot be read, a field is unknown, given twice, missing or of a wrong type, or a
             dataclass refuses its values.
-        SystemExit: After ``--help`` (status 0); instead of RecipeError with ``exit_on_error`` (status 2).
+        SystemExit: After `--help` (status 0); instead of RecipeError with `exit_on_error` (status 2).
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = _RecipeParser(
@@ -99,25 +108,28 @@ def parse_recipe(
 def read_mapping(
     dataclass_types: Sequence[Any], fields: Mapping[str, Any], *, check: Check | None = None
 ) -> tuple[Any, ...]:
-    """Read the fields of a recipe out of a mapping, by the rules and with the messages of :func:`parse_recipe`.
+    """Read the fields of a recipe from a mapping, with the rules and messages of [`parse_recipe`].
 
     Args:
-        dataclass_types, check: As for :func:`parse_recipe`.
-        fields: Field name -> value, numbers, strings, lists and mappings as YAML has them.
+        dataclass_types, check: As for [`parse_recipe`].
+        fields: Field name -> value: numbers, strings, lists and mappings, as YAML has them.
+
+    Returns:
+        The instances, in the order of `dataclass_types`.
 
     Raises:
-        RecipeError: As :func:`parse_recipe`.
+        RecipeError: As [`parse_recipe`].
     """
     known = _known_fields(dataclass_types)
     values = _checked_fields(fields, known)
-    instances = _instances(dataclass_types, values, known, lambda own: "The fields")
+    instances = _instances(dataclass_types, values, known, lambda names: "The fields")
     if check is not None:
         check(values, instances)
     return instances
 
 
 class _RecipeParser(HfArgumentParser):
-    """An option for every field, whatever its type; values stay text until they are coerced as the recipe's are."""
+    """A parser with an option for every field. Values stay text here and are converted later, as those of recipes."""
 
     def _add_dataclass_arguments(self, dtype: Any) -> None:
         group = self.add_argument_group(getattr(dtype, "_argument_group_name", dtype.__name__))
@@ -146,10 +158,10 @@ class _RecipeParser(HfArgumentParser):
             dest=field.name,
             action=_Once,
             nargs=nargs,
-            metavar="{" + ",".join(map(str, choices)) + "}" if choices else describe(hint),
-            # argparse fills help in with %; a lone one ("10 % of the words") would break --help as a whole
+            metavar="{" + ",".join(map(str, choices)) + "}" if choices else describe_type(hint),
+            # argparse formats help texts with %: a single one ("10 % of the words") would break --help
             help=re.sub(r"%%|%", "%%", text),
-            default=argparse.SUPPRESS,  # what was not given must not hide what the recipe says
+            default=argparse.SUPPRESS,  # a default must not hide the value of a recipe
         )
 
     def error(self, message: str) -> NoReturn:
@@ -157,7 +169,7 @@ class _RecipeParser(HfArgumentParser):
 
 
 class _Once(argparse.Action):
-    """Store an option's text; a second value for the same field would silently replace the first, so it is refused."""
+    """Stores the text of an option, and refuses a second value for a field, which would replace the first silently."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         if hasattr(namespace, self.dest):
@@ -208,10 +220,10 @@ def _parse(
             raise RecipeError(f"Option --{name}: not JSON ({error}): {text}") from None
         values[name] = _checked(value, field, hint, f"Option --{name}")
 
-    def origin(own: set[str]) -> str:
-        given = [f"--{name}" for name in vars(options) if name in own]
-        where = [*([", ".join(recipes)] if recipes else []), *([", ".join(given)] if given else [])]
-        return " with ".join(where) or "The command line"
+    def origin(names: set[str]) -> str:
+        given = [f"--{name}" for name in vars(options) if name in names]
+        sources = [*([", ".join(recipes)] if recipes else []), *([", ".join(given)] if given else [])]
+        return " with ".join(sources) or "The command line"
 
     return values, _instances(dtypes, values, known, origin)
 
@@ -219,19 +231,19 @@ def _parse(
 def _instances(
     dtypes: Sequence[Any], values: Mapping[str, Any], known: Mapping[str, Any], origin: Callable[[set[str]], str]
 ) -> tuple[Any, ...]:
-    """An instance of each dataclass; `origin` says where the values of some fields come from, for errors."""
+    """An instance of each dataclass; `origin` names, for errors, the source of the values of some fields."""
     instances = []
     for dtype in dtypes:
-        own = {f.name for f in dataclasses.fields(dtype) if f.init}
-        required = [name for name in own if is_required(known[name][0]) and name not in values]
+        names = {f.name for f in dataclasses.fields(dtype) if f.init}
+        required = [name for name in names if is_required(known[name][0]) and name not in values]
         if required:
             help_text = known[min(required)][0].metadata.get("help", "")
             advice = f"set it in the recipe, or with --{min(required)}. {help_text}".rstrip()
             raise RecipeError(f"No value for {sorted(required)}: {advice}")
         try:
-            instances.append(dtype(**{name: value for name, value in values.items() if name in own}))
+            instances.append(dtype(**{name: value for name, value in values.items() if name in names}))
         except (ValueError, TypeError, ImportError, OSError) as error:
-            raise RecipeError(f"{origin(own)}: {error}") from error
+            raise RecipeError(f"{origin(names)}: {error}") from error
     return tuple(instances)
 
 
@@ -251,7 +263,7 @@ def _suggest(name: str, known: Mapping[str, Any], prefix: str = "") -> str:
 
 
 def _read_recipe(path: str) -> dict[Any, Any]:
-    """The fields of a recipe: a file, or the name of one that comes with the package."""
+    """The fields of a recipe: of a file, or of a recipe that comes with the package."""
     file = shipped_recipe(path) or Path(path)
     try:
         content = read_yaml(file.read_text(encoding="utf-8"))
@@ -260,12 +272,13 @@ def _read_recipe(path: str) -> dict[Any, Any]:
     except yaml.YAMLError as error:
         raise RecipeError(f"Recipe {path} is not valid YAML: {error}") from None
     if not isinstance(content, dict):
-        raise RecipeError(f"Recipe {path} must be a mapping of fields to values, not {show(content)}.")
+        raise RecipeError(f"Recipe {path} must be a mapping of fields to values, not {describe_value(content)}.")
     return content
 
 
-def _checked(value: Any, field: Any, hint: Any, what: str) -> Any:
-    expected = describe(hint)
+def _checked(value: Any, field: Any, hint: Any, source: str) -> Any:
+    """A value converted to the type of its field. Raises RecipeError, naming the source, if that cannot be done."""
+    expected = describe_type(hint)
     try:
         value = coerce(value, hint, "")
         choices = field.metadata.get("choices")
@@ -273,12 +286,12 @@ def _checked(value: Any, field: Any, hint: Any, what: str) -> Any:
             expected = "one of " + ", ".join(map(str, choices))
             raise MismatchError("", value)
     except MismatchError as mismatch:
-        where, found = mismatch.where, mismatch.value
+        where, member = mismatch.where, mismatch.value
         if mismatch.problem:
-            raise RecipeError(f"{what}{', ' if where else ''}{where.lstrip('.')}: {mismatch.problem}.") from None
+            raise RecipeError(f"{source}{', ' if where else ''}{where.lstrip('.')}: {mismatch.problem}.") from None
         advice = ""
         if str in members_of(hint) or where:
-            advice = " (text that looks like something else needs quotes)" if not isinstance(found, str) else ""
-        got = f"{where} is {show(found)}" if where else f"got {show(found)}"
-        raise RecipeError(f"{what}: expected {expected}, {got}{advice}.") from None
+            advice = " (text that looks like something else needs quotes)" if not isinstance(member, str) else ""
+        got = f"{where} is {describe_value(member)}" if where else f"got {describe_value(member)}"
+        raise RecipeError(f"{source}: expected {expected}, {got}{advice}.") from None
     return value

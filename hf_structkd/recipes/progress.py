@@ -1,4 +1,4 @@
-"""What the scripts show while they work: a heading and a bar for each training, one line now and then."""
+"""What commands print while they work: one heading and one progress bar per training, and short lines of scores."""
 
 import math
 import time
@@ -11,12 +11,12 @@ from accelerate import PartialState
 from transformers import ProgressCallback, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
-SHOWN = ("loss", "kd_lambda")  # of the many numbers of a training log; all of them go to report_to and trainer_state
+SHOWN = ("loss", "kd_lambda")  # the printed numbers of a training log; report_to and trainer_state get all of them
 SECONDS_BETWEEN_LINES = 30.0  # where there is no bar
 
 
 def quiet_libraries() -> None:
-    """Leave the screen to the training bars: no bar for every file loaded, no list of every weight made anew."""
+    """Switch off what libraries print beside the training bars: bars per loaded file, lists of new weights."""
     transformers.logging.disable_progress_bar()
     transformers.logging.set_verbosity_error()
     datasets.disable_progress_bars()
@@ -24,58 +24,58 @@ def quiet_libraries() -> None:
 
 
 def show(text: str) -> None:
-    """Print a text, once, whatever the number of processes."""
+    """Print a text, on the main process only."""
     if PartialState().is_main_process:
         print(text, flush=True)
 
 
 def announce(text: str) -> None:
-    """Print a heading, once, whatever the number of processes."""
+    """Print a heading, on the main process only."""
     show(f"\n== {text}")
 
 
 class Heading(TrainerCallback):
-    """Says what is trained on how much, when training begins, and where there is no bar how far it is.
+    """Prints a heading with the size of the training when it begins and, on request, lines of progress.
 
     Args:
-        title: how the heading calls the model.
-        lines: whether progress is told in lines, one in half a minute.
+        title: The name of the model in the heading.
+        lines: Whether to print a line of progress every 30 seconds, for terminals without a bar.
     """
 
     def __init__(self, title: str, lines: bool) -> None:
         self.title, self.lines = title, lines
-        self._begun = self._told = 0.0
-        self._first = 0
+        self._started = self._last_line = 0.0  # seconds of time.monotonic
+        self._first_step = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **kwargs: Any) -> None:
         text = self.title
         if state.is_world_process_zero and train_dataloader is not None:
             try:
                 sentences = f"{len(train_dataloader.dataset):,} sentences"
-                # as Trainer counts them: the last batches of an epoch are an update too
+                # as Trainer counts them: an incomplete accumulation at the end of an epoch is an update too
                 updates = math.ceil(len(train_dataloader) / args.gradient_accumulation_steps)
-                text += f": {sentences}, {updates:,} updates an epoch"
-            except TypeError:  # a stream has no length
+                text += f": {sentences}, {updates:,} updates per epoch"
+            except TypeError:  # streams have no length
                 text += f": {state.max_steps:,} updates"
             if state.global_step:
                 text += f", {state.global_step:,} of {state.max_steps:,} done before"
         announce(text)
-        self._begun = self._told = time.monotonic()
-        self._first = state.global_step
+        self._started = self._last_line = time.monotonic()
+        self._first_step = state.global_step
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         now = time.monotonic()
-        if not self.lines or not state.is_world_process_zero or now - self._told < SECONDS_BETWEEN_LINES:
+        if not self.lines or not state.is_world_process_zero or now - self._last_line < SECONDS_BETWEEN_LINES:
             return
-        self._told = now
-        pace = (state.global_step - self._first) / (now - self._begun)
-        left = (state.max_steps - state.global_step) / pace
-        shown = f"{left / 60:.0f} min" if left > 90 else f"{left:.0f} s"
-        print(f"  {state.global_step:,} of {state.max_steps:,} updates, about {shown} left", flush=True)
+        self._last_line = now
+        updates_per_second = (state.global_step - self._first_step) / (now - self._started)
+        seconds_left = (state.max_steps - state.global_step) / updates_per_second
+        left = f"{seconds_left / 60:.0f} min" if seconds_left > 90 else f"{seconds_left:.0f} s"
+        print(f"  {state.global_step:,} of {state.max_steps:,} updates, about {left} left", flush=True)
 
 
 class BriefProgress(ProgressCallback):
-    """The stock progress bar without a bar for every evaluation, and with short lines."""
+    """The stock progress bar, without bars for evaluations and with short lines of scores."""
 
     def on_prediction_step(self, args: Any, state: Any, control: Any, eval_dataloader: Any = None, **kw: Any) -> None:
         return
@@ -86,7 +86,7 @@ class BriefProgress(ProgressCallback):
 
 
 class BriefPrinter(TrainerCallback):
-    """The same lines where there are no bars."""
+    """Prints the same lines of scores where there are no bars."""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if state.is_local_process_zero and (line := brief(logs or {})):
@@ -94,13 +94,13 @@ class BriefPrinter(TrainerCallback):
 
 
 def brief(logs: dict[str, Any]) -> str:
-    """The numbers worth a line: the loss and lambda while training, the average over languages after an evaluation."""
+    """The numbers of a log entry to print: loss and lambda of training, averages over languages of an evaluation."""
     shown = [name for name in logs if name in SHOWN or (name.startswith("eval_macro_") and name != "eval_macro_loss")]
     return "  ".join(f"{name} {logs[name]:.4g}" for name in shown)
 
 
 def make_brief(trainer: transformers.Trainer, title: str | None = None) -> None:
-    """Put the brief callbacks in place of the stock ones, and a heading before them where there is a title."""
+    """Replace the stock printing callbacks of a trainer by the brief ones; a title adds a heading."""
     bars = [callback for callback in trainer.callback_handler.callbacks if isinstance(callback, ProgressCallback)]
     if title is not None:
         trainer.callback_handler.callbacks.insert(0, Heading(title, lines=not bars))

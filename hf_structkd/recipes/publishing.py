@@ -1,4 +1,4 @@
-"""From a finished student to its card, and to the Hub."""
+"""What a recipe adds to the results of a run for the student's card, and the push to the Hub."""
 
 import getpass
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from .fields import DataArguments, ModelArguments, StartArguments
 from .models import SCRATCH
 
 
-def describe(
+def complete_results(
     results: RunResults,
     student: Teacher,
     data_args: DataArguments,
@@ -29,7 +29,18 @@ def describe(
     args: StructKDTrainingArguments,
     examples: dict[str, list[str]],
 ) -> RunResults:
-    """The results of a run with everything that its student's card says."""
+    """Add to the results of a run what the student's card says beside scores.
+
+    Args:
+        results: Scores, settings, seconds and history of the run.
+        student: The finished student.
+        data_args, model_args, start_args, args: The fields of the recipe.
+        teachers: Language -> its teachers.
+        examples: Label -> frequent words.
+
+    Returns:
+        A copy of the results with model, teachers, objective, hyperparameters, examples and citations.
+    """
     name = args.hub_model_id or Path(args.output_dir or ".").name
     described = training_results(
         student.model.config,
@@ -45,13 +56,13 @@ def describe(
             **base_model(model_args),
         },
     )
-    own: Mapping[str, float] = results.comparison["test"]["teachers"] or {}
-    taught = [teacher["language"] for teacher in described.teachers]  # several of one language share a score
+    scores: Mapping[str, float] = results.comparison["test"]["teachers"] or {}
+    taught = [teacher["language"] for teacher in described.teachers]  # several of one language have one score
     return replace(
         results,
         model=described.model,
         teachers=[
-            {**teacher, "score": own.get(language) if taught.count(language) == 1 else None}
+            {**teacher, "score": scores.get(language) if taught.count(language) == 1 else None}
             for teacher, language in zip(described.teachers, taught)
         ],
         objective=described.objective,
@@ -65,27 +76,32 @@ def describe(
 def recipe_settings(
     data_args: DataArguments, model_args: ModelArguments, start_args: StartArguments
 ) -> dict[str, Any]:
-    """What a recipe says of the student beside training arguments, for the card's list; what it leaves out is not."""
-    said = {
+    """Fields beside the training arguments that the card lists among the hyperparameters, if the recipe sets them."""
+    fields = {
         "keep_layers": model_args.keep_layers,
         "model_config": model_args.model_config,
         "teacher_embeddings": start_args.teacher_embeddings,
         "augmentation": data_args.augmentation,
     }
-    return {name: str(value) for name, value in said.items() if value is not None}
+    return {name: str(value) for name, value in fields.items() if value is not None}
 
 
 def base_model(args: ModelArguments) -> dict[str, Any]:
-    """The encoder that training started from, with the commit of one from the Hub."""
+    """The encoder that training started from, with its commit if it is from the Hub; empty for one from scratch."""
     if args.model == SCRATCH:
         return {}
     return {"base_model": args.model, "base_model_revision": hub_commit(args.model, args.revision)}
 
 
 def corpus_name(corpus: Any) -> str | None:
-    """What a card calls the corpora: a Hub id, or the innermost folder that a path names before its placeholders.
+    """The name of the corpora on a card.
 
-    A folder that is somebody's home, or is called like whoever runs this, names a person and no corpus.
+    Args:
+        corpus: The field `corpus` of a recipe.
+
+    Returns:
+        A Hub id, or the last folder of a path before its placeholders. `None` for a mapping, and for a folder that
+        names a person: a home, or one with the name of the user.
     """
     if not isinstance(corpus, str):
         return None
@@ -104,12 +120,12 @@ def _login() -> str | None:
 
 
 def student_repository(args: StructKDTrainingArguments) -> str:
-    """The full id of the repository to push to, which is made if there is none."""
+    """The full id of the repository to push to; a missing repository is created."""
     name = args.hub_model_id or Path(args.output_dir or ".").absolute().name
     return prepare_repository(name, args.hub_token, args.hub_private_repo)
 
 
 def push_student(folder: Path, args: StructKDTrainingArguments) -> str:
-    """Push a finished student; the address of its repository."""
+    """Push a finished student; returns the address of its repository."""
     repository = student_repository(args)
     return push_folder(folder, repository, token=args.hub_token, revision=args.hub_revision)

@@ -1,4 +1,4 @@
-"""A recipe: all that a distillation run is told, one object from YAML files, a command line, Python or a grid."""
+"""A recipe: the fields of a distillation run in one object, from YAML files, a command line, Python or a grid."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ KINDS = (DataArguments, ModelArguments, TeacherArguments, StructKDTrainingArgume
 
 @dataclass
 class Recipe:
-    """What a distillation run is told.
+    """The fields of a distillation run.
 
     Args:
-        data: the corpora and the text.
-        model: the student.
-        teachers: who teaches it, and the baseline beside it.
-        training: how it is trained, [`StructKDTrainingArguments`].
+        data: The corpora, and the sentences without gold tags.
+        model: The student.
+        teachers: The teachers, and the baseline.
+        training: The training of the student, [`StructKDTrainingArguments`].
 
     Raises:
-        RecipeError: if fields contradict each other.
+        RecipeError: If fields contradict each other.
     """
 
     data: DataArguments
@@ -45,38 +45,51 @@ class Recipe:
 
     @classmethod
     def from_mapping(cls, fields: Mapping[str, Any]) -> Recipe:
-        """A recipe out of a mapping from field to value. Raises RecipeError, naming the field and the value."""
+        """Make a recipe from a mapping of field names to values.
+
+        Raises:
+            RecipeError: If a field or a value is wrong; the message names both.
+        """
         return cls(*read_mapping(KINDS, fields, check=refuse_idle_fields("distill")))
 
     @classmethod
     def from_files(cls, *files: str, **fields: Any) -> Recipe:
-        """A recipe out of YAML files, or names of those that come with the package.
+        """Read a recipe from YAML files.
 
         Args:
-            files: of several a later one wins.
-            fields: these win over the files'.
+            files: Paths, or names of recipes that come with the package; later ones win over earlier ones.
+            fields: Fields of the recipe; they win over the files.
 
         Raises:
-            RecipeError: naming the file, the field, the value and the type.
+            RecipeError: If a file cannot be read, or a field or a value is wrong; the message names the file, the
+                field, the value and the expected type.
         """
         return cls(*parse_recipe(KINDS, files, check=refuse_idle_fields("distill"), fields=fields))
 
     @classmethod
     def from_command_line(cls, arguments: Sequence[str], program: str) -> Recipe:
-        """A recipe out of `[RECIPE ...] [--field value ...]`; a wrong one ends the program with status 2."""
-        told = parse_recipe(KINDS, arguments, exit_on_error=True, check=refuse_idle_fields("distill"), program=program)
-        return cls(*told)
+        """Read a recipe from the arguments `[RECIPE ...] [--field value ...]`.
+
+        Args:
+            arguments: The arguments of the command.
+            program: The name of the command, for usage and errors.
+
+        Raises:
+            SystemExit: With status 2 for a wrong recipe or option, which is printed; with status 0 after `--help`.
+        """
+        check = refuse_idle_fields("distill")
+        return cls(*parse_recipe(KINDS, arguments, exit_on_error=True, check=check, program=program))
 
     @property
     def objectives(self) -> Chosen:
-        """The objectives with their weights; empty where the student learns from gold tags alone."""
+        """The objectives with their weights; empty if the student learns from gold tags alone."""
         return self.training.objectives
 
     @property
     def gold_only(self) -> DataArguments:
-        """The data without unlabelled sentences: what teachers and baseline see, with such sentences and without."""
+        """The data fields without sentences that lack gold tags: what teachers and baseline learn from."""
         return replace(self.data, unlabelled_sentences=None, unlabelled_corpus=None, augmentation=None)
 
     def settings(self) -> dict[str, Any]:
-        """The fields that make a run what it is."""
+        """The fields that decide what a run computes, without those that say where it lies and what it logs."""
         return settings_of(self.data, self.model, self.teachers, self.training)

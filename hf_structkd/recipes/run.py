@@ -2,19 +2,19 @@
 
     DistillationRun.from_recipe("recipe.yaml", output_dir="runs/first").run()
 
-`DistillationRun.run` is the whole story. Each step can be called by itself too, in a notebook for instance: it does
-first what it builds on, returns what it made, and is not done twice. What a step leaves in `output_dir` is found there
-by the next run, which goes on where the last one stopped.
+[`DistillationRun.run`] tells the whole story. Each step can also be called by itself, for instance in a notebook: it
+first carries out the steps that it builds on, and a second call returns the result of the first. A later run finds in
+`output_dir` what the steps left there, and continues where the last run stopped.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from datasets import Dataset, DatasetDict
 
@@ -33,7 +33,7 @@ from ..teachers.panel import Panel
 from ..training.arguments import StructKDTrainingArguments
 from ..training.card import examples_of, gold_by_language, objective_name, sentences_by_language
 from ..training.teacher_embeddings import embed_from_teachers
-from .data import RunData, first, read_run_data
+from .data import RunData, first_sentences, read_run_data
 from .fields import DataArguments
 from .folder import (
     RECORDED,
@@ -50,26 +50,47 @@ from .folder import (
 from .models import check_head, check_model, encoder_of, make_tagger, make_tokenizer, model_arguments_of_teacher
 from .parser import RecipeError
 from .progress import announce, show
-from .publishing import describe, push_student, student_repository
+from .publishing import complete_results, push_student, student_repository
 from .recipe import Recipe
 from .teachers import calibrate_teachers, given_teachers, trained_teacher
 
-BASELINE = "baseline"  # the row of the student that learns from gold tags alone
+BASELINE = "baseline"  # the table row of the student that learns from gold tags alone
+Result = TypeVar("Result")
+
+
+def step(method: Callable[[Any], Result]) -> Callable[[Any], Result]:
+    """Make a method a step of a run: it is carried out once, and later calls return its result."""
+
+    @wraps(method)
+    def carried_out_once(run: DistillationRun) -> Result:
+        if method.__name__ not in run.step_results:
+            run.step_results[method.__name__] = method(run)
+        return run.step_results[method.__name__]
+
+    return carried_out_once
 
 
 class DistillationRun:
     """A recipe, carried out step by step.
 
     Args:
-        recipe: what is to be done.
+        recipe: The fields of the run.
+
+    Attributes:
+        output: The folder of the run, `output_dir`.
+        name: The student's row in tables, made of its objectives (`"posterior+top_wk"`).
+        folders: Table row -> folder of the finished model.
+        seconds: Phase (`"teachers"`, `"annotation"`, or a table row) -> wall-clock seconds.
+        step_results: Step -> what it returned.
 
     Raises:
-        RecipeError: if `output_dir` holds another run, or something else; it says what differs.
+        RecipeError: If `output_dir` holds another run, or something else; the message names the differences.
     """
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe, self.output = recipe, Path(recipe.training.output_dir or ".")
-        self.name = objective_name(recipe.training.objective)  # the student's row in tables
+        self.name = objective_name(recipe.training.objective)
+        self.step_results: dict[str, Any] = {}
         self.folders: dict[str, Path] = {}
         self.seconds: dict[str, float] = {"teachers": 0.0}
         file = self.output / SETTINGS_FILE
@@ -84,11 +105,23 @@ class DistillationRun:
 
     @classmethod
     def from_recipe(cls, *files: str, **fields: Any) -> DistillationRun:
-        """A run of recipe files (or names of those that come with the package); fields win over files."""
+        """A run of a recipe.
+
+        Args:
+            files: Recipe files, or names of recipes that come with the package; later ones win.
+            fields: Fields of the recipe; they win over the files.
+
+        Raises:
+            RecipeError: As [`Recipe.from_files`] and [`DistillationRun`].
+        """
         return cls(Recipe.from_files(*files, **fields))
 
     def run(self) -> RunResults | None:
-        """Every step in order; the results, on the main process of several."""
+        """Carry out all steps in order.
+
+        Returns:
+            The results of [`report`]; `None` on all processes but the main one.
+        """
         self.corpora()
         self.teachers()
         self.baseline()
@@ -98,92 +131,57 @@ class DistillationRun:
 
     # ---- the steps ----
 
+    @step
     def corpora(self) -> dict[str, DatasetDict]:
-        """language -> the splits that the student learns from and is scored on; the models are checked too."""
-        return self._data.corpora
+        """Read the corpora and check the models that the recipe names.
 
-    def teachers(self) -> Mapping[str, Panel]:
-        """language -> its teachers: those that the recipe gives, the others trained; calibrated if it asks so."""
-        return self._teachers
+        Returns:
+            Language -> the splits that the student learns from and is scored on.
+        """
+        return self.data.corpora
 
-    def baseline(self) -> Path | None:
-        """The folder of the student that learns from gold tags alone; `None` where the recipe wants none."""
-        return self._baseline
+    @step
+    def teachers(self) -> dict[str, Panel]:
+        """Load the teachers that the recipe gives, train the others, and calibrate those that the recipe says.
 
-    def annotate(self) -> Dataset:
-        """The student's training sentences, those without gold tags among them, with the teachers' answers."""
-        return self._annotated
-
-    def student(self) -> Path:
-        """The folder of the student."""
-        return self._student
-
-    def report(self) -> RunResults | None:
-        """Score teachers, baseline and student on dev and test, and write results.json, the table and the card."""
-        self.baseline(), self.student()
-        if not self.recipe.training.should_save:
-            return None
-        announce("Scores")
-        args, data = self.recipe.training, self._data
-        student = Teacher.from_pretrained(str(self.folders[self.name]), device=args.device)
-        rows: dict[str, Any] = {"teachers": self.teachers()}
-        if (baseline := self.baseline()) is not None:
-            rows[BASELINE] = Teacher.from_pretrained(str(baseline), device=args.device)
-        rows[self.name] = student
-        scores, tables = compare(rows, data.corpora, data.labels, ("dev", "test"), scheme=self.recipe.data.tag_scheme)
-        results = self._results(student, scores, tables)
-        results_file = write_results(results, self.output)
-        write_atomically(self.output / "table.md", tables["test"].to_markdown() + "\n")
-        show(tables["test"].to_text())
-        self._show_examples(student)
-        describe_student(self.folders[self.name], results)
-        self._show_places(results_file)
-        return results
-
-    # ---- what the steps make, once ----
-
-    @cached_property
-    def _data(self) -> RunData:
-        recipe, args = self.recipe, self.recipe.training
-        if args.push_to_hub and args.should_save:
-            # A wrong token is told now, hours before anything is pushed.
-            args.hub_model_id = student_repository(args)
-        announce("Corpora")
-        data = read_run_data(recipe)
-        show(data.sizes())
-        check_model(recipe.model)
-        check_head(recipe.model.head, args)
-        if recipe.teachers.teacher_model:
-            check_model(model_arguments_of_teacher(recipe.teachers, recipe.model))
-        return data
-
-    @cached_property
-    def _teachers(self) -> dict[str, Panel]:
-        recipe, data = self.recipe, self._data
+        Returns:
+            Language -> its teachers.
+        """
+        recipe, data = self.recipe, self.data
         panels = given_teachers(list(data.corpora), data.labels, recipe)
-        self._keep_settings()
+        self._record_settings()
         for language, splits in data.whole.items():
             if language not in panels:
-                train = first(splits["train"], recipe.teachers.teacher_max_train_sentences)
+                train = first_sentences(splits["train"], recipe.teachers.teacher_max_train_sentences)
                 panels[language], seconds = trained_teacher(language, train, splits["dev"], data.labels, recipe)
                 self.seconds["teachers"] += seconds
         if recipe.objectives:
             calibrate_teachers(panels, data.corpora, data.labels, recipe.teachers)
         return panels
 
-    @cached_property
-    def _baseline(self) -> Path | None:
+    @step
+    def baseline(self) -> Path | None:
+        """Train the baseline: the same student, which learns from gold tags alone.
+
+        Returns:
+            The folder of the model; `None` if the recipe has no baseline.
+        """
         if not self.recipe.teachers.baseline:
             return None
         self.teachers()
         folder = Path(self.recipe.teachers.baseline_dir or self.output / BASELINE)
         args = replace_output(self.recipe.training, folder, objective="none", unlabelled_rate=None)
-        settings = self._settings_of_student(self.recipe.gold_only, args, unlabelled=False)
-        self._train(BASELINE, folder, settings, args, self._data.train, "Baseline, the student on gold tags alone")
+        settings = self._student_settings(self.recipe.gold_only, args, unlabelled=False)
+        self._train(BASELINE, folder, settings, args, self.data.train, "Baseline, the student on gold tags alone")
         return folder
 
-    @cached_property
-    def _annotated(self) -> Dataset:
+    @step
+    def annotate(self) -> Dataset:
+        """Ask the teachers about every sentence that the student learns from, and store their answers.
+
+        Returns:
+            The student's training sentences, those without gold tags included, with the teachers' answers.
+        """
         recipe, args, teachers = self.recipe, self.recipe.training, self.teachers()
         sentences = self._training_sentences()
         if not recipe.objectives:
@@ -193,7 +191,7 @@ class DistillationRun:
         annotated = annotate(
             sentences,
             teachers,
-            label_names=self._data.labels,
+            label_names=self.data.labels,
             targets=needed_columns(recipe.objectives),
             top_k=args.top_k,
             temperature=annotation_temperatures(recipe.objectives),
@@ -204,46 +202,95 @@ class DistillationRun:
         self.seconds["annotation"] = time.perf_counter() - started
         return annotated
 
-    @cached_property
-    def _student(self) -> Path:
+    @step
+    def student(self) -> Path:
+        """Train the student on gold tags and the teachers' answers.
+
+        Returns:
+            The folder of the model.
+        """
         annotated, teachers = self.annotate(), self.teachers()
-        folder, share = self.output / "student", self.recipe.teachers.teacher_embeddings
+        folder, teacher_share = self.output / "student", self.recipe.teachers.teacher_embeddings
         args = replace_output(self.recipe.training, folder, push_to_hub=self.recipe.training.push_to_hub)
-        settings = self._settings_of_student(self.recipe.data, args, unlabelled=True) | {
-            "teacher_embeddings": share,
+        settings = self._student_settings(self.recipe.data, args, unlabelled=True) | {
+            "teacher_embeddings": teacher_share,
             "teachers": {language: panel.record() for language, panel in teachers.items()},
             "readings": {language: panel.settings() for language, panel in teachers.items() if any(panel.settings())}
             or None,
         }
-        self._train(self.name, folder, settings, args, annotated, f"Student, {self.name}", share)
+        self._train(self.name, folder, settings, args, annotated, f"Student, {self.name}", teacher_share)
         return folder
 
-    # ---- parts of steps ----
+    @step
+    def report(self) -> RunResults | None:
+        """Score teachers, baseline and student on dev and test; write results.json, the table and the card.
 
-    def _keep_settings(self) -> None:
-        """Leave in the output folder what the run is made of. Raises RecipeError if it was made of something else."""
-        recipe, data = self.recipe, self._data
-        everything = data.parts("train", "dev", "test", unlabelled=True)
-        made = provenance(everything, data.labels, encoder_of(recipe.model), recipe.model.revision)
-        settings = recipe.settings() | made
+        Returns:
+            The results; `None` on all processes but the main one.
+        """
+        baseline, student_folder = self.baseline(), self.student()
+        args, data = self.recipe.training, self.data
+        if not args.should_save:
+            return None
+        announce("Scores")
+        student = Teacher.from_pretrained(str(student_folder), device=args.device)
+        rows: dict[str, Any] = {"teachers": self.teachers()}
+        if baseline is not None:
+            rows[BASELINE] = Teacher.from_pretrained(str(baseline), device=args.device)
+        rows[self.name] = student
+        scores, tables = compare(rows, data.corpora, data.labels, ("dev", "test"), scheme=self.recipe.data.tag_scheme)
+        results = self._results(student, scores, tables)
+        results_file = write_results(results, self.output)
+        write_atomically(self.output / "table.md", tables["test"].to_markdown() + "\n")
+        show(tables["test"].to_text())
+        self._show_examples(student)
+        describe_student(student_folder, results)
+        self._show_locations(results_file)
+        return results
+
+    # ---- parts of the steps ----
+
+    @cached_property
+    def data(self) -> RunData:
+        """Everything that the run reads: the corpora, the text without tags, and the label set."""
+        recipe, args = self.recipe, self.recipe.training
+        if args.push_to_hub and args.should_save:
+            # A wrong token is an error now, not after hours of training.
+            args.hub_model_id = student_repository(args)
+        announce("Corpora")
+        data = read_run_data(recipe)
+        show(data.sizes())
+        check_model(recipe.model)
+        check_head(recipe.model.head, args)
+        if recipe.teachers.teacher_model:
+            check_model(model_arguments_of_teacher(recipe.teachers, recipe.model))
+        return data
+
+    def _record_settings(self) -> None:
+        """Write into the output folder what the run is made of. Raises RecipeError if it holds another run."""
+        recipe, data = self.recipe, self.data
+        sentences = data.parts("train", "dev", "test", unlabelled=True)
+        settings = recipe.settings() | provenance(
+            sentences, data.labels, encoder_of(recipe.model), recipe.model.revision
+        )
         if self._stored is not None:
             refuse_other_settings(self.output, self._stored, settings)
         if recipe.training.should_save:
             self.output.mkdir(parents=True, exist_ok=True)
             write_atomically(self.output / SETTINGS_FILE, json.dumps(settings, indent=2))
 
-    def _settings_of_student(
+    def _student_settings(
         self, data_args: DataArguments, args: StructKDTrainingArguments, unlabelled: bool
     ) -> dict[str, Any]:
-        data, model = self._data, self.recipe.model
-        learnt_from = data.parts("train", "dev", unlabelled=unlabelled)
+        data, model = self.data, self.recipe.model
+        sentences = data.parts("train", "dev", unlabelled=unlabelled)
         return settings_of(data_args, model, args) | provenance(
-            learnt_from, data.labels, encoder_of(model), model.revision
+            sentences, data.labels, encoder_of(model), model.revision
         )
 
     def _training_sentences(self) -> Dataset:
-        """What the student learns from: gold, sentences without gold tags, and rewritten ones."""
-        recipe, data = self.recipe, self._data
+        """What the student learns from: sentences with gold tags, sentences without, and rewritten ones."""
+        recipe, data = self.recipe, self.data
         gold = data.train
         sentences = mix_unlabelled(gold, list(data.unlabelled.values())) if data.unlabelled else gold
         if recipe.data.augmentation is None:
@@ -263,22 +310,22 @@ class DistillationRun:
         title: str,
         teacher_share: float | None = None,
     ) -> None:
-        """Train a student into a folder, unless it is there."""
-        data, recipe = self._data, self.recipe
+        """Train a student into a folder, unless the finished model is there already."""
+        data, recipe = self.data, self.recipe
 
-        def fit(ready: StructKDTrainingArguments) -> Any:
+        def fit(training_args: StructKDTrainingArguments) -> Any:
             model, tokenizer = make_tagger(
                 recipe.model, data.labels, recipe.data.tag_scheme, lambda: list(data.train["tokens"])
             )
             if teacher_share is not None:
                 embed_from_teachers(model, tokenizer, self.teachers(), teacher_share)
-            return train_tagger(model, tokenizer, sentences, data.dev, ready, title=title)
+            return train_tagger(model, tokenizer, sentences, data.dev, training_args, title=title)
 
         self.folders[row] = folder
         self.seconds[row] = train_into(folder, settings, args, fit, title)
 
     def _results(self, student: Teacher, scores: dict[str, Any], tables: Mapping[str, ComparisonReport]) -> RunResults:
-        recipe, args, data, annotated = self.recipe, self.recipe.training, self._data, self.annotate()
+        recipe, args, data, annotated = self.recipe, self.recipe.training, self.data, self.annotate()
         results = RunResults(
             settings=dump_settings(recipe.data, recipe.model, recipe.teachers, args),
             scores=scores,
@@ -290,17 +337,19 @@ class DistillationRun:
             **training_record(self.folders[self.name]),
         )
         examples = examples_of(data.train, data.labels) if args.label_examples else {}
-        return describe(results, student, recipe.data, recipe.model, recipe.teachers, self.teachers(), args, examples)
+        return complete_results(
+            results, student, recipe.data, recipe.model, recipe.teachers, self.teachers(), args, examples
+        )
 
     def _show_examples(self, student: Teacher, count: int = 1) -> None:
-        """Tag a few test sentences and print them, tags behind the words."""
+        """Print the first test sentences of each language with the student's tags behind the words."""
         announce("The student at work")
-        for language, splits in self._data.corpora.items():
-            sentences = list(first(splits["test"], count)["tokens"])
+        for language, splits in self.data.corpora.items():
+            sentences = list(first_sentences(splits["test"], count)["tokens"])
             for words, tags in zip(sentences, student.tag(sentences)):
                 show(f"[{language}] " + " ".join(w if tag == "O" else f"{w}/{tag}" for w, tag in zip(words, tags)))
 
-    def _show_places(self, results_file: Path) -> None:
+    def _show_locations(self, results_file: Path) -> None:
         announce("Where everything is")
         show(f"student   {self.folders[self.name]}  (README.md is its card)")
         for language, panel in self.teachers().items():
@@ -311,12 +360,12 @@ class DistillationRun:
 
 
 def main(arguments: Sequence[str], program: str) -> None:
-    """`structkd distill`: the run of a recipe."""
+    """`structkd distill`: carry out a recipe."""
     DistillationRun(Recipe.from_command_line(arguments, program)).run()
 
 
 def annotate_only(arguments: Sequence[str], program: str) -> None:
-    """`structkd annotate`: the run of a recipe up to the teachers' answers, which stay in a folder."""
+    """`structkd annotate`: carry out a recipe up to the teachers' answers, which stay in a folder."""
     run = DistillationRun(Recipe.from_command_line(arguments, program))
     if not run.recipe.objectives:
         raise RecipeError("objective 'none' asks no teacher: there is nothing to annotate")

@@ -1,4 +1,4 @@
-"""The teachers of a recipe: given, trained, calibrated."""
+"""The teachers of a recipe: checkpoints that it gives, teachers that it trains, and their calibration."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -25,10 +25,23 @@ def given_teachers(
     labels: Sequence[str],
     recipe: Recipe,
 ) -> dict[str, Panel]:
-    """language -> the teachers that the recipe names, checked before any work is done."""
+    """Load the teachers that a recipe gives, and check them before any training.
+
+    Args:
+        languages: The languages of the corpora.
+        labels: The label set.
+        recipe: The recipe.
+
+    Returns:
+        Language -> its teachers; without the languages whose teacher is to be trained.
+
+    Raises:
+        RecipeError: If a language has no teacher and none is trained, a teacher cannot be loaded, or its labels or
+            answers do not fit.
+    """
     teacher_args = recipe.teachers
     sources = {language: teacher_args.sources(language) for language in languages}
-    missing = [language for language, own in sources.items() if not own]
+    missing = [language for language, given in sources.items() if not given]
     if missing and not teacher_args.teacher_model:
         raise RecipeError(
             f"no teacher for language {', '.join(missing)}: name a checkpoint under `teachers`, or a `teacher_model` "
@@ -40,9 +53,9 @@ def given_teachers(
     targets = needed_columns(recipe.objectives)
     loaded: dict[str, Teacher] = {}
     panels = {}
-    for language, own in sources.items():
+    for language, given in sources.items():
         members = []
-        for source in own:
+        for source in given:
             try:
                 members.append((_load(source, recipe, loaded), source.weight))
             except (OSError, ValueError) as error:
@@ -52,13 +65,13 @@ def given_teachers(
             try:
                 panels[language].check(labels, targets)
             except ValueError as error:
-                names = " + ".join(repr(source.checkpoint) for source in own)
+                names = " + ".join(repr(source.checkpoint) for source in given)
                 raise RecipeError(f"teacher for {language}, {names}: {error}") from error
     return panels
 
 
 def _load(source: TeacherSource, recipe: Recipe, loaded: dict[str, Teacher]) -> Teacher:
-    """A teacher with what a recipe says of it; one that teaches several languages is read from disk once."""
+    """Load a teacher with its settings; a teacher of several languages is loaded once, into `loaded`."""
     teacher_args = recipe.teachers
     remote = recipe.model.trust_remote_code if source.trust_remote_code is None else source.trust_remote_code
     label_map = teacher_args.teacher_label_map if source.label_map is None else source.label_map
@@ -72,7 +85,7 @@ def _load(source: TeacherSource, recipe: Recipe, loaded: dict[str, Teacher]) -> 
             label_map=label_map,
             scheme=source.scheme,
         )
-    teacher = copy.copy(loaded[key])  # the model is shared, the temperature is each language's own
+    teacher = copy.copy(loaded[key])  # languages share the model and have their own temperature
     temperature = source.temperature if source.temperature is not None else teacher_args.teacher_temperature
     teacher.temperature = 1.0 if temperature in (None, "auto") else float(temperature)
     return teacher
@@ -85,7 +98,17 @@ def trained_teacher(
     labels: list[str],
     recipe: Recipe,
 ) -> tuple[Panel, float]:
-    """Train a language's teacher, or take it up where it is; the seconds that training took, now or then."""
+    """Train the teacher of a language, or load it if it is finished.
+
+    Args:
+        language: The language.
+        train, dev: Its sentences.
+        labels: The label set.
+        recipe: The recipe.
+
+    Returns:
+        The teacher as a panel of one, and the seconds that its training took, now or earlier.
+    """
     data_args, teacher_args, args = recipe.gold_only, recipe.teachers, recipe.training
     changes = {
         name: getattr(teacher_args, f"teacher_{name}")
@@ -93,22 +116,23 @@ def trained_teacher(
         if getattr(teacher_args, f"teacher_{name}") is not None
     }
     if teacher_args.teacher_head == "softmax":
-        changes["crf_learning_rate"] = None  # the student's
+        changes["crf_learning_rate"] = None  # that of the student does not apply
     folder = Path(teacher_args.teachers_dir or Path(args.output_dir or ".") / "teachers") / language
-    own = model_arguments_of_teacher(teacher_args, recipe.model)
-    own_args = replace_output(args, folder, objective="none", unlabelled_rate=None, **changes)
-    settings = settings_of(data_args, own, own_args) | {
+    model_args = model_arguments_of_teacher(teacher_args, recipe.model)
+    teacher_training_args = replace_output(args, folder, objective="none", unlabelled_rate=None, **changes)
+    sentences = {"train": {language: train}, "dev": {language: dev}}
+    settings = settings_of(data_args, model_args, teacher_training_args) | {
         "languages": [language],
         "max_train_sentences": len(train),
-        **provenance({"train": {language: train}, "dev": {language: dev}}, labels, encoder_of(own), own.revision),
+        **provenance(sentences, labels, encoder_of(model_args), model_args.revision),
     }
 
-    def fit(ready: StructKDTrainingArguments) -> Any:
-        tagger = make_tagger(own, labels, data_args.tag_scheme, lambda: list(train["tokens"]))
-        return train_tagger(*tagger, train, {language: dev}, ready, title=title)
+    def fit(training_args: StructKDTrainingArguments) -> Any:
+        tagger = make_tagger(model_args, labels, data_args.tag_scheme, lambda: list(train["tokens"]))
+        return train_tagger(*tagger, train, {language: dev}, training_args, title=title)
 
     title = f"Teacher for {language}"
-    seconds = train_into(folder, settings, own_args, fit, title)
+    seconds = train_into(folder, settings, teacher_training_args, fit, title)
     temperature = teacher_args.teacher_temperature
     calibrated = 1.0 if temperature in (None, "auto") else float(temperature)
     return Panel(Teacher.from_pretrained(str(folder), temperature=calibrated, device=args.device)), seconds
@@ -120,19 +144,29 @@ def calibrate_teachers(
     labels: Sequence[str],
     teacher_args: TeacherArguments,
 ) -> None:
-    """Fit the temperature of the teachers that ask for it (`auto`) on their language's dev sentences."""
+    """Fit the temperatures that the recipe sets to `auto` on the dev sentences of each teacher's language.
+
+    Args:
+        panels: Language -> its teachers, changed in place.
+        corpora: Language -> split -> sentences.
+        labels: The label set.
+        teacher_args: The teacher fields of the recipe.
+
+    Raises:
+        RecipeError: If a temperature cannot be fitted.
+    """
     for language, panel in panels.items():
-        wanted = [source.temperature for source in teacher_args.sources(language)] or [None]
-        for (teacher, _), own in zip(panel.members, wanted):
-            if (own if own is not None else teacher_args.teacher_temperature) != "auto":
+        temperatures = [source.temperature for source in teacher_args.sources(language)] or [None]
+        for (teacher, _), temperature in zip(panel.members, temperatures):
+            if (temperature if temperature is not None else teacher_args.teacher_temperature) != "auto":
                 continue
             try:
-                found = teacher.calibrate(corpora[language]["dev"], labels)
+                fitted = teacher.calibrate(corpora[language]["dev"], labels)
             except ValueError as error:
                 raise RecipeError(f"teacher for {language}: {error}") from error
-            # Processes on unlike devices may round differently; they must ask one question.
-            (teacher.temperature,) = broadcast_object_list([found.temperature])
+            # Processes on different devices may round differently, and all must use one temperature.
+            (teacher.temperature,) = broadcast_object_list([fitted.temperature])
             show(
-                f"{language}: {teacher.name} has temperature {teacher.temperature:g}, from {found.sentences:,} dev "
-                f"sentences (NLL {found.nll_before:.3f} -> {found.nll:.3f} nats per sentence)"
+                f"{language}: {teacher.name} has temperature {teacher.temperature:g}, from {fitted.sentences:,} dev "
+                f"sentences (NLL {fitted.nll_before:.3f} -> {fitted.nll:.3f} nats per sentence)"
             )

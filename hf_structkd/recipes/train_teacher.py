@@ -1,4 +1,4 @@
-"""`structkd teacher`: train one tagger for one language (or several together), with a CRF or a softmax head."""
+"""`structkd teacher`: train one tagger for one language, or for several together, with a CRF or a softmax head."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +21,7 @@ from .progress import show
 
 
 def main(arguments: Sequence[str], program: str) -> None:
-    """Train a tagger as a recipe says, score it, and leave it in `output_dir`."""
+    """Train the tagger of a recipe, score it, and leave it in `output_dir`."""
     data_args, model_args, args = parse_recipe(
         (DataArguments, ModelArguments, StructKDTrainingArguments),
         arguments,
@@ -38,15 +38,18 @@ def main(arguments: Sequence[str], program: str) -> None:
     train = concatenate_datasets([splits["train"] for splits in corpora.values()])
     dev = {language: splits["dev"] for language, splits in corpora.items()}
     check_model(model_args)
-    learnt_from = {split: {language: own[split] for language, own in corpora.items()} for split in ("train", "dev")}
-    made = provenance(learnt_from, labels, encoder_of(model_args), model_args.revision)
+    learnt_from = {
+        split: {language: splits[split] for language, splits in corpora.items()} for split in ("train", "dev")
+    }
+    settings = settings_of(data_args, model_args, args)
+    settings |= provenance(learnt_from, labels, encoder_of(model_args), model_args.revision)
     folder, title = Path(args.output_dir or "."), f"Teacher for {', '.join(corpora)}"
 
-    def fit(own: StructKDTrainingArguments) -> Any:
+    def fit(training_args: StructKDTrainingArguments) -> Any:
         tagger = make_tagger(model_args, labels, data_args.tag_scheme, lambda: list(train["tokens"]))
-        return train_tagger(*tagger, train, dev, own, title=title)
+        return train_tagger(*tagger, train, dev, training_args, title=title)
 
-    seconds = train_into(folder, settings_of(data_args, model_args, args) | made, args, fit, title)
+    seconds = train_into(folder, settings, args, fit, title)
     if not args.should_save:
         return
     tagger = Teacher.from_pretrained(str(folder))

@@ -1,4 +1,4 @@
-"""Values of a recipe: read from YAML or from an option's text, and made what a field's type says, without loss."""
+"""Values of a recipe: read from YAML or from an option, and converted to the type of a field without loss."""
 
 import dataclasses
 import json
@@ -13,17 +13,17 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import yaml
 
 _UNIONS = (Union, types.UnionType)
-MAX_VALUES = 100_000  # of one recipe
+MAX_VALUES = 100_000  # in one recipe
 _YES_NO = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
 class MismatchError(Exception):
-    """A value that its type does not allow.
+    """A value that the type of its field does not allow.
 
     Args:
-        where: Place inside the field, for instance ``[1]`` or ``.key``; empty for the field itself.
+        where: The position inside the field, for instance `[1]` or `.key`; empty for the field itself.
         value: The value.
-        problem: What is wrong with it, where that is more than its type.
+        problem: What is wrong with the value, if it is more than its type.
     """
 
     def __init__(self, where: str, value: Any, problem: str = ""):
@@ -32,7 +32,7 @@ class MismatchError(Exception):
 
 
 class _RecipeLoader(yaml.SafeLoader):
-    """SafeLoader with YAML 1.2's scalars (5e-5 a number; no, 1:30 and 012 strings), refusing duplicate keys."""
+    """SafeLoader with YAML 1.2 scalars (5e-5 is a number; no, 1:30 and 012 are strings), without duplicate keys."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 (PyYAML's own protocol)
 
@@ -45,7 +45,7 @@ class _RecipeLoader(yaml.SafeLoader):
             return super().construct_object(node, deep)
         except (yaml.YAMLError, RecursionError):
             raise
-        except Exception as error:  # PyYAML's constructors fail in their own ways on `!!bool maybe`, say
+        except Exception as error:  # PyYAML raises many kinds of errors, for instance on `!!bool maybe`
             problem = f"{type(error).__name__} reading it as {node.tag.removeprefix('tag:yaml.org,2002:')}: {error}"
             raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from None
 
@@ -62,7 +62,7 @@ class _RecipeLoader(yaml.SafeLoader):
 
 
 def _refuse_explosions(root: Any) -> None:
-    """Raise ConstructorError where aliases make a document endless or, of a few lines, millions of values."""
+    """Raise ConstructorError if aliases make a document endless, or a few lines stand for millions of values."""
     sizes: dict[int, int] = {}
     open_nodes: set[int] = set()
 
@@ -84,10 +84,10 @@ def _refuse_explosions(root: Any) -> None:
 
 
 def read_yaml(text: str) -> Any:
-    """Numbers, strings, lists and mappings out of YAML, by the rules of :func:`parse_recipe`; never objects.
+    """Read numbers, strings, lists and mappings from YAML with the rules of `parse_recipe`; never other objects.
 
     Raises:
-        yaml.YAMLError: If the text is no such YAML, nested too deep, or much longer than it looks (aliases).
+        yaml.YAMLError: If the text is no such YAML, is nested too deep, or stands for too many values by its aliases.
     """
     try:
         return yaml.load(text, Loader=_RecipeLoader)
@@ -106,15 +106,15 @@ for _tag, _pattern, _first in (
 
 
 def coerce(value: Any, hint: Any, where: str) -> Any:
-    """Make a value what a field's type says, without loss.
+    """Convert a value to the type of a field without loss.
 
     Args:
-        value: What YAML, or :func:`from_text`, gave.
-        hint: The field's type, resolved (no string annotations).
-        where: Place inside the field, for the message; empty for the field itself.
+        value: The value from YAML or from [`from_text`].
+        hint: The type of the field, resolved (no string annotations).
+        where: The position inside the field, for the message; empty for the field itself.
 
     Returns:
-        The value as ``hint`` wants it: a whole ``1e3`` as an int, a quoted number as a number, a name as the Enum.
+        The value in the type of `hint`: a whole `1e3` as an int, a quoted number as a number, a name as the Enum.
 
     Raises:
         MismatchError: If the type does not allow the value, or a number is infinite or NaN.
@@ -169,7 +169,7 @@ def coerce(value: Any, hint: Any, where: str) -> Any:
 
 
 def _refuse_infinite(value: Any, where: str) -> None:
-    """Raise MismatchError for infinity and NaN, which no field means."""
+    """Raise MismatchError for infinity and NaN, which no field allows."""
     if isinstance(value, float) and not math.isfinite(value):
         raise MismatchError(where, value, f"{value} is not a finite number")
     members = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
@@ -185,7 +185,7 @@ def _coerce_dataclass(value: dict[Any, Any], kind: Any, where: str) -> Any:
     members = {key: coerce(member, hints[key], f"{where}.{key}") for key, member in value.items()}
     try:
         return kind(**members)
-    except (TypeError, ValueError) as error:  # a required member that is missing, or a value that it refuses
+    except (TypeError, ValueError) as error:  # a missing required member, or a value that the class refuses
         missing = [f.name for f in dataclasses.fields(kind) if is_required(f) and f.name not in members]
         raise MismatchError(where, value, f"{missing[0]!r} is missing" if missing else str(error)) from None
 
@@ -198,7 +198,7 @@ def is_required(field: Any) -> bool:
 def _coerce_union(value: Any, members: tuple[Any, ...], where: str) -> Any:
     if any(is_kind(member, Enum) for member in members):
         members = tuple(member for member in members if member is not str)  # the names are the choices
-    # First the member whose type it is already: 1 stays a whole number in float | int, quoted "1" text in str | int.
+    # The member of the value's own type is first: 1 stays a whole number in float | int, "1" stays text in str | int.
     exact = [member for member in members if (get_origin(member) or member) is type(value)]
     deepest = MismatchError(where, value)
     for member in (*exact, *(m for m in members if m not in exact)):
@@ -220,19 +220,19 @@ def _number(value: Any) -> int | float | None:
             number = kind(value)
         except ValueError:
             continue
-        return None if number != number else number  # nan is nobody's setting
+        return None if number != number else number  # no field allows NaN
     return None
 
 
 def from_text(text: str | list[str], hint: Any) -> Any:
-    """A value of the command line as YAML would have given it; the type decides where text is ambiguous.
+    """A value of the command line as YAML would give it; the type of the field decides what ambiguous text means.
 
     Args:
-        text: An option's value, or values.
-        hint: The field's type, resolved.
+        text: The value or values of an option.
+        hint: The type of the field, resolved.
 
     Returns:
-        Text, or what JSON or ``null`` stand for; :func:`coerce` does the rest.
+        Text, or the value of JSON or `null`, for [`coerce`] to convert.
 
     Raises:
         ValueError: If a mapping or list is not JSON, or a key of it is given twice.
@@ -261,7 +261,7 @@ def from_text(text: str | list[str], hint: Any) -> Any:
         try:
             value = read_yaml(text)
         except yaml.YAMLError:
-            return text  # a title with two colons, say
+            return text  # for instance a title with two colons
         return text if isinstance(value, (dict, list)) else value
     return text
 
@@ -280,31 +280,31 @@ def _json(text: str) -> Any:
 
 
 def members_of(hint: Any) -> tuple[Any, ...]:
-    """The types a union allows, however nested; of any other type, itself."""
+    """The types that a union allows, of nested unions too; for any other type the type itself."""
     if get_origin(hint) in _UNIONS:
         return tuple(member for argument in get_args(hint) for member in members_of(argument))
     return (hint,)
 
 
 def is_kind(hint: Any, kind: type) -> bool:
-    """Whether a type, its parameters apart, is ``kind`` or derived from it."""
+    """Whether a type without its parameters is `kind` or derived from it."""
     origin = get_origin(hint) or hint
     return isinstance(origin, type) and issubclass(origin, kind)
 
 
-def describe(hint: Any) -> str:
-    """A type in the words of an error message: ``float or null``, ``list of str``, ``one of linear, cosine``."""
+def describe_type(hint: Any) -> str:
+    """A type in the words of an error message: `float or null`, `list of str`, `one of linear, cosine`."""
     if get_origin(hint) in _UNIONS:
         members = get_args(hint)
         if any(is_kind(member, Enum) for member in members):
             members = tuple(member for member in members if member is not str)
-        return " or ".join(dict.fromkeys(describe(member) for member in members))
+        return " or ".join(dict.fromkeys(describe_type(member) for member in members))
     if get_origin(hint) is Literal:
         return " or ".join(map(repr, get_args(hint)))
     if is_kind(hint, Enum):
         return "one of " + ", ".join(str(choice.value) for choice in hint)
     if is_kind(hint, list) or is_kind(hint, tuple):
-        return f"list of {describe((*get_args(hint), Any)[0])}"
+        return f"list of {describe_type((*get_args(hint), Any)[0])}"
     if is_kind(hint, dict) or dataclasses.is_dataclass(hint):
         return "mapping"
     if hint is bool:
@@ -314,6 +314,6 @@ def describe(hint: Any) -> str:
     return "anything" if hint is Any else getattr(hint, "__name__", str(hint))
 
 
-def show(value: Any) -> str:
+def describe_value(value: Any) -> str:
     """A value and its type in the words of an error message."""
     return f"{value!r} ({type(value).__name__})" if value is not None else "nothing"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hf_structkd import StructKDTrainingArguments
-from hf_structkd.recipes.effects import NEVER, UNDER, refuse_idle_fields
+from hf_structkd.recipes.effects import CONDITIONAL_FIELDS, IDLE_FIELDS, refuse_idle_fields
 from hf_structkd.recipes.fields import (
     CalibrationArguments,
     DataArguments,
@@ -94,8 +94,8 @@ def read(script: str, *argv: str, files: Sequence[Path] = ()) -> tuple:
 @pytest.mark.parametrize("script", KINDS)
 def test_every_field_is_honoured_or_refused(script):
     every = {field.name for kind in KINDS[script] for field in dataclasses.fields(kind) if field.init}
-    refused = set(NEVER[script])
-    conditional = {name for rule in UNDER[script] for name in rule.fields}
+    refused = set(IDLE_FIELDS[script])
+    conditional = {name for rule in CONDITIONAL_FIELDS[script] for name in rule.fields}
     assert not every - ALWAYS[script] - refused - conditional, "fields that nobody has looked at"
     assert not (refused | conditional) - every, "fields that there are not any more"
     assert not (ALWAYS[script] - HANDED_ON) & (refused | conditional)

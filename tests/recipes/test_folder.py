@@ -170,7 +170,7 @@ def test_progress_is_told_in_lines_where_there_is_no_bar(tmp_path, arguments, tr
 
     train_into(tmp_path / "student", {}, arguments, fit, "Teacher for xx")
     printed = capsys.readouterr().out
-    assert "== Teacher for xx: 60 sentences, 4 updates an epoch\n" in printed  # 8 batches of 8, two an update
+    assert "== Teacher for xx: 60 sentences, 4 updates per epoch\n" in printed  # 8 batches of 8, two an update
     assert "  1 of 3 updates, about " in printed
     train_into(tmp_path / "student", {}, arguments, fit, "Teacher for xx")
     assert f"== Teacher for xx: finished before, in {tmp_path / 'student'}\n" in capsys.readouterr().out
