@@ -1,6 +1,6 @@
-"""`structkd calibrate`: how honest a checkpoint's entity scores are, as expected calibration error and diagrams.
+"""`structkd calibrate`: the expected calibration error of a checkpoint's entity scores, and reliability diagrams.
 
-`--write` puts the table into its marked place (`<!-- results: calibration -->`) in a Markdown file.
+`--write` fills the table into its marked place (`<!-- results: calibration -->`) in a Markdown file.
 """
 
 import json
@@ -28,29 +28,29 @@ SCORES = ("exact", "mean_marginal", "mean_softmax")
 
 
 class ScoringPipeline(CRFTokenClassificationPipeline):
-    """Gives, for each sentence, its predicted spans, each with the three scores."""
+    """A pipeline that returns for each sentence its predicted spans, each with the three scores in `SCORES`."""
 
     def _forward(self, model_inputs: dict[str, torch.Tensor], **_: Any) -> Any:  # type: ignore[override]
         output = self.model(**model_inputs, decode=False)
         distribution = self.model.distribution(output, "decode")
         word_scores = {"mean_marginal": distribution.marginals, "mean_softmax": output.emissions.softmax(dim=-1)}
-        found = []
+        sentences = []
         for row, (best,) in enumerate(analyses(distribution, self.scheme)):
-            scored = []
+            scored_spans = []
             for span, exact in zip(best.spans, best.scores):
                 tags = torch.tensor(self.scheme.entity_path(span)[0], device=output.emissions.device)
                 words = torch.arange(span.start, span.end, device=tags.device)
                 means = {name: float(values[row, words, tags].mean()) for name, values in word_scores.items()}
-                scored.append((span, {"exact": exact, **means}))
-            found.append(scored)
-        return {"found": found}
+                scored_spans.append((span, {"exact": exact, **means}))
+            sentences.append(scored_spans)
+        return {"sentences": sentences}
 
-    def postprocess(self, said: dict[str, Any], sentence: Any, **_: Any) -> Any:  # type: ignore[override]
-        return said.get("found", [])
+    def postprocess(self, outputs: dict[str, Any], sentence: Any, **_: Any) -> Any:  # type: ignore[override]
+        return outputs.get("sentences", [])
 
 
 def main(arguments: Sequence[str], program: str) -> None:
-    """Measure the checkpoint that a recipe names; the table is printed, figures and diagram go to `output_dir`."""
+    """Measure the checkpoint that a recipe names; print the table, write figures and diagrams to `output_dir`."""
     refuse_several_processes(program)
     data_args, args = parse_recipe(
         (DataArguments, CalibrationArguments),
@@ -71,19 +71,19 @@ def main(arguments: Sequence[str], program: str) -> None:
     for language, splits in corpora.items():
         data = splits[args.split]
         scores[language], right[language] = {name: [] for name in SCORES}, []
-        for found, gold in zip(tagger(list(data["tokens"])), data["tags"]):
-            there = set(gold_scheme.spans(gold))
-            for span, own in found:
-                right[language].append(span in there)
+        for predicted, tags in zip(tagger(list(data["tokens"])), data["tags"]):
+            gold_spans = set(gold_scheme.spans(tags))
+            for span, span_scores in predicted:
+                right[language].append(span in gold_spans)
                 for name in SCORES:
-                    scores[language][name].append(own[name])
+                    scores[language][name].append(span_scores[name])
     if silent := [language for language, outcomes in right.items() if not outcomes]:
         raise RecipeError(
             f"checkpoint {args.checkpoint!r} finds no entity in the {args.split} sentences of {', '.join(silent)}: "
             "there are no scores to calibrate. Leave these languages out, or train it first"
         )
-    every = {name: [score for language in scores for score in scores[language][name]] for name in SCORES}
-    scores["all"], right["all"] = every, [outcome for language in right for outcome in right[language]]
+    all_scores = {name: [score for language in scores for score in scores[language][name]] for name in SCORES}
+    scores["all"], right["all"] = all_scores, [outcome for language in right for outcome in right[language]]
     diagrams = {
         language: {name: reliability(scores[language][name], right[language], args.bins) for name in SCORES}
         for language in scores
@@ -95,7 +95,8 @@ def main(arguments: Sequence[str], program: str) -> None:
         "corpus": data_args.corpus,
         "split": args.split,
         "languages": {
-            language: {name: found.to_dict() for name, found in own.items()} for language, own in diagrams.items()
+            language: {name: diagram.to_dict() for name, diagram in by_score.items()}
+            for language, by_score in diagrams.items()
         },
     }
     write_atomically(folder / "calibration.json", json.dumps(report, indent=2) + "\n")
@@ -107,9 +108,9 @@ def main(arguments: Sequence[str], program: str) -> None:
                 escaped(language),
                 str(len(right[language])),
                 f"{100 * sum(right[language]) / len(right[language]):.1f} %",
-                *(f"{100 * own[name].ece:.2f} %" for name in SCORES),
+                *(f"{100 * by_score[name].ece:.2f} %" for name in SCORES),
             ]
-            for language, own in diagrams.items()
+            for language, by_score in diagrams.items()
         ],
         numbers=True,
     )

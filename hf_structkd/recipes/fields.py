@@ -1,4 +1,4 @@
-"""The fields of a recipe, besides those of `StructKDTrainingArguments`. The scripts share them."""
+"""The fields of recipes, beside those of `StructKDTrainingArguments`; their help texts are those of `--fields`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -12,96 +12,109 @@ Temperature = float | Literal["auto"]
 
 
 def check_temperature(temperature: Temperature | None) -> None:
-    """Raise ValueError if a temperature, where one is given, is neither above 0 nor 'auto'."""
+    """Raise ValueError if a temperature is given that is neither above 0 nor 'auto'."""
     if temperature not in (None, "auto") and not float(temperature) > 0:
         raise ValueError(f"a teacher's temperature must be above 0, or auto, not {temperature}")
 
 
 @dataclass
 class DataArguments:
-    """Corpora, one for each language."""
+    """The corpora, one per language, and the sentences without gold tags."""
 
     corpus: str | dict[str, Any] = field(
         metadata={
-            "help": "Where the corpora are: a path or Hub id (owner/name:config@revision) with {language} and {split} "
-            "to be filled in, a mapping language -> such a template or language -> {train, dev, test}, or 'demo' for "
-            "the built-in corpus."
+            "help": "The corpora: a path or Hub id (owner/name:config@revision) with the placeholders {language} and "
+            "{split}; or a mapping language -> such a path, or language -> {train, dev, test}; or 'demo' for the "
+            "built-in corpus."
         },
     )
     languages: list[str] | None = field(
-        default=None, metadata={"help": "Languages to load; may be left out for 'demo' and for a mapping."}
+        default=None, metadata={"help": "Languages to load; optional for 'demo' and for a mapping."}
     )
     tags_column: str | int | None = field(
         default=None,
         metadata={
-            "help": "Tag column: a name in tables; a field of CoNLL-U (upos, misc:NER); in column files and CSV a "
-            "number, from 0 or, negative, from the end, or a name where the first line names the columns."
+            "help": "Column of the tags: in tables a name; in CoNLL-U a field (upos, misc:NER); in column files and "
+            "CSV a number, counted from 0 or, if negative, from the end, or a name if the first line names the "
+            "columns."
         },
     )
-    tokens_column: str | int | None = field(default=None, metadata={"help": "Word column, as tags_column."})
+    tokens_column: str | int | None = field(
+        default=None, metadata={"help": "Column of the words, given like tags_column."}
+    )
     sentence_column: str | int | None = field(
         default=None,
         metadata={
-            "help": "In column files and CSV, a column with another value in every sentence, where no blank lines are "
-            "between them."
+            "help": "In column files and CSV without blank lines between sentences: a column whose value changes with "
+            "every sentence."
         },
     )
-    column: int = field(default=-1, metadata={"help": "tags_column of column files, as a number."})
+    column: int = field(
+        default=-1, metadata={"help": "Column of the tags in column files, a number; tags_column is more general."}
+    )
     tag_scheme: Literal["BIO", "BIOES", "plain"] | None = field(
-        default=None, metadata={"help": "BIO, BIOES or plain; found from the tags by default."}
+        default=None, metadata={"help": "Tag scheme: BIO, BIOES or plain; by default inferred from the tags."}
     )
     corpus_scheme: Literal["BIO", "BIOES"] | None = field(
         default=None,
         metadata={
-            "help": "Scheme of the corpora's tags where it is not tag_scheme: BIO corpora are rewritten as BIOES, or "
-            "the reverse. The entities stay the same."
+            "help": "Tag scheme of the files if it is not tag_scheme: BIO corpora are rewritten as BIOES, or the "
+            "reverse. The entities stay the same."
         },
     )
     labels: list[str] | None = field(
         default=None,
         metadata={
-            "help": "The label set, in order; found in the corpora by default. Where corpora lack labels that others "
-            "have, it lets a teacher of one language be trained with those of all. Tags that are numbers count in it."
+            "help": "The label set in order; by default that of the corpora. Give it to train a teacher of one "
+            "language with the labels of all. Tags that are numbers are positions in this list."
         },
     )
     orphans: Literal["accept", "repair", "refuse"] = field(
-        default="accept", metadata={"help": "What becomes of tag sequences the scheme forbids, an I- after O say."}
+        default="accept",
+        metadata={
+            "help": "What to do with tag sequences that the scheme forbids, such as I- after O: accept, repair or "
+            "refuse."
+        },
     )
     max_train_sentences: int | None = field(
-        default=None, metadata={"help": "Training sentences of each language, the first ones."}
+        default=None, metadata={"help": "Number of training sentences per language, the first ones."}
     )
     unlabelled_sentences: int | None = field(
         default=None,
         metadata={
-            "help": "Further training sentences of each language that the student sees without their gold tags, to "
-            "learn from the teachers alone: those after max_train_sentences and teacher_max_train_sentences, so that "
-            "no trained teacher saw their tags either. unlabelled_rate says how often they come. See also "
+            "help": "Number of further training sentences per language that the student sees without gold tags, to "
+            "learn from the teachers alone. They follow after max_train_sentences and teacher_max_train_sentences, so "
+            "that no trained teacher saw their tags either. unlabelled_rate sets how often they are drawn. See also "
             "unlabelled_corpus."
         },
     )
     unlabelled_corpus: str | dict[str, str] | None = field(
         default=None,
         metadata={
-            "help": "Sentences without tags, for the student to learn from the teachers alone: a path or Hub id with "
-            "{language}, or a mapping language -> one (other languages have none). A .txt file has one sentence a "
-            "line, its words between blanks; of all else `corpus` reads, the words are taken and tags not looked at. "
-            "unlabelled_sentences is then how many of each language, the first ones (default: all)."
+            "help": "Sentences without tags, from which the student learns by the teachers' answers alone: a path or "
+            "Hub id with {language}, or a mapping language -> path (other languages have none). A .txt file has one "
+            "sentence per line and words separated by blanks; of all other formats of `corpus` the words are read "
+            "and the tags are not. unlabelled_sentences then limits the sentences per language (default: all)."
         },
     )
     augmentation: Augmentation | None = field(
         default=None,
         metadata={
-            "help": "Sentences made by rewriting those that the student sees, to learn from the teachers' answers: "
-            "{copies: 3, mention_rate: 0.8, word_rate: 0.25, vocabulary_rate: 0.25}, each of which may be left out. "
-            "They count as unlabelled ones."
+            "help": "Further sentences made by rewriting those of the student, to learn from the teachers' answers: "
+            "{copies: 3, mention_rate: 0.8, word_rate: 0.25, vocabulary_rate: 0.25}, each key optional. They count "
+            "as sentences without gold tags."
         },
     )
-    max_dev_sentences: int | None = field(default=None, metadata={"help": "Dev sentences of each language."})
-    max_test_sentences: int | None = field(default=None, metadata={"help": "Test sentences of each language."})
+    max_dev_sentences: int | None = field(
+        default=None, metadata={"help": "Number of dev sentences per language, the first ones."}
+    )
+    max_test_sentences: int | None = field(
+        default=None, metadata={"help": "Number of test sentences per language, the first ones."}
+    )
 
     def __post_init__(self) -> None:
         sizes = ("max_dev_sentences", "max_test_sentences", "unlabelled_sentences")
-        check_numbers(self, counts=sizes, not_negative=("max_train_sentences",))  # a grid's cell may have no gold
+        check_numbers(self, counts=sizes, not_negative=("max_train_sentences",))  # a grid may train without gold tags
         if self.corpus_scheme is not None and self.tag_scheme not in ("BIO", "BIOES"):
             raise ValueError(
                 f"corpus_scheme {self.corpus_scheme} is rewritten as tag_scheme: BIO or BIOES, not {self.tag_scheme}"
@@ -110,7 +123,7 @@ class DataArguments:
 
 @dataclass
 class ModelArguments:
-    """The tagger to train: the student of run_distill.py, the teacher of run_teacher.py."""
+    """The tagger to train: the student of `structkd distill`, the teacher of `structkd teacher`."""
 
     model: str = field(
         default="FacebookAI/xlm-roberta-base",
@@ -122,27 +135,29 @@ class ModelArguments:
     model_config: dict[str, Any] | None = field(
         default=None,
         metadata={
-            "help": "Fields of the model's configuration to change, {freeze_encoder: true, lstm_hidden_size: 256} or "
-            "{word_pooling: mean} say."
+            "help": "Fields of the model's configuration to change, for instance {freeze_encoder: true, "
+            "lstm_hidden_size: 256} or {word_pooling: mean}."
         },
     )
     keep_layers: int | list[int] | None = field(
         default=None,
         metadata={
-            "help": "Make the model smaller: how many of its layers to keep, evenly spaced, or which, counted from 0. "
-            "Everything else in it is kept, also the head of a model trained before."
+            "help": "Make the model smaller: the number of layers to keep, evenly spaced, or their positions, counted "
+            "from 0. Everything else is kept, the head of a trained tagger included."
         },
     )
     head: Literal["crf", "softmax"] = field(
         default="crf",
         metadata={
-            "help": "crf or softmax; a softmax student is a CRF without transitions, distilled by every objective but "
-            "substructure."
+            "help": "crf or softmax. A softmax student is a CRF without transitions; every objective except "
+            "substructure distils it."
         },
     )
-    vocab_size: int = field(default=8000, metadata={"help": "Pieces of a tokenizer trained from scratch."})
+    vocab_size: int = field(default=8000, metadata={"help": "Number of pieces of a tokenizer trained from scratch."})
     revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the model on the Hub."})
-    trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with models from the Hub."})
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "Allow models from the Hub to run the code that comes with them."}
+    )
 
     def __post_init__(self) -> None:
         check_numbers(self, counts=("vocab_size",))
@@ -150,13 +165,14 @@ class ModelArguments:
 
 @dataclass
 class StartArguments:
-    """Where a student starts from, besides its model."""
+    """What a student starts from, beside its model."""
 
     teacher_embeddings: float | None = field(
         default=None,
         metadata={
-            "help": "Start the student's subword embeddings from its own and what the teachers make of each piece "
-            "alone: the share of their variance that is the teachers', below 1 (0.5 say). Default: its own alone."
+            "help": "Start the student's subword embeddings from its own and from the teachers' vectors of each "
+            "piece: the share of the variance that is the teachers', between 0 and 1, for instance 0.5. Default: its "
+            "own alone."
         },
     )
 
@@ -167,17 +183,18 @@ class StartArguments:
 
 @dataclass
 class TeacherSource:
-    """A given teacher, where a recipe says more of it than its checkpoint.
+    """A teacher that a recipe gives, with its own settings.
 
     Args:
-        checkpoint: a Hub id or a folder.
-        weight: against the other teachers of the language, above 0.
-        temperature: divides its scores; `"auto"`: fitted on the dev sentences' gold tags. `teacher_temperature` where
-            `None`.
-        label_map: as in [`Teacher`]; `teacher_label_map` where `None`.
-        scheme: its tag scheme, where it cannot be told from its labels.
-        revision: branch, tag or commit on the Hub.
-        trust_remote_code: run code that comes with the checkpoint; the recipe's `trust_remote_code` where `None`.
+        checkpoint: A Hub id or a folder.
+        weight: Its weight relative to the other teachers of the language, above 0.
+        temperature: Divides its scores; `"auto"` fits it to the gold tags of the dev sentences. By default
+            `teacher_temperature`.
+        label_map: As in [`Teacher`]; by default `teacher_label_map`.
+        scheme: Its tag scheme, if it cannot be inferred from its labels.
+        revision: Branch, tag or commit on the Hub.
+        trust_remote_code: Whether to run the code that comes with the checkpoint; by default the recipe's
+            `trust_remote_code`.
     """
 
     checkpoint: str
@@ -199,57 +216,68 @@ OneOrSeveralSources = str | TeacherSource | list[str | TeacherSource]
 
 @dataclass
 class TeacherArguments(StartArguments):
-    """Where the teachers come from, and how those that are missing are trained."""
+    """The teachers that the recipe gives, the training of the others, and the baseline."""
 
     teachers: dict[str, OneOrSeveralSources] | list[str | TeacherSource] | str | None = field(
         default=None,
         metadata={
-            "help": "Language -> its teacher; languages without one have theirs trained. A teacher is a checkpoint (a "
-            "Hub id or a folder), or a mapping {checkpoint, weight, temperature, label_map, scheme, revision, "
-            "trust_remote_code}, or a list of such: several teachers of one language. One teacher or one list in "
-            "place of the mapping of languages teaches all languages; runs/teachers/{language} names one for each."
+            "help": "Language -> its teacher; for a language without one a teacher is trained. A teacher is a "
+            "checkpoint (a Hub id or a folder), a mapping {checkpoint, weight, temperature, label_map, scheme, "
+            "revision, trust_remote_code}, or a list of these: several teachers of one language. One teacher or one "
+            "list instead of the mapping teaches all languages; runs/teachers/{language} is one teacher per language."
         },
     )
     teacher_label_map: dict[str, str | list[str]] | None = field(
         default=None,
         metadata={
-            "help": "Label of the given teachers -> label of the corpora, or a list of labels that they cannot tell "
-            "apart, where names differ."
+            "help": "Label of the given teachers -> label of the corpora, if the names differ, or a list of labels "
+            "that the teachers cannot tell apart."
         },
     )
     teacher_temperature: Temperature | None = field(
         default=None,
         metadata={
-            "help": "Divides the scores of all teachers, given and trained: calibrates their confidence. auto: fitted "
-            "for each on the gold tags of the dev sentences. Default: 1."
+            "help": "Divides the scores of all teachers, given and trained, to calibrate their confidence. auto: "
+            "fitted for each teacher to the gold tags of the dev sentences. Default: 1."
         },
     )
     teacher_model: str | None = field(
-        default=None, metadata={"help": "Encoder of the teachers to train (or 'scratch'); none are trained without."}
+        default=None,
+        metadata={"help": "Encoder of the teachers to train, or 'scratch'. Without it no teacher is trained."},
     )
     teacher_model_config: dict[str, Any] | None = field(
-        default=None, metadata={"help": "As model_config, for the teachers."}
+        default=None, metadata={"help": "As model_config, for the teachers to train."}
     )
-    teacher_head: Literal["crf", "softmax"] = field(default="crf", metadata={"help": "crf or softmax."})
+    teacher_head: Literal["crf", "softmax"] = field(
+        default="crf", metadata={"help": "Head of the teachers to train: crf or softmax."}
+    )
     teacher_max_train_sentences: int | None = field(
-        default=None, metadata={"help": "Training sentences of each teacher, the first ones of its language."}
+        default=None, metadata={"help": "Number of training sentences per teacher, the first ones of its language."}
     )
-    teacher_num_train_epochs: float | None = field(default=None, metadata={"help": "As num_train_epochs."})
-    teacher_learning_rate: float | None = field(default=None, metadata={"help": "As learning_rate."})
-    teacher_crf_learning_rate: float | None = field(default=None, metadata={"help": "As crf_learning_rate."})
+    teacher_num_train_epochs: float | None = field(
+        default=None, metadata={"help": "As num_train_epochs, for the teachers to train."}
+    )
+    teacher_learning_rate: float | None = field(
+        default=None, metadata={"help": "As learning_rate, for the teachers to train."}
+    )
+    teacher_crf_learning_rate: float | None = field(
+        default=None, metadata={"help": "As crf_learning_rate, for the teachers to train."}
+    )
     teacher_per_device_train_batch_size: int | None = field(
-        default=None, metadata={"help": "As per_device_train_batch_size."}
+        default=None, metadata={"help": "As per_device_train_batch_size, for the teachers to train."}
     )
     teachers_dir: str | None = field(
         default=None,
-        metadata={"help": "Where trained teachers are kept and found again; a folder of the output by default."},
+        metadata={
+            "help": "Folder of the trained teachers, where later runs find them; by default output_dir/teachers."
+        },
     )
     baseline: bool = field(
-        default=True, metadata={"help": "Also train the student on gold tags alone, to compare with."}
+        default=True, metadata={"help": "Whether to train the same student on gold tags alone too, for comparison."}
     )
     baseline_dir: str | None = field(
         default=None,
-        metadata={"help": "Where the baseline is kept and found again; a folder of the output by default."},
+        metadata={"help": "Folder of the baseline, where later runs find it; by default output_dir/baseline."},
     )
 
     def __post_init__(self) -> None:
@@ -264,28 +292,32 @@ class TeacherArguments(StartArguments):
         refuse_addresses(self, ("teachers_dir", "baseline_dir"))
 
     def sources(self, language: str) -> list[TeacherSource]:
-        """The teachers that the recipe gives a language; none where one is to be trained."""
-        own = self.teachers.get(language) if isinstance(self.teachers, dict) else self.teachers
-        listed = own if isinstance(own, list) else [own] if own else []
+        """The teachers that the recipe gives a language; empty if a teacher is to be trained."""
+        given = self.teachers.get(language) if isinstance(self.teachers, dict) else self.teachers
+        listed = given if isinstance(given, list) else [given] if given else []
         sources = [TeacherSource(item) if isinstance(item, str) else item for item in listed]
         return [replace(source, checkpoint=source.checkpoint.replace("{language}", language)) for source in sources]
 
 
 @dataclass
 class EvaluationArguments:
-    """What run_evaluate.py scores."""
+    """What `structkd evaluate` scores."""
 
     checkpoint: str = field(metadata={"help": "A token-classification checkpoint: a Hub id or a folder."})
     splits: list[str] = field(default_factory=lambda: ["test"], metadata={"help": "Splits to score."})
     label_map: dict[str, str] | None = field(
-        default=None, metadata={"help": "Label of the checkpoint -> label of the corpora, where names differ."}
+        default=None, metadata={"help": "Label of the checkpoint -> label of the corpora, if the names differ."}
     )
-    batch_size: int = field(default=64, metadata={"help": "Sentences a forward pass."})
+    batch_size: int = field(default=64, metadata={"help": "Sentences per forward pass."})
     revision: str | None = field(
         default=None, metadata={"help": "Branch, tag or commit of the checkpoint on the Hub."}
     )
-    trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with the checkpoint."})
-    output_file: str | None = field(default=None, metadata={"help": "Where the scores are written, as results.json."})
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "Allow the checkpoint to run the code that comes with it."}
+    )
+    output_file: str | None = field(
+        default=None, metadata={"help": "File for the scores, in the layout of results.json."}
+    )
 
     def __post_init__(self) -> None:
         check_splits(self.splits)
@@ -295,15 +327,17 @@ class EvaluationArguments:
 
 @dataclass
 class CalibrationArguments:
-    """What `structkd calibrate` measures, and where the results go."""
+    """What `structkd calibrate` measures, and where it writes the results."""
 
-    checkpoint: str = field(metadata={"help": "A checkpoint of this package: Hub id or folder."})
-    output_dir: str = field(metadata={"help": "calibration.json and calibration.png are written here."})
-    split: str = field(default="test", metadata={"help": "Which split is scored."})
-    bins: int = field(default=DEFAULT_BINS, metadata={"help": "Bins of equal width."})
-    batch_size: int = field(default=64, metadata={"help": "Sentences a forward pass."})
-    write: str | None = field(default=None, metadata={"help": "A Markdown file with a place for the table."})
-    trust_remote_code: bool = field(default=False, metadata={"help": "Run the code that comes with the checkpoint."})
+    checkpoint: str = field(metadata={"help": "A checkpoint of this package: a Hub id or a folder."})
+    output_dir: str = field(metadata={"help": "Folder for calibration.json and calibration.png."})
+    split: str = field(default="test", metadata={"help": "Split to score."})
+    bins: int = field(default=DEFAULT_BINS, metadata={"help": "Number of bins of equal width."})
+    batch_size: int = field(default=64, metadata={"help": "Sentences per forward pass."})
+    write: str | None = field(default=None, metadata={"help": "A Markdown file with a marked place for the table."})
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "Allow the checkpoint to run the code that comes with it."}
+    )
 
     def __post_init__(self) -> None:
         check_numbers(self, counts=("batch_size", "bins"))
@@ -311,6 +345,6 @@ class CalibrationArguments:
 
 
 def check_splits(splits: Sequence[str]) -> None:
-    """Raise ValueError unless there are splits to score, each named once."""
+    """Raise ValueError unless there is a split to score and each is named once."""
     if not splits or len(set(splits)) < len(splits):
         raise ValueError(f"splits must name what is scored, each once, not {list(splits)}")
