@@ -44,7 +44,7 @@ FREE_SETTINGS = (
 
 
 def holds_work(folder: Path) -> bool:
-    """Whether a folder holds more than the settings, and locks that no process holds, which are written before any work.
+    """Whether a folder holds more than is written before any work: settings, and locks that no process holds.
 
     A run that failed before it began must not block the same folder for a run with other settings.
     """
