@@ -4,8 +4,15 @@
     p(y)     = exp(score(y) - log Z),        log Z = log Σ_y exp(score(y))
 
 (Lafferty et al. 2001; section 2 of Wang et al. 2020, "Structure-Level Knowledge Distillation For Multilingual Sequence
-Labeling"). This file says what each quantity is; how sums and maxima over all paths are computed exactly and fast is
-told in `crf_sums.py` and `crf_paths.py`.
+Labeling"). This module defines each quantity. The others of its kind compute them:
+
+- `crf_batch.py`: the scores of a batch, the layout of its words in memory, and the checks of a caller's input;
+- `crf_sums.py`, `crf_paths.py`: sums and maxima over all paths, exactly and fast; `crf_compiled.py`: the same as
+  compiled loops for the CPU;
+- `crf_reference.py`: the same sums in log space, slow and right at every score;
+- `crf_autograd.py`: the gradients, and the choice between the two.
+
+Shapes: B sentences of at most T words, C tags. Scores and log probabilities are in nats.
 """
 
 from __future__ import annotations
@@ -23,7 +30,7 @@ from .tag_scheme import IGNORED
 
 
 class SufficientStatistics(NamedTuple):
-    """Expected tag and transition counts of any distribution over tag sequences.
+    """Expected tag and transition counts under any distribution over tag sequences.
 
     The score of a CRF is linear in these counts, so a CRF's cross-entropy with a gold path, with k best paths or with
     another CRF is one function of them (`LinearChainCRF.cross_entropy`). One C x C matrix per sentence is enough
@@ -32,7 +39,7 @@ class SufficientStatistics(NamedTuple):
     Attributes:
         nodes: (B, T, C) expected number of times word t carries tag c: probabilities if ``mass`` is 1; 0 on padding.
         edges: (B, C, C) expected number of transitions [from, to] in the sentence.
-        mass: (B,) total weight: 1 for a distribution, 0 for a sentence about which nothing is known.
+        mass: (B,) total weight: 1 for a distribution, 0 for a sentence without a target.
     """
 
     nodes: Tensor
@@ -41,14 +48,18 @@ class SufficientStatistics(NamedTuple):
 
     @classmethod
     def from_tags(cls, tags: Tensor, num_tags: int, weights: Tensor | None = None) -> SufficientStatistics:
-        """Counts of given paths: gold (one path), Top-K (uniform weights) or Top-WK (the teacher's weights).
+        """Count the tags and transitions of given paths: gold (one path), Top-K (uniform weights) or Top-WK (the
+        teacher's weights).
 
         Args:
             tags: (B, T) or (B, K, T) integers in [0, num_tags), -100 on padding. A path that is -100 throughout does
-                not exist and weighs nothing.
+                not exist and has weight 0.
             num_tags: C.
             weights: (B,) or (B, K) non-negative weight of each path; by default the existing paths of a sentence
                 share a mass of 1 equally.
+
+        Returns:
+            The statistics, in the type of the weights (float64 by default).
 
         Raises:
             ValueError: on wrong shapes or tags out of range.
@@ -78,19 +89,24 @@ class SufficientStatistics(NamedTuple):
             )
         weights = torch.where(exists, weights, 0.0)
         index = tags.clamp(min=0)
-        each = torch.where(present, weights[..., None], 0.0)
-        nodes = each.new_zeros(B, T, num_tags).scatter_add(2, index.transpose(1, 2), each.transpose(1, 2))
-        pair = (index[..., :-1] * num_tags + index[..., 1:]).flatten(1)
-        each = torch.where(present[..., 1:] & present[..., :-1], weights[..., None], 0.0).flatten(1)
-        edges = each.new_zeros(B, num_tags * num_tags).scatter_add(1, pair, each)
+        word_weights = torch.where(present, weights[..., None], 0.0).transpose(1, 2)
+        nodes = word_weights.new_zeros(B, T, num_tags).scatter_add(2, index.transpose(1, 2), word_weights)
+        pairs = (index[..., :-1] * num_tags + index[..., 1:]).flatten(1)
+        pair_weights = torch.where(present[..., 1:] & present[..., :-1], weights[..., None], 0.0).flatten(1)
+        edges = pair_weights.new_zeros(B, num_tags * num_tags).scatter_add(1, pairs, pair_weights)
         return cls(nodes, edges.view(B, num_tags, num_tags), weights.sum(-1))
 
 
 class TopK(NamedTuple):
-    """The k best paths, best first: tags (B, K, T) padded with -100, log_prob (B, K), valid (B, K) bool.
+    """The k best paths of each sentence, best first.
 
     Where a sentence has fewer than K allowed paths, the missing ones have ``valid`` False, log_prob ``-inf`` and tags
     -100 throughout.
+
+    Attributes:
+        tags: (B, K, T) integers, padded with -100.
+        log_prob: (B, K) nats.
+        valid: (B, K) bool, whether the path exists.
     """
 
     tags: Tensor
@@ -98,7 +114,8 @@ class TopK(NamedTuple):
     valid: Tensor
 
 
-def _structural(name: str, scores: Tensor, allowed: Tensor | None) -> Tensor:
+def _mask_disallowed(name: str, scores: Tensor, allowed: Tensor | None) -> Tensor:
+    """The scores, ``-inf`` where they are not allowed."""
     if allowed is None:
         return scores
     check_shape(name, allowed, tuple(scores.shape), boolean=True)
@@ -114,16 +131,15 @@ def _log_ratio(part: Tensor, whole: Tensor) -> Tensor:
 class LinearChainCRF:
     """A batch of distributions over tag sequences.
 
-    All members are exact, batched and differentiable with respect to every score (log-marginals and KL twice); inside,
-    everything is float64 whatever the input's type, so that results are right for scores of any size. Results come
-    back in the type of the emissions, at least float32. Log Z and marginals asked of one object share one
-    forward-backward pass.
+    All members are exact, batched and differentiable with respect to every score (log-marginals and KL twice). All
+    computation is in float64 whatever the input's type, so that results are right for scores of any size. Results have
+    the type of the emissions, at least float32. Log Z and marginals of one object share one forward-backward pass.
 
     A score of ``-inf`` is a structural zero, and so are transitions, starts and ends that are not ``allowed``: paths
     through it do not exist. A sentence without any path has log Z = ``-inf`` and zero gradients.
 
     Args:
-        emissions: (B, T, C) score of tag c at word t, nats. Whatever stands in the padding, NaN included, is ignored.
+        emissions: (B, T, C) score of tag c at word t, nats. Values on padding, NaN included, are ignored.
         transitions: (C, C) score of going [from, to], nats.
         start_transitions: (C,) score of the first tag; default 0.
         end_transitions: (C,) score of the last tag; default 0.
@@ -156,17 +172,18 @@ class LinearChainCRF:
         check_shape("start_transitions", start, (C,))
         check_shape("end_transitions", end, (C,))
         self.lengths = checked_lengths(lengths, B, T)
-        if emissions.device.type == "cpu":  # elsewhere it would wait for the device; there NaN is found with the sums
+        # Another device would have to be waited for; NaN among its scores are found with the sums.
+        if emissions.device.type == "cpu":
             check_scores(
                 emissions, self.lengths, transitions=transitions, start_transitions=start, end_transitions=end
             )
         self.scores = Scores(
             emissions,
-            _structural("allowed", transitions, allowed),
-            _structural("allowed_start", start, allowed_start),
-            _structural("allowed_end", end, allowed_end),
+            _mask_disallowed("allowed", transitions, allowed),
+            _mask_disallowed("allowed_start", start, allowed_start),
+            _mask_disallowed("allowed_end", end, allowed_end),
         )
-        # Devices without float64 lend their scores to the CPU: exact sums are worth copying a batch's words.
+        # Scores on a device without float64 are copied to the CPU: exact sums are worth it.
         exact = Scores(*(part.cpu() for part in self.scores)) if emissions.device.type == "mps" else self.scores
         self._chain = Chain(exact, self.lengths)
         self._sums = PathSums(self._chain)
@@ -174,51 +191,52 @@ class LinearChainCRF:
         self._dtype = emissions.dtype if emissions.dtype in (torch.float32, torch.float64) else torch.float32
         self._cache: dict[str, Tensor] = {}
 
-    def _returned(self, value: Tensor) -> Tensor:
-        """In the type and on the device in which the caller works."""
+    def _to_caller(self, value: Tensor) -> Tensor:
+        """A result in the caller's type and on the caller's device."""
         return value.to(self._device, self._dtype)
 
     # -- sums over all paths ------------------------------------------------------------------------------------
 
     def _quantity(self, name: str) -> Tensor:
-        known = self._cache.get(name)
-        wanted = torch.is_grad_enabled() and any(part.requires_grad for part in self.scores)
+        """A sum over all paths, computed once, and again if the gradient mode now asks for more."""
+        value = self._cache.get(name)
+        needs_gradient = torch.is_grad_enabled() and any(part.requires_grad for part in self.scores)
         if (
-            known is None
-            or (wanted and not known.requires_grad)
-            or (known.is_inference() and not torch.is_inference_mode_enabled())
+            value is None
+            or (needs_gradient and not value.requires_grad)
+            or (value.is_inference() and not torch.is_inference_mode_enabled())
         ):
-            known = self._cache[name] = self._sums.evaluate(name)
-        return known
+            value = self._cache[name] = self._sums.evaluate(name)
+        return value
 
     @property
     def log_partition(self) -> Tensor:
         """log Z (B,), nats; ``-inf`` for a sentence without any allowed path."""
-        return self._returned(self._quantity("log_partition"))
+        return self._to_caller(self._quantity("log_partition"))
 
     @property
     def log_marginals(self) -> Tensor:
         """log p(y_t = c) (B, T, C): 0 on padding; ``-inf`` where no allowed path passes."""
-        return self._returned(self._quantity("log_marginals"))
+        return self._to_caller(self._quantity("log_marginals"))
 
     @property
     def marginals(self) -> Tensor:
         """p(y_t = c) (B, T, C): 0 on padding."""
-        return self._returned(self._quantity("marginals"))
+        return self._to_caller(self._quantity("marginals"))
 
     @property
     def edge_counts(self) -> Tensor:
         """Expected number of transitions [from, to] (B, C, C)."""
-        return self._returned(self._quantity("edge_counts"))
+        return self._to_caller(self._quantity("edge_counts"))
 
     def edge_marginals(self) -> Tensor:
         """p(y_t = i, y_{t+1} = j) (B, T - 1, C, C): 0 on padding. Large; `edge_counts` is what most uses need."""
-        return self._returned(self._sums.evaluate("edge_marginals"))
+        return self._to_caller(self._sums.evaluate("edge_marginals"))
 
     @property
     def statistics(self) -> SufficientStatistics:
-        """This distribution's own exact expectations."""
-        return SufficientStatistics(*(self._returned(part) for part in self._statistics()))
+        """The exact expected counts under this distribution."""
+        return SufficientStatistics(*(self._to_caller(part) for part in self._statistics()))
 
     def _statistics(self) -> SufficientStatistics:
         nodes = self._quantity("marginals")
@@ -226,16 +244,18 @@ class LinearChainCRF:
         return SufficientStatistics(nodes, self._quantity("edge_counts"), mass)
 
     def completions(self) -> Tensor:
-        """Log-sum (B, T, C) over what follows from a word's tag on, its own emission included; float64, no gradient.
+        """Log-sum over all that follows from a word's tag on, the word's emission included.
 
-        Up to a constant per word: p(y_t | y_{t-1}) is the softmax of ``transitions[y_{t-1}] + completions()[:, t]``.
+        Returns:
+            (B, T, C) nats, float64, without gradient, up to a constant per word: p(y_t | y_{t-1}) is the softmax of
+            ``transitions[y_{t-1}] + completions()[:, t]``.
         """
         return self._sums.completions()
 
     # -- probabilities of paths, sets of paths, spans -----------------------------------------------------------
 
     def log_prob(self, tags: Tensor, *, allow_illegal: bool = False) -> Tensor:
-        """log p(y).
+        """log p(y) of given paths.
 
         Args:
             tags: (B, T) one path, or (B, K, T) several paths per sentence; padding is ignored. A path that is -100
@@ -249,8 +269,8 @@ class LinearChainCRF:
             ValueError: on wrong shapes, a tag out of range on a real word, or an illegal path.
         """
         B, T, _ = self.scores.emissions.shape
-        shaped = tags.dim() in (2, 3) and tags.shape[0] == B and tags.shape[-1] == T
-        if tags.is_floating_point() or not shaped:
+        fits = tags.dim() in (2, 3) and tags.shape[0] == B and tags.shape[-1] == T
+        if tags.is_floating_point() or not fits:
             raise ValueError(
                 f"tags must be integers of shape {(B, T)} or ({B}, k, {T}), got {tags.dtype} of {tuple(tags.shape)}"
             )
@@ -261,15 +281,21 @@ class LinearChainCRF:
             check_legal(self._chain.detached(), self._chain.alive, paths)
         log_z = self._quantity("log_partition")[:, None]
         value = _log_ratio(score, log_z)
-        return self._returned(value.squeeze(1) if single else value)
+        return self._to_caller(value.squeeze(1) if single else value)
 
     def restrict(self, tags_allowed: Tensor) -> LinearChainCRF:
-        """The same scores on fewer paths: those that take only allowed tags at each word.
+        """The same scores on fewer paths: those with an allowed tag at every word.
 
         ``crf.restrict(mask).log_partition - crf.log_partition`` is the log probability of that set of paths.
 
         Args:
             tags_allowed: (B, T, C) bool.
+
+        Returns:
+            Another distribution; this one stays as it is.
+
+        Raises:
+            ValueError: if the mask has another shape or type.
         """
         check_shape("tags_allowed", tags_allowed, tuple(self.scores.emissions.shape), boolean=True)
         emissions = self.scores.emissions.masked_fill(~tags_allowed.to(self.scores.emissions.device), NEG_INF)
@@ -278,7 +304,7 @@ class LinearChainCRF:
     def log_prob_of_set(self, tags_allowed: Tensor) -> Tensor:
         """log Σ p(y) (B,) over the paths whose tag at every word is allowed by the bool (B, T, C) mask."""
         inside = self.restrict(tags_allowed)._quantity("log_partition")
-        return self._returned(_log_ratio(inside, self._quantity("log_partition")))
+        return self._to_caller(_log_ratio(inside, self._quantity("log_partition")))
 
     def span_log_prob(
         self, sentences: Tensor, starts: Tensor, ends: Tensor, tags: Tensor, continuing: Tensor | None = None
@@ -294,17 +320,20 @@ class LinearChainCRF:
 
         Returns:
             (S,) nats: log of the summed probability of all paths that agree.
+
+        Raises:
+            ValueError: if shapes do not fit or a span lies outside its sentence; the message names the span.
         """
         emissions, *shared = self._chain.scores
         device, (_, T, C) = emissions.device, emissions.shape
         if len(sentences) == 0:
-            return self._returned(emissions.new_zeros(0))
+            return self._to_caller(emissions.new_zeros(0))
         sentences, starts, ends, tags = (part.to(device).long() for part in (sentences, starts, ends, tags))
         check_spans(sentences, starts, ends, tags, self.lengths.to(device), C)
         position = torch.arange(T, device=device) - starts[:, None]
         covered = (position >= 0) & (position < (ends - starts)[:, None])
-        wanted = tags.gather(1, position.clamp(0, tags.shape[1] - 1))
-        mask = ~covered[..., None] | (wanted[..., None] == torch.arange(C, device=device))
+        span_tags = tags.gather(1, position.clamp(0, tags.shape[1] - 1))
+        mask = ~covered[..., None] | (span_tags[..., None] == torch.arange(C, device=device))
         if continuing is not None:
             check_shape("continuing", continuing, (len(sentences), C), boolean=True)
             mask &= ~((torch.arange(T, device=device) == ends[:, None])[..., None] & continuing.to(device)[:, None])
@@ -312,7 +341,7 @@ class LinearChainCRF:
         agreeing = LinearChainCRF(emissions, *shared, lengths=self.lengths[sentences.cpu()])
         inside = agreeing._quantity("log_partition")
         log_z = self._quantity("log_partition")[sentences]
-        return self._returned(_log_ratio(inside, log_z))
+        return self._to_caller(_log_ratio(inside, log_z))
 
     # -- best paths, samples ------------------------------------------------------------------------------------
 
@@ -323,17 +352,25 @@ class LinearChainCRF:
         """
         tags = best_path(self._chain)
         score = path_score(self._chain, tags[:, None])[:, 0]
-        return tags.to(self._device), self._returned(score)
+        return tags.to(self._device), self._to_caller(score)
 
     def topk(self, k: int) -> TopK:
-        """The k best paths, exactly, best first; fewer where fewer exist (see `TopK`)."""
+        """The k best paths, exactly, best first; fewer where fewer exist (see `TopK`).
+
+        Raises:
+            ValueError: if k is below 1.
+        """
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
         tags, valid = k_best(self._chain, k)
         return TopK(tags.to(self._device), self.log_prob(tags).cummin(-1).values, valid.to(self._device))
 
     def sample(self, n: int = 1, generator: torch.Generator | None = None) -> Tensor:
-        """n independent exact samples per sentence (B, n, T), -100 on padding."""
+        """n independent exact samples per sentence (B, n, T), -100 on padding.
+
+        Raises:
+            ValueError: if n is below 1.
+        """
         if n < 1:
             raise ValueError(f"n must be at least 1, got {n}")
         return self._sums.sample(n, generator).to(self._device)
@@ -341,15 +378,21 @@ class LinearChainCRF:
     # -- comparing distributions --------------------------------------------------------------------------------
 
     def cross_entropy(self, target: LinearChainCRF | SufficientStatistics) -> Tensor:
-        """-E_target[log p_self(y)] (B,), nats: mass · log Z - ⟨expected counts of the target, own scores⟩.
+        """-E_target[log p_self(y)] (B,), nats: mass · log Z - ⟨expected counts of the target, scores of self⟩.
 
         With the counts of one gold path this is the negative log-likelihood; of k best paths, Top-K or Top-WK
         distillation (Wang et al. 2020, section 3.2); of a teacher CRF, exact structural distillation (Wang et al.
         2021, "Structural Knowledge Distillation"). Counts on padding are ignored. A sentence of mass 0 has loss 0 and
         zero gradient; a target that puts weight on a structural zero has loss ``inf`` and zero gradient.
+
+        Args:
+            target: another distribution over the same sentences, or expected counts.
+
+        Raises:
+            ValueError: if lengths or shapes differ.
         """
         statistics = self._expectations_of(target) if isinstance(target, LinearChainCRF) else target
-        return self._returned(self._cross_entropy(statistics))
+        return self._to_caller(self._cross_entropy(statistics))
 
     def _expectations_of(self, target: LinearChainCRF) -> SufficientStatistics:
         if not torch.equal(self.lengths, target.lengths):
@@ -378,13 +421,17 @@ class LinearChainCRF:
 
     def kl(self, other: LinearChainCRF) -> Tensor:
         """KL(self || other) (B,), nats: ``inf`` where this distribution takes paths that the other excludes."""
-        own = other._expectations_of(self)
-        return self._returned(other._cross_entropy(own) - self._cross_entropy(own))
+        statistics = other._expectations_of(self)
+        return self._to_caller(other._cross_entropy(statistics) - self._cross_entropy(statistics))
 
     def with_temperature(self, temperature: float) -> LinearChainCRF:
-        """The distribution with all scores divided by a temperature ("global" temperature): above 1 is flatter."""
+        """The distribution with all scores divided by a temperature ("global" temperature): above 1 is flatter.
+
+        Raises:
+            ValueError: if the temperature is not positive.
+        """
         if not temperature > 0:
             raise ValueError(f"temperature must be positive, got {temperature}")
-        # Half precision is left behind first: its scores are exact as they stand, their quotients would be rounded.
-        exact = (part.to(torch.promote_types(part.dtype, torch.float32)) for part in self.scores)
-        return LinearChainCRF(*(part / temperature for part in exact), lengths=self.lengths)
+        # Divided in float32 at least: scores in half precision are exact, their quotients would be rounded.
+        precise = (part.to(torch.promote_types(part.dtype, torch.float32)) for part in self.scores)
+        return LinearChainCRF(*(part / temperature for part in precise), lengths=self.lengths)

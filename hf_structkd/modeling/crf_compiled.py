@@ -1,11 +1,20 @@
-"""Compiled loops for the CPU, by numba: whether they are used, and how they are compiled.
+"""Sums and maxima over all paths as loops that numba compiles for the CPU.
 
-The torch loops spend most of their time on starting some hundred small operations. `crf_compiled.py` and
-`crf_compiled.py` hold the same recursions as plain loops over one sentence after the other, several times faster. They
-are an option and not the default: numba need not be installed (the ``fast`` extra), its first call compiles for some
-seconds, and results should not depend on what happens to be installed. Switch them on with ``use_native(True)`` or the
-environment variable ``HF_STRUCTKD_NATIVE=1``; tensors on other devices keep using torch. Both ways agree to rounding,
-k-best order and ties included, which the tests check.
+The torch loops of `crf_sums.py` and `crf_paths.py` spend most of their time on starting some hundred small operations.
+This module has the same recursions as plain loops over the words of one sentence after the other, several times
+faster. They are optional and off by default: numba need not be installed (the ``fast`` extra), its first call compiles
+for some seconds, and results should not depend on the installed packages. ``use_native(True)`` or the environment
+variable ``HF_STRUCTKD_NATIVE=1`` switches them on; tensors on other devices keep using torch. Both implementations
+agree to rounding, k-best order and ties included, which the tests check.
+
+The forward-backward pass (`NativePass`) follows the formulas of `crf_sums.py`, rescaled at every word:
+
+    alpha_t = (alpha_{t-1} E) * x_t / f_t,    right_t = (E right_{t+1}) * x_t / b_t
+
+where f_t and b_t make each message sum to one; the sources of the covariance are rescaled with them.
+`native_best_path` and `native_k_best` follow `crf_paths.py`.
+
+Shapes: B sentences of at most T words, C tags; scores are float64 and in nats.
 """
 
 from __future__ import annotations
@@ -29,14 +38,22 @@ try:
 except ImportError:
     numba = None
 
+# ---- the switch and the compiler ----
+
 _enabled = os.environ.get("HF_STRUCTKD_NATIVE", "0") not in ("", "0")
 
 
 def use_native(on: bool) -> bool:
-    """Use compiled loops for CPU tensors from now on, or stop using them. Returns what was set before.
+    """Switch compiled loops for CPU tensors on or off.
+
+    Args:
+        on: whether to use them from now on.
+
+    Returns:
+        The setting before the call.
 
     Raises:
-        ImportError: if they are wanted and numba is not installed.
+        ImportError: if they are switched on and numba is not installed.
     """
     global _enabled
     if on and numba is None:
@@ -45,74 +62,72 @@ def use_native(on: bool) -> bool:
     return before
 
 
-def native_on(device: torch.device) -> bool:
-    """Whether compiled loops are to be used for tensors there."""
+def native_enabled(device: torch.device) -> bool:
+    """Whether tensors on this device use compiled loops."""
     return _enabled and numba is not None and device.type == "cpu"
 
 
 def compiled(function):
-    """Decorator: the function as numba compiles it, at its first call.
+    """Decorator: numba compiles the function at its first call.
 
-    Constants of other files must come as arguments: numba keeps compiled code until the function's own file changes.
+    Constants of other modules must be arguments: numba keeps compiled code until the function's own file changes.
     """
     if numba is None:
         return function
     try:
         return numba.njit(cache=True, error_model="numpy")(function)
-    except RuntimeError:  # nowhere to keep the compiled code
+    except RuntimeError:  # no folder to keep the compiled code in
         return numba.njit(error_model="numpy")(function)
 
 
 def array(tensor: Tensor):
-    """A tensor's numbers as compiled loops take them: contiguous, without gradients, no half precision."""
+    """A tensor as a numpy array for compiled loops: contiguous, without gradients, float32 for half precision."""
     if tensor.dtype in (torch.float16, torch.bfloat16):
         tensor = tensor.float()
     return tensor.detach().contiguous().numpy()
 
 
-# The forward-backward pass of `crf_sums.py` as compiled loops, rescaled at every word.
-#
-# The formulas are those of that docstring: alpha_t = (alpha_{t-1} E) * x_t / f_t and right_t = (E right_{t+1})
-# * x_t / b_t, where f_t and b_t make each message sum to one. Because every word is rescaled, so are the sources of
-# the covariance product.
+# ---- sums over all paths ----
 
 
 @compiled
-def _add_product(before, E, into):
-    C = len(into)
+def _add_product(source, E, target):
+    """target += source E."""
+    C = len(target)
     for i in range(C):
-        weight = before[i]
+        weight = source[i]
         for j in range(C):
-            into[j] += weight * E[i, j]
+            target[j] += weight * E[i, j]
 
 
 @compiled
-def _step(before, E, x, tiny, into, after):
-    """into = before E, after = into * x, normalised; the factor, 0 if all is zero, -1 if something was lost."""
-    into[:] = 0.0
-    _add_product(before, E, into)
-    return _normalise(before, E, x, tiny, into, after)
+def _step(previous, E, x, tiny, prior, message):
+    """prior = previous E, then `_normalise`; all but the matrix E (C, C) are (C,)."""
+    prior[:] = 0.0
+    _add_product(previous, E, prior)
+    return _normalise(previous, E, x, tiny, prior, message)
 
 
 @compiled
-def _normalise(before, E, x, tiny, into, after):
+def _normalise(previous, E, x, tiny, prior, message):
+    """message = prior * x / its sum. Returns the sum: 0 if no path arrives, -1 if a value that matters was lost."""
     C = len(x)
     total, least = 0.0, 1.0
     for j in range(C):
-        after[j] = into[j] * x[j]
-        total += after[j]
-        least = min(least, after[j])
+        message[j] = prior[j] * x[j]
+        total += message[j]
+        least = min(least, message[j])
     if least < tiny:
         for j in range(C):
-            if after[j] < tiny and x[j] > 0.0:
-                if into[j] > 0.0:
+            if message[j] < tiny and x[j] > 0.0:
+                if prior[j] > 0.0:
                     return -1.0
-                for i in range(len(before)):
-                    if before[i] > 0.0 and E[i, j] > 0.0:
+                for i in range(len(previous)):
+                    if previous[i] > 0.0 and E[i, j] > 0.0:
                         return -1.0
     if total > 0.0:
         for j in range(C):
-            after[j] /= total
+            message[j] /= total
     return total
 
 
@@ -120,7 +135,7 @@ def _normalise(before, E, x, tiny, into, after):
 def _messages(x, emissions, lengths, E, E_back, first, last, tiny, left, alpha, right, Z, forward, backward, log_z):
     """Fill left, alpha, right (B, T, C), Z and the factors (B, T); add to log_z (B,). Whether nothing was lost."""
     B, _, C = x.shape
-    scratch, nothing = np.empty(C), np.empty(0)
+    scratch, no_message = np.empty(C), np.empty(0)
     for b in range(B):
         n = lengths[b]
         for t in range(n):
@@ -130,8 +145,8 @@ def _messages(x, emissions, lengths, E, E_back, first, last, tiny, left, alpha, 
         for j in range(C):
             left[b, 0, j] = first[j]
             scratch[j] = last[j]
-        forward[b, 0] = _normalise(nothing, E, x[b, 0], tiny, left[b, 0], alpha[b, 0])
-        backward[b, n - 1] = _normalise(nothing, E, x[b, n - 1], tiny, scratch, right[b, n - 1])
+        forward[b, 0] = _normalise(no_message, E, x[b, 0], tiny, left[b, 0], alpha[b, 0])
+        backward[b, n - 1] = _normalise(no_message, E, x[b, n - 1], tiny, scratch, right[b, n - 1])
         for t in range(1, n):
             forward[b, t] = _step(alpha[b, t - 1], E, x[b, t], tiny, left[b, t], alpha[b, t])
             u = n - 1 - t
@@ -151,11 +166,11 @@ def _messages(x, emissions, lengths, E, E_back, first, last, tiny, left, alpha, 
                 forward[b, t] = 1.0
             if backward[b, t] == 0.0:
                 backward[b, t] = 1.0
-        final, ends = 0.0, False
+        final, can_end = 0.0, False
         for j in range(C):
             final += alpha[b, n - 1, j] * last[j]
-            ends |= alpha[b, n - 1, j] > 0.0 and last[j] > 0.0
-        if ends and final < tiny:
+            can_end |= alpha[b, n - 1, j] > 0.0 and last[j] > 0.0
+        if can_end and final < tiny:
             return False
         log_z[b] += np.log(final)
     return True
@@ -163,22 +178,23 @@ def _messages(x, emissions, lengths, E, E_back, first, last, tiny, left, alpha, 
 
 @compiled
 def _log_partition_gradient(upstream, lengths, left, alpha, right, Z, nodes, edges):
+    """Fill nodes (B, T, C) and edges (C, C), the latter still without the factor E."""
     B, _, C = left.shape
     for b in range(B):
         for t in range(lengths[b]):
-            each = upstream[b] / Z[b, t]
+            scale = upstream[b] / Z[b, t]
             for j in range(C):
-                nodes[b, t, j] = each * left[b, t, j] * right[b, t, j]
+                nodes[b, t, j] = scale * left[b, t, j] * right[b, t, j]
             if t > 0:
                 for i in range(C):
-                    weight = each * alpha[b, t - 1, i]
+                    weight = scale * alpha[b, t - 1, i]
                     for j in range(C):
                         edges[i, j] += weight * right[b, t, j]
 
 
 @compiled
 def _log_marginals_gradient(upstream, lengths, x, E, E_back, left, alpha, right, Z, forward, backward, nodes, edges):
-    """The covariance product, with 1 / Q written as x / (right b): Q is right before its word's emission."""
+    """The same for the covariance of `crf_sums.py`; 1 / Q is x / (right b), Q being right without the emission."""
     B, T, C = left.shape
     u, M = np.empty((T, C)), np.empty((T, C))
     H, H_right = np.empty((T, C)), np.empty((T, C))
@@ -214,13 +230,13 @@ def _log_marginals_gradient(upstream, lengths, x, E, E_back, left, alpha, right,
             if t > 0:
                 for i in range(C):
                     weight = H[t - 1, i] - mean * (alpha[b, t - 1, i] / Z[b, t])
-                    other = alpha[b, t - 1, i]
+                    prefix = alpha[b, t - 1, i]
                     for j in range(C):
-                        edges[i, j] += weight * right[b, t, j] + other * H_right[t, j]
+                        edges[i, j] += weight * right[b, t, j] + prefix * H_right[t, j]
 
 
 class NativePass(Messages):
-    """The pass on padded arrays, by the loops above."""
+    """The forward-backward pass on padded arrays."""
 
     def __init__(self, chain: Chain):
         scores = chain.detached()
@@ -229,12 +245,12 @@ class NativePass(Messages):
         B, T, C = emissions.shape
         self.x, self.E, self.E_back = potentials.x, potentials.E, potentials.E.T.contiguous()
         self.alpha = self.x.new_zeros(B, T, C)
-        self.left, self.right = self.x.new_ones(2, B, T, C)  # on padding too: their logarithm is taken
+        self.left, self.right = self.x.new_ones(2, B, T, C)  # 1 on padding too: their logarithm is taken
         self.Z, self.forward, self.backward = self.x.new_ones(3, B, T)
         steps = (chain.lengths - 1).double()
         peaks = potentials.word_peaks.masked_fill(~chain.alive, 0.0).sum(1)
         self.log_z = peaks + steps * potentials.shift[0] + potentials.shift[1]
-        self.ok = not potentials.lost and _messages(
+        self.ok = not potentials.underflowed and _messages(
             *map(array, (self.x, emissions, chain.lengths, self.E, self.E_back, potentials.first, potentials.last)),
             TINY,
             *map(array, (self.left, self.alpha, self.right, self.Z, self.forward, self.backward, self.log_z)),
@@ -264,12 +280,12 @@ class NativePass(Messages):
         return nodes, edges * self.E
 
 
-# The best path and the k best paths of `crf_paths.py` as compiled loops, one sentence at a time.
+# ---- maxima over all paths ----
 
 
 @compiled
 def _completions(emissions, back, end, impossible, rest, completion):
-    """Best scores (n, C) to the end of a sentence, without and with the word's own emission; back is [to, from]."""
+    """Best scores (n, C) to the end of a sentence, without and with the word's emission; back is [to, from]."""
     n, C = rest.shape
     for t in range(n - 1, -1, -1):
         if t == n - 1:
@@ -286,6 +302,7 @@ def _completions(emissions, back, end, impossible, rest, completion):
 
 @compiled
 def _best_path(emissions, lengths, transitions, back, start, end, impossible, limit, tags):
+    """Fill tags (B, T) where a path exists."""
     B, T, C = emissions.shape
     rest, completion = np.empty((T, C)), np.empty((T, C))
     for b in range(B):
@@ -302,32 +319,32 @@ def _best_path(emissions, lengths, transitions, back, start, end, impossible, li
 
 
 @compiled
-def _offer(key, value, keys, values, count, k):
-    """Insert into a list of the k smallest keys, in order; returns its new length."""
+def _insert(key, value, keys, values, count, k):
+    """Insert into a sorted list of the k smallest keys, of length count; returns its new length."""
     if count == k:
         if key >= keys[k - 1]:
             return count
-        place = k - 1
+        position = k - 1
     else:
-        place = count
+        position = count
         count += 1
-    while place > 0 and keys[place - 1] > key:
-        keys[place] = keys[place - 1]
-        values[place] = values[place - 1]
-        place -= 1
-    keys[place] = key
-    values[place] = value
+    while position > 0 and keys[position - 1] > key:
+        keys[position] = keys[position - 1]
+        values[position] = values[position - 1]
+        position -= 1
+    keys[position] = key
+    values[position] = value
     return count
 
 
 @compiled
 def _k_best(emissions, lengths, transitions, back, start, end, impossible, limit, k, tags, valid):
-    """The regret beam; a candidate's low mantissa bits are replaced by its number, as `viterbi._smallest` does."""
+    """Fill tags (B, k, T) and valid (B, k) by the beam of `crf_paths.py`, with the sort keys of its `_smallest`."""
     B, T, C = emissions.shape
     rest, completion = np.empty((T, C)), np.empty((T, C))
     choices = np.empty((T, k), np.int64)
-    values, width = np.empty(k), 0
-    keys, fresh = np.empty(k, np.int64), np.empty(k)
+    regrets, width = np.empty(k), 0
+    keys, new_regrets = np.empty(k, np.int64), np.empty(k)
     cell = np.empty(1)
     bits = cell.view(np.int64)
     for b in range(B):
@@ -346,23 +363,23 @@ def _k_best(emissions, lengths, transitions, back, start, end, impossible, limit
             for rank in range(1 if t == 0 else width):
                 if t == 0:
                     top = (start + completion[0]).max()
-                    edges, so_far = start, 0.0
+                    edges, regret = start, 0.0
                 else:
                     state = choices[t - 1, rank] % C
                     top = rest[t - 1, state]
-                    edges, so_far = transitions[state], values[rank]
-                    cell[0] = so_far
+                    edges, regret = transitions[state], regrets[rank]
+                    cell[0] = regret
                     if count == k and (bits[0] & keep) > keys[k - 1]:
-                        break  # this prefix and all after it are worse than what is in the list
+                        break  # this prefix and all after it are worse than the list
                 for j in range(C):
-                    cell[0] = (top - (edges[j] + completion[t, j])) + so_far
-                    count = _offer((bits[0] & keep) | (rank * C + j), cell[0], keys, fresh, count, k)
+                    cell[0] = (top - (edges[j] + completion[t, j])) + regret
+                    count = _insert((bits[0] & keep) | (rank * C + j), cell[0], keys, new_regrets, count, k)
             width = count
             for n in range(width):
                 choices[t, n] = keys[n] & mask
-                values[n] = fresh[n]
+                regrets[n] = new_regrets[n]
         for n in range(width):
-            if values[n] >= limit:
+            if regrets[n] >= limit:
                 break
             valid[b, n] = True
             rank = n
@@ -372,6 +389,7 @@ def _k_best(emissions, lengths, transitions, back, start, end, impossible, limit
 
 
 def _arrays(chain: Chain):
+    """The arguments that the loops for maxima share."""
     scores = chain.detached()
     transitions, start, end = (part.double().clamp(min=IMPOSSIBLE) for part in scores[1:])
     parts = (scores.emissions, chain.lengths, transitions, transitions.T, start, end)
@@ -379,14 +397,14 @@ def _arrays(chain: Chain):
 
 
 def native_best_path(chain: Chain) -> Tensor:
-    """What `viterbi.best_path` returns."""
+    """As `best_path` of `crf_paths.py`."""
     tags = torch.full(chain.scores.emissions.shape[:2], IGNORED)
     _best_path(*_arrays(chain), tags.numpy())
     return tags
 
 
 def native_k_best(chain: Chain, k: int) -> tuple[Tensor, Tensor]:
-    """What `viterbi.k_best` returns."""
+    """As `k_best` of `crf_paths.py`."""
     B, T, _ = chain.scores.emissions.shape
     tags, valid = torch.full((B, k, T), IGNORED), torch.zeros(B, k, dtype=torch.bool)
     _k_best(*_arrays(chain), k, tags.numpy(), valid.numpy())

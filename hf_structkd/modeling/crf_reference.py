@@ -1,9 +1,8 @@
 """The chain in log space, written with differentiable operations: slow, simple, right at every score.
 
-Two uses, both rare: sentences whose scores span more than float64 probabilities can hold, and derivatives beyond the
-first (of `log_marginals`, `edge_counts`), where the analytic gradients of `crf_sums.py` end. Everything here
-is float64 and padded `(batch, words, tags)`; ``-inf`` is a structural zero and never produces a NaN, in values or in
-gradients.
+It serves two rare cases: sentences whose scores span more than float64 probabilities can hold, and derivatives beyond
+the first (of `log_marginals`, `edge_counts`), for which `crf_sums.py` has no analytic rule. Everything is float64 and
+padded `(batch, words, tags)`; ``-inf`` is a structural zero and never produces a NaN, in values or in gradients.
 """
 
 from __future__ import annotations
@@ -14,12 +13,12 @@ import torch
 from torch import Tensor
 
 NEG_INF = float("-inf")
-IMPOSSIBLE = -1e300  # for -inf where differences would be NaN; far below float32's least number, which may be a mask
-LIMIT = 1e299  # a score below -LIMIT went through something impossible
+IMPOSSIBLE = -1e300  # replaces -inf where differences would be NaN; far below float32's least number, which masks use
+LIMIT = 1e299  # a path whose score is below -LIMIT passes a structural zero
 
 
 class Scores(NamedTuple):
-    """The float64 scores of a batch of chains: emissions (B, T, C), transitions (C, C), start (C,), end (C,), nats."""
+    """The scores of a batch, nats: emissions (B, T, C), transitions (C, C) [from, to], start and end (C,)."""
 
     emissions: Tensor
     transitions: Tensor
@@ -37,16 +36,16 @@ def logsumexp(values: Tensor, dim: int) -> Tensor:
 
 
 def forward_backward(scores: Scores, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Forward scores, backward scores, log partition.
+    """Forward scores, backward scores and log partition.
 
     Args:
-        scores: with finite or ``-inf`` entries; padding must be zeroed.
+        scores: float64, finite or ``-inf``; zero on padding.
         lengths: (B,) words per sentence, on the device of the scores.
 
     Returns:
-        log alpha (B, T, C), the log-sum over prefixes ending in a tag, emission included; log beta (B, T, C),
-        over what follows, emission of the word itself excluded; log Z (B,). Nats. Past the end, alpha repeats its last
-        value and beta is the end score: never NaN, so that both can be masked later.
+        log alpha (B, T, C), the log-sum over prefixes that end in a tag, the word's emission included; log beta
+        (B, T, C), the log-sum over all that follows, the word's emission excluded; log Z (B,). Nats. On padding, alpha
+        repeats its last value and beta is the end score: never NaN, so that both can be masked later.
     """
     emissions, transitions, start, end = scores
     T = emissions.shape[1]
@@ -113,10 +112,11 @@ def edge_counts(scores: Scores, lengths: Tensor) -> Tensor:
 
 
 def completions(scores: Scores, lengths: Tensor) -> Tensor:
-    """Log-sum (B, T, C) over the rest of the sentence from a word's tag on, its own emission included."""
+    """Log-sum (B, T, C) over the rest of the sentence from a word's tag on, the word's emission included."""
     return scores.emissions + forward_backward(scores, lengths)[1]
 
 
+# Each quantity by name, as `PathSums.evaluate` takes it.
 REFERENCE = {
     "log_partition": log_partition,
     "log_marginals": log_marginals,

@@ -1,6 +1,6 @@
 """Compiled loops give what the torch loops give, and are used only on request.
 
-`test_linear_chain.py`, `test_forward_backward.py` and `test_viterbi.py` run with both (the `loops` fixture).
+`test_crf.py`, `test_crf_sums.py` and `test_crf_paths.py` run with both (the `loops` fixture).
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ import pytest
 import torch
 
 from hf_structkd.modeling import crf_compiled as native
-from hf_structkd.modeling import crf_compiled as native_paths
-from hf_structkd.modeling import crf_compiled as native_sums
 from hf_structkd.modeling.crf import LinearChainCRF
 from hf_structkd.modeling.crf_reference import Scores
 from tests.modeling.conftest import compile_loops
@@ -58,7 +56,7 @@ def test_compiled_loops_agree_with_torch(loops, C, density, scale):
 def test_compiled_loops_read_no_constant_of_another_file():
     """Danger: numba keeps compiled code until its own file changes, and goes on with an old value of a constant."""
     pytest.importorskip("numba")
-    for module in (native_sums, native_paths):
+    for module in (native, native):
         for name, function in vars(module).items():
             if hasattr(function, "py_func"):
                 used = inspect.getclosurevars(function.py_func).globals
@@ -69,7 +67,7 @@ def test_compiled_loops_are_opt_in(monkeypatch):
     """Danger: results, or seconds of compilation, that depend on what happens to be installed."""
     before = native.use_native(False)
     try:
-        assert not native.native_on(torch.device("cpu"))
+        assert not native.native_enabled(torch.device("cpu"))
         monkeypatch.setattr(native, "numba", None)
         with pytest.raises(ImportError, match=r"hf_structkd\[fast\]"):
             native.use_native(True)
