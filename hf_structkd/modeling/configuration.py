@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
-# Not for the names alone: transformers copies a checkpoint's code by following imports, so this sends it along.
+# transformers copies a checkpoint's code by following imports, so this import also ships the pipeline.
 from .pipeline import TASK, CRFTokenClassificationPipeline
 
 CONSTRAINT_MODES = ("none", "decode", "train")
@@ -17,7 +17,7 @@ def label_names(config: Any) -> list[str]:
     return [config.id2label[i] for i in range(config.num_labels)]
 
 
-# Above what any tagger has, and below what would eat a machine's memory before a weight is read.
+# Above the sizes of any tagger, below sizes that would exhaust a machine's memory before a weight is read.
 LIMITS = {
     "labels": 10_000,
     "num_hidden_layers": 1_000,
@@ -31,11 +31,14 @@ LIMITS = {
 
 
 def refuse_oversized(config: Mapping[str, Any], name: Any) -> None:
-    """Raise ValueError if a configuration, a stranger's say, is of a size that no tagger has.
+    """Refuse a configuration, possibly a stranger's, of a size that no tagger has.
 
     Args:
-        config: the fields as `config.json` has them.
-        name: the checkpoint's, for the message.
+        config: the fields of `config.json`.
+        name: of the checkpoint, for the message.
+
+    Raises:
+        ValueError: naming the field and its limit.
     """
     labels = config.get("id2label")
     sizes = {**config, "labels": len(labels) if isinstance(labels, Mapping) else config.get("num_labels")}
@@ -46,10 +49,10 @@ def refuse_oversized(config: Mapping[str, Any], name: Any) -> None:
 
 
 class _RegisteredPipelines(dict):
-    """Pipelines that need no code from the checkpoint, since the installed package has registered them.
+    """Pipelines that need no code from the checkpoint, because the installed package has registered them.
 
-    `transformers.pipeline` infers the task from the keys, then asks whether a task is `in` here before it insists on
-    `trust_remote_code`. Were our task not to be found, a checkpoint could be run by its own code only.
+    `transformers.pipeline` infers the task from the keys, then requires `trust_remote_code` for a task that is `in`
+    this dictionary. Since none is, the installed pipeline runs the checkpoint.
     """
 
     def __contains__(self, task: object) -> bool:
@@ -62,22 +65,22 @@ class CRFConfigMixin:
     Args:
         tag_scheme: `"BIO"`, `"BIOES"` or `"plain"`; `None` infers it from the label names.
         crf_constraints: where transitions that the tag scheme forbids are structural zeros: `"none"` (nowhere),
-            `"decode"` (when tags and marginals are read off, the default) or `"train"` (there and in the loss).
-        crf_learning_rate: the learning rate the CRF's transition, start and end scores were, or should be, trained
-            with. They start from nothing and need a larger one than a pretrained encoder.
-        languages: the languages (ISO 639 codes) the model was trained on.
-        word_pooling: a word's vector is its `"first"` subword's or the `"mean"` over its subwords.
+            `"decode"` (for tags and marginals, the default) or `"train"` (for those and for the loss).
+        crf_learning_rate: the learning rate for the CRF's transition, start and end scores. They start at zero and
+            need a larger one than a pretrained encoder.
+        languages: the languages (ISO 639 codes) of the training data.
+        word_pooling: the vector of a word: that of its `"first"` subword or the `"mean"` over its subwords.
         window_overlap: subwords that neighbouring encoder windows share when a text is longer than the encoder's
-            window; `None` is a quarter of the window.
+            window; `None` for a quarter of the window.
         freeze_encoder: train the head alone.
-        lstm_hidden_size: units, in each direction, of a BiLSTM over words between encoder and CRF; `None` for no LSTM.
+        lstm_hidden_size: units per direction of a BiLSTM over words between encoder and CRF; `None` for no LSTM.
         lstm_layers: LSTMs on top of each other.
 
     Raises:
         ValueError: if a field has a value outside its list.
     """
 
-    encoder_model_type: str  # the model type of the plain encoder, whose checkpoints are read without a warning
+    encoder_model_type: str  # the model type of the plain encoder; its checkpoints load without a warning
     keys_to_ignore_at_inference: ClassVar[list[str]] = [
         "tags",
         "emissions",
@@ -87,7 +90,7 @@ class CRFConfigMixin:
         "end_transitions",
         "hidden_states",
         "attentions",
-    ]  # a stock Trainer is left with `logits` alone, as `run_ner.py`-style metrics expect
+    ]  # a stock Trainer then keeps `logits` alone, as metrics in the style of `run_ner.py` expect
 
     def __init__(
         self,
@@ -127,42 +130,43 @@ class CRFConfigMixin:
     def custom_pipelines(self) -> dict[str, Any]:
         """The pipelines that `transformers.pipeline(model=..., trust_remote_code=True)` finds with the checkpoint."""
         from_the_hub = type(self).__module__.startswith(TRANSFORMERS_DYNAMIC_MODULE_NAME)
-        return self._carried_pipelines() if from_the_hub else _RegisteredPipelines(self._carried_pipelines())
+        return self._shipped_pipelines() if from_the_hub else _RegisteredPipelines(self._shipped_pipelines())
 
     @custom_pipelines.setter
     def custom_pipelines(self, value: Any) -> None:
-        pass  # read from a file or set by `Pipeline.save_pretrained`; it never says anything else
+        pass  # a configuration file and `Pipeline.save_pretrained` set it to what it already is
 
     @staticmethod
-    def _carried_pipelines() -> dict[str, Any]:
+    def _shipped_pipelines() -> dict[str, Any]:
         module = CRFTokenClassificationPipeline.__module__.rpartition(".")[2]
         implementation = f"{module}.{CRFTokenClassificationPipeline.__name__}"
         return {TASK: {"impl": implementation, "pt": ["AutoModelForTokenClassification"], "type": "text"}}
 
     def to_dict(self) -> dict[str, Any]:
-        fields = {**super().to_dict(), "custom_pipelines": self._carried_pipelines()}  # type: ignore[misc]
+        fields = {**super().to_dict(), "custom_pipelines": self._shipped_pipelines()}  # type: ignore[misc]
         if tagger := (fields.get("auto_map") or {}).get("AutoModelForTokenClassification"):
-            # transformers notes one class a checkpoint; the same file holds the encoder's.
+            # transformers records one class per checkpoint; the same file defines the encoder's.
             encoder = tagger.replace("ForTokenClassificationCRF", "CRFModel")
             fields["auto_map"] = {**fields["auto_map"], "AutoModel": encoder}
         return fields
 
     @classmethod
     def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Read a configuration; a plain encoder's is taken as this family's, which is how a student starts.
+        """Read a configuration. That of a plain encoder becomes one of this family, which is how a student starts.
 
         Raises:
-            ValueError: if it is another kind of encoder's, whose weights would all be left out as unknown.
+            ValueError: if it belongs to another type of encoder, whose weights would all be ignored as unknown.
         """
         config, unused = super().get_config_dict(*args, **kwargs)  # type: ignore[misc]
-        refuse_oversized(config, args[0] if args else "the checkpoint")
-        own = cls.model_type  # type: ignore[attr-defined]
-        kind = config.get("model_type", own)
-        if kind not in (own, cls.encoder_model_type):
+        checkpoint = args[0] if args else "the checkpoint"
+        refuse_oversized(config, checkpoint)
+        family_type = cls.model_type  # type: ignore[attr-defined]
+        model_type = config.get("model_type", family_type)
+        if model_type not in (family_type, cls.encoder_model_type):
             raise ValueError(
-                f"{args[0] if args else 'the checkpoint'} holds a model of type {kind!r}, which {cls.__name__} does "
-                f"not read ({own} or {cls.encoder_model_type}); hf_structkd.crf_class_for names the class that does"
+                f"{checkpoint} holds a model of type {model_type!r}, which {cls.__name__} does not read "
+                f"({family_type} or {cls.encoder_model_type}); hf_structkd.crf_class_for names the class that does"
             )
         if "model_type" in config:
-            config["model_type"] = own
+            config["model_type"] = family_type
         return config, unused

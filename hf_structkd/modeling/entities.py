@@ -1,4 +1,4 @@
-"""What a tag distribution says about sentences, in words: analyses, entities and their probabilities."""
+"""Analyses of sentences, their entities and exact probabilities, read from a distribution over tag sequences."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,12 +12,15 @@ from .tag_scheme import Span, TagScheme
 
 @torch.no_grad()
 def entity_log_probs(distribution: LinearChainCRF, scheme: TagScheme, entities: Sequence[tuple[int, Span]]) -> Tensor:
-    """log p(exactly this entity stands there).
+    """Exact log probabilities of entities, each summed over all tag sequences that contain it.
+
+    p(entity) = p(first tag) · Π p(next tag of the entity | tag before) · p(no continuation behind it | last tag), in
+    which every conditional is local (`LinearChainCRF.completions`): one forward-backward pass serves all entities.
 
     Args:
         distribution: over the tags of a batch of sentences.
         scheme: of the tags.
-        entities: sentence of the batch and span in words.
+        entities: row of the batch and span in words.
 
     Returns:
         (entities,), float64, nats, on the CPU.
@@ -28,40 +31,42 @@ def entity_log_probs(distribution: LinearChainCRF, scheme: TagScheme, entities: 
     if not entities:
         return torch.zeros(0, dtype=torch.float64)
     lengths = distribution.lengths.tolist()
-    first: list[tuple[int, int, int]] = []  # sentence, word, tag
+    openings: list[tuple[int, int, int]] = []  # sentence, word, tag
     steps: list[tuple[int, ...]] = []  # entity, sentence, word, tag before, tag
     stops: list[tuple[int, ...]] = []  # entity, sentence, word, tag before
-    prolonging: list[frozenset[int]] = []
+    continuations: list[frozenset[int]] = []  # per stop, the tags that would continue the entity
     for entity, (row, span) in enumerate(entities):
-        tags, forbidden = scheme.entity_path(span)
-        first.append((row, span.start, tags[0]))
+        tags, continuing = scheme.entity_path(span)
+        openings.append((row, span.start, tags[0]))
         steps += [(entity, row, span.start + i, tags[i - 1], tags[i]) for i in range(1, len(tags))]
-        if forbidden and span.end < lengths[row]:
+        if continuing and span.end < lengths[row]:
             stops.append((entity, row, span.end, tags[-1]))
-            prolonging.append(forbidden)
+            continuations.append(continuing)
 
     scores = distribution.scores
     device = scores.emissions.device
     completions, transitions = distribution.completions(), scores.transitions.double()
 
-    def following(rows: list[tuple[int, ...]]) -> tuple[Tensor, Tensor, Tensor]:
-        """For each row: its entity, log p(tag at the word | tag before) over all tags, and the tag asked for."""
-        number, sentence, word, before, *asked = torch.tensor(rows, device=device).unbind(1)
+    def conditionals(sentence: Tensor, word: Tensor, before: Tensor) -> Tensor:
+        """log p(tag at the word | tag before) over all tags: (rows, tags)."""
         options = transitions[before] + completions[sentence, word]
-        return number, options.log_softmax(dim=-1).nan_to_num(nan=-torch.inf), asked[0] if asked else before
+        return options.log_softmax(dim=-1).nan_to_num(nan=-torch.inf)
 
-    sentence, word, tag = torch.tensor(first, device=device).unbind(1)
-    total = distribution.log_marginals[sentence, word, tag].double()
+    sentence, word, tag = torch.tensor(openings, device=device).unbind(1)
+    log_probs = distribution.log_marginals[sentence, word, tag].double()
     if steps:
-        number, conditional, tag = following(steps)
-        total = total.index_add(0, number, conditional.gather(1, tag[:, None])[:, 0])
+        entity_index, sentence, word, before, tag = torch.tensor(steps, device=device).unbind(1)
+        step_log_probs = conditionals(sentence, word, before).gather(1, tag[:, None])[:, 0]
+        log_probs = log_probs.index_add(0, entity_index, step_log_probs)
     if stops:
-        number, conditional, _ = following(stops)
-        ends = torch.ones_like(conditional, dtype=torch.bool)
-        for stop, forbidden in enumerate(prolonging):
-            ends[stop, list(forbidden)] = False
-        total = total.index_add(0, number, conditional.where(ends, -torch.inf).logsumexp(dim=-1))
-    return total.clamp(max=0.0).cpu()
+        entity_index, sentence, word, before = torch.tensor(stops, device=device).unbind(1)
+        next_log_probs = conditionals(sentence, word, before)
+        stopping = torch.ones_like(next_log_probs, dtype=torch.bool)
+        for stop, continuing in enumerate(continuations):
+            stopping[stop, list(continuing)] = False
+        stop_log_probs = next_log_probs.where(stopping, -torch.inf).logsumexp(dim=-1)
+        log_probs = log_probs.index_add(0, entity_index, stop_log_probs)
+    return log_probs.clamp(max=0.0).cpu()
 
 
 @dataclass(frozen=True)
@@ -69,9 +74,9 @@ class Analysis:
     """One way of tagging a sentence.
 
     Args:
-        score: probability of the whole tag sequence; `None` where it was not asked for.
-        spans: its entities, or for plain tags every word.
-        scores: for each span the exact probability that it stands there, summed over all tag sequences.
+        score: probability of the whole tag sequence; `None` where it was not computed.
+        spans: its entities; for plain tags, all words.
+        scores: the exact probability of each span, summed over all tag sequences.
     """
 
     score: float | None
@@ -79,8 +84,8 @@ class Analysis:
     scores: list[float]
 
 
-def spans_of(scheme: TagScheme, tags: Sequence[int]) -> list[Span]:
-    """Entities, read strictly; for plain tags each word, ``O`` included."""
+def read_spans(scheme: TagScheme, tags: Sequence[int]) -> list[Span]:
+    """The entities of a tag sequence, read strictly; for plain tags all words, ``O`` included."""
     names = [scheme.tags[tag] for tag in tags]
     if scheme.name == "plain":
         return [Span(i, i + 1, name) for i, name in enumerate(names)]
@@ -93,32 +98,32 @@ def analyses(distribution: LinearChainCRF, scheme: TagScheme, top_k: int | None 
     Args:
         distribution: over the tags of a batch of sentences.
         scheme: of the tags.
-        top_k: how many; fewer where fewer exist. `None`: the best one, its own probability left out.
+        top_k: number of analyses per sentence; fewer where fewer exist. `None`: the best one, without its probability.
 
     Returns:
-        A list of analyses for each sentence; never empty, unless the constraints leave no tag sequence at all.
+        A list of analyses per sentence, empty only if the constraints leave no tag sequence.
     """
-    tags, log_probs, valid = _paths(distribution, top_k)
+    tags, probabilities, valid = _paths(distribution, top_k)
     lengths = distribution.lengths.tolist()
-    entities: dict[tuple[int, Span], int] = {}
-    found: list[list[tuple[float | None, list[Span]]]] = []
+    entities: dict[tuple[int, Span], int] = {}  # row and span to the place among the scores
+    readings: list[list[tuple[float | None, list[Span]]]] = []  # per sentence, each path's probability and spans
     for row, paths in enumerate(tags.tolist()):
-        found.append([])
+        readings.append([])
         for k, path in enumerate(paths):
             if valid[row][k]:
-                spans = spans_of(scheme, path[: lengths[row]])
-                found[-1].append((log_probs[row][k] if log_probs else None, spans))
+                spans = read_spans(scheme, path[: lengths[row]])
+                readings[-1].append((probabilities[row][k] if probabilities else None, spans))
                 for span in spans:
                     entities.setdefault((row, span), len(entities))
     scores = entity_log_probs(distribution, scheme, list(entities)).exp().tolist()
     return [
-        [Analysis(score, spans, [scores[entities[row, span]] for span in spans]) for score, spans in paths]
-        for row, paths in enumerate(found)
+        [Analysis(probability, spans, [scores[entities[row, span]] for span in spans]) for probability, spans in paths]
+        for row, paths in enumerate(readings)
     ]
 
 
 def _paths(distribution: LinearChainCRF, top_k: int | None) -> tuple[Tensor, list[list[float]], list[list[bool]]]:
-    """Tags (batch, k, words) on the CPU, each path's probability (where asked for), and whether it exists."""
+    """Tags (batch, k, words) on the CPU, each path's probability (none if `top_k` is `None`), whether it exists."""
     if top_k is None:
         best = distribution.argmax()[0].unsqueeze(1)
         return best.cpu(), [], (best[:, :, 0] >= 0).tolist()
@@ -127,10 +132,10 @@ def _paths(distribution: LinearChainCRF, top_k: int | None) -> tuple[Tensor, lis
 
 
 def label_marginals(distribution: LinearChainCRF) -> list[Tensor]:
-    """Each sentence's p(tag at word), (words, tags)."""
+    """p(tag at word) of each sentence, (words, tags)."""
     return [row[:length] for row, length in zip(distribution.marginals, distribution.lengths.tolist())]
 
 
 def entropies(distribution: LinearChainCRF) -> list[float]:
-    """Each sentence's entropy over tag sequences in nats, at least 0."""
+    """The entropy over tag sequences of each sentence, nats, at least 0."""
     return torch.clamp(distribution.entropy(), min=0.0).tolist()

@@ -1,14 +1,17 @@
-"""A BiLSTM over words, between encoder and CRF: the student of SLKD (arXiv 2004.03846) on a frozen encoder."""
+"""Layers of the head that stay in float32: the CRF's scores, and a BiLSTM over words between encoder and CRF.
+
+The BiLSTM on a frozen encoder is the student of Wang et al. 2020 (arXiv 2004.03846).
+"""
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 
-class InFloat32(nn.Module):
+class Float32Module(nn.Module):
     """A module whose parameters stay in float32 under `.to(bfloat16)`, `.half()` and the like.
 
-    `_keep_in_fp32_modules_strict` says the same to `from_pretrained`, which does not cast through modules.
+    `from_pretrained` does not cast through modules; `_keep_in_fp32_modules_strict` tells it the same.
     """
 
     def _apply(self, fn, recurse=True):  # every cast and move comes through here
@@ -21,8 +24,11 @@ class InFloat32(nn.Module):
         return super()._apply(keep_precision, recurse)
 
 
-class CRFParameters(InFloat32):
-    """The scores a CRF adds to the emissions.
+class CRFParameters(Float32Module):
+    """The scores that a CRF adds to the emissions; they start at 0.
+
+    Args:
+        num_tags: number of tags.
 
     Attributes:
         transitions: (tags, tags), nats, `[from, to]`.
@@ -36,14 +42,14 @@ class CRFParameters(InFloat32):
         self.end_transitions = nn.Parameter(torch.zeros(num_tags, dtype=torch.float32))
 
 
-class WordLSTM(InFloat32):
-    """Reads each row's words in both directions; in float32, as rounding adds up along a sentence.
+class WordLSTM(Float32Module):
+    """An LSTM over each row's words, in both directions; in float32, because rounding adds up along a sentence.
 
     Args:
-        input_size: of a word's vector.
-        hidden_size: units of one direction.
+        input_size: width of a word's vector.
+        hidden_size: units per direction.
         num_layers: LSTMs on top of each other.
-        dropout: between them.
+        dropout: probability between them.
     """
 
     def __init__(self, input_size: int, hidden_size: int, num_layers: int = 1, dropout: float = 0.0) -> None:
@@ -59,11 +65,11 @@ class WordLSTM(InFloat32):
         )
 
     def forward(self, words: Tensor, lengths: Tensor) -> Tensor:
-        """Read the words.
+        """States of the words.
 
         Args:
-            words: (batch, words, input_size); what lies beyond a row's length is not read.
-            lengths: (batch,), words; a row may have none.
+            words: (batch, words, input_size); values beyond a row's length are not read.
+            lengths: (batch,), words per row; 0 is allowed.
 
         Returns:
             (batch, words, 2 * hidden_size), float32; zeros beyond a row's length.
@@ -76,8 +82,8 @@ class WordLSTM(InFloat32):
         return states * (lengths > 0)[:, None, None]
 
 
-def fresh_lstm_values(lstm: nn.LSTM) -> dict[str, Tensor]:
-    """Values to start training from: Glorot for what comes in, orthogonal for what recurs, forget gates open."""
+def initial_lstm_values(lstm: nn.LSTM) -> dict[str, Tensor]:
+    """Initial values by parameter name: Glorot for input weights, orthogonal for recurrent ones, forget biases 1."""
     values = {}
     for name, parameter in lstm.named_parameters():
         value = torch.zeros(parameter.shape, dtype=parameter.dtype)

@@ -1,7 +1,7 @@
-"""Text or words in; entities with their exact probabilities out: the pipeline of taggers with a CRF.
+"""The pipeline of taggers with a CRF: text or words in, entities with their exact probabilities out.
 
-It has a task name of its own, ``crf-token-classification``, and travels with every checkpoint. The stock
-``token-classification`` pipeline runs the same models; it knows no more than one score for each subword.
+Its task is ``crf-token-classification``, and every checkpoint carries its code. The stock ``token-classification``
+pipeline runs the same models, but reads only one score per subword.
 """
 
 import math
@@ -14,14 +14,14 @@ import torch
 from transformers import Pipeline
 
 from .entities import Analysis, analyses, entropies, label_marginals
-from .pipeline_inputs import Sentence, each_input, is_one_sentence, read_sentence
+from .pipeline_inputs import Sentence, is_one_sentence, iterate_inputs, read_sentence
 from .tag_scheme import Span, TagScheme
 from .windows import encoder_window
 from .words import tokenize_words
 
 TASK = "crf-token-classification"
 BATCH_SIZE = 16
-BATCHES_READ_AHEAD = 64  # sentences of like length are looked for among so many batches
+BATCHES_READ_AHEAD = 64  # inputs read at a time, in batches, to put sentences of similar length together
 
 
 class CRFTokenClassificationPipeline(Pipeline):
@@ -29,28 +29,27 @@ class CRFTokenClassificationPipeline(Pipeline):
 
     `pipe(inputs, batch_size=16, **options)`: a text or a list of words (with `is_split_into_words=True`) gives one
     answer, a list of texts or of lists of words a list of answers; a generator, a numpy array, a pandas `Series`, a
-    `KeyDataset` or a `datasets.Dataset` (its column `tokens`, or else `text`) is read as it is needed, in the order
-    in which it is iterated over, and gives an iterator over answers. Texts are split into words by the rules of
-    [`~.raw_text.split_words`]. Texts of any length are tagged whole: the encoder sees overlapping windows, the CRF is
-    one chain over all words.
+    `KeyDataset` or a `datasets.Dataset` (its column `tokens`, or else `text`) is read when needed, in order of
+    iteration, and gives an iterator over answers. Texts are split into words by the rules of [`~.words.split_words`].
+    Texts of any length are tagged whole: the encoder reads overlapping windows, the CRF is one chain over all words.
 
     Options, for the constructor or a call:
-        top_k (`int`): also the k best analyses of each sentence with their probabilities.
-        marginals (`bool`): also each word's probability of every label.
-        entropy (`bool`): also the entropy of each sentence's distribution over tag sequences, in nats.
+        top_k (`int`): adds the k best analyses per sentence with their probabilities.
+        marginals (`bool`): adds the probability of every label per word.
+        entropy (`bool`): adds the entropy of the distribution over tag sequences, nats per sentence.
         threshold (`float`): leaves out entities (plain tags: words) whose probability is lower.
-        is_split_into_words (`bool`): a list, array or `Series` of strings is one sentence's words, not several texts;
-            texts are then refused.
+        is_split_into_words (`bool`): a list, array or `Series` of strings is the words of one sentence, not several
+            texts; texts are then refused.
 
     An answer is a `dict`:
-        entities: the best analysis' entities from left to right, each a `dict` of `entity_group` (its type), `score`
-            (the exact probability, summed over all tag sequences, that an entity of this type begins and ends just
-            here), `word` (its text), `start`, `end` (characters), `start_word`, `end_word` (words); ends are
+        entities: the entities of the best analysis from left to right, each a `dict` of `entity_group` (its type),
+            `score` (the exact probability, summed over all tag sequences, that an entity of this type begins and ends
+            exactly here), `word` (its text), `start`, `end` (characters), `start_word`, `end_word` (words); ends are
             exclusive. Characters are counted in the text, or in the words joined by single spaces.
-        tags: instead of entities for plain tags (parts of speech): for every word a `dict` of `tag`, `score` (its
-            marginal probability), `word`, `start`, `end`, `index`.
-        top_k: a list of `dict`, best first, of `score`, the analysis' probability, and its `entities` or `tags`.
-        marginals: for every word a `dict` of `word`, `start`, `end` and `scores`, a `dict` from label to probability.
+        tags: for plain tags (parts of speech), instead of entities: per word a `dict` of `tag`, `score` (its marginal
+            probability), `word`, `start`, `end`, `index`.
+        top_k: a list of `dict`, best first, of `score`, the probability of the analysis, and its `entities` or `tags`.
+        marginals: per word a `dict` of `word`, `start`, `end` and `scores`, a `dict` from label to probability.
         entropy: nats.
 
     Raises:
@@ -68,7 +67,7 @@ class CRFTokenClassificationPipeline(Pipeline):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        _whole_number("batch_size", self._batch_size)
+        _check_whole_number("batch_size", self._batch_size)
         if not all(hasattr(self.model, name) for name in ("distribution", "tag_scheme")):
             raise ValueError(
                 f"{type(self.model).__name__} has no CRF of hf_structkd, which the task {TASK!r} needs; "
@@ -88,31 +87,34 @@ class CRFTokenClassificationPipeline(Pipeline):
         threshold: float | None = None,
         is_split_into_words: bool | None = None,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        _whole_number("top_k", top_k)
-        _probability("threshold", threshold)
+        _check_whole_number("top_k", top_k)
+        _check_probability("threshold", threshold)
         for name, switch in (
             ("marginals", marginals),
             ("entropy", entropy),
             ("is_split_into_words", is_split_into_words),
         ):
-            _switch(name, switch)
+            _check_switch(name, switch)
         parameters = (
             {"is_split_into_words": is_split_into_words},
             {"top_k": top_k, "marginals": marginals, "entropy": entropy},
             {"threshold": threshold},
         )
-        preprocess, forward, postprocess = ({k: v for k, v in some.items() if v is not None} for some in parameters)
+        preprocess, forward, postprocess = (
+            {name: value for name, value in group.items() if value is not None} for group in parameters
+        )
         return preprocess, forward, postprocess
 
     def __call__(self, inputs: Any, *, batch_size: int | None = None, num_workers: int | None = None, **options: Any):  # type: ignore[override]
-        """See the class. `num_workers` is taken for the sake of other pipelines' callers: there is nothing to load."""
-        _whole_number("batch_size", batch_size)
+        """See the class. `num_workers` has no effect, since no data is loaded; callers of other pipelines pass it."""
+        _check_whole_number("batch_size", batch_size)
         size = batch_size or self._batch_size or BATCH_SIZE
-        own = (self._preprocess_params, self._forward_params, self._postprocess_params)
-        parameters = tuple({**a, **b} for a, b in zip(own, self._sanitize_parameters(**options)))
+        defaults = (self._preprocess_params, self._forward_params, self._postprocess_params)
+        overrides = self._sanitize_parameters(**options)
+        parameters = tuple({**default, **override} for default, override in zip(defaults, overrides))
         if is_one_sentence(inputs, parameters[0].get("is_split_into_words", False)):
             return next(self._answers([inputs], 1, *parameters))
-        answers = self._answers(each_input(inputs), size, *parameters)
+        answers = self._answers(iterate_inputs(inputs), size, *parameters)
         return list(answers) if isinstance(inputs, (list, tuple)) else answers
 
     def _answers(
@@ -123,26 +125,26 @@ class CRFTokenClassificationPipeline(Pipeline):
         forward: dict[str, Any],
         postprocess: dict[str, Any],
     ) -> Iterator[dict[str, Any]]:
-        """Answers in order; inputs are read some batches ahead, so that sentences of like length go together."""
+        """Answers in order; inputs are read some batches ahead, to put sentences of similar length together."""
         items = iter(inputs)
         while sentences := [
             self.preprocess(item, **preprocess) for item in islice(items, batch_size * BATCHES_READ_AHEAD)
         ]:
             answers: list[dict[str, Any]] = [{}] * len(sentences)
-            full = [row for row, sentence in enumerate(sentences) if sentence.offsets]
-            for row in set(range(len(sentences))) - set(full):
-                answers[row] = self.postprocess(_nothing(forward), sentences[row], **postprocess)
-            for rows, model_inputs in self._batches(sentences, full, batch_size):
-                said = self.forward(model_inputs, **forward)
-                for place, row in enumerate(rows):
-                    one = {name: values[place] for name, values in said.items()}
-                    answers[row] = self.postprocess(one, sentences[row], **postprocess)
+            non_empty = [row for row, sentence in enumerate(sentences) if sentence.offsets]
+            for row in set(range(len(sentences))) - set(non_empty):
+                answers[row] = self.postprocess(_empty_output(forward), sentences[row], **postprocess)
+            for rows, model_inputs in self._batches(sentences, non_empty, batch_size):
+                batch_outputs = self.forward(model_inputs, **forward)
+                for i, row in enumerate(rows):
+                    outputs = {name: values[i] for name, values in batch_outputs.items()}
+                    answers[row] = self.postprocess(outputs, sentences[row], **postprocess)
             yield from answers
 
     def _batches(
         self, sentences: list[Sentence], rows: list[int], batch_size: int
     ) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
-        """Row numbers and padded inputs, longest first; what is longer than the encoder's window comes alone."""
+        """Row numbers and padded inputs, longest first; a sentence longer than the window is a batch of its own."""
         if not rows:
             return
         encoded = tokenize_words([sentences[row].words for row in rows], self.tokenizer)
@@ -150,19 +152,19 @@ class CRFTokenClassificationPipeline(Pipeline):
         order = sorted(range(len(rows)), key=lambda i: (-len(ids[i]), i))
         padding = {"input_ids": self.tokenizer.pad_token_id or 0, "attention_mask": 0, "word_mask": 0}
         while order:
-            long = len(ids[order[0]]) > self.window
-            taken, order = (order[:1], order[1:]) if long else (order[:batch_size], order[batch_size:])
-            width = len(ids[taken[0]])
+            size = 1 if len(ids[order[0]]) > self.window else batch_size
+            batch, order = order[:size], order[size:]
+            width = len(ids[batch[0]])
             yield (
-                [rows[i] for i in taken],
+                [rows[i] for i in batch],
                 {
-                    name: torch.tensor([encoded[name][i] + [fill] * (width - len(ids[i])) for i in taken])
+                    name: torch.tensor([encoded[name][i] + [fill] * (width - len(ids[i])) for i in batch])
                     for name, fill in padding.items()
                 },
             )
 
     def preprocess(self, item: Any, is_split_into_words: bool = False) -> Sentence:  # type: ignore[override]
-        """One input's words. Raises TypeError if it is neither a text nor a list of words."""
+        """The words of one input. Raises TypeError if it is neither a text nor a list of words."""
         return read_sentence(item, is_split_into_words)
 
     def _forward(  # type: ignore[override]
@@ -172,38 +174,40 @@ class CRFTokenClassificationPipeline(Pipeline):
         marginals: bool = False,
         entropy: bool = False,
     ) -> dict[str, list[Any]]:
-        """What is said of each sentence of a batch; one pass of the encoder, one forward-backward for everything."""
+        """The outputs per sentence of a batch, by name; one pass of the encoder, one forward-backward pass."""
         distribution = self.model.distribution(self.model(**model_inputs, decode=False), "decode")
-        said: dict[str, list[Any]] = {"analyses": analyses(distribution, self.scheme, top_k)}
+        outputs: dict[str, list[Any]] = {"analyses": analyses(distribution, self.scheme, top_k)}
         if top_k is not None:
-            said["top_k"] = said["analyses"]
+            outputs["top_k"] = outputs["analyses"]
         if marginals:
-            said["marginals"] = label_marginals(distribution)
+            outputs["marginals"] = label_marginals(distribution)
         if entropy:
-            said["entropy"] = entropies(distribution)
-        return said
+            outputs["entropy"] = entropies(distribution)
+        return outputs
 
-    def postprocess(self, said: dict[str, Any], sentence: Sentence, threshold: float = 0.0) -> dict[str, Any]:  # type: ignore[override]
-        """One sentence's answer."""
+    def postprocess(self, outputs: dict[str, Any], sentence: Sentence, threshold: float = 0.0) -> dict[str, Any]:  # type: ignore[override]
+        """The answer for one sentence."""
         name = "tags" if self.scheme.name == "plain" else "entities"
-        answer: dict[str, Any] = {name: self._read(said["analyses"][0], sentence, threshold)}
-        if "top_k" in said:
+        answer: dict[str, Any] = {name: self._read(outputs["analyses"][0], sentence, threshold)}
+        if "top_k" in outputs:
             answer["top_k"] = [
                 {"score": analysis.score, name: self._read(analysis, sentence, threshold)}
-                for analysis in said["top_k"]
+                for analysis in outputs["top_k"]
             ]
-        if "marginals" in said:
+        if "marginals" in outputs:
             answer["marginals"] = [
                 {"word": sentence.text[a:b], "start": a, "end": b, "scores": dict(zip(self.scheme.tags, scores))}
-                for (a, b), scores in zip(sentence.offsets, said["marginals"].tolist())
+                for (a, b), scores in zip(sentence.offsets, outputs["marginals"].tolist())
             ]
-        if "entropy" in said:
-            answer["entropy"] = said["entropy"]
+        if "entropy" in outputs:
+            answer["entropy"] = outputs["entropy"]
         return answer
 
     def _read(self, analysis: Analysis, sentence: Sentence, threshold: float) -> list[dict[str, Any]]:
         read = self._tag if self.scheme.name == "plain" else self._entity
-        return [read(*one, sentence) for one in zip(analysis.spans, analysis.scores) if one[1] >= threshold]
+        return [
+            read(span, score, sentence) for span, score in zip(analysis.spans, analysis.scores) if score >= threshold
+        ]
 
     @staticmethod
     def _entity(span: Span, score: float, sentence: Sentence) -> dict[str, Any]:
@@ -225,14 +229,14 @@ class CRFTokenClassificationPipeline(Pipeline):
         return {"tag": span.type, "score": score, "word": word, "start": start, "end": end, "index": span.start}
 
 
-def _nothing(forward: dict[str, Any]) -> dict[str, Any]:
-    """What is said of a text without words: the empty tag sequence has probability 1."""
-    none = [Analysis(1.0, [], [])]
-    options = {"top_k": none, "marginals": torch.zeros(0), "entropy": 0.0}
-    return {"analyses": none, **{name: value for name, value in options.items() if forward.get(name)}}
+def _empty_output(forward: dict[str, Any]) -> dict[str, Any]:
+    """The outputs for a text without words: the empty tag sequence has probability 1."""
+    empty = [Analysis(1.0, [], [])]
+    options = {"top_k": empty, "marginals": torch.zeros(0), "entropy": 0.0}
+    return {"analyses": empty, **{name: value for name, value in options.items() if forward.get(name)}}
 
 
-def _whole_number(name: str, value: Any) -> None:
+def _check_whole_number(name: str, value: Any) -> None:
     if value is None:
         return
     if isinstance(value, bool) or not isinstance(value, Integral):
@@ -241,7 +245,7 @@ def _whole_number(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
 
 
-def _probability(name: str, value: Any) -> None:
+def _check_probability(name: str, value: Any) -> None:
     if value is None:
         return
     if isinstance(value, bool) or not isinstance(value, Real):
@@ -250,6 +254,6 @@ def _probability(name: str, value: Any) -> None:
         raise ValueError(f"{name} is a probability, 0 to 1, not {value!r}")
 
 
-def _switch(name: str, value: Any) -> None:
+def _check_switch(name: str, value: Any) -> None:
     if value is not None and not isinstance(value, bool):
         raise TypeError(f"{name} must be True or False, not {value!r}")

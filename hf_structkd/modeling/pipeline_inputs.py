@@ -1,4 +1,4 @@
-"""What the pipeline is given: one sentence or many, as texts or as words, in whatever holds them."""
+"""Inputs of the pipeline: one sentence or many, as texts or as words, in any ordered collection."""
 
 from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import Any, NamedTuple
@@ -6,16 +6,22 @@ from typing import Any, NamedTuple
 from .words import split_words
 
 TEXT_COLUMNS = ("tokens", "text")
-_WANTED = (
+_ADVICE = (
     "give a text, a list of words with is_split_into_words=True, or a list, an array, a column, a generator or a "
     "dataset of either"
 )
 _BYTES = (bytes, bytearray, memoryview)
-_UNFIT = (Mapping, Set, str, *_BYTES)
+_UNORDERED_OR_TEXT = (Mapping, Set, str, *_BYTES)
 
 
 class Sentence(NamedTuple):
-    """One input: the text that offsets count in, and where its words are in it."""
+    """One input.
+
+    Attributes:
+        text: the text in which offsets count.
+        offsets: first character and one past the last of each word.
+        words: the words.
+    """
 
     text: str
     offsets: list[tuple[int, int]]
@@ -26,15 +32,15 @@ class Sentence(NamedTuple):
 
 
 def is_one_sentence(inputs: Any, is_split_into_words: bool) -> bool:
-    """Whether the inputs are a single sentence: a text, or, where words were promised, a list or array of words."""
+    """Whether the inputs are a single sentence: a text, or, with `is_split_into_words`, a list or array of words."""
     return isinstance(inputs, str) or (is_split_into_words and _is_words(inputs))
 
 
 def read_sentence(item: Any, is_split_into_words: bool = False) -> Sentence:
-    """One input's words.
+    """The words of one input.
 
     Raises:
-        TypeError: if it is neither a text nor a list or array of words, or a text where words were promised.
+        TypeError: if it is neither a text nor a list or array of words, or a text with `is_split_into_words`.
     """
     if isinstance(item, str):
         if is_split_into_words:
@@ -53,24 +59,24 @@ def read_sentence(item: Any, is_split_into_words: bool = False) -> Sentence:
     return Sentence(" ".join(words), offsets)
 
 
-def each_input(inputs: Any) -> Iterator[Any]:
-    """The inputs one by one, in the order in which they come; of a `datasets.Dataset` its column of words or texts.
+def iterate_inputs(inputs: Any) -> Iterator[Any]:
+    """The inputs one by one, in order; of a `datasets.Dataset` its column of words or texts.
 
     Raises:
-        TypeError: for what holds no inputs, or holds them in no order, and for tables, whose column must be named.
+        TypeError: if the object is no collection, has no order, or is a table, whose column must be named.
         ValueError: for a dataset without a column of words or texts.
     """
-    if isinstance(inputs, _UNFIT) or _dimensions(inputs) == 0:
-        raise TypeError(f"{_WANTED}, not {type(inputs).__name__}: {_hint(inputs)}")
+    if isinstance(inputs, _UNORDERED_OR_TEXT) or _dimensions(inputs) == 0:
+        raise TypeError(f"{_ADVICE}, not {type(inputs).__name__}: {_hint(inputs)}")
     if hasattr(inputs, "columns"):
-        raise TypeError(f"{_WANTED}, not {type(inputs).__name__}: name a column, table['text'] say")
+        raise TypeError(f"{_ADVICE}, not {type(inputs).__name__}: name a column, table['text'] for example")
     if (columns := getattr(inputs, "column_names", None)) is not None:
         return _column(inputs, columns)
     if hasattr(inputs, "__iter__"):
         return iter(inputs)
-    if hasattr(inputs, "__len__") and hasattr(inputs, "__getitem__"):  # a dataset of torch's kind
+    if hasattr(inputs, "__len__") and hasattr(inputs, "__getitem__"):  # a dataset in the style of torch
         return (inputs[i] for i in range(len(inputs)))
-    raise TypeError(f"{_WANTED}, not {type(inputs).__name__}")
+    raise TypeError(f"{_ADVICE}, not {type(inputs).__name__}")
 
 
 def _column(dataset: Iterable[Any], columns: Iterable[str]) -> Iterator[Any]:
@@ -84,8 +90,8 @@ def _column(dataset: Iterable[Any], columns: Iterable[str]) -> Iterator[Any]:
 
 
 def _is_words(item: Any) -> bool:
-    """Whether something of a known length is made of strings alone: a list, tuple, numpy array, Series or column."""
-    if isinstance(item, _UNFIT) or _dimensions(item) == 0 or hasattr(item, "column_names"):
+    """Whether an object is a sized, ordered collection of strings: a list, tuple, numpy array, Series or column."""
+    if isinstance(item, _UNORDERED_OR_TEXT) or _dimensions(item) == 0 or hasattr(item, "column_names"):
         return False
     if not all(hasattr(item, name) for name in ("__iter__", "__len__", "__getitem__")):
         return False
@@ -98,7 +104,8 @@ def _dimensions(item: Any) -> int | None:
 
 
 def _hint(item: Any) -> str:
+    """The beginning of a wrong input, and what to do about it."""
     if isinstance(item, _BYTES):
-        return "decode them first, data.decode() say"
+        return "decode them first, for example by data.decode()"
     hint = "; of a dataset, name the column with KeyDataset(dataset, column)" if isinstance(item, Mapping) else ""
     return f"{str(item)[:80]!r}{hint}"

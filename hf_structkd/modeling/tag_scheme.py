@@ -1,7 +1,7 @@
 """Tag schemes: what a sequence of BIO, BIOES or plain tags means, and which sequences are legal.
 
-BIO is IOB2 (every entity opens with ``B-``); BIOES closes entities with ``E-`` and marks one-word ones with ``S-``;
-plain tags (parts of speech, for instance) have no structure. Everything here is counted in words, never in subwords.
+BIO is IOB2: every entity opens with ``B-``. BIOES also closes entities with ``E-`` and marks one-word entities with
+``S-``. Plain tags, such as parts of speech, have no structure. Positions count words, never subwords.
 """
 
 import re
@@ -23,7 +23,7 @@ _PREFIXED = re.compile(r"([BIES])(?:-(.+))?", re.DOTALL)
 
 
 class Span(NamedTuple):
-    """An entity: words ``start`` to ``end`` (exclusive) of a sentence, and the entity's type."""
+    """An entity: the words ``start`` to ``end`` (exclusive) of a sentence, and the entity's type."""
 
     start: int
     end: int
@@ -31,7 +31,7 @@ class Span(NamedTuple):
 
 
 def split_tag(tag: str) -> tuple[str, str]:
-    """``"B-PER"`` -> ``("B", "PER")``; whatever has no prefix, ``"O"`` included, -> ``("", tag)``."""
+    """``"B-PER"`` -> ``("B", "PER")``; a tag without a prefix, ``"O"`` included, -> ``("", tag)``."""
     match = _PREFIXED.fullmatch(tag)
     return (match[1], match[2] or "") if match else ("", tag)
 
@@ -41,53 +41,51 @@ def _join(prefix: str, entity_type: str) -> str:
 
 
 def infer_scheme(tags: Sequence[str]) -> SchemeName:
-    """The scheme a label set follows, by the rule that :class:`TagScheme` documents."""
-    inside = [tag for tag in tags if tag != "O"]
-    parts = [split_tag(tag) for tag in inside]
+    """The scheme that a label set follows, by the rule of `TagScheme`."""
+    parts = [split_tag(tag) for tag in tags if tag != "O"]
     if not all(prefix for prefix, _ in parts):
         return "plain"
-    bare = {prefix for prefix, entity_type in parts if not entity_type}
-    # Part-of-speech sets have tags such as `I` and `E` too: bare letters are a scheme only as a complete set.
-    if bare and (len(bare) < len(parts) or bare not in ({"B", "I"}, {"B", "I", "E", "S"})):
+    bare_prefixes = {prefix for prefix, entity_type in parts if not entity_type}
+    # Part-of-speech sets have tags such as `I` and `E` too: bare prefixes are a scheme only as a complete set.
+    complete = bare_prefixes in ({"B", "I"}, {"B", "I", "E", "S"}) and len(bare_prefixes) == len(parts)
+    if bare_prefixes and not complete:
         return "plain"
     return "BIOES" if any(prefix in "ES" for prefix, _ in parts) else "BIO"
 
 
 class TagScheme:
-    """A label set together with the scheme its labels follow.
+    """A label set and the scheme that its labels follow.
 
     A tag whose partners are not in the label set, such as ``I-X`` without ``B-X`` or, in BIOES, ``B-X`` without
-    ``E-X``, could stand in no legal sequence at all. Masking it would give sentences that carry it probability zero,
-    so such a *stray* tag is instead legal wherever ``O`` is; but it forms no entity, here as in strict seqeval, and
-    building the scheme warns about it. (``I-X`` without ``B-X`` is the mark of an IOB1 corpus: read it with
-    ``load_corpus(..., orphans="repair")``, which turns IOB1 into BIO exactly.) ``B-X`` without ``I-X`` is an
-    ordinary BIO label set whose entities of type X have one word.
+    ``E-X``, can occur in no legal sequence. Masking it would give probability zero to sentences that carry it, so such
+    a *stray* tag is legal wherever ``O`` is; but it forms no entity, as in strict seqeval, and building the scheme
+    warns about it. (``I-X`` without ``B-X`` indicates an IOB1 corpus: read it with
+    ``load_corpus(..., orphans="repair")``, which turns IOB1 into BIO exactly.) ``B-X`` without ``I-X`` is an ordinary
+    BIO label set whose entities of type X have one word.
 
     Args:
-        tags: The label names, in the model's label order.
+        tags: the label names, in the model's label order.
         scheme: ``"BIO"``, ``"BIOES"`` or ``"plain"``. By default inferred: only ``O`` and ``B-``/``I-`` labels are
-            BIO; with ``E-`` or ``S-`` labels, BIOES; anything else is plain. The bare label sets ``O, B, I`` and
-            ``O, B, I, E, S`` are BIO and BIOES with one nameless type ``""``.
+            BIO; with ``E-`` or ``S-`` labels, BIOES; all other label sets are plain. The bare label sets ``O, B, I``
+            and ``O, B, I, E, S`` are BIO and BIOES with one nameless type ``""``.
 
     Attributes:
         name: ``"BIO"``, ``"BIOES"`` or ``"plain"``.
-        tags: The label names.
-        entity_types: The types in order of first appearance; for plain tags, the tags other than ``O``.
-        allowed: Boolean tensor ``(C, C)``, ``[from, to]``: may tag ``to`` follow tag ``from``?
-        allowed_start: Boolean tensor ``(C,)``: may a sentence begin with the tag?
-        allowed_end: Boolean tensor ``(C,)``: may a sentence end with the tag?
-        continuation: For each tag, the index of the tag that a continuation subword of the same word carries:
-            ``I-X`` for any tag of type X, since the subword is inside the entity its word belongs to (and, were it
-            ``B-X``, ``S-X`` or ``E-X``, a reader of subwords would open or close the entity once more). ``O``, plain
-            tags, and tags of a type without ``I-X`` continue as themselves.
-
-        bio_reading: For each tag, the index of the tag that says the same to a reader who knows ``B-`` and ``I-``
-            only, as the stock pipeline does: ``B-X`` for ``S-X``, ``I-X`` for ``E-X``, else (and where the label set
-            lacks those) the tag itself.
+        tags: the label names.
+        entity_types: the types in order of first appearance; for plain tags, the tags other than ``O``.
+        allowed: (C, C), boolean, [from, to]: whether tag ``to`` may follow tag ``from``.
+        allowed_start, allowed_end: (C,), boolean: whether a sentence may begin, or end, with the tag.
+        continuation: per tag, the index of the tag that continuation subwords of its word carry: ``I-X`` for any tag
+            of type X, since the subword is inside the entity of its word (with ``B-X``, ``S-X`` or ``E-X`` a reader of
+            subwords would open or close the entity again). ``O``, plain tags, and tags of a type without ``I-X``
+            continue as themselves.
+        bio_reading: per tag, the index of the tag with the same meaning for a reader of ``B-`` and ``I-`` only, such
+            as the stock pipeline: ``B-X`` for ``S-X``, ``I-X`` for ``E-X``, else (and where the label set lacks those)
+            the tag itself.
 
     Raises:
-        ValueError: If ``tags`` is empty, has duplicates, or has labels that the given scheme cannot read; the
-            message names them.
+        ValueError: if ``tags`` is empty, has duplicates, or has labels that the given scheme cannot read; the message
+            names them.
     """
 
     def __init__(self, tags: Sequence[str], scheme: SchemeName | None = None):
@@ -124,7 +122,7 @@ class TagScheme:
 
     @cached_property
     def allowed(self) -> Tensor:
-        opens, continues, types = (torch.tensor(part) for part in zip(*map(self._place, self.tags)))
+        opens, continues, types = (torch.tensor(part) for part in zip(*map(self._role, self.tags)))
         within = opens[:, None] & (types[:, None] == types)
         return torch.where(continues, within, ~opens[:, None] | (self.name != "BIOES"))
 
@@ -137,7 +135,7 @@ class TagScheme:
         return torch.tensor([self._may_follow(tag, "O") for tag in self.tags])
 
     def masks(self, device: torch.device) -> dict[str, Tensor]:
-        """`allowed`, `allowed_start` and `allowed_end` on a device, as arguments of `LinearChainCRF`; made once."""
+        """`allowed`, `allowed_start` and `allowed_end` on a device, as arguments of `LinearChainCRF`; cached."""
         if device not in self._masks:
             names = ("allowed", "allowed_start", "allowed_end")
             self._masks[device] = {name: getattr(self, name).to(device) for name in names}
@@ -145,14 +143,14 @@ class TagScheme:
 
     @classmethod
     def from_entity_types(cls, entity_types: Iterable[str], scheme: Literal["BIO", "BIOES"] = "BIO") -> "TagScheme":
-        """The complete label set over some types: ``O``, then per type every prefix of the scheme.
+        """The complete label set of some types: ``O``, then per type every prefix of the scheme.
 
         Args:
-            entity_types: The types, in order.
+            entity_types: the types, in order.
             scheme: ``"BIO"`` or ``"BIOES"``.
 
         Returns:
-            A scheme in which every sequence of entities of these types can be written.
+            A scheme that can write every sequence of entities of these types.
         """
         return cls(["O", *(_join(prefix, t) for t in entity_types for prefix in _PREFIXES[scheme])], scheme)
 
@@ -178,19 +176,19 @@ class TagScheme:
         prefix, entity_type = self._parts[tag]
         if self.name == "plain" or prefix in ("", "S"):
             return False
-        opens, closes = self._has("B", entity_type), self.name == "BIO" or self._has("E", entity_type)
-        return not (opens and closes)
+        can_open, can_close = self._has("B", entity_type), self.name == "BIO" or self._has("E", entity_type)
+        return not (can_open and can_close)
 
     def _may_follow(self, tag: str, following: str) -> bool:
         """Whether `following` may come directly after `tag`; "O" stands for the sentence's edges too."""
-        opens, _, entity_type = self._place(tag)
-        _, continues, next_type = self._place(following)
+        opens, _, entity_type = self._role(tag)
+        _, continues, next_type = self._role(following)
         if continues:
             return opens and entity_type == next_type
         return not opens or self.name != "BIOES"
 
-    def _place(self, tag: str) -> tuple[bool, bool, int]:
-        """Whether a tag leaves an entity open, whether it continues one, and the number of that entity's type."""
+    def _role(self, tag: str) -> tuple[bool, bool, int]:
+        """Whether a tag leaves an entity open, whether it continues one, and the number of the entity's type."""
         if self.name == "plain" or tag in self._stray:
             return False, False, -1
         prefix, entity_type = split_tag(tag)
@@ -202,8 +200,10 @@ class TagScheme:
 
     def _bio_reading(self, tag: str) -> int:
         prefix, entity_type = self._parts[tag]
-        read = {"S": "B", "E": "I"}.get(prefix, prefix) if self.name == "BIOES" else ""
-        return self._index.get(_join(read, entity_type), self._index[tag]) if read else self._index[tag]
+        if self.name != "BIOES" or not prefix:
+            return self._index[tag]
+        bio_prefix = {"S": "B", "E": "I"}.get(prefix, prefix)
+        return self._index.get(_join(bio_prefix, entity_type), self._index[tag])
 
     def _check_known(self, tags: Sequence[str]) -> None:
         if unknown := sorted({tag for tag in tags if tag not in self._index}):
@@ -212,24 +212,24 @@ class TagScheme:
     def spans(self, tags: Sequence[str]) -> list[Span]:
         """The entities of a sentence, read strictly: malformed entities do not count.
 
-        The reading of seqeval's ``mode="strict"`` with ``IOB2`` or ``IOBES``. Plain tags have no entities of several
-        words: every word whose tag is not ``O`` is a span of its own.
+        As seqeval's ``mode="strict"`` with ``IOB2`` or ``IOBES``. Plain tags have no entities of several words: every
+        word whose tag is not ``O`` is a span.
 
         Args:
-            tags: One tag per word. Types outside the label set are read as well; other tags raise.
+            tags: one tag per word. Types outside the label set are read as well; other tags raise.
 
         Returns:
             The spans from left to right.
 
         Raises:
-            ValueError: If a tag cannot be read in this scheme.
+            ValueError: if a tag cannot be read in this scheme.
         """
         if unreadable := sorted({tag for tag in tags if not self._is_readable(tag)}):
             raise ValueError(f"Not {self.name} tags: {unreadable}.")
         if self.name == "plain":
             return [Span(i, i + 1, tag) for i, tag in enumerate(tags) if tag != "O"]
         spans: list[Span] = []
-        start: int | None = None  # of the entity that is open before the current word
+        start: int | None = None  # of the entity that is open at the current word
         open_type = ""
         for i, tag in enumerate((*tags, "O")):
             prefix, entity_type = split_tag(tag)
@@ -247,17 +247,17 @@ class TagScheme:
         return spans
 
     def tags_from_spans(self, spans: Iterable[Span | tuple[int, int, str]], length: int) -> list[str]:
-        """Write entities as tags; the inverse of :meth:`spans`.
+        """Write entities as tags; the inverse of `spans`.
 
         Args:
-            spans: Entities in any order.
-            length: Number of words of the sentence.
+            spans: entities in any order.
+            length: number of words of the sentence.
 
         Returns:
             ``length`` tags.
 
         Raises:
-            ValueError: If spans overlap, are empty or leave the sentence, or need a tag that the label set lacks.
+            ValueError: if spans overlap, are empty or leave the sentence, or need a tag that the label set lacks.
         """
         tags = ["O"] * length
         previous: Span | None = None
@@ -266,25 +266,25 @@ class TagScheme:
                 raise ValueError(f"{span} is empty or outside a sentence of {length} words.")
             if previous is not None and span.start < previous.end:
                 raise ValueError(f"Overlapping spans: {previous} and {span}. A word carries one tag.")
-            carried, _ = self.entity_path(span)
-            tags[span.start : span.end] = [self.tags[index] for index in carried]
+            path, _ = self.entity_path(span)
+            tags[span.start : span.end] = [self.tags[index] for index in path]
             previous = span
         self._check_known(tags)
         return tags
 
     def entity_path(self, span: Span | tuple[int, int, str]) -> tuple[tuple[int, ...], frozenset[int]]:
-        """What must hold for a sentence to contain exactly this entity; the events of ``span_log_prob``.
+        """The tags with which a sentence contains exactly this entity, as `LinearChainCRF.span_log_prob` takes them.
 
         Args:
-            span: The entity.
+            span: the entity.
 
         Returns:
             The tag indices that the words ``start .. end - 1`` must carry, and the tag indices that the word at
-            ``end`` must *not* carry because they would prolong the entity (in BIO ``I-X``; in BIOES and for plain
-            tags nothing can).
+            ``end`` must *not* carry because they would continue the entity (in BIO ``I-X``; in BIOES and for plain
+            tags none).
 
         Raises:
-            ValueError: If the span is empty or cannot be written with this label set; the message names the tag.
+            ValueError: if the span is empty or cannot be written with this label set; the message names the tag.
         """
         start, end, entity_type = span
         size = end - start
@@ -293,53 +293,53 @@ class TagScheme:
         if self.name == "plain":
             if size > 1:
                 raise ValueError(f"{Span(*span)}: plain tags have no spans of several words.")
-            needed = [entity_type]
+            names = [entity_type]
         elif self.name == "BIO":
-            needed = [_join(prefix, entity_type) for prefix in "B" + "I" * (size - 1)]
+            names = [_join(prefix, entity_type) for prefix in "B" + "I" * (size - 1)]
         else:
-            needed = [_join(prefix, entity_type) for prefix in ("S" if size == 1 else "B" + "I" * (size - 2) + "E")]
-        self._check_known(needed)
-        prolonging = {_join("I", entity_type)} & self._index.keys() if self.name == "BIO" else set()
-        return tuple(self._index[tag] for tag in needed), frozenset(self._index[tag] for tag in prolonging)
+            names = [_join(prefix, entity_type) for prefix in ("S" if size == 1 else "B" + "I" * (size - 2) + "E")]
+        self._check_known(names)
+        continuing = {_join("I", entity_type)} & self._index.keys() if self.name == "BIO" else set()
+        return tuple(self._index[tag] for tag in names), frozenset(self._index[tag] for tag in continuing)
 
     def violations(self, tags: Sequence[str]) -> list[int]:
-        """Where a tag sequence breaks the scheme.
+        """The positions at which a tag sequence breaks the scheme.
 
         Args:
-            tags: One tag of the label set per word.
+            tags: one tag of the label set per word.
 
         Returns:
             Ascending word positions: those whose tag may not follow the tag before it (an orphan ``I-X``, a BIOES
             entity that the previous word left open), and the last one if the sentence may not end with its tag.
-            Empty if and only if :attr:`allowed` and its companions permit the sequence.
+            Empty if and only if `allowed`, `allowed_start` and `allowed_end` permit the sequence.
 
         Raises:
-            ValueError: If a tag is not in the label set.
+            ValueError: if a tag is not in the label set.
         """
         self._check_known(tags)
         before = ("O", *tags)
-        found = [i for i, tag in enumerate(tags) if not self._may_follow(before[i], tag)]
+        positions = [i for i, tag in enumerate(tags) if not self._may_follow(before[i], tag)]
         last = len(tags) - 1
-        if tags and not self._may_follow(tags[-1], "O") and last not in found:
-            found.append(last)
-        return found
+        if tags and not self._may_follow(tags[-1], "O") and last not in positions:
+            positions.append(last)
+        return positions
 
     def repair(self, tags: Sequence[str]) -> list[str]:
-        """Make a tag sequence legal, moving no entity boundary that the tags mark.
+        """Make a tag sequence legal without moving an entity boundary that the tags mark.
 
         BIO: an orphan ``I-X`` becomes ``B-X``. BIOES: neighbouring words that continue one another (``B`` or ``I``,
-        then ``I`` or ``E`` of the same type) are one entity, every other tag of a type starts its own, and each
-        entity is written properly (``S``, or ``B I.. E``). Legal sequences stay as they are, and repairing twice
-        is repairing once.
+        then ``I`` or ``E`` of the same type) are one entity, every other tag of a type starts a new one, and each
+        entity is written properly (``S``, or ``B I.. E``). Legal sequences do not change, and a second repair changes
+        nothing.
 
         Args:
-            tags: One tag of the label set per word.
+            tags: one tag of the label set per word.
 
         Returns:
             A legal sequence of the same length.
 
         Raises:
-            ValueError: If a tag is not in the label set, or the repaired sequence needs one that is not.
+            ValueError: if a tag is not in the label set, or the repaired sequence needs one that is not.
         """
         self._check_known(tags)
         if self.name == "plain":
@@ -354,8 +354,8 @@ class TagScheme:
             end = start + 1
             while end < len(tags) and self._continues(tags[end - 1], tags[end]):
                 end += 1
-            carried, _ = self.entity_path(Span(start, end, entity_type))
-            repaired[start:end] = [self.tags[index] for index in carried]
+            path, _ = self.entity_path(Span(start, end, entity_type))
+            repaired[start:end] = [self.tags[index] for index in path]
             start = end
         return repaired
 
@@ -373,16 +373,16 @@ def convert_tags(
     """Rewrite legal BIO tags as BIOES or the reverse; the entities stay exactly the same.
 
     Args:
-        tags: One tag per word.
-        from_scheme: The scheme ``tags`` follow.
-        to_scheme: The scheme wanted.
+        tags: one tag per word.
+        from_scheme: the scheme of ``tags``.
+        to_scheme: the scheme of the result.
 
     Returns:
-        As many tags, in the other scheme.
+        One tag per word, in the other scheme.
 
     Raises:
-        ValueError: If ``tags`` are illegal in ``from_scheme`` (the message names the first position; see
-            :meth:`TagScheme.repair`), or a scheme is neither BIO nor BIOES.
+        ValueError: if ``tags`` are illegal in ``from_scheme`` (the message names the first position; see
+            `TagScheme.repair`), or a scheme is neither BIO nor BIOES.
     """
     if from_scheme not in _PREFIXES or to_scheme not in _PREFIXES:
         raise ValueError(f"Only BIO and BIOES convert into each other, not {from_scheme!r} into {to_scheme!r}.")

@@ -1,4 +1,9 @@
-"""XLM-RoBERTa with a linear-chain CRF over words."""
+"""The four families of taggers: XLM-RoBERTa, BERT, DeBERTa-v2 and ModernBERT with a linear-chain CRF over words.
+
+Each family has a configuration, a tagger, and the encoder alone as `AutoModel` reads it from the tagger's checkpoint;
+all three register for the auto classes, so that a checkpoint on the Hub carries this code. `crf_class_for` maps a type
+of encoder to its tagger.
+"""
 
 from typing import Any
 
@@ -23,6 +28,8 @@ from transformers.models.xlm_roberta.modeling_xlm_roberta import XLMRobertaPreTr
 from .configuration import CRFConfigMixin
 from .crf_head import HEAD_KEYS, CRFHeadMixin
 
+# ---- XLM-RoBERTa ----
+
 
 class XLMRobertaCRFConfig(CRFConfigMixin, XLMRobertaConfig):
     """[`XLMRobertaConfig`] with the fields of [`CRFConfigMixin`]."""
@@ -30,12 +37,12 @@ class XLMRobertaCRFConfig(CRFConfigMixin, XLMRobertaConfig):
     model_type = "xlm-roberta-crf"
     encoder_model_type = "xlm-roberta"
 
-    def __init__(self, **kwargs):  # transformers would otherwise generate one that skips the mixin's
+    def __init__(self, **kwargs):  # else transformers generates one that skips the mixin's
         super().__init__(**kwargs)
 
 
 class XLMRobertaCRFModel(XLMRobertaModel):
-    """The encoder of a checkpoint, alone: what `AutoModel` and the feature-extraction pipeline read."""
+    """The encoder alone, as `AutoModel` and the feature-extraction pipeline read it from a tagger's checkpoint."""
 
     config_class = XLMRobertaCRFConfig
     _keys_to_ignore_on_load_unexpected = HEAD_KEYS
@@ -62,7 +69,7 @@ XLMRobertaCRFModel.register_for_auto_class("AutoModel")
 XLMRobertaForTokenClassificationCRF.register_for_auto_class("AutoModelForTokenClassification")
 
 
-# BERT (multilingual BERT and its kin) with a linear-chain CRF over words.
+# ---- BERT, multilingual BERT included ----
 
 
 class BertCRFConfig(CRFConfigMixin, BertConfig):
@@ -71,12 +78,12 @@ class BertCRFConfig(CRFConfigMixin, BertConfig):
     model_type = "bert-crf"
     encoder_model_type = "bert"
 
-    def __init__(self, **kwargs):  # transformers would otherwise generate one that skips the mixin's
+    def __init__(self, **kwargs):  # else transformers generates one that skips the mixin's
         super().__init__(**kwargs)
 
 
 class BertCRFModel(BertModel):
-    """The encoder of a checkpoint, alone: what `AutoModel` and the feature-extraction pipeline read."""
+    """The encoder alone, as `AutoModel` and the feature-extraction pipeline read it from a tagger's checkpoint."""
 
     config_class = BertCRFConfig
     _keys_to_ignore_on_load_unexpected = HEAD_KEYS
@@ -90,7 +97,7 @@ class BertForTokenClassificationCRF(CRFHeadMixin, BertPreTrainedModel):
 
     config_class = BertCRFConfig
     encoder_class = BertCRFModel
-    pieces_cut_words = True
+    ambiguous_word_starts = True
 
     def __init__(self, config: BertCRFConfig) -> None:
         super().__init__(config)
@@ -104,7 +111,7 @@ BertCRFModel.register_for_auto_class("AutoModel")
 BertForTokenClassificationCRF.register_for_auto_class("AutoModelForTokenClassification")
 
 
-# DeBERTa-v2 and v3 (mDeBERTa) with a linear-chain CRF over words.
+# ---- DeBERTa-v2 and v3, mDeBERTa included ----
 
 
 class DebertaV2CRFConfig(CRFConfigMixin, DebertaV2Config):
@@ -113,12 +120,12 @@ class DebertaV2CRFConfig(CRFConfigMixin, DebertaV2Config):
     model_type = "deberta-v2-crf"
     encoder_model_type = "deberta-v2"
 
-    def __init__(self, **kwargs):  # transformers would otherwise generate one that skips the mixin's
+    def __init__(self, **kwargs):  # else transformers generates one that skips the mixin's
         super().__init__(**kwargs)
 
 
 class DebertaV2CRFModel(DebertaV2Model):
-    """The encoder of a checkpoint, alone: what `AutoModel` and the feature-extraction pipeline read."""
+    """The encoder alone, as `AutoModel` and the feature-extraction pipeline read it from a tagger's checkpoint."""
 
     config_class = DebertaV2CRFConfig
     _keys_to_ignore_on_load_unexpected = HEAD_KEYS
@@ -142,7 +149,7 @@ DebertaV2CRFModel.register_for_auto_class("AutoModel")
 DebertaV2ForTokenClassificationCRF.register_for_auto_class("AutoModelForTokenClassification")
 
 
-# ModernBERT (and mmBERT) with a linear-chain CRF over words.
+# ---- ModernBERT, mmBERT included ----
 
 
 class ModernBertCRFConfig(CRFConfigMixin, ModernBertConfig):
@@ -151,12 +158,12 @@ class ModernBertCRFConfig(CRFConfigMixin, ModernBertConfig):
     model_type = "modernbert-crf"
     encoder_model_type = "modernbert"
 
-    def __init__(self, **kwargs):  # transformers would otherwise generate one that skips the mixin's
+    def __init__(self, **kwargs):  # else transformers generates one that skips the mixin's
         super().__init__(**kwargs)
 
 
 class ModernBertCRFModel(ModernBertModel):
-    """The encoder of a checkpoint, alone: what `AutoModel` and the feature-extraction pipeline read."""
+    """The encoder alone, as `AutoModel` and the feature-extraction pipeline read it from a tagger's checkpoint."""
 
     config_class = ModernBertCRFConfig
     _keys_to_ignore_on_load_unexpected = HEAD_KEYS
@@ -181,7 +188,7 @@ class ModernBertForTokenClassificationCRF(CRFHeadMixin, ModernBertPreTrainedMode
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if module is self.classifier:
-            # Some versions of transformers know ModernBERT's own layers only, and leave another's memory as it was.
+            # Some versions of transformers initialise ModernBERT's own layers only.
             init.normal_(module.weight, std=self.config.initializer_range)
             init.zeros_(module.bias)
 
@@ -191,8 +198,7 @@ ModernBertCRFModel.register_for_auto_class("AutoModel")
 ModernBertForTokenClassificationCRF.register_for_auto_class("AutoModelForTokenClassification")
 
 
-# The encoder families that a CRF can be put on.
-
+# ---- the family of an encoder ----
 
 CRF_CLASSES: tuple[Any, ...] = (
     XLMRobertaForTokenClassificationCRF,
@@ -203,20 +209,20 @@ CRF_CLASSES: tuple[Any, ...] = (
 
 
 def crf_class_for(config: Any) -> Any:
-    """The class that puts a CRF on an encoder.
+    """The tagger class for an encoder.
 
     Args:
-        config: a configuration, of a plain encoder or of an encoder with a CRF already, or its `model_type`.
+        config: the configuration of a plain encoder or of a tagger with a CRF, or its `model_type`.
 
     Returns:
-        The model class; its `config_class` is the configuration's.
+        The model class; its `config_class` is the class of its configurations.
 
     Raises:
-        ValueError: if there is none for this type of encoder; it names those there are.
+        ValueError: if no family has this type of encoder; the message names the families.
     """
-    kind = config if isinstance(config, str) else config.model_type
+    model_type = config if isinstance(config, str) else config.model_type
     for cls in CRF_CLASSES:
-        if kind in (cls.config_class.model_type, cls.config_class.encoder_model_type):
+        if model_type in (cls.config_class.model_type, cls.config_class.encoder_model_type):
             return cls
-    known = ", ".join(cls.config_class.encoder_model_type for cls in CRF_CLASSES)
-    raise ValueError(f"there is no CRF head for encoders of type {kind!r}; there is one for {known}")
+    supported = ", ".join(cls.config_class.encoder_model_type for cls in CRF_CLASSES)
+    raise ValueError(f"there is no CRF head for encoders of type {model_type!r}; there is one for {supported}")

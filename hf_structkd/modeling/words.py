@@ -1,4 +1,27 @@
-"""Pre-split words to subwords, every word keeping its place."""
+"""Raw text to words, words to subwords, and the pieces of a vocabulary that start a word.
+
+Raw text (`split_words`). Each corpus has its own words, and a tagger knows words as its corpora cut them. These are
+the rules that most annotated corpora share; where yours differs, give the pipeline words instead of text.
+
+- A word is a run of letters, digits, combining marks, joiners and underscores, in any script.
+- A hyphen, apostrophe, dot, colon or comma between such runs stays inside the word where corpora keep it there:
+  ``Zuid-Afrika``, ``O'Neill``, ``3.14``, ``1,000``, ``18:30``. Initials and abbreviations keep their dots: ``J.``,
+  ``U.S.``.
+- The English clitics ``'s 'm 'd 're 've 'll n't`` and the French and Italian elided words (``l'``, ``d'``, ``qu'``,
+  ``dell'``) are separate words.
+- Each Han character and each Hiragana is a word, with its marks, as in WikiAnn and most character-level corpora. Runs
+  of Katakana and of Hangul are words. Thai, Lao, Khmer and Burmese have no spaces, and only a dictionary knows their
+  words: a word runs from space to space.
+- Every other visible character, punctuation and emoji included, is a word; the same character repeated (``...``,
+  ``''``) is one word.
+- Spaces, control characters and format characters (zero-width space, byte-order mark) separate words and belong to
+  none; the joiners U+200C and U+200D belong to the word around them.
+
+Subwords (`tokenize_words`). Every word keeps at least one subword, so that its tag has a place.
+
+Word starts (`word_start_pieces`). A model that stores which pieces start a word finds the words of a plain
+`(input_ids, attention_mask)` batch, so that the stock token-classification pipeline can run it.
+"""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -8,15 +31,58 @@ import regex
 import torch
 from torch import Tensor, nn
 
+# ---- raw text to words ----
+
+_ALONE = r"[\p{Han}\p{Hiragana}]"
+_PART = rf"(?:(?!{_ALONE})[\p{{L}}\p{{N}}\p{{M}}\p{{Pc}}\u200c\u200d])"
+_CLITIC = rf"['’](?i:s|m|d|re|ve|ll)(?!{_PART})"
+_ELIDED = r"(?i:[cdjlmnst]|qu|lorsqu|puisqu|jusqu|un|(?:d|n|s)ell|all|dall|quest|quell)['’]"
+
+_WORD = regex.compile(
+    rf"""
+      {_ALONE}\p{{M}}*
+    | (?i:n['’]t)(?!{_PART})
+    | {_PART}+?(?=(?i:n['’]t)(?!{_PART}))                                   # do|n't
+    | {_CLITIC}
+    | {_ELIDED}(?=\p{{L}})
+    | \b\p{{L}}\p{{M}}*\.(?:\p{{L}}\p{{M}}*\.)*(?!{_PART})                  # J.  U.S.
+    | {_PART}+(?:(?!{_CLITIC})(?:[-‐‑'’·:]|(?<=\p{{N}})[.,–](?=\p{{N}})|(?<=\p{{L}}\p{{M}}*)\.(?=\p{{L}})){_PART}+)*
+    | (\p{{P}}|\p{{S}})\1+
+    | [\p{{Z}}\p{{Cc}}]                                                        # else \X takes the marks that follow
+    | \X
+    """,
+    regex.VERBOSE | regex.VERSION1,
+)
+_VISIBLE = regex.compile(r"[^\p{Z}\p{Cc}\p{Cf}\p{Cs}]")
+
+
+def split_words(text: str) -> list[tuple[int, int]]:
+    """The words of a text as character offsets, by the rules of this module.
+
+    Args:
+        text: any text; it is not changed, and offsets count its code points as Python does.
+
+    Returns:
+        First character and one past the last of each word, in order; empty for a text without visible characters.
+    """
+    spans = (match.span() for match in _WORD.finditer(text))
+    return [(start, end) for start, end in spans if _VISIBLE.search(text, start, end)]
+
+
+# ---- words to subwords ----
+
 
 def as_sentences(sentences: Iterable[Iterable[str]]) -> list[list[str]]:
     """Sentences as lists of words, in the order of iteration.
 
-    They may come in anything; a pandas `Series`, for one, answers `sentences[0]` with what is labelled 0, wherever it
-    stands.
+    Any iterable will do; it is never indexed, because `sentences[0]` of a pandas `Series` is the row labelled 0, at
+    whatever position.
+
+    Args:
+        sentences: each a sized collection of strings.
 
     Raises:
-        TypeError: naming the sentence, if one is not a list of words: a text would be cut into letters.
+        TypeError: if a sentence is not a list of words, naming it: a text would be cut into letters.
     """
     if isinstance(sentences, str | bytes):
         raise TypeError(f"give a list of sentences, each a list of words, not a text: {sentences[:80]!r}")
@@ -28,25 +94,25 @@ def as_sentences(sentences: Iterable[Iterable[str]]) -> list[list[str]]:
                 "'crf-token-classification' takes texts and finds the words"
             )
         listed.append(list(words))
-        for place, word in enumerate(listed[-1]):
+        for position, word in enumerate(listed[-1]):
             if not isinstance(word, str):
-                raise TypeError(f"sentence {row}, word {place} is no string, but {type(word).__name__}: {word!r}")
+                raise TypeError(f"sentence {row}, word {position} is no string, but {type(word).__name__}: {word!r}")
     return listed
 
 
 def tokenize_words(sentences: Sequence[Sequence[str]], tokenizer: Any) -> dict[str, list[list[int]]]:
     """Subwords of pre-split sentences, and where each word starts. Nothing is truncated.
 
-    A word that the tokenizer turns into nothing (a lone zero-width character, say) becomes its unknown token, so that
-    every word keeps a place for its tag. Words are given a space before them where the tokenizer wants one, see
-    [`drops_word_marks`], so that they become the pieces that they are in running text.
+    A word without any piece (such as a lone zero-width character) becomes the unknown token, so that every word keeps
+    a place for its tag. Words get a space before them where the tokenizer needs one, see [`drops_word_marks`], so that
+    they have the same pieces as in running text.
 
     Args:
         sentences: lists of words.
         tokenizer: a fast tokenizer that adds a special token before and after a text.
 
     Returns:
-        `input_ids`, `attention_mask` and `word_mask` (1 on the first subword of each word), a list for each sentence.
+        `input_ids`, `attention_mask` and `word_mask` (1 on the first subword of each word), one list per sentence.
 
     Raises:
         ValueError: if the tokenizer is not a fast one, or a sentence has no words.
@@ -58,19 +124,20 @@ def tokenize_words(sentences: Sequence[Sequence[str]], tokenizer: Any) -> dict[s
     for row, words in enumerate(sentences):
         if not len(words):
             raise ValueError(f"sentence {row} has no words; drop empty sentences before tokenising")
-    words_of = [_encodable(words) for words in sentences]
+    rows = [_replace_surrogates(words) for words in sentences]
     if drops_word_marks(tokenizer):
-        words_of = [[words[0], *(_after_a_space(word) for word in words[1:])] for words in words_of]
-    given = [list(words) for words in words_of]
-    encoded = _encode(words_of, tokenizer)
-    for row, words in enumerate(words_of):
+        rows = [[words[0], *(_prepend_space(word) for word in words[1:])] for words in rows]
+    encoded = _encode(rows, tokenizer)
+    lacks_pieces = False
+    for row, words in enumerate(rows):
         missing = set(range(len(words))) - set(encoded.word_ids(row))
         if missing:
-            words_of[row] = [tokenizer.unk_token if i in missing else word for i, word in enumerate(words)]
-    if words_of != given:
-        encoded = _encode(words_of, tokenizer)
+            rows[row] = [tokenizer.unk_token if i in missing else word for i, word in enumerate(words)]
+            lacks_pieces = True
+    if lacks_pieces:
+        encoded = _encode(rows, tokenizer)
     word_masks = []
-    for row, words in enumerate(words_of):
+    for row, words in enumerate(rows):
         previous, mask = None, []
         for word in encoded.word_ids(row):
             mask.append(int(word is not None and word != previous))
@@ -86,22 +153,21 @@ def tokenize_words(sentences: Sequence[Sequence[str]], tokenizer: Any) -> dict[s
 
 
 def drops_word_marks(tokenizer: Any) -> bool:
-    """Whether pre-split words lack the mark of the space before them, which the same words have in running text.
+    """Whether a tokenizer leaves out the mark of the space before a pre-split word, which running text has.
 
-    So it is with byte-level BPE whose `add_prefix_space` is off (ModernBERT) and with Gemma's pieces (mmBERT). Their
-    encoders hardly ever saw a word without its mark, but for the first of a text, and such pieces look like the middle
-    of a word.
+    Byte-level BPE with `add_prefix_space` off (ModernBERT) and Gemma's pieces (mmBERT) do. Their encoders have hardly
+    seen a word without its mark, except the first of a text: such pieces look like the middle of a word.
     """
-    running = tokenizer("a a", add_special_tokens=False)["input_ids"]
+    running_text = tokenizer("a a", add_special_tokens=False)["input_ids"]
 
-    def split(words: list[str]) -> list[int]:
+    def encode_words(words: list[str]) -> list[int]:
         return tokenizer(words, is_split_into_words=True, add_special_tokens=False)["input_ids"]
 
-    return split(["a", "a"]) != running and split(["a", " a"]) == running
+    return encode_words(["a", "a"]) != running_text and encode_words(["a", " a"]) == running_text
 
 
-def _encodable(words: Sequence[str]) -> list[str]:
-    """The words, lone surrogates (half of a character, from text cut or read wrongly) as U+FFFD."""
+def _replace_surrogates(words: Sequence[str]) -> list[str]:
+    """The words, with U+FFFD for lone surrogates (halves of a character, from text cut or decoded wrongly)."""
     try:
         " ".join(words).encode()
     except UnicodeEncodeError:
@@ -109,7 +175,7 @@ def _encodable(words: Sequence[str]) -> list[str]:
     return list(words)
 
 
-def _after_a_space(word: str) -> str:
+def _prepend_space(word: str) -> str:
     return word if word[:1].isspace() else f" {word}"
 
 
@@ -117,17 +183,17 @@ def _encode(sentences: list[list[str]], tokenizer: Any) -> Any:
     return tokenizer(sentences, is_split_into_words=True, truncation=False, padding=False, verbose=False)
 
 
-# Which pieces of a tokenizer's vocabulary start a word.
-#
-# A model that knows them finds the words of a plain `(input_ids, attention_mask)` batch by itself, which is what lets
-# the stock token-classification pipeline run it.
+# ---- pieces that start a word ----
 
-
-SPACE_MARKERS = ("▁", "Ġ")  # SentencePiece's and byte-level BPE's sign for 'a space stood here'
+SPACE_MARKERS = ("▁", "Ġ")  # the mark of a preceding space, in SentencePiece and in byte-level BPE
 
 
 class WordStarts(nn.Module):
-    """The pieces of the vocabulary that start a word; all False until a tokenizer has been seen."""
+    """The pieces of the vocabulary that start a word, stored with the weights.
+
+    Attributes:
+        pieces: (vocab_size,), boolean; all False until `set_word_starts` of a model is called.
+    """
 
     pieces: Tensor
 
@@ -140,7 +206,7 @@ def word_start_pieces(tokenizer: Any, vocab_size: int) -> Tensor:
     """A mask over the vocabulary: True for the pieces that start a word.
 
     WordPiece (BERT) cuts words at punctuation before it marks their pieces, so that 'second-hand' looks like three
-    words to a model that has no word mask; the other kinds mark what spaces separate. The first piece of a text may
+    words to a model without a word mask; the other kinds mark the pieces after a space. The first piece of a text may
     lack its mark.
 
     Args:
@@ -151,7 +217,8 @@ def word_start_pieces(tokenizer: Any, vocab_size: int) -> Tensor:
         (vocab_size,), boolean. Special tokens are False.
 
     Raises:
-        ValueError: if the tokenizer is not a fast one, has more pieces than the model, or marks words in no known way.
+        ValueError: if the tokenizer is not a fast one, has more pieces than the model, or marks words in an unknown
+            way.
     """
     if not getattr(tokenizer, "is_fast", False):
         raise ValueError(f"{type(tokenizer).__name__} is not a fast tokenizer; hf_structkd needs one to align words")
@@ -159,7 +226,7 @@ def word_start_pieces(tokenizer: Any, vocab_size: int) -> Tensor:
     if max(vocabulary.values()) >= vocab_size:
         raise ValueError(
             f"the tokenizer has {max(vocabulary.values()) + 1} pieces and the model {vocab_size} embeddings: "
-            "they do not belong together, or the model wants resize_token_embeddings"
+            "they do not belong together, or the model needs resize_token_embeddings"
         )
     prefix = json.loads(tokenizer.backend_tokenizer.to_str())["model"].get("continuing_subword_prefix")
     special = set(tokenizer.all_special_tokens) - {tokenizer.unk_token}
@@ -183,65 +250,9 @@ def refuse_bare_tokenizer(tokenizer: Any) -> None:
     A model that finds words by itself, or cuts a long text into windows, takes the first and the last subword for
     special tokens; without them it would lose two words.
     """
-    frame = tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"]
-    if not (len(frame) > 1 and frame[0] and frame[-1]):
+    is_special = tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"]
+    if not (len(is_special) > 1 and is_special[0] and is_special[-1]):
         raise ValueError(
             f"{type(tokenizer).__name__} does not put special tokens before and after a text, as the encoder's own "
             "tokenizer does: give it a post-processor that does"
         )
-
-
-# Raw text to words, for taggers that were trained on words.
-#
-# Corpora are tokenised each in its own way, and a tagger knows words as its corpora cut them. These are the rules that
-# most annotated corpora share; where a corpus of yours differs, give the pipeline words instead of text.
-#
-# - A word is a run of letters, digits, combining marks, joiners and underscores, in any script.
-# - A hyphen, apostrophe, dot, colon or comma between such runs stays inside the word where corpora keep it there:
-#   ``Zuid-Afrika``, ``O'Neill``, ``3.14``, ``1,000``, ``18:30``. Initials and abbreviations keep their dots: ``J.``,
-#   ``U.S.``.
-# - The English clitics ``'s 'm 'd 're 've 'll n't`` and the French and Italian elided words (``l'``, ``d'``, ``qu'``,
-#   ``dell'``) are words of their own.
-# - Han characters and Hiragana stand alone, each with its marks; so WikiAnn and most character-level corpora have it.
-#   Katakana and Hangul run on. Thai, Lao, Khmer and Burmese, which have no spaces and whose words only a dictionary
-#   knows, run on from space to space.
-# - Everything else that is visible, punctuation and emoji, stands alone; the same character repeated (``...``, ``''``)
-#   is one word.
-# - Spaces, control characters and format characters (zero-width space, byte-order mark) separate words and belong to
-#   none; the joiners U+200C and U+200D are part of the word they stand in.
-
-
-_ALONE = r"[\p{Han}\p{Hiragana}]"
-_PART = rf"(?:(?!{_ALONE})[\p{{L}}\p{{N}}\p{{M}}\p{{Pc}}\u200c\u200d])"
-_CLITIC = rf"['’](?i:s|m|d|re|ve|ll)(?!{_PART})"
-_ELIDED = r"(?i:[cdjlmnst]|qu|lorsqu|puisqu|jusqu|un|(?:d|n|s)ell|all|dall|quest|quell)['’]"
-
-_WORD = regex.compile(
-    rf"""
-      {_ALONE}\p{{M}}*
-    | (?i:n['’]t)(?!{_PART})
-    | {_PART}+?(?=(?i:n['’]t)(?!{_PART}))                                   # do|n't
-    | {_CLITIC}
-    | {_ELIDED}(?=\p{{L}})
-    | \b\p{{L}}\p{{M}}*\.(?:\p{{L}}\p{{M}}*\.)*(?!{_PART})                  # J.  U.S.
-    | {_PART}+(?:(?!{_CLITIC})(?:[-‐‑'’·:]|(?<=\p{{N}})[.,–](?=\p{{N}})|(?<=\p{{L}}\p{{M}}*)\.(?=\p{{L}})){_PART}+)*
-    | (\p{{P}}|\p{{S}})\1+
-    | [\p{{Z}}\p{{Cc}}]                                                        # or \X would give it the marks after it
-    | \X
-    """,
-    regex.VERBOSE | regex.VERSION1,
-)
-_VISIBLE = regex.compile(r"[^\p{Z}\p{Cc}\p{Cf}\p{Cs}]")
-
-
-def split_words(text: str) -> list[tuple[int, int]]:
-    """Where the words of a text are: first character and one past the last, by the rules above.
-
-    Args:
-        text: any text. Nothing in it is changed: offsets count its code points as Python does.
-
-    Returns:
-        The words in order; empty for a text without visible characters.
-    """
-    spans = (match.span() for match in _WORD.finditer(text))
-    return [(start, end) for start, end in spans if _VISIBLE.search(text, start, end)]

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModel, AutoModelForTokenClassification, pipeline
 
 from hf_structkd import LinearChainCRF, TagScheme
-from hf_structkd.modeling.word_tensors import led_by, merge_tags, spread
+from hf_structkd.modeling.word_tensors import cap_below_chosen, merge_tags, spread
 from hf_structkd.teachers.label_map import Reading
 from hf_structkd.teachers.readings import ReadChain
 from tests.conftest import label_fields
@@ -44,7 +44,7 @@ def test_merged_tags_keep_their_order_and_their_digits_under_autocast():
     with torch.autocast(**BF16):
         merged = merge_tags(log_probs, torch.arange(3))
         close(merged, log_probs)
-        assert led_by(merged, torch.tensor([1])).argmax(dim=-1).tolist() == [1]
+        assert cap_below_chosen(merged, torch.tensor([1])).argmax(dim=-1).tolist() == [1]
         together = merge_tags(log_probs, torch.tensor([0, 2, 2]))
     close(together, torch.tensor([[0.4012, 0.0, 0.5988]]).log().clamp(min=-1e4))
 
