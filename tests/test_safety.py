@@ -205,11 +205,11 @@ def test_scripts_run_no_strangers_code(stranger, refusal, tmp_path, options):
 
 def test_an_exported_model_runs_no_strangers_code(stranger, tmp_path):
     pytest.importorskip("onnxruntime", reason="needs the onnx extra: onnx, onnxruntime, onnxscript")
-    from hf_structkd.export.exported_files import written_whole
+    from hf_structkd.export.exported_files import write_export
     from hf_structkd.export.onnx import OnnxTagger
 
     settings = {"labels": ["O"], "window": None, "pad_token_id": 0}
-    with written_whole(tmp_path / "exported", settings) as work:
+    with write_export(tmp_path / "exported", settings) as work:
         for file in Path(stranger).iterdir():
             (work / file.name).write_bytes(file.read_bytes())
         (work / "model.onnx").write_bytes(b"no graph")

@@ -1,1 +1,1 @@
-"""A model for places without PyTorch."""
+"""Export of models to run without PyTorch."""

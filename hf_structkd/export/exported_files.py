@@ -1,8 +1,8 @@
-"""An exported model's files: all of one export, or refused.
+"""The files of an exported model: written and read as a whole.
 
-They are written into a work folder inside the target and moved into place when all are there. The settings, which name
-every other file with its checksum, go first and come last: whenever an export is killed, what can be opened is the old
-model or the new one, whole. Other files of the folder stay as they are.
+An export is written into a work folder inside its target and moved into place when it is complete. The settings, which
+list every other file with its checksum, are removed first and moved last: whenever an export is killed, the folder can
+be opened as the old model or the new one, whole, or not at all. Other files of the folder are not touched.
 """
 
 import json
@@ -16,7 +16,7 @@ from typing import Any
 from ..files import LOCK_FILE, exclusive_lock, file_sha256, read_sealed, sealed, write_atomically
 
 SETTINGS_FILE = "tagger.json"
-WORK_FOLDER = "_exporting"  # what begins with _ is not pushed to the Hub
+WORK_FOLDER = "_exporting"  # names with _ are not pushed to the Hub
 
 
 class ExportError(RuntimeError):
@@ -24,39 +24,42 @@ class ExportError(RuntimeError):
 
 
 @contextmanager
-def written_whole(folder: Path, settings: Mapping[str, Any]) -> Iterator[Path]:
-    """A work folder to write the files of an export into; without an error they replace those in `folder`.
+def write_export(folder: Path, settings: Mapping[str, Any]) -> Iterator[Path]:
+    """Context manager that replaces an export when its block ends without an error.
 
     Args:
-        folder: of the export; made if it is missing.
-        settings: what is kept beside the files, JSON values.
+        folder: of the export; created if it is missing.
+        settings: JSON values, stored beside the files.
+
+    Yields:
+        A work folder for the files of the export.
 
     Raises:
         ExportError: if another process exports to the folder, or it cannot be written to.
     """
-    was_there, work = folder.exists(), folder / WORK_FOLDER
+    existed, work = folder.exists(), folder / WORK_FOLDER
     try:
         with exclusive_lock(work, ExportError, f"exporting to {folder}"):
-            for left in work.iterdir():  # of an export that was killed
-                if left.name != LOCK_FILE:
-                    shutil.rmtree(left) if left.is_dir() else left.unlink()
+            for path in work.iterdir():  # remains of an export that was killed
+                if path.name != LOCK_FILE:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
             try:
                 yield work
                 _move(work, folder, settings)
             finally:
                 shutil.rmtree(work, ignore_errors=True)
     except OSError as error:
-        why = error.strerror or error
-        raise ExportError(f"{folder} could not be written ({why}): make room, or choose another folder") from error
+        reason = error.strerror or error
+        raise ExportError(f"{folder} could not be written ({reason}): make room, or choose another folder") from error
     finally:
-        if not was_there and folder.is_dir() and not any(folder.iterdir()):
+        if not existed and folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
 
 
 def _move(work: Path, folder: Path, settings: Mapping[str, Any]) -> None:
     files = sorted(file for file in work.iterdir() if file.name != LOCK_FILE)
-    sums = {file.name: {"bytes": file.stat().st_size, "sha256": file_sha256(file)} for file in files}
-    text = json.dumps(sealed({**settings, "files": sums}), indent=2) + "\n"
+    checksums = {file.name: {"bytes": file.stat().st_size, "sha256": file_sha256(file)} for file in files}
+    text = json.dumps(sealed({**settings, "files": checksums}), indent=2) + "\n"
     write_atomically(work / SETTINGS_FILE, text)
     (folder / SETTINGS_FILE).unlink(missing_ok=True)
     for file in (*files, work / SETTINGS_FILE):
@@ -64,23 +67,29 @@ def _move(work: Path, folder: Path, settings: Mapping[str, Any]) -> None:
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """What an export was written with; its files are looked at.
+    """The settings of an export, after a check of all its files.
+
+    Args:
+        folder: of the export.
+
+    Returns:
+        The settings, with size and checksum of each file under `files`.
 
     Raises:
-        ExportError: if there is no finished export, or a file is not what was written; it names the file.
+        ExportError: if there is no finished export, or a file is not as it was written; the message names the file.
     """
     file = folder / SETTINGS_FILE
     if not file.is_file():
         raise ExportError(f"{folder} holds no finished export, there is no {SETTINGS_FILE}: export the model again")
     try:
         settings = read_sealed(file)
-        sums = {name: (said["bytes"], said["sha256"]) for name, said in settings["files"].items()}
+        checksums = {name: (entry["bytes"], entry["sha256"]) for name, entry in settings["files"].items()}
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ExportError(f"{file} is damaged ({error}): export the model again") from error
-    for name, said in sums.items():
+    for name, checksum in checksums.items():
         if Path(name).name != name:
             raise ExportError(f"{file} names {name!r}, which is outside its folder")
         path = folder / name
-        if not path.is_file() or (path.stat().st_size, file_sha256(path)) != said:
+        if not path.is_file() or (path.stat().st_size, file_sha256(path)) != checksum:
             raise ExportError(f"{path} is not what was exported: export the model again")
     return settings

@@ -1,4 +1,4 @@
-"""Models as ONNX files: written once, run by onnxruntime without PyTorch's model code."""
+"""Models as ONNX files, which onnxruntime runs without PyTorch's model code."""
 
 import copy
 import importlib
@@ -14,15 +14,15 @@ from transformers import PreTrainedTokenizerFast
 from ..modeling.configuration import label_names
 from ..modeling.windows import encoder_window
 from ..modeling.words import as_sentences, tokenize_words
-from .exported_files import read_settings, written_whole
+from .exported_files import read_settings, write_export
 from .onnx_graph import TaggerGraph
 
 MODEL_FILE = "model.onnx"
 INPUTS = ("input_ids", "attention_mask", "word_mask")
 
 
-def _needs(module: str) -> Any:
-    """Import what the `onnx` extra brings, or say what is missing."""
+def _import_extra(module: str) -> Any:
+    """Import a module of the `onnx` extra. Raises ImportError with the command that installs it."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
@@ -33,24 +33,24 @@ def export_onnx(model: Any, tokenizer: Any, folder: str | Path) -> Path:
     """Write encoder and Viterbi as one ONNX graph, with the tokenizer and the labels beside it.
 
     Inputs of the graph: `input_ids`, `attention_mask`, `word_mask`, (batch, subwords), int64. Outputs: `tags`
-    (batch, subwords), int64, -100 off the words; `emissions` (batch, subwords, tags), float32. Batch and length are
-    free, up to the encoder's window. An earlier export in the folder is replaced when the new one is whole; other
-    files there stay.
+    (batch, subwords), int64, -100 off the words; `emissions` (batch, subwords, tags), float32, nats. Batch and length
+    are free, up to the encoder's window. An earlier export in the folder is replaced when the new one is complete;
+    other files of the folder stay.
 
     Args:
-        model: one with a CRF head.
+        model: with a CRF head.
         tokenizer: its fast tokenizer.
-        folder: made if it is missing.
+        folder: created if it is missing.
 
     Returns:
-        The graph's path.
+        The path of the graph.
 
     Raises:
         ImportError: without the `onnx` extra.
         ValueError: if the model has a BiLSTM over words.
         ExportError: if the folder cannot be written to, or another process exports to it.
     """
-    _needs("onnxscript")
+    _import_extra("onnxscript")
     graph = TaggerGraph(copy.deepcopy(model).float().cpu()).eval()
     folder = Path(folder)
     encoded = tokenize_words([["a", "b", "c"], ["d", "e", "f"]], tokenizer)
@@ -59,70 +59,72 @@ def export_onnx(model: Any, tokenizer: Any, folder: str | Path) -> Path:
         torch.tensor([row + [fill] * (width - len(row)) for row in encoded[name]])
         for name, fill in zip(INPUTS, (tokenizer.pad_token_id or 0, 0, 0))
     )
-    free = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    dynamic_axes = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
     with torch.no_grad():
         program = torch.onnx.export(
             graph,
             example,
             input_names=list(INPUTS),
             output_names=["tags", "emissions"],
-            dynamic_shapes=dict.fromkeys(INPUTS, free),
+            dynamic_shapes=dict.fromkeys(INPUTS, dynamic_axes),
             dynamo=True,
             verbose=False,
         )
-    assert program is not None  # only other exporters write to a file and give nothing
+    assert program is not None  # only exporters that write to a file return None
     settings = {
         "labels": label_names(model.config),
         "window": encoder_window(model),
         "pad_token_id": tokenizer.pad_token_id or 0,
     }
-    with written_whole(folder, settings) as work:
+    with write_export(folder, settings) as work:
         program.save(str(work / MODEL_FILE))
         tokenizer.save_pretrained(work)
     return folder / MODEL_FILE
 
 
 def quantize_onnx(source: str | Path, target: str | Path) -> Path:
-    """Store an exported model's matrices and embeddings as int8; activations are quantised as they come.
+    """Write an exported model again with matrices and embeddings in int8; activations are quantised at run time.
 
     Args:
         source: a folder that `export_onnx` wrote.
-        target: another folder, which will run like it.
+        target: another folder, which [`OnnxTagger`] runs in the same way.
 
     Returns:
-        The quantised graph's path.
+        The path of the quantised graph.
 
     Raises:
-        ExportError: if the source is no whole export, or the target cannot be written to.
+        ImportError: without the `onnx` extra.
+        ExportError: if the source is not a complete export, or the target cannot be written to.
     """
-    quantization = _needs("onnxruntime.quantization")
+    quantization = _import_extra("onnxruntime.quantization")
     source, target = Path(source), Path(target)
     settings = read_settings(source)
     files = settings.pop("files")
-    with written_whole(target, settings) as work:
+    with write_export(target, settings) as work:
         for name in files:
-            if not name.startswith(MODEL_FILE):  # or weights kept beside a large graph
+            if not name.startswith(MODEL_FILE):  # also the prefix of a large graph's separate weights
                 shutil.copyfile(source / name, work / name)
         quantization.quantize_dynamic(source / MODEL_FILE, work / MODEL_FILE, weight_type=quantization.QuantType.QInt8)
     return target / MODEL_FILE
 
 
 class OnnxTagger:
-    """Runs an exported model with onnxruntime.
+    """An exported model, run by onnxruntime.
 
     Args:
-        folder: what `export_onnx` or `quantize_onnx` wrote.
-        threads: of onnxruntime; `None`: as many as it likes.
-        providers: where it runs, as onnxruntime calls it.
+        folder: written by `export_onnx` or `quantize_onnx`.
+        threads: number of threads of onnxruntime; `None` for its default.
+        providers: onnxruntime's names of the devices to run on.
 
     Raises:
-        ExportError: if the folder holds no whole export.
+        ImportError: without the `onnx` extra.
+        ExportError: if the folder has no complete export.
     """
 
     def __init__(
         self, folder: str | Path, threads: int | None = None, providers: Sequence[str] = ("CPUExecutionProvider",)
     ) -> None:
-        runtime = _needs("onnxruntime")
+        runtime = _import_extra("onnxruntime")
         settings = read_settings(Path(folder))
         self.labels, self.window, self.pad = settings["labels"], settings["window"], settings["pad_token_id"]
         self.tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, trust_remote_code=False)
@@ -137,10 +139,13 @@ class OnnxTagger:
 
         Args:
             sentences: lists of words.
-            batch_size: sentences a run; sentences of like length go together.
+            batch_size: sentences per run; sentences of similar length go together.
+
+        Returns:
+            The labels of each sentence, one per word, in the order of the sentences.
 
         Raises:
-            TypeError: for a text where a list of words is meant.
+            TypeError: for a text instead of a list of words.
             ValueError: for a sentence without words, or longer than the encoder's window, and a batch size below 1.
         """
         sentences = as_sentences(sentences)

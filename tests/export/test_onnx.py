@@ -14,7 +14,7 @@ pytest.importorskip("onnxscript", reason="needs the onnx extra: onnx, onnxruntim
 pytest.importorskip("onnxruntime", reason="needs the onnx extra: onnx, onnxruntime, onnxscript")
 
 from hf_structkd import StructKDTrainer, StructKDTrainingArguments, TaggingMetrics, Teacher, load_corpus
-from hf_structkd.export.exported_files import ExportError, read_settings, written_whole
+from hf_structkd.export.exported_files import ExportError, read_settings, write_export
 from hf_structkd.export.onnx import MODEL_FILE, OnnxTagger, export_onnx, quantize_onnx
 from tests.conftest import draw_student
 from tests.modeling.conftest import Family, wordpiece
@@ -44,8 +44,8 @@ def exported(teacher, tmp_path_factory) -> dict[str, OnnxTagger]:
     """Written as the page shows it."""
     (program,) = re.findall(r"```python\n([^`]*?export_onnx.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
     folder = tmp_path_factory.mktemp("exported")
-    with pytest.MonkeyPatch.context() as there:
-        there.chdir(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
         exec(compile(program, str(PAGE), "exec"), {"model": teacher.model, "tokenizer": teacher.tokenizer})
     return {
         name: OnnxTagger(folder / place, threads=1)
@@ -135,7 +135,7 @@ def other(exported, tmp_path_factory) -> Path:
     folder, source = tmp_path_factory.mktemp("other"), folder_of(exported["full"])
     settings = read_settings(source)
     files = settings.pop("files")
-    with written_whole(folder, {**settings, "labels": [f"{label}2" for label in settings["labels"]]}) as work:
+    with write_export(folder, {**settings, "labels": [f"{label}2" for label in settings["labels"]]}) as work:
         for name in files:
             shutil.copyfile(source / name, work / name)
     return folder
@@ -178,10 +178,10 @@ def test_an_export_that_is_killed_leaves_the_old_model_or_the_new_one_or_a_refus
         folder = tmp_path / f"killed {moment}"
         shutil.copytree(folder_of(exported["full"]), folder)
         (folder / "notes.txt").write_text("the user's")
-        with monkeypatch.context() as there:
+        with monkeypatch.context() as patch:
             where = (quantization, "quantize_dynamic") if moment == "graph" else (os, "replace")
-            there.setattr(*where, death)
-            there.setattr(shutil, "rmtree", lambda *_, **__: None)
+            patch.setattr(*where, death)
+            patch.setattr(shutil, "rmtree", lambda *_, **__: None)
             try:
                 quantize_onnx(other, folder)
             except Killed:
