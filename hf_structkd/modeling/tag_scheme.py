@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 SchemeName = Literal["BIO", "BIOES", "plain"]
-IGNORED = -100  # in the place of a tag: padding, no first subword, not labelled (the `ignore_index` of torch)
+IGNORED = -100  # replaces a tag on padding, on later subwords and on unlabelled words (`ignore_index` of torch)
 
 _PREFIXES = {"BIO": "BI", "BIOES": "BIES"}
 # A type may itself contain hyphens (`B-event-war`); a bare `B` or `I` (aspect and term extraction) has the type "".
