@@ -16,7 +16,7 @@ from typing import Any
 from ..files import LOCK_FILE, exclusive_lock, file_sha256, read_sealed, sealed, write_atomically
 
 SETTINGS_FILE = "tagger.json"
-WORK_FOLDER = "_exporting"  # names with _ are not pushed to the Hub
+WORK_FOLDER = "_exporting"  # names that begin with _ are not pushed to the Hub
 
 
 class ExportError(RuntimeError):
