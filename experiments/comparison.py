@@ -81,12 +81,10 @@ def compare(results: GridResults, resamples: int = RESAMPLES) -> dict[str, Row]:
             pairs = [results.cells[name][seed].score() - of_baseline[seed].score() for seed in seeds]
             rows[name].difference, flips[name] = paired_t_test(pairs), sign_flip_test(pairs)
         _with_sentences(results, rows, seeds, names, resamples)
-    compared = list(flips)
+    t_tests = [row.difference.p_value for name in flips if (row := rows[name]).difference is not None]
+    with_sentences = [row.with_sentences.p_value for name in flips if (row := rows[name]).with_sentences is not None]
     for name, t, flip, both in zip(
-        compared,
-        holm([rows[name].difference.p_value for name in compared]),  # type: ignore[union-attr]
-        holm([flips[name] for name in compared]),
-        holm([rows[name].with_sentences.p_value for name in compared]),  # type: ignore[union-attr]
+        flips, holm(t_tests), holm(list(flips.values())), holm(with_sentences), strict=True
     ):
         rows[name].p_value, rows[name].sign_flip_p, rows[name].with_sentences_p = t, flip, both
     return rows

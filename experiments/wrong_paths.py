@@ -15,7 +15,7 @@ class WrongPathsTeacher(Teacher):
     """
 
     @property
-    def revision(self) -> str:  # type: ignore[override]
+    def revision(self) -> str:
         return super().revision[:32] + "-transp."
 
     def own_scores(self, sentences: Any) -> TeacherScores:

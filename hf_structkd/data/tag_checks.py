@@ -63,9 +63,9 @@ def treat_orphans(
     types = sorted({split_tag(tag)[1] for tag in tags if split_tag(tag)[0]})
     full = TagScheme.from_entity_types(types, name)
     for sentence in sentences:
-        if unreadable := [i for i, tag in enumerate(sentence.tags or ()) if tag not in full.tags]:
-            i = unreadable[0]
-            raise CorpusError(f"{sentence.place(i)}: {sentence.tags[i]!r} is not a {name} tag.")  # type: ignore[index]
+        for i, tag in enumerate(sentence.tags or ()):
+            if tag not in full.tags:
+                raise CorpusError(f"{sentence.place(i)}: {tag!r} is not a {name} tag.")
     legal = {(a, b) for a, row in zip(full.tags, full.allowed.tolist()) for b, ok in zip(full.tags, row) if ok}
     illegal = [sentence for sentence in sentences if not _is_legal(sentence, legal)]
     if not illegal:

@@ -40,7 +40,7 @@ def compare(
     Returns:
         Full reports by split, row and language (the macro average under `avg`), and a table for each split.
     """
-    metrics = TaggingMetrics(labels, scheme)  # type: ignore[arg-type]
+    metrics = TaggingMetrics(labels, scheme)
     scores: dict[str, Any] = {}
     tables = {}
     for split in splits:

@@ -31,7 +31,7 @@ class TaggingMetrics:
         ValueError: If the labels do not follow the scheme, or are one string.
     """
 
-    def __init__(self, label_names: Sequence[str], scheme: SchemeName | None = None, zero_division: float = 0.0):
+    def __init__(self, label_names: Sequence[str], scheme: str | None = None, zero_division: float = 0.0):
         if isinstance(label_names, str):
             raise ValueError(f"label_names is the string {label_names!r}, but must be a list of labels.")
         self.label_names = list(label_names)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 SchemeName = Literal["BIO", "BIOES", "plain"]
+SCHEME_NAMES: tuple[SchemeName, ...] = ("BIO", "BIOES", "plain")
 IGNORED = -100  # replaces a tag on padding, on later subwords and on unlabelled words (`ignore_index` of torch)
 
 _PREFIXES = {"BIO": "BI", "BIOES": "BIES"}
@@ -88,7 +89,7 @@ class TagScheme:
             names them.
     """
 
-    def __init__(self, tags: Sequence[str], scheme: SchemeName | None = None):
+    def __init__(self, tags: Sequence[str], scheme: str | None = None):
         self.tags: tuple[str, ...] = tuple(tags)
         if not self.tags:
             raise ValueError("A tag scheme needs at least one tag.")
@@ -96,9 +97,10 @@ class TagScheme:
             raise ValueError(f"Tags are strings; got {not_strings}.")
         if duplicates := sorted(tag for tag, count in Counter(self.tags).items() if count > 1):
             raise ValueError(f"Tags must differ; these occur more than once: {duplicates}.")
-        if scheme not in (None, "BIO", "BIOES", "plain"):
+        named = [name for name in SCHEME_NAMES if name == scheme]
+        if scheme is not None and not named:
             raise ValueError(f"Unknown tag scheme {scheme!r}: choose 'BIO', 'BIOES' or 'plain'.")
-        self.name: SchemeName = infer_scheme(self.tags) if scheme is None else scheme
+        self.name: SchemeName = infer_scheme(self.tags) if scheme is None else named[0]
         self._index = {tag: index for index, tag in enumerate(self.tags)}
         self._parts = {tag: self._parse(tag) for tag in self.tags if self._is_readable(tag)}
         if unreadable := [tag for tag in self.tags if tag not in self._parts]:

@@ -81,9 +81,9 @@ def common_labels(tagger: Teacher, corpora: Mapping[str, Mapping[str, Dataset]],
         RecipeError: If one has entities and the other plain tags, or they have no label name in common.
     """
     corpus_labels = label_inventory(corpora)
-    predicted = TagScheme(tagger.labels, tagger.scheme)  # type: ignore[arg-type]
+    predicted = TagScheme(tagger.labels, tagger.scheme)
     gold_scheme = scheme or (predicted.name if corpus_labels == ["O"] else None)
-    gold = TagScheme(corpus_labels, gold_scheme)  # type: ignore[arg-type]
+    gold = TagScheme(corpus_labels, gold_scheme)
     if "plain" in (predicted.name, gold.name) and predicted.name != gold.name:
         raise RecipeError(
             f"the checkpoint's tags are {predicted.name}, those of the corpora {gold.name}: nothing to compare"
@@ -111,7 +111,7 @@ def common_labels(tagger: Teacher, corpora: Mapping[str, Mapping[str, Dataset]],
 
 def answer_labels(tagger: Teacher, scheme: TagScheme) -> list[str]:
     """The labels that a checkpoint predicts: its own, or its types written in the tag scheme of the corpora."""
-    if TagScheme(tagger.labels, tagger.scheme).name == scheme.name:  # type: ignore[arg-type]
+    if TagScheme(tagger.labels, tagger.scheme).name == scheme.name:
         return tagger.labels
     types = {split_tag(tag)[1] for tag in tagger.labels if tag != "O"}
     return [tag for tag in scheme.tags if tag == "O" or split_tag(tag)[1] in types]

@@ -26,11 +26,11 @@ class BestPaths(NamedTuple):
     proven: Tensor
 
 
-class TagDistribution(Protocol):
-    """A batch of distributions over tag sequences; [`LinearChainCRF`] is the plainest one.
+class StateDistribution(Protocol):
+    """A batch of distributions over tag sequences that is no [`LinearChainCRF`] over the tags themselves.
 
-    The others are a chain whose states are read as the student's tags (`ReadChain`), a mixture of several
-    (`Mixture`) and a list of known sequences (`KnownPaths`).
+    It is a chain whose states are read as the student's tags (`ReadChain`), a mixture of several distributions
+    (`Mixture`) or a list of known sequences (`KnownPaths`).
     """
 
     @property
@@ -68,17 +68,31 @@ class TagDistribution(Protocol):
         """(batch,), nats; where tags were merged or teachers mixed, an approximation that its class documents."""
         ...
 
-    def with_temperature(self, temperature: float) -> "TagDistribution":
+    def with_temperature(self, temperature: float) -> "StateDistribution":
         """The distribution with all scores divided by a temperature."""
         ...
+
+    def hidden(self) -> list["Hidden"]:
+        """The chains that it is the weighted sum of."""
+        ...
+
+    def select(self, rows: Tensor) -> "StateDistribution":
+        """The distributions of some sentences of the batch; `rows` (sentences,), integers."""
+        ...
+
+
+TagDistribution = LinearChainCRF | StateDistribution  # what a teacher says: one of each sentence of a batch
 
 
 def select(distribution: TagDistribution, rows: Tensor) -> TagDistribution:
     """The distributions of some sentences of the batch; `rows` (sentences,), integers on the CPU."""
-    if isinstance(distribution, LinearChainCRF):
-        emissions, *shared = distribution.scores
-        return LinearChainCRF(emissions[rows.to(emissions.device)], *shared, lengths=distribution.lengths.cpu()[rows])
-    return distribution.select(rows)  # type: ignore[attr-defined]
+    return select_chains(distribution, rows) if isinstance(distribution, LinearChainCRF) else distribution.select(rows)
+
+
+def select_chains(chain: LinearChainCRF, rows: Tensor) -> LinearChainCRF:
+    """As [`select`], of a CRF."""
+    emissions, *shared = chain.scores
+    return LinearChainCRF(emissions[rows.to(emissions.device)], *shared, lengths=chain.lengths.cpu()[rows])
 
 
 def log_prob_of(distribution: TagDistribution, tags: Tensor) -> Tensor:
@@ -150,7 +164,7 @@ def hidden_chains(distribution: TagDistribution) -> list[Hidden]:
     """What a distribution is made of: it is the weighted sum of these."""
     if isinstance(distribution, LinearChainCRF):
         return [hidden_chain(distribution)]
-    return distribution.hidden()  # type: ignore[attr-defined]
+    return distribution.hidden()
 
 
 class Walk:

@@ -6,6 +6,7 @@ beginning.
 """
 
 from collections.abc import Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -72,8 +73,8 @@ def _beam(chains: Sequence[Hidden], lengths: Tensor, num_tags: int, width: int) 
     chosen, parents = [], []
     for word in range(words):
         arrived = walk.first() if word == 0 else walk.onward(reached, word)
-        bounds = sum(walk.by_tag(a * h[:, None], m, word) for m, (a, h) in enumerate(zip(arrived, ahead[word])))
-        flat = bounds.flatten(1)  # type: ignore[union-attr]
+        parts = [walk.by_tag(a * h[:, None], m, word) for m, (a, h) in enumerate(zip(arrived, ahead[word]))]
+        flat = reduce(torch.add, parts).flatten(1)
         values, best = flat.topk(min(width + 1, flat.shape[1]), dim=1)
         if values.shape[1] > width:
             dropped = torch.maximum(dropped, values[:, width].log() + scale + ahead_scale[word])

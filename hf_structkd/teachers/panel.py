@@ -1,6 +1,6 @@
 """Several weighted teachers for one language: their mixture is one distribution."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import Any, Union
 
@@ -146,7 +146,7 @@ def _teacher(item: Any) -> TagTeacher:
     kind = f"{type(item).__module__}.{type(item).__name__}"
     if isinstance(item, PreTrainedModel):
         how = "it needs its own tokenizer: give Teacher(model, tokenizer), or the checkpoint's name"
-    elif kind.startswith(("spacy.", "flair.", "stanza.")) or isinstance(item, Callable):  # type: ignore[arg-type]
+    elif kind.startswith(("spacy.", "flair.", "stanza.")) or callable(item):
         how = (
             "give CallableTeacher(function, labels, name=..., revision=...) with a function that asks it about lists "
             "of words (docs/teachers.md, 'Anything else: a function')"

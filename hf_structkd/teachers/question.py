@@ -312,7 +312,7 @@ def ask(distribution: TagDistribution, wanted: Sequence[str], top_k: int) -> dic
         the k best are asked, (batch,), boolean.
 
     Raises:
-        ValueError: if the distribution has no such quantity (see [`TagDistribution`]).
+        ValueError: if the distribution has no such quantity (see [`StateDistribution`]).
     """
     values: dict[str, Tensor] = {}
     if TOPK_TAGS in wanted or TOPK_LOG_PROBS in wanted:

@@ -17,6 +17,7 @@ from .distribution import (
     hidden_chains,
     log_prob_of,
     select,
+    select_chains,
     top_of_pool,
 )
 from .k_best_search import best_of
@@ -88,7 +89,7 @@ class ReadChain:
         return [hidden_chain(self.chain, self._read_as)]
 
     def select(self, rows: Tensor) -> "ReadChain":
-        return ReadChain(select(self.chain, rows), self.reading)  # type: ignore[arg-type]
+        return ReadChain(select_chains(self.chain, rows), self.reading)
 
     def log_prob(self, tags: Tensor) -> Tensor:
         groups = self._read_as.expand(len(tags), -1)

@@ -38,11 +38,11 @@ def look_at(
         ValueError: if there is no model, or both are given, as for `Trainer`.
         TypeError: if it is no token classifier.
     """
-    if (model is None) == (model_init is None):
-        raise ValueError("give StructKDTrainer a model or a model_init, one of the two")
-    if model is None:
+    if model is None and model_init is not None:
         # as `Trainer.call_model_init` does, whose trial is not there yet
-        model = model_init(None) if len(signature(model_init).parameters) else model_init()  # type: ignore
+        model = model_init(None) if len(signature(model_init).parameters) else model_init()
+    elif model is None or model_init is not None:
+        raise ValueError("give StructKDTrainer a model or a model_init, one of the two")
     plain = without_adapter(model)
     is_stock = any("ForTokenClassification" in cls.__name__ for cls in type(plain).__mro__)
     if not hasattr(plain, "config") or not (has_crf(plain) or is_stock):
