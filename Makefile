@@ -33,26 +33,26 @@ $(STAMP): Makefile setup.cfg pyproject.toml constraints.txt | $(BIN)/python
 
 install: $(STAMP) ## create the virtual environment with the tested versions
 
-demo: $(STAMP) ## teachers, annotation, baseline and student on the built-in corpus, about two and a quarter minutes of CPU
+demo: $(STAMP) ## train teachers, baseline and student on the built-in corpus, about two and a quarter minutes of CPU
 	$(OFFLINE) $(BIN)/structkd distill $(DEMO_RECIPE)
 
-lint: $(STAMP) ## formatting, lint and types
+lint: $(STAMP) ## check formatting, lint and types
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/mypy
 
-test: lint ## everything that must pass: formatting, lint, types, all tests
+test: lint ## check everything: formatting, lint, types, all tests
 	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-test-fast: $(STAMP) ## the tests not marked slow, stopping at the first failure
+test-fast: $(STAMP) ## run the tests not marked slow, and stop at the first failure
 	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -x -m "not slow"
 
-coverage: $(STAMP) ## the share of lines and branches that the tests reach, by file, in build/coverage (TESTS= some of them)
+coverage: $(STAMP) ## measure the lines and branches that the tests run, by file, into build/coverage (TESTS= chooses tests)
 	$(TEST_ENV) COVERAGE_FILE=$(abspath build/coverage.data) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(TESTS) \
 		--cov --cov-report=term:skip-covered --cov-report=html:build/coverage
 
-# A copy, in which nothing is decorated where it needs not be: mutmut leaves decorated functions alone.
-mutants: $(STAMP) ## mutation testing of the CRF, Viterbi, tag schemes and objectives (MUTANTS= names of some)
+# Works on a copy without the decorator torch.compiler.disable, because mutmut does not change decorated functions.
+mutants: $(STAMP) ## mutation testing of the CRF, Viterbi, tag schemes and objectives (MUTANTS= chooses mutants)
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt mutmut
 	mkdir -p build/mutation
 	git ls-files -z $(CODE) docs README.md pyproject.toml setup.cfg | xargs -0 cp --parents -t build/mutation
@@ -60,19 +60,19 @@ mutants: $(STAMP) ## mutation testing of the CRF, Viterbi, tag schemes and objec
 	cd build/mutation && $(TEST_ENV) $(abspath $(BIN))/mutmut run --max-children $(WORKERS) $(MUTANTS)
 	cd build/mutation && $(abspath $(BIN))/mutmut results
 
-fuzz: $(STAMP) ## more than 100,000 inputs that nobody meant, about an hour of one core (FUZZ_CASES= a property)
+fuzz: $(STAMP) ## try more than 100,000 malformed inputs, about an hour of one core (FUZZ_CASES= cases per property)
 	$(TEST_ENV) FUZZ_CASES=$(FUZZ_CASES) $(BIN)/python -m pytest tests/fuzz --timeout 7200 --hypothesis-show-statistics
 
-# Environments of their own, made where they are missing. MIN_PYTHON= and NEW_PYTHON= choose the interpreters, else those
-# on the PATH or pyenv's; one that is not there is said to be skipped. PyPI's torch for Linux brings CUDA along, some
-# gigabytes; with PIP_EXTRA_INDEX_URL pip takes a build for the CPU alone.
+# Environments of their own, created if they are missing. MIN_PYTHON= and NEW_PYTHON= choose the interpreters; otherwise
+# those on the PATH, or pyenv's, are used. If an interpreter is missing, its run is skipped with a message. PyPI's torch for
+# Linux contains CUDA, some gigabytes; with PIP_EXTRA_INDEX_URL pip can install a build for the CPU only.
 python-of = $(shell PYENV_VERSION=$$(pyenv latest $(1) 2>/dev/null) python$(1) -c "import sys; print(sys.executable)" \
 	2>/dev/null || echo python$(1))
 MIN_PYTHON ?= $(call python-of,3.10)
 NEW_PYTHON ?= $(call python-of,3.12)
 DEV_TOOLS := hypothesis linkify-it-py markdown-it-py pytest pytest-cov pytest-timeout pytest-xdist
 
-test-min: ## the fast tests with the lowest versions (Python 3.10) and with the newest (Python 3.12), no extras but plots
+test-min: ## run the fast tests with the lowest versions (Python 3.10) and the newest (Python 3.12), without extras except plots
 	$(call test-with,$(MIN_PYTHON),.venv-min,-c constraints-min.txt,)
 	$(call test-with,$(NEW_PYTHON),.venv-new,,--upgrade --upgrade-strategy eager)
 
@@ -84,12 +84,12 @@ define test-with
 		$(TEST_ENV) $(2)/bin/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow"; fi
 endef
 
-audit: $(STAMP) ## known vulnerabilities of the pinned versions, asked of a service on the network; no answer is a failure
+audit: $(STAMP) ## look up known vulnerabilities of the pinned versions on the network; no answer is a failure
 	$(BIN)/python -m venv build/audit
 	build/audit/bin/python -m pip install -q --disable-pip-version-check pip-audit
 	build/audit/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
 
-dist: $(STAMP) ## a wheel and an sdist in dist/, checked, and a small distillation by the wheel alone
+dist: $(STAMP) ## build and check a wheel and an sdist in dist/, and distil with the wheel alone
 	rm -rf dist build/lib
 	$(BIN)/python -m build --no-isolation -o dist .
 	$(BIN)/twine check --strict dist/*

@@ -1,10 +1,10 @@
-"""What teachers' answers take on disk, and what a corpus of any size then takes: storage, shards, time.
+"""Disk space and time for teachers' answers, measured on the demo corpus and extrapolated to a corpus of any size.
 
     python -m benchmarks.annotation_storage [--languages en de ...] [--write docs/scaling.md]
 
 Annotates demo sentences with a CRF teacher of random weights for each objective and k, and divides the size of the
 answers by the number of sentences. Then it asks for one objective's answers with an encoder of the given shape and
-times it in seconds of CPU. The plan multiplies both; how much faster a GPU is than this machine it does not guess.
+measures the seconds of CPU. The plan multiplies both; it does not guess how much faster a GPU is than this machine.
 """
 
 import argparse
@@ -42,8 +42,8 @@ def make_teacher(corpus: Dataset, hidden: int, layers: int, heads: int) -> tuple
 
 
 def ask(corpus: Dataset, teacher: Teacher, labels: list[str], objective: str, top_k: int) -> tuple[float, float]:
-    """Bytes and seconds of CPU a sentence."""
-    _ = teacher.revision  # the hash of the weights is taken once a teacher
+    """Bytes per sentence and seconds of CPU per sentence."""
+    _ = teacher.revision  # computes the hash of the weights, once per teacher
     with tempfile.TemporaryDirectory() as folder:
         started = time.process_time()
         annotate(
@@ -58,14 +58,14 @@ def ask(corpus: Dataset, teacher: Teacher, labels: list[str], objective: str, to
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--languages", nargs="+", default=["en", "de", "ru", "hi"])
-    parser.add_argument("--sentences", type=int, default=500, help="of each language, for the sizes")
-    parser.add_argument("--timed", type=int, default=128, help="sentences in all, for the time")
+    parser.add_argument("--sentences", type=int, default=500, help="sentences per language, for the sizes")
+    parser.add_argument("--timed", type=int, default=128, help="number of sentences in all, for the time")
     parser.add_argument("--top_k", nargs="+", type=int, default=[1, 5, 10, 50])
     parser.add_argument("--hidden", type=int, default=768)
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--heads", type=int, default=12)
-    parser.add_argument("--planned", type=int, default=100_000_000, help="sentences of the corpus that is planned for")
-    parser.add_argument("--write", type=Path, help="document whose marked places are filled")
+    parser.add_argument("--planned", type=int, default=100_000_000, help="number of sentences of the planned corpus")
+    parser.add_argument("--write", type=Path, help="a Markdown file whose marked places are filled")
     args = parser.parse_args()
 
     parts = [load_demo_corpus(language, "train", num_sentences=args.sentences) for language in args.languages]

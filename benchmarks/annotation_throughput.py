@@ -1,11 +1,11 @@
-"""How much of the bare encoder's speed is left when a teacher is asked for everything.
+"""How fast `annotate` is in comparison with the encoder alone, when a teacher is asked for all answers.
 
     python -m benchmarks.annotation_throughput [--sentences 256] [--hidden 768] [--layers 12] [--device cpu]
 
 Encodes the same length-sorted batches twice in turn, in one run: once through the encoder alone (inputs padded and
 ready, inference mode), once through `annotate` as users call it: reading the corpus, tokenising, encoding, k best,
 marginals, edge counts and entropy, Arrow shards on disk with checksums, one file at the end. The ratio of the medians
-is what the library costs; the encoder has random weights of the given shape, which take as long as trained ones.
+is the cost of the library; the encoder has random weights of the given shape, which take as long as trained ones.
 """
 
 import argparse

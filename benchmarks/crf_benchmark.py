@@ -1,4 +1,4 @@
-"""How long the CRF's operations take beside other libraries, in one interleaved run.
+"""The time of the CRF's operations in comparison with other libraries, in one interleaved run.
 
     python -m benchmarks.crf_benchmark                       # the gates: B=32, T=128, C=9 and 20
     python -m benchmarks.crf_benchmark --grid full --output results/crf   # every T, C, B; JSON and plot
@@ -10,7 +10,8 @@ One thread and CPU time. Before timing, every library's answer is compared with 
 1e-3 of the largest number are reported. Rounds visit all libraries in turn, so that a slower or busier machine slows
 all alike; the ratio reported is the median of the rounds' ratios. A library that asks for more than `--memory_limit`
 GiB of address space fails alone, and is reported; one slower than `--patience` is not asked for larger problems. A run
-that was stopped goes on where it was. `--write` puts what `--output` holds into a Markdown file, without measuring.
+that was stopped continues where it was. `--write` writes the measurements in `--output` into a Markdown file and
+measures nothing.
 
 Needs ``pip install 'hf_structkd[benchmarks,fast,plots]'``; supar is installed by hand: ``pip install --no-deps
 supar==1.1.4 stanza`` and ``pip install nltk dill``. A library that is missing is left out.
@@ -51,7 +52,7 @@ def seconds(competitor: str, operation: str, problem: Problem) -> float:
 
 
 def too_slow(operation: str, problem: Problem, earlier: list[dict], patience: float) -> dict[str, str]:
-    """Libraries that lost patience on a problem no larger than this one, and where."""
+    """Libraries that were too slow on a problem no larger than this one, and that problem."""
     shape, found = (problem.B, problem.T, problem.C), {}
     for result in earlier:
         if result["operation"] == operation and all(result[axis] <= n for axis, n in zip("BTC", shape)):
@@ -65,7 +66,7 @@ def too_slow(operation: str, problem: Problem, earlier: list[dict], patience: fl
 def contenders(
     operation: str, problem: Problem, patience: float, hopeless: dict[str, str]
 ) -> tuple[dict[str, float], dict[str, str]]:
-    """Who offers the operation, with a first time; and who fails, differs from us or is slow, and how."""
+    """The libraries that offer the operation, with a first time; and those that fail, differ from ours or are slow."""
     ours = answer(operation, problem, run(OURS, operation, problem))
     able, notes = {OURS: seconds(OURS, operation, problem)}, dict(hopeless)
     for name in COMPETITORS:
@@ -198,12 +199,12 @@ def main() -> None:
     parser.add_argument("--operations", nargs="+", choices=OPERATIONS, default=OPERATIONS)
     parser.add_argument("--budget", type=float, default=6.0, help="CPU seconds of rounds per operation and cell")
     parser.add_argument("--patience", type=float, default=5.0, help="a library slower than this is timed once")
-    parser.add_argument("--output", type=Path, help="folder for what was measured, as JSON, and a plot")
+    parser.add_argument("--output", type=Path, help="folder for the measurements as JSON, and a plot")
     parser.add_argument("--memory_limit", type=float, default=12.0, help="GiB of address space")
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--step", action="store_true")
     parser.add_argument("--shape", type=int, nargs=3, default=(32, 128, 20), help="B T C of --memory and --step")
-    parser.add_argument("--write", type=Path, help="write what --output holds into this Markdown file")
+    parser.add_argument("--write", type=Path, help="write the measurements in --output into this Markdown file")
     parser.add_argument("--one", nargs=5, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -233,7 +234,7 @@ def main() -> None:
 
 
 def kept(folder: Path | None, name: str) -> list[dict]:
-    """What an earlier run into this folder measured: a run that was stopped goes on."""
+    """The measurements of an earlier run into this folder, so that a run that was stopped can continue."""
     file = folder / f"{name}.json" if folder else None
     return json.loads(file.read_text())["rows"] if file and file.exists() else []
 

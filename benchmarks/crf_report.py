@@ -1,4 +1,4 @@
-"""What `crf_benchmark.py` measured: whether the gates hold, curves, and the tables of docs/crf.md."""
+"""Reports the measurements of `crf_benchmark.py`: whether the gates hold, curves, and the tables of docs/crf.md."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ GATES = {  # operation: (peer, gate, goal), ours / peer
 
 
 def verdict(result: dict, peer: str) -> str:
-    """Whether one timing holds the gate that is set for it; empty where none is."""
+    """Whether one timing meets its gate; empty if it has none."""
     if result["operation"] not in GATES or (result["B"], result["T"]) != (32, 128) or result["C"] not in (9, 20):
         return ""
     name, gate, goal = GATES[result["operation"]]
@@ -113,7 +113,7 @@ def by_library(rows: list[dict], field: str, form: str) -> str:
 
 
 def write_report(folder: Path, page: Path) -> None:
-    """Write the tables of times.json, step.json and memory.json, as far as they are there."""
+    """Write the tables of times.json, step.json and memory.json, as far as they exist."""
     files = {file.stem: json.loads(file.read_text())["rows"] for file in folder.glob("*.json")}
     figures = {}
     if "times" in files:

@@ -1,4 +1,4 @@
-"""What a checkpoint loses and gains as ONNX and as int8: size, sentences a second, scores.
+"""A checkpoint in comparison with its ONNX and int8 exports: size, sentences per second, scores.
 
 python -m benchmarks.export_cost --checkpoint CHECKPOINT --corpus 'DATA/{language}/{split}.conll' \
     --languages en de --exported FOLDER
@@ -35,7 +35,7 @@ MIB = 2**20
 
 @dataclass
 class ExportArguments:
-    """What is exported, where to, and how it is measured."""
+    """The checkpoint to export, the folder to write, and how to measure."""
 
     checkpoint: str = field(metadata={"help": "a checkpoint of this package: Hub id or folder"})
     exported: str = field(metadata={"help": "the graphs are written here, under `onnx` and `int8`"})
@@ -52,7 +52,7 @@ def size_of(file: Path) -> int:
 
 
 def those_that_fit(data: Dataset, teacher: Teacher) -> Dataset:
-    """Sentences that an exported model takes: it has no windows for long ones."""
+    """Sentences that fit an exported model, which has no windows for long ones."""
     ids = tokenize_words(list(data["tokens"]), teacher.tokenizer)["input_ids"]
     window = encoder_window(teacher.model)
     return data.select([row for row, own in enumerate(ids) if window is None or len(own) <= window])

@@ -1,11 +1,11 @@
-"""What every objective costs: a training step against plain fine-tuning, and the bytes that its targets take.
+"""The cost of every objective: its training step against plain fine-tuning, and the bytes of its targets.
 
     python -m benchmarks.objective_cost [--tags 9 20 33] [--rounds 15] [--write docs/objectives.md]
 
 A step is what `Trainer` does with a batch: fetch the rows, collate them, forward, loss, backward, update. The loss
 alone is the same without the encoder: from a batch and its emissions to the gradients of emissions and transitions.
 All objectives take the same batches in turn, in one run, in an order that rotates; a ratio is taken within each round
-against objective `none` on the same batch, so that what the machine does meanwhile hits all alike. Printed are the
+against objective `none` on the same batch, so that other work on the machine affects all alike. Printed are the
 median ratio and its quartiles, and median milliseconds of the loss alone. Teacher and student are encoders of the
 given shape with random weights, which take as long as trained ones; sentences are made of the demo corpus's words,
 their lengths spread evenly around `--words`.
@@ -76,7 +76,7 @@ def stored_bytes(annotated: Dataset, columns: tuple[str, ...]) -> float:
 
 
 class KnownEmissions(torch.nn.Module):
-    """Stands for a model whose encoder takes no time: its emissions are known."""
+    """A model whose encoder takes no time, because its emissions are given."""
 
     def __init__(self, model, batch: dict[str, torch.Tensor]) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class KnownEmissions(torch.nn.Module):
 
 
 def measure(args: argparse.Namespace, count: int) -> dict[str, dict[str, float]]:
-    """objective -> milliseconds, its ratio to no distillation with quartiles, and bytes a sentence."""
+    """objective -> milliseconds, its ratio to no distillation with quartiles, and bytes per sentence."""
     labels = [f"T{i}" for i in range(count)]
     corpus = make_corpus(args, labels)
     tokenizer = train_tokenizer(corpus["tokens"], vocab_size=8000)
@@ -216,7 +216,7 @@ def main() -> None:
     }.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--write", type=Path, help="a Markdown file with the place")
+    parser.add_argument("--write", type=Path, help="a Markdown file with marked places for the tables")
     args = parser.parse_args()
     text = as_markdown(args, {count: measure(args, count) for count in args.tags})
     print(text)

@@ -1,4 +1,4 @@
-"""Sentences a second: our pipeline and the stock one with our model, against a plain encoder with the stock pipeline.
+"""Sentences per second: our pipeline and the stock one with our model, against a plain encoder in the stock pipeline.
 
 python -m benchmarks.pipeline_throughput --batch-size 1 16
 
@@ -33,7 +33,7 @@ def main() -> None:
     for name, default in {"sentences": 64, **shape, "rounds": 5, "threads": 1}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--batch-size", type=int, nargs="+", default=[1, 16])
-    parser.add_argument("--write", type=Path, help="a Markdown file with a place for the table")
+    parser.add_argument("--write", type=Path, help="a Markdown file with a marked place for the table")
     parser.add_argument("--corpus", default="demo", help="`demo`, or a corpus of one language as load_corpus reads it")
     parser.add_argument("--language", default="en")
     parser.add_argument("--device", default="cpu")

@@ -1,11 +1,11 @@
-"""What the recipes of examples/recipes/paper cost: operations counted, steps timed here, GPU hours estimated.
+"""The cost of the recipes of examples/recipes/paper: counted operations, measured steps, estimated GPU hours.
 
     python -m benchmarks.training_cost --measure [--device cuda] [--batch_size 8] [--rounds 3]
     python -m benchmarks.training_cost --write
 
 `--measure` times training steps of each student at its real size, random weights, without distillation and with the
 recipe's objective in turn, and keeps them in results/paper/step_times.json. `--write` counts the operations of each
-encoder, makes the estimates and fills the marked places of examples/recipes/paper/README.md; figures of others are in
+encoder, makes the estimates and fills the marked places of examples/recipes/paper/README.md; published figures are in
 results/paper/reference.yaml. The hours follow from the operations and the paper's own hours, not from the steps timed
 here.
 """
@@ -48,7 +48,7 @@ def recipe(name: str) -> dict[str, Any]:
 
 
 def operations_a_subword(fields: dict[str, Any], training: bool) -> float:
-    """Floating-point operations of an encoder's matrix products for a subword; of a frozen one, without gradients."""
+    """Floating-point operations of an encoder's matrix products per subword; of a frozen one, without gradients."""
     with torch.device("meta"):
         model = AutoModel.from_config(SHAPES[fields["model"]], add_pooling_layer=False)
         ids = torch.ones(1, LENGTH, dtype=torch.long)
@@ -60,7 +60,7 @@ def operations_a_subword(fields: dict[str, Any], training: bool) -> float:
 
 
 def lstm_operations_a_word(fields: dict[str, Any]) -> float:
-    """Operations of a BiLSTM over words for a word; 0 where there is none. Two a weight forward, four backward."""
+    """Operations of a BiLSTM per word; 0 if there is none. Two operations per weight forward, four backward."""
     hidden = fields.get("model_config", {}).get("lstm_hidden_size") or 0
     return 6 * 2 * 4 * hidden * (SHAPES[fields["model"]].hidden_size + hidden)
 
@@ -101,7 +101,7 @@ def time_steps(name: str, options: argparse.Namespace) -> dict[str, Any]:
     model = make(**fields.get("model_config", {})).to(options.device)
     model.train()
     specs = ("none", fields["objective"])
-    # Of a processor its own time, which others on the machine do not lengthen.
+    # On a CPU, the process's own time, which other processes do not lengthen.
     clock = time.process_time if options.device == "cpu" else time.perf_counter
     seconds: dict[str, list[float]] = {spec: [] for spec in specs}
     with tempfile.TemporaryDirectory() as folder:
@@ -179,7 +179,7 @@ def operations(reference: dict[str, Any], corpus: str, name: str) -> float:
 
 
 def share_of_peak(reference: dict[str, Any]) -> float:
-    """What the paper's own training time says of a GPU's peak that is reached, if all epochs of its recipe ran."""
+    """The share of a GPU's peak that the paper's training time implies, if all epochs of its recipe ran."""
     done = operations(reference, "conll", reference["paper"]["student"])
     hours, peak = reference["paper"]["v100_hours"]["baseline"], reference["gpus"][reference["paper_gpu"]]
     return done / (hours * 3600 * peak * 1e12)
@@ -256,13 +256,13 @@ def write() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--measure", action="store_true", help="time the steps, and keep the times")
-    parser.add_argument("--write", action="store_true", help="fill README.md")
+    parser.add_argument("--write", action="store_true", help="fill examples/recipes/paper/README.md")
     parser.add_argument("--device", default="cpu")
     for name, default in {"batch_size": 8, "words": 17, "rounds": 3}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     options = parser.parse_args()
     if not (options.measure or options.write):
-        parser.error("say --measure, --write or both")
+        parser.error("give --measure, --write or both")
     if options.measure:
         measure(options)
     if options.write:
