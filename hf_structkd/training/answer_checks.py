@@ -1,4 +1,4 @@
-"""Do the answers that a corpus holds fit what is to be learnt from them, and who is to learn it?"""
+"""Checks that the teachers' answers in a corpus fit the objectives and the student, before training."""
 
 import logging
 from collections.abc import Sequence
@@ -16,17 +16,17 @@ _ROWS_AT_ONCE = 10_000
 
 
 def check_answers(dataset: Dataset, objectives: Chosen, label_names: Sequence[str], top_k: int) -> None:
-    """Check a corpus with teachers' answers before anything is learnt from it.
+    """Check the teachers' answers in a corpus before training.
 
     Args:
-        dataset: with the columns that the objectives read.
-        objectives: what is learnt.
-        label_names: the student's labels, in their order.
-        top_k: tag sequences that the student is to learn from; a warning says where the answers hold fewer.
+        dataset: The corpus, with the columns that the objectives read.
+        objectives: The objectives with their weights.
+        label_names: The student's labels in the order of the ids.
+        top_k: Number of tag sequences to learn from; if no answer holds as many, a warning says so.
 
     Raises:
-        ValueError: if answers number other labels than the student's, were given at another (global) temperature than
-            the objectives want, or a sentence has some of the columns that they read and lacks others.
+        ValueError: If answers number other labels than the student's, were given at another (global) temperature than
+            that of the objectives, or a sentence has some of the columns that the objectives read and lacks others.
     """
     needed = [name for name in needed_columns(objectives) if name in dataset.column_names]
     if not needed:
@@ -77,12 +77,12 @@ def _check_temperatures(table: pa.Table, answered: np.ndarray, wanted: dict[str,
                 stored = pc.list_element(stored.filter(stored.is_valid()), TEMPERED_COLUMNS.index(name))
             at = np.ones(len(answered))
             at[table[TEMPERATURE].is_valid().to_numpy()] = stored.drop_null().to_numpy()
-            found = np.unique(at[answered])
+            temperatures = np.unique(at[answered])
         else:
-            found = np.ones(1)
-        if (abs(found - temperature) > 1e-6 * temperature).any():
+            temperatures = np.ones(1)
+        if (abs(temperatures - temperature) > 1e-6 * temperature).any():
             raise ValueError(
-                f"the teachers were annotated at temperature {', '.join(f'{value:g}' for value in found)} for {name}, "
+                f"the teachers were annotated at temperature {', '.join(f'{t:g}' for t in temperatures)} for {name}, "
                 f"but the objectives want {temperature:g}: a temperature of mode 'global' is the same in "
                 "annotate(temperature=...) and in training; one of mode 'local' leaves the annotation at 1"
             )

@@ -1,4 +1,4 @@
-"""Values that no training can use: numbers outside their range, and addresses where a folder is meant."""
+"""Checks of argument values: numbers in their range, and folders that are no addresses."""
 
 import math
 import re
@@ -7,7 +7,7 @@ from typing import Any
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
-# Fields of `TrainingArguments`. transformers takes any number and fails late, or trains in the wrong direction.
+# Fields of `TrainingArguments`. transformers accepts any number and fails late, or trains in the wrong direction.
 COUNTS = (
     *("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps", "save_total_limit"),
     *("eval_accumulation_steps", "torch_empty_cache_steps", "dataloader_prefetch_factor"),
@@ -30,12 +30,12 @@ def check_numbers(
     """Raise ValueError, naming the field, for a number that is not finite or outside its range.
 
     Args:
-        arguments: a dataclass instance; `None` and text are passed over, and so are fields that it does not have.
-        counts: fields that must be at least 1.
-        not_negative: fields that must be at least 0.
-        above_zero: fields that must be above 0.
+        arguments: A dataclass instance. Fields that it lacks are skipped, and so are values that are no numbers.
+        counts: Fields that must be at least 1.
+        not_negative: Fields that must be at least 0.
+        above_zero: Fields that must be above 0.
     """
-    for names, words, is_right in (
+    for names, condition, is_valid in (
         (counts, "at least 1", lambda number: number >= 1),
         (not_negative, "at least 0", lambda number: number >= 0),
         (above_zero, "above 0", lambda number: number > 0),
@@ -44,12 +44,12 @@ def check_numbers(
             value = getattr(arguments, name, None)
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 continue
-            if not math.isfinite(value) or not is_right(value):
-                raise ValueError(f"{name} must be a number {words}, not {value}")
+            if not math.isfinite(value) or not is_valid(value):
+                raise ValueError(f"{name} must be a number {condition}, not {value}")
 
 
 def check_training_numbers(arguments: Any) -> None:
-    """`check_numbers` for the fields of `TrainingArguments`."""
+    """Raise ValueError, naming the field, for a field of `TrainingArguments` outside its range."""
     check_numbers(arguments, counts=COUNTS, not_negative=NOT_NEGATIVE, above_zero=ABOVE_ZERO)
     for name in ("adam_beta1", "adam_beta2"):
         if not getattr(arguments, name) < 1:
@@ -61,9 +61,9 @@ def check_training_numbers(arguments: Any) -> None:
 
 
 def refuse_addresses(arguments: Any, fields: Sequence[str] = FOLDERS) -> None:
-    """Raise ValueError where a field that names a folder or a file holds an address, such as `s3://...`.
+    """Raise ValueError if a field for a folder or a file holds an address, such as `s3://...`.
 
-    Everything is written to folders of this machine; an address would become a folder named `s3:`.
+    Everything is written to folders of this machine: an address would become a folder named `s3:`.
     """
     for name in fields:
         value = getattr(arguments, name, None)

@@ -1,4 +1,4 @@
-"""What a distillation run can be told, on top of `transformers.TrainingArguments`."""
+"""The training arguments of a distillation: those of `transformers.TrainingArguments`, and more."""
 
 import copy
 from dataclasses import dataclass, field
@@ -13,19 +13,22 @@ from .argument_checks import check_training_numbers, refuse_addresses
 from .checks import refuse_without_effect
 
 NORMALIZATIONS = ("word", "sentence")
-DRAWN_ORDERS = ("random", "group_by_length")  # of train_sampling_strategy: those in which sentences are drawn
+DRAWN_ORDERS = (
+    "random",
+    "group_by_length",
+)  # values of train_sampling_strategy with which sentences are drawn at random
 
 
 @dataclass
 class StructKDTrainingArguments(TrainingArguments):
-    """[`TrainingArguments`] and the fields of structure-level distillation.
+    """[`TrainingArguments`] with the fields of structure-level distillation.
 
-    The loss of a sentence is `lambda * KD + (1 - lambda) * NLL` (SLKD Algorithm 1), KD the weighted sum of the
-    objective's parts and NLL the gold tags' negative log-likelihood. A sentence without gold tags has KD alone, with
-    weight 1: there is nothing to interpolate with. All losses are sums over words, divided by one number.
+    The loss of a sentence is `lambda * KD + (1 - lambda) * NLL` (SLKD Algorithm 1), KD being the weighted sum of the
+    objectives and NLL the negative log-likelihood of the gold tags. The loss of a sentence without gold tags is KD,
+    with weight 1. All losses are sums over words, divided by one number; `normalization` chooses it.
 
     Raises:
-        ValueError: for a value outside its range, an unknown objective or schedule, an argument of `TrainingArguments`
+        ValueError: For a value outside its range, an unknown objective or schedule, an argument of `TrainingArguments`
             that has no effect here, or launched processes that cannot work together.
     """
 
@@ -33,87 +36,90 @@ class StructKDTrainingArguments(TrainingArguments):
         default="posterior+top_wk",
         metadata={
             "help": "Distillation objectives: a name, names joined by '+', or a mapping name -> weight or name -> "
-            "{weight, temperature, temperature_mode}. 'none' trains on gold tags alone; there are token, emission, "
-            "top_k, top_wk, posterior, structural, substructure and fuzzy."
+            "{weight, temperature, temperature_mode}. The names are token, emission, top_k, top_wk, posterior, "
+            "structural, substructure and fuzzy; 'none' trains on gold tags alone."
         },
     )
     objective_combination: str = field(
         default="sum",
         metadata={
-            "help": "sum: objectives are added up by their weights, as in the official code. average: their weights "
-            "are divided by their sum, as in the paper."
+            "help": "sum: the weighted sum of the objectives, as in the official code. average: the weights are "
+            "divided by their sum, as in the paper."
         },
     )
     temperature: float = field(
         default=1.0,
         metadata={
-            "help": "Softens teacher and student, in the objectives that have a temperature of this mode and name "
-            "none of their own; the gradients keep their scale. temperature_mode says where it acts."
+            "help": "Softens teacher and student in the objectives that have a temperature and no value of their own. "
+            "Gradients keep their scale. temperature_mode says what it divides."
         },
     )
     temperature_mode: str = field(
         default="local",
         metadata={
-            "help": "local: on each word's distribution and on the list of k best (token, emission, posterior, "
-            "top_wk; the others stay at 1). global: on every score of both CRFs (all but substructure); the teachers "
-            "are annotated at it."
+            "help": "local: the temperature acts on the distribution of each word and of the k best sequences (token, "
+            "emission, posterior, top_wk; the others stay at 1). global: on every score of both CRFs (all except "
+            "substructure), and teachers answer at it."
         },
     )
-    top_k: int = field(default=5, metadata={"help": "Tag sequences a teacher is asked for a sentence."})
+    top_k: int = field(default=5, metadata={"help": "Number of best tag sequences that a teacher gives per sentence."})
     lambda_schedule: str = field(
         default="linear",
         metadata={
-            "help": "How lambda, the weight of distillation against gold, goes over training: linear (every update), "
-            "linear_per_epoch, cosine or constant."
+            "help": "Course of lambda, the weight of distillation against gold tags, over training: linear (changed "
+            "every update), linear_per_epoch, cosine or constant."
         },
     )
     lambda_start: float = field(default=1.0, metadata={"help": "lambda at the first update, in [0, 1]."})
     lambda_end: float = field(default=0.0, metadata={"help": "lambda at the last update, in [0, 1]."})
     lambda_rate: float | None = field(
         default=None,
-        metadata={"help": "For linear_per_epoch: by how much lambda moves an epoch (the paper's 1 %% is 0.01)."},
+        metadata={"help": "For linear_per_epoch: the change of lambda per epoch (the paper's 1 %% is 0.01)."},
     )
     normalization: str = field(
         default="word",
         metadata={
-            "help": "What summed losses are divided by, distillation and gold alike: the number of words or, as in "
-            "the paper, of sentences (word or sentence)."
+            "help": "Divisor of the summed losses, of distillation and gold tags alike: word (the number of words) "
+            "or, as in the paper, sentence (the number of sentences)."
         },
     )
     crf_learning_rate: float | None = field(
         default=None,
         metadata={
-            "help": "Learning rate of the CRF's transition, start and end scores; they start from nothing and want a "
-            "larger one than the encoder. Default: the model's configuration's, else learning_rate."
+            "help": "Learning rate of the CRF's transition, start and end scores, which are not pretrained and need a "
+            "larger one than the encoder. Default: crf_learning_rate of the model's configuration, else "
+            "learning_rate."
         },
     )
     language_sampling_temperature: float | None = field(
         default=None,
         metadata={
-            "help": "Draw languages in proportion to size ** (1 / temperature); 1 is proportional, larger values lift "
-            "small languages. Default: plain shuffling, which is proportional too."
+            "help": "Draw languages in proportion to size ** (1 / temperature): 1 is proportional, larger values draw "
+            "small languages more often. Default: plain shuffling, which is proportional too."
         },
     )
     unlabelled_rate: float | None = field(
         default=None,
         metadata={
-            "help": "Share of sentences without gold tags among those trained on, in [0, 1): an epoch is one pass "
-            "over the sentences with gold and as many others as make that share. Default: all sentences alike."
+            "help": "Share of sentences without gold tags in training, in [0, 1): an epoch is one pass over the "
+            "sentences with gold tags, and as many others as make up that share. Default: an epoch is one pass over "
+            "all sentences."
         },
     )
     annotation_dir: str | None = field(
-        default=None, metadata={"help": "Folder where the teachers' answers are kept and read from."}
+        default=None,
+        metadata={"help": "Folder in which the teachers' answers are stored, and from which later runs read them."},
     )
-    annotation_batch_size: int = field(default=64, metadata={"help": "Sentences in a teacher's forward pass."})
+    annotation_batch_size: int = field(default=64, metadata={"help": "Sentences per forward pass of a teacher."})
     license: str | None = field(
         default=None,
-        metadata={"help": "Licence of the student on its card, as the Hub names it (apache-2.0); none is claimed."},
+        metadata={"help": "Licence of the student on its card, as the Hub names it (apache-2.0). Default: none."},
     )
     label_examples: bool = field(
         default=True,
         metadata={
-            "help": "Show frequent words of the training data for each label on the card; turn it off where "
-            "the data must not be quoted."
+            "help": "Show frequent words of the training data for each label on the card. Turn this off if the data "
+            "must not be quoted."
         },
     )
 
@@ -122,7 +128,7 @@ class StructKDTrainingArguments(TrainingArguments):
         return {**{name: value for name, value in self.__dict__.items() if name != "_objectives"}, "hub_token": None}
 
     def __copy__(self) -> "StructKDTrainingArguments":
-        # copying goes through pickling's state by default, and a copy in memory keeps the token
+        # By default copying uses the pickled state; a copy in memory keeps the access token.
         copied = object.__new__(type(self))
         copied.__dict__.update(self.__dict__)
         return copied
@@ -174,6 +180,6 @@ class StructKDTrainingArguments(TrainingArguments):
             raise ValueError(f"annotation_batch_size must be at least 1, not {self.annotation_batch_size}")
         for name in ("crf_learning_rate", "language_sampling_temperature"):
             value = getattr(self, name)
-            # At an infinite temperature all languages are drawn alike.
+            # An infinite sampling temperature is valid: it draws all languages equally often.
             if value is not None and not (value > 0 and (value < float("inf") or name != "crf_learning_rate")):
                 raise ValueError(f"{name} must be above 0, not {value}")

@@ -1,4 +1,4 @@
-"""What a training run knows about its student: the part of `results.json`, and so of the card, that it can fill in."""
+"""The part of `results.json`, and so of the card, that a training run can fill in about its student."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -22,8 +22,8 @@ from ..teachers.panel import Teachers, teachers_by_language
 from .arguments import StructKDTrainingArguments
 from .students import without_adapter
 
-EVALUATION_SPLIT = "evaluation"  # what the card calls the trainer's eval_dataset, whichever split of a corpus it is
-HISTORY_POINTS = 500  # a curve needs no more, and the file stays small
+EVALUATION_SPLIT = "evaluation"  # name of the trainer's eval_dataset on the card, whatever split it is
+HISTORY_POINTS = 500  # more would not show in a curve; this keeps the file small
 _LOGGED = ("step", "epoch", "loss", "kd_lambda")
 _HYPERPARAMETERS = (
     *("learning_rate", "crf_learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size"),
@@ -33,7 +33,7 @@ _HYPERPARAMETERS = (
 
 
 def objective_name(objective: str | Mapping[str, Any]) -> str:
-    """How tables and cards call a choice of objectives: `posterior+top_wk`, `posterior+0.5*top_wk`."""
+    """The name of a choice of objectives in tables and on cards: `posterior+top_wk`, `posterior+0.5*top_wk`."""
     if isinstance(objective, str):
         return objective
     weights = {
@@ -52,16 +52,16 @@ def training_results(
     model: Mapping[str, Any] | None = None,
     **more: Any,
 ) -> RunResults:
-    """What a training's settings say of its student.
+    """Results with everything that the settings of a training say about its student.
 
     Args:
-        config: the student's.
-        args: of its training.
-        name: how the card calls the student.
-        teachers: as for `annotate`; ignored where the objective asks none.
-        history: the trainer's log.
-        model: further members of `RunResults.model` (`base_model`, `dataset`, `parameters`); they win.
-        more: further members of [`RunResults`], such as `scores`, `comparison`, `seconds`.
+        config: The student's configuration.
+        args: The training arguments.
+        name: The student's name on the card.
+        teachers: As for `annotate`; ignored if the objective asks no teacher.
+        history: The trainer's log.
+        model: Members of `RunResults.model` (`base_model`, `dataset`, `parameters`), which win over the settings.
+        more: Further members of [`RunResults`], such as `scores`, `comparison`, `seconds`.
     """
     chosen = args.objectives
     sources = dict.fromkeys([SLKD, *(objective.source for objective, _ in chosen.values())]) if chosen else {}
@@ -90,14 +90,14 @@ def training_results(
 
 
 def trainer_results(trainer: Trainer, teachers: Teachers | None = None) -> RunResults:
-    """What a trainer knows of its student at this moment.
+    """Results with everything that a trainer knows about its student at this moment.
 
-    Scores are those of its last evaluation, or of the best one's where `load_best_model_at_end` brought that model
-    back. Before the first evaluation there are none.
+    Scores are those of the last evaluation, or of the best one if `load_best_model_at_end` has loaded the best model.
+    Before the first evaluation there are none.
 
     Args:
-        trainer: a [`StructKDTrainer`].
-        teachers: its teachers.
+        trainer: A [`StructKDTrainer`].
+        teachers: Its teachers.
     """
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
     args: Any = trainer.args
@@ -133,7 +133,7 @@ def trainer_results(trainer: Trainer, teachers: Teachers | None = None) -> RunRe
 
 
 def curves(history: Iterable[Mapping[str, Any]]) -> list[dict[str, float]]:
-    """The part of a trainer's log that curves are drawn from, thinned out to 500 points."""
+    """The points of a trainer's log that curves are drawn from, thinned out to 500."""
     kept = []
     for entry in history:
         point = {
@@ -154,13 +154,13 @@ def evaluation_reports(
     """The scores of one evaluation in a trainer's log, in the layout of `RunResults.scores`.
 
     Args:
-        history: the log.
-        corpora: names of the evaluated corpora, languages.
-        metric: the headline metric.
-        step: of the evaluation; the last one where `None`.
+        history: The log.
+        corpora: Names of the evaluated corpora, which are languages.
+        metric: The headline metric.
+        step: The update of the evaluation; by default the last evaluation.
 
     Returns:
-        language -> scores, with `f1` of each type under `by_type`; languages that were not evaluated are left out.
+        Language -> scores, with the `f1` of each type under `by_type`; without languages that were not evaluated.
     """
     reports: dict[str, Any] = {}
     for entry in history:
@@ -176,7 +176,7 @@ def evaluation_reports(
 
 
 def examples_of(dataset: Any, labels: Sequence[str]) -> dict[str, list[str]]:
-    """Label -> frequent words of a training corpus; empty where its words or tags are not there any more."""
+    """Label -> frequent words of a training corpus; empty if the corpus has lost its words or tags."""
     column = tag_column(dataset) if isinstance(dataset, Dataset) else None
     if column is None or TOKENS not in dataset.column_names:
         return {}
@@ -189,7 +189,7 @@ def examples_of(dataset: Any, labels: Sequence[str]) -> dict[str, list[str]]:
 
 
 def sentences_by_language(dataset: Any) -> dict[str, int]:
-    """Language -> number of sentences; empty without a column of languages."""
+    """Language -> number of sentences; empty for a corpus without a column `language`."""
     if LANGUAGE not in (getattr(dataset, "column_names", None) or []):
         return {}
     languages = list(dataset[LANGUAGE])
@@ -197,14 +197,14 @@ def sentences_by_language(dataset: Any) -> dict[str, int]:
 
 
 def gold_by_language(dataset: Any) -> dict[str, int]:
-    """Language -> number of sentences with gold tags; empty where all have them, or without a column of languages."""
+    """Language -> number of sentences with gold tags; empty if all have them, or without a column `language`."""
     if LANGUAGE not in (getattr(dataset, "column_names", None) or []) or not isinstance(dataset, Dataset):
         return {}
-    every = sentences_by_language(dataset)
-    gold = dict.fromkeys(every, 0)
+    total = sentences_by_language(dataset)
+    gold = dict.fromkeys(total, 0)
     for language, has_tags in zip(dataset[LANGUAGE], has_gold(dataset)):
         gold[language] += has_tags
-    return {} if gold == every else gold
+    return {} if gold == total else gold
 
 
 def _teachers(teachers: Teachers) -> list[dict[str, Any]]:
@@ -217,7 +217,7 @@ def _teachers(teachers: Teachers) -> list[dict[str, Any]]:
 
 def _objective(args: StructKDTrainingArguments, chosen: Mapping[str, Any]) -> dict[str, Any]:
     schedule = f"{args.lambda_schedule}, {args.lambda_start:g} to {args.lambda_end:g}"
-    rate = "" if args.lambda_rate is None else f", by {args.lambda_rate:g} an epoch"
+    rate = "" if args.lambda_rate is None else f", by {args.lambda_rate:g} per epoch"
     return {
         "name": objective_name(args.objective),
         "combination": args.objective_combination if len(chosen) > 1 else None,
@@ -241,6 +241,6 @@ def _runtime(history: Iterable[Mapping[str, Any]]) -> float | None:
 
 
 def _is_headline(key: str, entry: Mapping[str, Any]) -> bool:
-    """Accuracy is the headline of plain tags alone, which have no F1."""
+    """Whether a key of the log is a headline metric. Accuracy is one for plain tags alone, which have no F1."""
     corpus, _, metric = key.rpartition("_")
     return key.startswith("eval_") and (metric == "f1" or (metric == "accuracy" and f"{corpus}_f1" not in entry))

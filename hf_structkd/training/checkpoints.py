@@ -1,10 +1,10 @@
-"""Checkpoints that are whole or not believed: sealed with checksums when all is written, checked before they are used.
+"""Checkpoints that survive a crash: sealed with checksums when they are complete, verified before they are used.
 
-`Trainer` writes a checkpoint file by file into its place. A run killed meanwhile leaves a folder that looks like the
-newest checkpoint and cannot be loaded, or loads as something else. Here a file beside the checkpoint says that it is
-being written, the last file in it is the list of all others with their checksums, and older checkpoints are removed
-only after that: whenever the run dies, there is one to go on from, if there ever was. What going on would silently do
-otherwise than the run before (with a new optimizer, at another place in the epoch) is refused.
+`Trainer` writes a checkpoint file by file into its place. If a run is killed meanwhile, the folder looks like a new
+checkpoint and cannot be loaded, or loads as something else. Here a file beside the checkpoint marks it as unfinished,
+the last file written into it lists all others with their checksums, and older checkpoints are removed only then.
+Whenever the run dies, one complete checkpoint remains, if there ever was one. A resumed training that would silently
+differ from the run before (a new optimizer, another position in the epoch) is refused.
 """
 
 import contextlib
@@ -29,10 +29,10 @@ from ..files import file_sha256, write_atomically
 
 logger = logging.getLogger(__name__)
 CHECKSUMS_FILE = "checksums.json"
-TRAINING_FILE = "training.json"  # what a training that goes on from a checkpoint has to know of it
+TRAINING_FILE = "training.json"  # what a resumed training has to know about the run before
 _READ_BY_TRAINING = (".safetensors", ".bin", ".pt", ".pth", ".json")
-_UNFINISHED = "_unfinished-"  # what begins with _ is not pushed to the Hub
-_HOW_TO_GO_ON = (
+_UNFINISHED = "_unfinished-"  # names that begin with _ are not pushed to the Hub
+_HOW_TO_RESUME = (
     "Start it with the batch size, gradient_accumulation_steps, number of processes and training data that it had, or "
     "set ignore_data_skip=True to go on with a new epoch"
 )
@@ -40,30 +40,31 @@ _NUMBERED = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)")
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint is damaged, could not be written, or is not one to go on from."""
+    """A checkpoint is damaged, could not be written, or cannot be resumed."""
 
 
 def seal_checkpoint(folder: Path) -> None:
-    """Write the sizes and SHA-256 checksums of all of a checkpoint's files into it, in one step."""
+    """Write the sizes in bytes and the SHA-256 checksums of all files of a checkpoint into it, in one step."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != CHECKSUMS_FILE)
-    sums = {path.relative_to(folder).as_posix(): _described(path) for path in files}
+    sums = {path.relative_to(folder).as_posix(): _size_and_checksum(path) for path in files}
     write_atomically(folder / CHECKSUMS_FILE, json.dumps(sums, indent=2))
 
 
 def is_sealed(folder: Path) -> bool:
-    """Whether a checkpoint was finished; a stock `Trainer`'s never looks it."""
+    """Whether a checkpoint has its list of checksums; those of a stock `Trainer` never have one."""
     return (folder / CHECKSUMS_FILE).exists()
 
 
 def check_checkpoint(folder: Path) -> None:
-    """Raise CheckpointError if a sealed checkpoint is not what was written; it names the file.
+    """Verify a sealed checkpoint: its list names all files that training reads, and they are as they were written.
 
-    The list must name the files that training reads, and no file outside the checkpoint.
+    Raises:
+        CheckpointError: Naming the file that is damaged, missing or not listed, or lies outside the checkpoint.
     """
     file = folder / CHECKSUMS_FILE
     try:
         sums = json.loads(file.read_text(encoding="utf-8"))
-        kept = [(folder / name, said["bytes"], said["sha256"]) for name, said in sums.items()]
+        listed = [(folder / name, entry["bytes"], entry["sha256"]) for name, entry in sums.items()]
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{file} is damaged: {error}") from error
     for name in sums:
@@ -72,25 +73,25 @@ def check_checkpoint(folder: Path) -> None:
     read = [path.name for path in folder.iterdir() if path.suffix in _READ_BY_TRAINING and path.name != CHECKSUMS_FILE]
     if unlisted := sorted({TRAINER_STATE_NAME, *read} - sums.keys()):
         raise CheckpointError(f"{file} is damaged: it has no checksum of {', '.join(unlisted)}")
-    for path, size, digest in kept:
+    for path, size, digest in listed:
         if not path.is_file():
             raise CheckpointError(f"{path} is missing: {size:,} bytes were written")
-        if (found := _described(path)) != {"bytes": size, "sha256": digest}:
+        if (current := _size_and_checksum(path)) != {"bytes": size, "sha256": digest}:
             raise CheckpointError(
                 f"{path} is damaged: {size:,} bytes were written and their checksum kept; now there are "
-                f"{found['bytes']:,} with another one"
+                f"{current['bytes']:,} with another one"
             )
 
 
 def is_unfinished(folder: Path) -> bool:
-    """Whether a run was ended while it wrote this checkpoint."""
+    """Whether a run ended while it wrote this checkpoint."""
     return not is_sealed(folder) and _note_beside(folder).exists()
 
 
 def holds_training_state(folder: Path) -> bool:
-    """Whether a checkpoint has what goes on besides the model: the optimizer and its schedule, in any of their forms.
+    """Whether a checkpoint holds the optimizer and its schedule, in any of their formats.
 
-    With `save_only_model` it has not; `Trainer` would start both anew without a word.
+    With `save_only_model` it does not, and `Trainer` would silently start with new ones.
     """
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     deepspeed = "latest" in names
@@ -98,15 +99,15 @@ def holds_training_state(folder: Path) -> bool:
 
 
 def numbered_checkpoints(folder: Path) -> list[Path]:
-    """A training's checkpoints, newest first."""
-    found = [path for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if _NUMBERED.fullmatch(path.name)]
-    return sorted(found, key=lambda path: -int(path.name.rsplit("-", 1)[1]))
+    """The checkpoints in a training's folder, newest first."""
+    checkpoints = [path for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if _NUMBERED.fullmatch(path.name)]
+    return sorted(checkpoints, key=lambda path: -int(path.name.rsplit("-", 1)[1]))
 
 
 def last_whole_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that can be gone on from, finished and undamaged; why newer ones cannot is logged.
+    """The newest checkpoint that can be resumed, finished and undamaged; the log says why newer ones cannot.
 
-    A stock `Trainer`'s, which has no checksums, is taken if its last file is there.
+    A checkpoint of a stock `Trainer`, which has no checksums, counts as finished if its last file exists.
     """
     for checkpoint in numbered_checkpoints(folder):
         if is_unfinished(checkpoint) or not (is_sealed(checkpoint) or (checkpoint / TRAINER_STATE_NAME).exists()):
@@ -128,9 +129,10 @@ def last_whole_checkpoint(folder: Path) -> Path | None:
 
 
 class CheckpointedTrainer(Trainer):
-    """[`transformers.Trainer`] whose checkpoints are sealed, and checked before they are used.
+    """[`transformers.Trainer`] whose checkpoints are sealed, and verified before they are used.
 
-    `earlier_seconds` is how long the training had gone on until the checkpoint that `train` went on from.
+    Attributes:
+        earlier_seconds: Seconds of training before the checkpoint that `train` resumed; 0 for a new training.
     """
 
     earlier_seconds: float = 0.0
@@ -138,17 +140,16 @@ class CheckpointedTrainer(Trainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.add_callback(_RefuseAnotherPlace())
+        self.add_callback(_RefuseAnotherPosition())
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """As in `Trainer`. With `resume_from_checkpoint=True` it goes on from the newest checkpoint that is whole.
+        """As in `Trainer`. With `resume_from_checkpoint=True` the newest complete checkpoint is resumed.
 
-        Where a run died before its first checkpoint was finished, it starts from the beginning, and says so.
+        If a run died before its first checkpoint was finished, training starts from the beginning, which the log says.
 
         Raises:
-            CheckpointError: if the checkpoint named is damaged or holds the model alone, or if this training would go
-                on at another place in the data than the one before it: its batches, its processes or its data are
-                others.
+            CheckpointError: If the given checkpoint is damaged or holds the model alone, or if this training has other
+                batches, processes or data than the one before, and would resume at another position in the data.
         """
         if resume_from_checkpoint is True:
             resume_from_checkpoint = self._whole_checkpoint()
@@ -164,38 +165,38 @@ class CheckpointedTrainer(Trainer):
                     "saved without save_only_model"
                 )
         checkpoint = resume_from_checkpoint if isinstance(resume_from_checkpoint, str | os.PathLike) else None
-        kept = _known_of(Path(checkpoint)) if checkpoint is not None else {}
-        before, now = kept.get("sentences_an_update"), self._sentences_an_update()
+        record = _training_record(Path(checkpoint)) if checkpoint is not None else {}
+        before, now = record.get("sentences_an_update"), self._sentences_per_update()
         if before not in (None, now) and not (self.args.ignore_data_skip or self.args.auto_find_batch_size):
             raise CheckpointError(
-                f"{checkpoint} is of a training with {before} sentences an update, and this one has {now}: sentences "
-                f"would be left out or repeated. {_HOW_TO_GO_ON}"
+                f"{checkpoint} is of a training with {before} sentences per update, and this one has {now}: sentences "
+                f"would be left out or repeated. {_HOW_TO_RESUME}"
             )
-        self.earlier_seconds = float(kept.get("seconds", 0.0))
+        self.earlier_seconds = float(record.get("seconds", 0.0))
         self._started = time.perf_counter()
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def _whole_checkpoint(self) -> str | bool:
         output = Path(str(self.args.output_dir))
-        found = numbered_checkpoints(output)
+        checkpoints = numbered_checkpoints(output)
         whole = last_whole_checkpoint(output)
-        self.accelerator.wait_for_everyone()  # before anything is removed, all have looked
+        self.accelerator.wait_for_everyone()  # all processes look before anything is removed
         if self.args.should_save:
-            for checkpoint in found:
+            for checkpoint in checkpoints:
                 if is_unfinished(checkpoint):
                     shutil.rmtree(checkpoint, ignore_errors=True)
             for note in output.glob(f"{_UNFINISHED}*"):
                 note.unlink(missing_ok=True)
-        if whole is None and found:
+        if whole is None and checkpoints:
             logger.warning("there is no checkpoint in %s to go on from: training starts from the beginning", output)
             return False
-        return str(whole) if whole is not None else True  # Trainer says that there is none
+        return str(whole) if whole is not None else True  # with True, Trainer raises its own error
 
     def get_train_dataloader(self) -> DataLoader:
-        """As in `Trainer`, of several processes too with a sampler that is told the epoch of a resumed training.
+        """As in `Trainer`, with a sampler that receives the epoch of a resumed training on several processes too.
 
-        `accelerate` looks for it as `batch_sampler.sampler`, two levels deep. Where batches are shared by processes
-        and the first ones skipped, it is three levels deep, and epoch 0's order would come again.
+        `accelerate` sets the epoch of `batch_sampler.sampler`, two levels deep. If processes share batches and the
+        first ones are skipped, the sampler is three levels deep, and the order of epoch 0 would be repeated.
         """
         loader = super().get_train_dataloader()
         shard = loader.batch_sampler
@@ -211,19 +212,19 @@ class CheckpointedTrainer(Trainer):
             if self.args.should_save:
                 folder.parent.mkdir(parents=True, exist_ok=True)
                 _note_beside(folder).touch()
-                (folder / CHECKSUMS_FILE).unlink(missing_ok=True)  # of a run that came this far before
+                (folder / CHECKSUMS_FILE).unlink(missing_ok=True)  # of an earlier run that came as far
             self.args.save_total_limit = None  # nothing is removed before this one is sealed
             super()._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()  # every process has written its own random state
             if self.args.should_save:
                 seconds = self.earlier_seconds + time.perf_counter() - self._started
-                known = {"seconds": seconds, "sentences_an_update": self._sentences_an_update()}
-                write_atomically(folder / TRAINING_FILE, json.dumps(known))
+                record = {"seconds": seconds, "sentences_an_update": self._sentences_per_update()}
+                write_atomically(folder / TRAINING_FILE, json.dumps(record))
                 seal_checkpoint(folder)
                 _note_beside(folder).unlink(missing_ok=True)
         except Exception as error:
             if self.args.should_save:
-                shutil.rmtree(folder, ignore_errors=True)  # it takes the room that the next attempt needs
+                shutil.rmtree(folder, ignore_errors=True)  # the next attempt needs its space
                 with contextlib.suppress(OSError):
                     _note_beside(folder).unlink(missing_ok=True)
             if not _is_about_files(error):
@@ -234,15 +235,15 @@ class CheckpointedTrainer(Trainer):
         if self.args.should_save and limit:
             self._remove_old_checkpoints(folder, limit)
 
-    def _sentences_an_update(self) -> int:
+    def _sentences_per_update(self) -> int:
         return self._train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
 
     def _remove_old_checkpoints(self, newest: Path, limit: int) -> None:
         best = self.state.best_model_checkpoint
-        kept = {newest, *([Path(best)] if best else [])}
-        others = [path for path in numbered_checkpoints(newest.parent) if path not in kept]
-        others.sort(key=os.path.getmtime, reverse=True)  # as Trainer does: an earlier run's may have higher numbers
-        for checkpoint in others[max(0, limit - len(kept)) :]:
+        always_kept = {newest, *([Path(best)] if best else [])}
+        others = [path for path in numbered_checkpoints(newest.parent) if path not in always_kept]
+        others.sort(key=os.path.getmtime, reverse=True)  # as in Trainer: those of earlier runs may have higher numbers
+        for checkpoint in others[max(0, limit - len(always_kept)) :]:
             shutil.rmtree(checkpoint, ignore_errors=True)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
@@ -261,27 +262,30 @@ class CheckpointedTrainer(Trainer):
         super()._load_best_model()
 
 
-class _RefuseAnotherPlace(TrainerCallback):
-    """`Trainer` finds its place in the data by counting updates, whatever an update was before."""
+class _RefuseAnotherPosition(TrainerCallback):
+    """Refuses to resume at another position in the data.
+
+    `Trainer` finds the position by counting updates, even if an update of the run before had another size.
+    """
 
     def on_train_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **_: Any) -> None:
         if not state.global_step or args.ignore_data_skip or not has_length(train_dataloader):
             return
         batches = len(train_dataloader)
         epochs, updates = divmod(state.global_step, math.ceil(batches / args.gradient_accumulation_steps))
-        place = epochs + updates * args.gradient_accumulation_steps / batches
-        if abs(place - state.epoch) > 0.5 / batches:
+        position = epochs + updates * args.gradient_accumulation_steps / batches
+        if abs(position - state.epoch) > 0.5 / batches:
             raise CheckpointError(
                 f"the checkpoint of update {state.global_step} is at epoch {state.epoch:.4g}, and this training would "
-                f"go on at epoch {place:.4g}, with sentences left out or repeated. {_HOW_TO_GO_ON}"
+                f"go on at epoch {position:.4g}, with sentences left out or repeated. {_HOW_TO_RESUME}"
             )
 
 
-def _known_of(checkpoint: Path) -> dict[str, Any]:
+def _training_record(checkpoint: Path) -> dict[str, Any]:
     try:
         return dict(json.loads((checkpoint / TRAINING_FILE).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
-        return {}  # a stock `Trainer`'s
+        return {}  # the checkpoint of a stock `Trainer`
 
 
 def _model_alone(checkpoint: Path) -> str:
@@ -297,9 +301,10 @@ def _warn_of_stock(checkpoint: Path) -> None:
 
 
 def _is_about_files(error: Exception) -> bool:
-    # safetensors and torch.save (by its "inline_container") have errors of their own for what the system said
-    said = isinstance(error, RuntimeError) and any(part in str(error) for part in ("inline_container", "writing file"))
-    return said or isinstance(error, OSError) or type(error).__name__ == "SafetensorError"
+    # safetensors and torch.save (by its "inline_container") have their own classes for errors of the system
+    writing = ("inline_container", "writing file")
+    of_torch = isinstance(error, RuntimeError) and any(part in str(error) for part in writing)
+    return of_torch or isinstance(error, OSError) or type(error).__name__ == "SafetensorError"
 
 
 def _not_written(folder: Path, error: Exception) -> str:
@@ -309,5 +314,5 @@ def _not_written(folder: Path, error: Exception) -> str:
     )
 
 
-def _described(path: Path) -> dict[str, Any]:
+def _size_and_checksum(path: Path) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, "sha256": file_sha256(path)}

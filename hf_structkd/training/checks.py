@@ -1,6 +1,6 @@
-"""What a training is refused for before it starts: arguments without effect, and a choice of best model without sense.
+"""Checks before a training starts: arguments without effect, the metric of the best model, data and collator.
 
-`Trainer` takes much that [`StructKDTrainer`], whose loss is its own, could only ignore.
+`Trainer` accepts many arguments that [`StructKDTrainer`], which has its own loss, would ignore. They are refused.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,7 +17,7 @@ from ..modeling.configuration import label_names
 
 MACRO = "macro"  # as metric_for_best_model: the headline metric's average over languages
 
-# Training arguments that have no effect here: the values that ask for none, and why.
+# Training arguments that have no effect here -> the values that ask for no effect, and the reason.
 WITHOUT_EFFECT: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "label_smoothing_factor": ((0.0, 0), "a CRF's likelihood is of whole tag sequences, which cannot be smoothed"),
     "label_names": ((None, ["labels"]), "gold tags are those of the column 'labels'"),
@@ -26,15 +26,18 @@ WITHOUT_EFFECT: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "use_cache": ((False,), "a tagger generates nothing, so it has no cache"),
     "past_index": ((-1, None), "a tagger has no past states"),
 }
-# These update each weight in the backward pass, all with one learning rate.
+# These optimizers update each weight in the backward pass, all with one learning rate.
 ONE_RATE = tuple(name for name in OptimizerNames if name.value.endswith(("layerwise", "lomo")))
 
 
 def refuse_without_effect(args: Any) -> None:
-    """Raise ValueError, naming the argument and the reason, if training arguments ask for what cannot be had.
+    """Refuse training arguments that would have no effect.
 
     Args:
         args: [`StructKDTrainingArguments`].
+
+    Raises:
+        ValueError: Naming the argument and the reason.
     """
     for name, (values, reason) in WITHOUT_EFFECT.items():
         if hasattr(args, name) and getattr(args, name) not in values:
@@ -56,12 +59,15 @@ def refuse_ignored(
     optimizers: tuple[Any, Any] = (None, None),
     **others: Any,
 ) -> None:
-    """Raise ValueError, naming it, if a trainer is given what it would not look at, or would misread.
+    """Refuse arguments of a trainer that it would ignore or misread.
 
     Args:
-        config: the model's configuration.
+        config: The model's configuration.
         args: [`StructKDTrainingArguments`].
-        compute_metrics, lambda_schedule, compute_loss_func, optimizers, others: as the trainer is given them.
+        compute_metrics, lambda_schedule, compute_loss_func, optimizers, others: The arguments of the trainer.
+
+    Raises:
+        ValueError: Naming the argument and the reason.
     """
     if compute_loss_func is not None:
         raise ValueError(
@@ -93,17 +99,17 @@ def refuse_ignored(
 
 
 def choose_best_metric(args: Any, compute_metrics: Any, eval_dataset: Any) -> None:
-    """Make `args.metric_for_best_model` the name of a score that evaluations will have.
+    """Set `args.metric_for_best_model` to the name of a score that evaluations will have.
 
-    `"macro"` becomes the average over languages of the headline metric, which for a single corpus is its own score.
+    `"macro"` becomes the average over languages of the headline metric; for a single corpus it is the score itself.
 
     Args:
         args: [`StructKDTrainingArguments`], changed in place.
-        compute_metrics: the trainer's; its `metric_name`, if it has one, is the headline metric.
-        eval_dataset: one corpus, a mapping of corpora, or `None`.
+        compute_metrics: That of the trainer; its `metric_name`, if it has one, is the headline metric.
+        eval_dataset: One corpus, a mapping of corpora, or `None`.
 
     Raises:
-        ValueError: if there will be no such score, which `Trainer` would find out after the first evaluation.
+        ValueError: If there will be no such score. `Trainer` would fail only after the first evaluation.
     """
     if args.metric_for_best_model is None or eval_dataset is None:
         return
@@ -144,12 +150,12 @@ def choose_best_metric(args: Any, compute_metrics: Any, eval_dataset: Any) -> No
 
 
 def check_training_data(dataset: Any, args: Any) -> None:
-    """Raise an error if training data cannot be trained on, before teachers are asked about them.
+    """Check training data before teachers are asked about them.
 
     Raises:
-        TypeError: if they are several corpora, or not tokenised and no `Dataset`.
-        ValueError: if there are no sentences, if languages are to be balanced and the data do not tell them, or if a
-            stream is to be drawn from.
+        TypeError: If the data are several corpora, or neither tokenised nor a `Dataset`.
+        ValueError: If there are no sentences, if languages are to be balanced and there is no column `language`, or if
+            sentences are to be drawn from a stream.
     """
     if isinstance(dataset, Mapping):
         raise TypeError(
@@ -169,11 +175,11 @@ def check_training_data(dataset: Any, args: Any) -> None:
 
 
 def refuse_untokenised(dataset: Any) -> None:
-    """Raise an error if what is to be tokenised, or asked about, is no `Dataset`.
+    """Refuse data that still have to be tokenised or annotated and are no `Dataset`.
 
     Raises:
-        ValueError: if it is a stream of words.
-        TypeError: if it is a list of anything but tokenised sentences.
+        ValueError: If the data are a stream of words.
+        TypeError: If they are a list of anything but tokenised sentences.
     """
     if isinstance(dataset, list | tuple):
         row = dataset[0] if dataset else {}
@@ -193,14 +199,15 @@ def refuse_untokenised(dataset: Any) -> None:
 
 
 def refuse_lossy_collator(collator: Callable, dataset: Any, objectives: Chosen) -> None:
-    """Raise ValueError if a data collator of one's own leaves out the teachers' answers.
-
-    Without them the student would learn from gold tags alone.
+    """Refuse a data collator that drops the teachers' answers: the student would learn from gold tags alone.
 
     Args:
-        collator: of the trainer.
-        dataset: the training data, with the columns that collators get.
-        objectives: those chosen.
+        collator: The data collator of the user.
+        dataset: The training data with the columns that collators get.
+        objectives: The objectives with their weights.
+
+    Raises:
+        ValueError: Naming the dropped columns.
     """
     if not isinstance(dataset, Dataset):
         return

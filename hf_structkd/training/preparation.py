@@ -1,4 +1,4 @@
-"""Training data before the first step: legal gold tags, teachers' answers, subwords, and the order they come in."""
+"""Prepares training data: checks gold tags, adds teachers' answers and subwords, and orders the sentences."""
 
 from typing import Any
 
@@ -22,16 +22,16 @@ from .checks import refuse_untokenised
 
 
 def encoded(dataset: Any, tokenizer: Any, labels: list[str]) -> Any:
-    """A corpus with subwords and labels counted as the model counts them.
+    """Tokenise a corpus and number its labels as the model does.
 
     Args:
-        dataset: a corpus, tokenised or not; what is no corpus (a stream, say) stays as it is.
-        tokenizer: the student's.
-        labels: the model's, in the order of their ids.
+        dataset: A corpus, tokenised or not. Other data, for instance a stream, are returned unchanged.
+        tokenizer: The student's tokenizer.
+        labels: The model's labels in the order of the ids.
 
     Raises:
-        ValueError: if there is no tokenizer, if the corpus is a stream of words, has neither words nor subwords, or
-            labels that the model lacks.
+        ValueError: If there is no tokenizer, or if the corpus is a stream of words, has neither words nor subwords, or
+            has labels that the model lacks.
     """
     refuse_untokenised(dataset)
     if not isinstance(dataset, Dataset):
@@ -41,24 +41,24 @@ def encoded(dataset: Any, tokenizer: Any, labels: list[str]) -> Any:
     check_corpus(dataset)
     if tokenizer is None:
         raise ValueError("the corpora are not tokenised: give StructKDTrainer the tokenizer as processing_class")
-    # `datasets` keeps what `map` makes in files that nothing verifies: teachers' answers do not go through it.
+    # `map` of `datasets` stores its output in files that nothing verifies, so the teachers' answers bypass it.
     answers = [name for name in dataset.column_names if name in TARGET_COLUMNS]
     if not answers:
         return encode_corpus(dataset, tokenizer, labels)
     words = encode_corpus(dataset.remove_columns(answers), tokenizer, labels)
-    kept = dataset.select_columns(answers).flatten_indices(keep_in_memory=True)  # in a file it would be a copy too
-    return concatenate_datasets([words, kept], axis=1)
+    answer_columns = dataset.select_columns(answers).flatten_indices(keep_in_memory=True)  # a file would be a copy too
+    return concatenate_datasets([words, answer_columns], axis=1)
 
 
 def scorable(dataset: Any, tokenizer: Any, labels: list[str], name: str | None = None) -> Any:
-    """A corpus to be scored, with subwords.
+    """Tokenise a corpus that is to be scored.
 
     Args:
-        dataset, tokenizer, labels: as for `encoded`.
-        name: the corpus', for the message.
+        dataset, tokenizer, labels: As for [`encoded`].
+        name: The name of the corpus in messages.
 
     Raises:
-        ValueError: as `encoded`, and if there are no sentences, or none with gold tags, which would be a score of 0.
+        ValueError: As [`encoded`]; also if there are no sentences, or none with gold tags: the score would be 0.
     """
     if isinstance(dataset, Dataset) and not len(dataset):
         raise ValueError(f"the corpus{f' {name!r}' if name else ''} cannot be evaluated: it has no sentences")
@@ -78,11 +78,18 @@ def annotated(
     args: StructKDTrainingArguments,
     config: PreTrainedConfig,
 ) -> Any:
-    """Training data with the answers that the objectives read; teachers are asked where they are missing.
+    """Training data with the teachers' answers that the objectives read; missing answers are asked for.
+
+    Args:
+        dataset: The training data.
+        teachers: As for `annotate`; `None` if the data hold the answers.
+        objectives: The objectives with their weights.
+        args: The training arguments.
+        config: The student's configuration.
 
     Raises:
-        ValueError: if there are neither answers nor teachers, answers that do not fit (see `check_answers`), no gold
-            tags where nothing else is learnt from, or gold tags that the model's constraints exclude.
+        ValueError: If there are neither answers nor teachers, if answers do not fit (see [`check_answers`]), if there
+            are no gold tags and no objective, or if the model's constraints exclude the gold tags.
     """
     if not objectives and isinstance(dataset, Dataset) and len(dataset) and not has_any_gold(dataset):
         raise ValueError(
@@ -115,14 +122,20 @@ def annotated(
 
 
 def train_sampler(data: Any, args: StructKDTrainingArguments) -> torch.utils.data.Sampler | None:
-    """The order in which training data come; it depends on the seed and the epoch alone.
+    """The order of the training data, which depends on the seed and the epoch alone.
 
-    So a training that is resumed goes on with the sentences that come next, and several processes share one order,
-    whatever random numbers each has drawn. `None` where the order is the data's own or `Trainer`'s business: streams,
-    and the strategies `sequential` and `batch_rebalance`.
+    A resumed training therefore continues with the sentences that come next, and several processes share one order.
+
+    Args:
+        data: The training data.
+        args: The training arguments.
+
+    Returns:
+        The sampler; `None` if the data or `Trainer` decide the order: for streams, and for the strategies `sequential`
+        and `batch_rebalance`.
 
     Raises:
-        ValueError: if languages are to be balanced and the data do not tell them.
+        ValueError: If languages are to be balanced and there is no column `language`.
     """
     temperature, rate, strategy = (
         args.language_sampling_temperature,
@@ -131,14 +144,14 @@ def train_sampler(data: Any, args: StructKDTrainingArguments) -> torch.utils.dat
     )
     if strategy not in DRAWN_ORDERS or not has_length(data):
         return None
-    rows: Any = data  # has_length would have it something that has no rows
+    rows: Any = data  # for the type checker, has_length hides that it has rows
     columns = getattr(rows, "column_names", None) or []
     if temperature is not None and LANGUAGE not in columns:
         raise ValueError(f"language_sampling_temperature needs a column {LANGUAGE!r} in the training data")
     lengths = None
     if args.train_sampling_strategy == "group_by_length":
-        given = args.length_column_name in columns
-        lengths = rows[args.length_column_name] if given else [len(ids) for ids in _column(rows, "input_ids")]
+        has_column = args.length_column_name in columns
+        lengths = rows[args.length_column_name] if has_column else [len(ids) for ids in _column(rows, "input_ids")]
     return MixedSampler(
         rows[LANGUAGE] if LANGUAGE in columns else [""] * len(rows),
         temperature or 1.0,
@@ -155,7 +168,7 @@ def _column(data: Any, name: str) -> Any:
 
 
 def _refuse_illegal_gold(dataset: Any, config: PreTrainedConfig) -> None:
-    """With constraints in training an illegal gold sequence has probability 0, and its loss is infinite."""
+    """Refuse illegal gold tags if training uses constraints: their probability is 0, and the loss infinite."""
     column = tag_column(dataset) if isinstance(dataset, Dataset) else None
     if getattr(config, "crf_constraints", "none") != "train" or column is None:
         return

@@ -1,4 +1,4 @@
-"""What made a finished thing: the data with their tags, the encoder it started from, and the files it consists of."""
+"""Fingerprints of what a model is made of: the data with their tags, the encoder, and the files of the model."""
 
 import hashlib
 import json
@@ -24,7 +24,7 @@ def digest(value: Any) -> str:
 
 
 def data_fingerprint(data: Dataset) -> str:
-    """A hash of sentences and their languages, then, after a hyphen, one of their gold tags."""
+    """A hash of sentences with their languages and, after a hyphen, a hash of their gold tags."""
     column = tag_column(data)
     names = tag_names(data) if column else None
 
@@ -35,19 +35,19 @@ def data_fingerprint(data: Dataset) -> str:
 
     if column is None:
         return f"{corpus_fingerprint(data)}-{digest(None)}"
-    # As `digest` of the whole list, sentence by sentence: a large corpus's tags are long as JSON.
-    of_tags = hashlib.sha256(b"[")
+    # The same as `digest` of the whole list, computed sentence by sentence: the JSON of a large corpus would be long.
+    tag_hash = hashlib.sha256(b"[")
     for row, tags in enumerate(data[column]):
         text = (", " if row else "") + json.dumps(named(tags), ensure_ascii=False)
-        of_tags.update(text.encode("utf-8", "surrogatepass"))
-    of_tags.update(b"]")
-    return f"{corpus_fingerprint(data)}-{of_tags.hexdigest()[:16]}"
+        tag_hash.update(text.encode("utf-8", "surrogatepass"))
+    tag_hash.update(b"]")
+    return f"{corpus_fingerprint(data)}-{tag_hash.hexdigest()[:16]}"
 
 
 def same_data(one: Any, other: Any) -> bool:
-    """Whether two (mappings of) fingerprints are those of the same data, as far as both tell.
+    """Whether two fingerprints, or mappings of fingerprints, are of the same data.
 
-    Results of the first versions hold fingerprints of the sentences alone, without those of the tags.
+    Results of the first versions hold fingerprints of the sentences alone; only these parts are then compared.
     """
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         return one.keys() == other.keys() and all(same_data(one[name], other[name]) for name in one)
@@ -58,14 +58,14 @@ def same_data(one: Any, other: Any) -> bool:
 
 @cache
 def content_key(model: str, revision: str | None = None) -> str:
-    """What tells an encoder from others wherever it lies.
+    """A key of an encoder that does not depend on where it lies.
 
     Args:
-        model: a folder, or a Hub id.
-        revision: branch, tag or commit of a Hub id.
+        model: A folder, or a Hub id.
+        revision: Branch, tag or commit of a Hub id.
 
     Returns:
-        A hash of a folder's files. For a Hub id its commit, where it is in the cache, behind the id.
+        For a folder a hash of its files; for a Hub id `id@commit`, or the id alone if it is not in the cache.
     """
     folder = Path(model)
     if folder.is_dir():
@@ -79,7 +79,7 @@ def content_key(model: str, revision: str | None = None) -> str:
 
 
 def hub_commit(model: str, revision: str | None = None) -> str | None:
-    """The commit of a Hub id in the cache; `revision` where it is not there, and for a path."""
+    """The commit of a Hub id in the cache; for a path, and for a model that is not in the cache, `revision`."""
     try:
         file: Any = try_to_load_from_cache(model, "config.json", revision=revision)
     except HFValidationError:  # a path
@@ -89,7 +89,7 @@ def hub_commit(model: str, revision: str | None = None) -> str | None:
 
 
 def model_files(folder: Path) -> dict[str, str]:
-    """Name -> checksum of the files that a model in a folder is read from; cards and records are none of them."""
+    """Name -> checksum of the files that a model in a folder is loaded from; without its card and records."""
     return {
         file.name: file_sha256(file)
         for file in sorted(folder.iterdir())

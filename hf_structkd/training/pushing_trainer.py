@@ -1,4 +1,4 @@
-"""A trainer whose every push to the Hub is complete: model, tokenizer, code, card, results and pictures."""
+"""A trainer whose pushes to the Hub are complete: model, tokenizer, code, card, results and pictures."""
 
 import logging
 import shutil
@@ -22,29 +22,32 @@ logger = logging.getLogger(__name__)
 
 
 class PushingTrainer(CheckpointedTrainer):
-    """[`transformers.Trainer`] with complete pushes, and errors on the way to the Hub that cost no result.
+    """[`transformers.Trainer`] with complete pushes, and errors of the Hub that lose no result.
 
-    `push_to_hub()` and every `hub_strategy` push what `save_model` writes and, beside it, `results.json`, pictures and
-    the card; pushes during training too.
+    `push_to_hub()` and every `hub_strategy`, during training too, push what `save_model` writes, `results.json`,
+    pictures and the card.
+
+    Attributes:
+        teachers: The student's teachers, for the card; `None` without teachers.
     """
 
     args: StructKDTrainingArguments
     teachers: Teachers | None = None
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Write `results.json`, pictures and the student's card into `output_dir`; every push comes through here.
+        """Write `results.json`, pictures and the student's card into `output_dir`. Every push calls this.
 
-        A card that is there already is left alone, with what is beside it, unless it is one of ours: one made with
-        more than the trainer knows (scores on test, the teachers' own), or one edited by hand.
+        An existing card that this trainer may not replace stays as it is, with the files beside it: a card that was
+        edited, or one that was made with more than the trainer knows (scores on test, or of the teachers).
 
         Args:
-            args, kwargs: as for `Trainer`; `language`, `license`, `tags`, `model_name`, `finetuned_from` and `dataset`
-                go onto the card.
+            args, kwargs: As for `Trainer`; `language`, `license`, `tags`, `model_name`, `finetuned_from` and `dataset`
+                are shown on the card.
         """
-        if self.is_world_process_zero() and not self._card_is_somebodys():
+        if self.is_world_process_zero() and not self._card_is_foreign():
             write_description(self, self.teachers, *args, **kwargs)
 
-    def _card_is_somebodys(self) -> bool:
+    def _card_is_foreign(self) -> bool:
         card = Path(str(self.args.output_dir)) / CARD_NAME
         return card.exists() and REWRITTEN not in card.read_text(encoding="utf-8")
 
@@ -58,17 +61,17 @@ class PushingTrainer(CheckpointedTrainer):
         """As in `Trainer`: model, tokenizer, code, card, results and pictures in one commit.
 
         Raises:
-            PushError: if the Hub cannot be reached or refuses; `output_dir` holds everything then.
+            PushError: If the Hub cannot be reached or refuses; `output_dir` then holds everything.
         """
         refuse_private_files(self.args)
         if not self.args.push_to_hub:
-            # The Hub is about to be asked for a repository; whatever it says, the training's result is kept first.
+            # Save the model before the Hub is asked for a repository, which may fail.
             self.save_model(_internal_call=True)
         with pushing(self._repo_id(), kwargs.get("token") or self.args.hub_token, self.args.output_dir):
             return super().push_to_hub(*args, **kwargs)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        # Trainer takes weights and configuration along, and neither the model's code nor its card.
+        # Trainer pushes weights and configuration, but neither the model's code nor its card.
         if self.is_world_process_zero() and self.args.hub_strategy != HubStrategy.END:
             copy_code(checkpoint_folder, str(self.args.output_dir))
             self.create_model_card()
@@ -76,7 +79,7 @@ class PushingTrainer(CheckpointedTrainer):
 
     def _finish_current_push(self) -> None:
         super()._finish_current_push()
-        # Trainer forgets whether the pushes it made during training came through.
+        # Trainer does not check whether its pushes during training succeeded.
         warn_of_failed_pushes(getattr(self, "push_in_progress", None), self._repo_id(), self.args.hub_token)
 
     def _repo_id(self) -> str:
@@ -100,11 +103,11 @@ def write_description(
     """Write results.json, pictures and card of a trainer's student into its `output_dir`; never raises.
 
     Args:
-        trainer: a [`StructKDTrainer`].
-        teachers: its teachers.
-        language, license, tags, model_name, finetuned_from, dataset, dataset_tags: as for `Trainer.create_model_card`;
+        trainer: A [`StructKDTrainer`].
+        teachers: Its teachers.
+        language, license, tags, model_name, finetuned_from, dataset, dataset_tags: As for `Trainer.create_model_card`;
             they win over what the trainer knows.
-        tasks, dataset_args: not used, the card knows the task.
+        tasks, dataset_args: Not used; the task is always token classification.
     """
     given = {
         "languages": [language] if isinstance(language, str) else language,
@@ -124,13 +127,13 @@ def write_description(
 
 
 def copy_code(checkpoint: str, output_dir: str) -> None:
-    """Put the model's code, which `save_pretrained` left in a checkpoint, where the push takes its files from."""
+    """Copy the model's code, which `save_pretrained` left in a checkpoint, into the folder that is pushed."""
     for path in Path(checkpoint).glob("*.py"):
         shutil.copy(path, Path(output_dir) / path.name)
 
 
 def refuse_private_files(args: StructKDTrainingArguments) -> None:
-    """Raise ValueError if the teachers' answers, and with them the corpus, lie where everything is pushed from."""
+    """Raise ValueError if the teachers' answers, which contain the corpus, lie in the folder that is pushed."""
     if args.annotation_dir is None:
         return
     output, annotations = (Path(str(folder)).resolve() for folder in (args.output_dir, args.annotation_dir))
@@ -142,12 +145,12 @@ def refuse_private_files(args: StructKDTrainingArguments) -> None:
 
 
 def warn_of_failed_pushes(progress: Any, repo_id: str, token: str | None) -> None:
-    """Log why pushes during training did not come through; each is told once.
+    """Log once per push during training that failed why it failed.
 
     Args:
-        progress: the trainer's `push_in_progress`, whose jobs are futures.
-        repo_id: where they were going.
-        token: which must not show up in the log.
+        progress: The trainer's `push_in_progress`, whose jobs are futures.
+        repo_id: The repository.
+        token: The access token, which is blanked in the log.
     """
     for job in list(getattr(progress, "jobs", None) or []):
         if job.done() and not job.cancelled() and (error := job.exception()) is not None:

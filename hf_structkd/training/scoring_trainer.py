@@ -1,4 +1,4 @@
-"""A trainer that scores a model's own tags, on one corpus or on several, in the order of their sentences."""
+"""A trainer that scores the decoded tags of a model, on one corpus or several, in the order of the sentences."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,27 +17,27 @@ from .pushing_trainer import PushingTrainer
 
 
 class ScoringTrainer(PushingTrainer):
-    """[`transformers.Trainer`] whose predictions are tags, and whose corpora may be of words.
+    """[`transformers.Trainer`] whose predictions are tags, and whose corpora may be words that are not tokenised yet.
 
     Attributes:
-        label_names_in_order: the model's labels, in the order of their ids.
+        label_names_in_order: The model's labels in the order of the ids.
     """
 
     label_names_in_order: list[str]
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
-        """As in `Trainer`, for a corpus of words too."""
+        """As in `Trainer`; also for a corpus of words."""
         if eval_dataset is not None and not isinstance(eval_dataset, str):
-            # With persistent workers `Trainer` keeps one loader for whatever corpus it is given: the first one's.
+            # With persistent workers `Trainer` would reuse the loader of the first corpus for all others.
             getattr(self, "_eval_dataloaders", {}).pop("eval", None)
             eval_dataset = scorable(eval_dataset, self.processing_class, self.label_names_in_order)
         return super().get_eval_dataloader(eval_dataset)
 
     def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
-        """As in `Trainer`, for a corpus of words too.
+        """As in `Trainer`; also for a corpus of words.
 
         Raises:
-            TypeError: if it is given several corpora.
+            TypeError: If several corpora are given.
         """
         if isinstance(test_dataset, Mapping):
             raise TypeError(f"predict takes one corpus, not a mapping of {', '.join(test_dataset)}: call it for each")
@@ -45,7 +45,7 @@ class ScoringTrainer(PushingTrainer):
         return super().get_test_dataloader(test_dataset)
 
     def _get_eval_sampler(self, eval_dataset: Any) -> torch.utils.data.Sampler | None:
-        # `group_by_length` is for training: predictions come in the order of the corpus.
+        # `group_by_length` is for training; predictions keep the order of the corpus.
         sampler = super()._get_eval_sampler(eval_dataset)
         if sampler is None or isinstance(sampler, SequentialSampler):
             return sampler
@@ -60,8 +60,8 @@ class ScoringTrainer(PushingTrainer):
     ) -> tuple[Tensor | None, Any, Tensor | None]:
         """As in `Trainer`, with the decoded tags as predictions: (batch, subwords), -100 off the words.
 
-        Where `preprocess_logits_for_metrics` is given, it gets the logits; `ignore_keys` chooses among `logits` and
-        `tags`. Labels count at the words alone, in the metrics as in the loss.
+        `preprocess_logits_for_metrics`, if given, gets the logits; `ignore_keys` chooses among `logits` and `tags`.
+        Labels count only on the first subword of each word, in the metrics as in the loss.
         """
         inputs = self._prepare_inputs(inputs)
         labels = inputs.get("labels")
@@ -73,18 +73,18 @@ class ScoringTrainer(PushingTrainer):
             return loss, None, None
         if ignore_keys is None:
             ignore_keys = ["logits" if self.preprocess_logits_for_metrics is None else "tags"]
-        kept = tuple(value.detach() for name, value in outputs.items() if name not in ("loss", *ignore_keys))
+        predictions = tuple(value.detach() for name, value in outputs.items() if name not in ("loss", *ignore_keys))
         if labels is not None and inputs.get("word_mask") is not None:
             labels = torch.where(inputs["word_mask"].bool(), labels, IGNORED)
-        return loss, kept[0] if len(kept) == 1 else kept, labels
+        return loss, predictions[0] if len(predictions) == 1 else predictions, labels
 
     def predict(
         self, test_dataset: Any, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
     ) -> PredictionOutput:
-        """As in `Trainer`, for a corpus of words too; one in which no sentence has gold tags is tagged, not scored."""
+        """As in `Trainer`; also for a corpus of words. A corpus without any gold tags is tagged and not scored."""
         compute_metrics = self.compute_metrics
         if isinstance(test_dataset, Dataset) and not has_any_gold(test_dataset):
-            self.compute_metrics = None  # it would score 0 where there is nothing to compare with
+            self.compute_metrics = None  # without gold tags the score would be 0
         try:
             return super().predict(test_dataset, ignore_keys, metric_key_prefix)
         finally:
@@ -96,13 +96,13 @@ class ScoringTrainer(PushingTrainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
-        """As in `Trainer`, for corpora of words too; with several corpora also their macro average.
+        """As in `Trainer`; also for corpora of words. Several corpora also have a macro average.
 
-        `{prefix}_macro_{metric}` is the average over corpora of the headline metric, of the loss and, as
-        `metric_for_best_model`, of any score that all corpora have.
+        `{prefix}_macro_{metric}` is the average over corpora of the headline metric, of the loss and of the score in
+        `metric_for_best_model`.
 
         Raises:
-            ValueError: if a corpus has no gold tags, or one lacks the score that chooses the best model.
+            ValueError: If a corpus has no gold tags, or lacks the score that chooses the best model.
         """
         if isinstance(eval_dataset, Mapping):
             eval_dataset = dict(eval_dataset)
@@ -112,7 +112,7 @@ class ScoringTrainer(PushingTrainer):
             averages = self._macro_averages(metrics, list(data), metric_key_prefix)
             self.log(averages)
             metrics.update(averages)
-            # Callbacks have heard of every language by now; EarlyStoppingCallback may be waiting for the average.
+            # Callbacks have received the scores of each language; EarlyStoppingCallback may need the average.
             self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, averages)
         return metrics
 
@@ -122,9 +122,9 @@ class ScoringTrainer(PushingTrainer):
         averages = {}
         for name in dict.fromkeys((getattr(self.compute_metrics, "metric_name", None), "loss", chosen)):
             scores = {corpus: metrics.get(f"{prefix}_{corpus}_{name}") for corpus in corpora}
-            found = [score for score in scores.values() if score is not None]
-            if len(found) == len(corpora):
-                averages[f"{prefix}_{MACRO}_{name}"] = sum(found) / len(found)
+            values = [score for score in scores.values() if score is not None]
+            if len(values) == len(corpora):
+                averages[f"{prefix}_{MACRO}_{name}"] = sum(values) / len(values)
             elif name == chosen is not None and self.is_in_train:
                 lacking = [corpus for corpus, score in scores.items() if score is None]
                 raise ValueError(f"metric_for_best_model={wanted!r}: there is no {name} for {', '.join(lacking)}")

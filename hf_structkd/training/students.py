@@ -1,8 +1,8 @@
 """The models that [`StructKDTrainer`] trains: those with a CRF head, and stock token classifiers.
 
-A stock model's softmax over each word's first subword is a CRF whose transitions are all 0 and which allows every tag
-sequence. Read so, a softmax student is trained, distilled and scored by the very code that a CRF student is, and what
-it decodes, the most probable tag of each word, is what a [`Teacher`] made of it says.
+The softmax of a stock model over the first subword of each word is a CRF whose transition scores are all 0, and which
+allows every tag sequence. As such a CRF, a softmax student is trained, distilled and scored by the code for CRF
+students. It decodes the most probable tag of each word, as a [`Teacher`] made of it does.
 """
 
 import logging
@@ -25,21 +25,21 @@ HALF = (torch.float16, torch.bfloat16)
 
 
 def has_crf(model: Any) -> bool:
-    """Whether a model, or the one inside an adapter, has a CRF head, be it of the code beside a checkpoint."""
+    """Whether a model, or the model inside an adapter, has a CRF head; it may come from a checkpoint's own code."""
     return callable(getattr(model, "distribution", None)) and hasattr(model, "find_words")
 
 
-def look_at(
+def student_config(
     model: PreTrainedModel | None, model_init: Callable[..., PreTrainedModel] | None
 ) -> tuple[PreTrainedConfig, bool]:
     """The configuration of the model to train, and whether it has a CRF head.
 
     Raises:
-        ValueError: if there is no model, or both are given, as for `Trainer`.
-        TypeError: if it is no token classifier.
+        ValueError: Unless exactly one of `model` and `model_init` is given.
+        TypeError: If the model is no token classifier.
     """
     if model is None and model_init is not None:
-        # as `Trainer.call_model_init` does, whose trial is not there yet
+        # as in `Trainer.call_model_init`, before there is a trial
         model = model_init(None) if len(signature(model_init).parameters) else model_init()
     elif model is None or model_init is not None:
         raise ValueError("give StructKDTrainer a model or a model_init, one of the two")
@@ -56,7 +56,11 @@ def look_at(
 def words_of_batch(plain: Any, inputs: Mapping[str, Any], labels: Tensor | None) -> Tensor:
     """Which subwords start words: (batch, subwords), boolean.
 
-    Told by the batch's `word_mask`, else by its labels, else, where nothing is to be learnt, by a model that knows.
+    It is the batch's `word_mask`; else it follows from the labels; else, outside of training, a model with a CRF head
+    finds the words.
+
+    Raises:
+        ValueError: If none of these is possible.
     """
     if "word_mask" in inputs:
         return inputs["word_mask"].bool()
@@ -70,35 +74,35 @@ def words_of_batch(plain: Any, inputs: Mapping[str, Any], labels: Tensor | None)
 def student_scores(
     model: nn.Module, plain: Any, inputs: dict[str, Any], word_mask: Tensor
 ) -> CRFTokenClassifierOutput:
-    """A forward pass.
+    """Run the student's forward pass.
 
     Args:
-        model: to be called; a wrapped copy of `plain`, maybe.
-        plain: the model itself.
-        inputs: a batch without labels and targets.
+        model: The model to call, which may wrap `plain`.
+        plain: The model itself.
+        inputs: A batch without labels and targets.
         word_mask: (batch, subwords), boolean, True on the first subword of each word.
 
     Returns:
-        The output of a model with a CRF head, in which a stock model's transition scores are 0.
+        The output of a model with a CRF head; for a stock model the transition scores in it are 0.
     """
     if has_crf(plain):
         return model(**{**inputs, "word_mask": word_mask})
     logits = _logits(model, without_adapter(plain), inputs).float()
     tags = None if plain.training else torch.where(word_mask, logits.argmax(dim=-1), IGNORED)
-    none = logits.new_zeros(logits.shape[-1])
+    zeros = logits.new_zeros(logits.shape[-1])
     return CRFTokenClassifierOutput(
         logits=logits,
         tags=tags,
         emissions=compact(logits, word_mask),
         lengths=word_mask.sum(dim=1),
-        transitions=none.expand(len(none), -1),
-        start_transitions=none,
-        end_transitions=none,
+        transitions=zeros.expand(len(zeros), -1),
+        start_transitions=zeros,
+        end_transitions=zeros,
     )
 
 
 def training_distribution(plain: Any, output: CRFTokenClassifierOutput) -> LinearChainCRF:
-    """What the loss compares with gold tags and answers: the tag distribution of each row of `student_scores`."""
+    """The student's tag distribution of each sentence, made of the output of [`student_scores`], for the loss."""
     if has_crf(plain):
         return plain.distribution(output, "train")
     lengths = output.lengths.clamp(min=1)
@@ -108,19 +112,19 @@ def training_distribution(plain: Any, output: CRFTokenClassifierOutput) -> Linea
 
 
 def crf_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """The transition, start and end scores that are trained; a stock model has none."""
+    """The trained transition, start and end scores; empty for a stock model."""
     return [p for name, p in model.named_parameters() if "crf" in name.split(".") and p.requires_grad]
 
 
 def train_in_float32(model: Any, autocast: bool) -> None:
-    """Make the weights that are trained float32, and say so, where a checkpoint stores them in half precision.
+    """Convert the trained weights of a half-precision checkpoint to float32, and log it.
 
-    In half precision small updates are lost, and losses become NaN after a few of them.
+    In half precision small updates are lost, and the loss becomes NaN after a few of them.
 
     Args:
-        model: changed in place.
-        autocast: whether forward passes run under autocast. Without it frozen weights become float32 too, since
-            layers of different types do not go together.
+        model: The model, changed in place.
+        autocast: Whether forward passes run under autocast. Without it frozen weights become float32 too, since
+            layers of different types cannot be combined.
     """
     half = [p for p in model.parameters() if p.dtype in HALF]
     trained = [p for p in half if p.requires_grad]
@@ -138,12 +142,12 @@ def train_in_float32(model: Any, autocast: bool) -> None:
 
 
 def without_adapter(model: Any) -> Any:
-    """The model that an adapter (LoRA, say) is around; itself, where there is none."""
+    """The model inside an adapter such as LoRA; without an adapter the model itself."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _logits(model: nn.Module, plain: PreTrainedModel, inputs: dict[str, Any]) -> Tensor:
-    """(batch, subwords, tags), through windows where the rows are too long, as a teacher reads them."""
+    """(batch, subwords, tags); sentences that are too long are read in windows, as a teacher reads them."""
     inputs = {name: value for name, value in inputs.items() if name != "word_mask"}
     window = encoder_window(plain)
     if window is None or inputs["input_ids"].shape[1] <= window:

@@ -1,4 +1,4 @@
-"""A `transformers.Trainer` whose loss mixes gold tags with what teachers know about whole tag sequences."""
+"""A `transformers.Trainer` whose loss combines gold tags with the teachers' answers."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -31,7 +31,14 @@ from .checks import (
 from .loss_watch import EvaluationLoss, LossGuard, LossLog, NonFiniteLossError
 from .preparation import annotated, encoded, scorable, train_sampler
 from .scoring_trainer import ScoringTrainer
-from .students import crf_parameters, look_at, student_scores, train_in_float32, training_distribution, words_of_batch
+from .students import (
+    crf_parameters,
+    student_config,
+    student_scores,
+    train_in_float32,
+    training_distribution,
+    words_of_batch,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -39,31 +46,31 @@ logger = logging.getLogger(__name__)
 class StructKDTrainer(ScoringTrainer):
     """Train a multilingual tagger on gold tags and teachers' answers.
 
-    Everything a [`transformers.Trainer`] does still works. Beyond it:
+    Everything that a [`transformers.Trainer`] does still works. In addition:
 
     - corpora with `tokens` (and `tags`) are tokenised with `processing_class`;
-    - where the objective needs teachers' answers and the training data has none, `teachers` are asked, once;
-    - every loss part and lambda are logged, and the parts add up to the loss;
-    - with `eval_dataset={language: corpus}` every language is evaluated, and their macro average (`eval_macro_f1`, or
-      `eval_macro_accuracy` for plain tags; `metric_for_best_model="macro"` names whichever it is).
+    - if the objective needs teachers' answers and the training data have none, `teachers` are asked once;
+    - every part of the loss and lambda are logged, and the parts add up to the loss;
+    - with `eval_dataset={language: corpus}` every language is evaluated, and the macro average is logged
+      (`eval_macro_f1`, or `eval_macro_accuracy` for plain tags; `metric_for_best_model="macro"` names either).
 
     Args:
-        model: one with a [`~hf_structkd.modeling.crf_head.CRFHeadMixin`], or any of transformers' models for token
+        model: A model with a [`~hf_structkd.modeling.crf_head.CRFHeadMixin`], or any model of transformers for token
             classification: a softmax student, see `students.py`.
         args: [`StructKDTrainingArguments`].
-        train_dataset: a corpus, annotated or not, tokenised or not.
-        eval_dataset: a corpus, or language -> corpus.
-        processing_class: the student's fast tokenizer.
-        teachers: language -> [`Teacher`], or one for all.
-        lambda_schedule: a callable [`Progress`] -> lambda, instead of the one `args` name.
-        data_collator, compute_metrics, preprocess_logits_for_metrics, model_init, kwargs: as for `Trainer`; but for
-            `compute_loss_func`, which would not be looked at.
+        train_dataset: A corpus, annotated or not, tokenised or not.
+        eval_dataset: A corpus, or language -> corpus.
+        processing_class: The student's fast tokenizer.
+        teachers: Language -> [`Teacher`], or one teacher for all languages.
+        lambda_schedule: A callable [`Progress`] -> lambda, which replaces the schedule in `args`.
+        data_collator, compute_metrics, preprocess_logits_for_metrics, model_init, kwargs: As for `Trainer`, without
+            `compute_loss_func`, which would have no effect.
 
     Raises:
-        ValueError: if answers are needed and there are neither answers nor teachers; if more than one GPU is driven
-            by one process; if an argument would have no effect (docs/ecosystem.md lists them), or
-            `metric_for_best_model` names no score that there will be.
-        TypeError: if the model is no token classifier.
+        ValueError: If answers are needed and there are neither answers nor teachers; if one process drives more than
+            one GPU; if an argument would have no effect (docs/ecosystem.md lists them), or `metric_for_best_model`
+            names no score of the evaluations.
+        TypeError: If the model is no token classifier.
     """
 
     args: StructKDTrainingArguments
@@ -89,17 +96,17 @@ class StructKDTrainer(ScoringTrainer):
             raise TypeError(f"args must be StructKDTrainingArguments, not {type(args).__name__}: the same, and more")
         if args.n_gpu > 1:
             raise ValueError(
-                f"{args.n_gpu} GPUs in one process (DataParallel) would tear the CRF's scores apart: start one "
-                "process a GPU with `accelerate launch` or `torchrun`, or set CUDA_VISIBLE_DEVICES"
+                f"{args.n_gpu} GPUs in one process (DataParallel) would split the CRF's scores: start one "
+                "process per GPU with `accelerate launch` or `torchrun`, or set CUDA_VISIBLE_DEVICES"
             )
-        config, self._has_crf = look_at(model, model_init)
+        config, self._has_crf = student_config(model, model_init)
         refuse_without_effect(args)
         refuse_ignored(config, args, compute_metrics, lambda_schedule, **kwargs)
         self.label_names_in_order = label_names(config)
-        self._given_schedule = lambda_schedule
+        self._own_schedule = lambda_schedule
         self._read_objective(args)
-        self._asked_top_k = args.top_k
-        self._before_search: dict[str, Any] = {}
+        self._annotated_top_k = args.top_k
+        self._arguments_before_search: dict[str, Any] = {}
         teachers = None if teachers is None else ready_teachers(teachers)
         self.teachers = teachers
         compute_metrics = compute_metrics or TaggingMetrics(
@@ -128,11 +135,11 @@ class StructKDTrainer(ScoringTrainer):
             model_init=model_init,
             **kwargs,
         )
-        # The loss is a sum divided by the items of the whole accumulated batch on all processes.
+        # The loss is a sum, divided by the number of items in the accumulated batch of all processes.
         self.model_accepts_loss_kwargs = True
         self.loss_is_scaled_for_ga = True
         self.loss_log, self.loss_guard = LossLog(), LossGuard()
-        self._evaluation_loss: EvaluationLoss | None = None  # of the evaluation under way
+        self._evaluation_loss: EvaluationLoss | None = None  # during an evaluation
         if args.crf_learning_rate is not None and self.model is not None and not crf_parameters(self.model):
             raise ValueError("crf_learning_rate has no effect: the model has no transition scores that are trained")
         if data_collator is not None and train_dataset is not None:
@@ -140,8 +147,8 @@ class StructKDTrainer(ScoringTrainer):
             refuse_lossy_collator(data_collator, data, self.objectives)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """As in `Trainer`; weights that a checkpoint stores in half precision are trained in float32."""
-        if self.model is not None:  # there is none before a trial of a search
+        """As in `Trainer`; weights stored in half precision are trained in float32."""
+        if self.model is not None:  # before a trial of a search there is no model
             train_in_float32(self.model, self.args.bf16 or self.args.fp16)
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
@@ -153,7 +160,7 @@ class StructKDTrainer(ScoringTrainer):
     def _read_objective(self, args: StructKDTrainingArguments) -> None:
         self.objectives = args.objectives
         logger.info("objective: %s", describe_objectives(self.objectives, args.objective_combination))
-        self.lambda_schedule = self._given_schedule or make_schedule(
+        self.lambda_schedule = self._own_schedule or make_schedule(
             args.lambda_schedule, args.lambda_start, args.lambda_end, args.lambda_rate
         )
         if not self._has_crf and TRANSITIONS in needed_columns(self.objectives):
@@ -166,13 +173,13 @@ class StructKDTrainer(ScoringTrainer):
         """As in `Trainer`; a trial may choose objective, temperature and lambda too.
 
         Raises:
-            ValueError: if a trial wants what the teachers, who were asked before the search, were not asked for.
+            ValueError: If a trial needs answers that the teachers, which are asked before the search, did not give.
         """
         searching = self.hp_search_backend is not None and trial is not None
         if searching:
-            # what one trial chose is not what the next one, which may not choose it, starts from
-            self._before_search = self._before_search or dict(self.args.__dict__)
-            self.args.__dict__.update(self._before_search)
+            # A value that one trial chose must not carry over to the next, which may not choose it.
+            self._arguments_before_search = self._arguments_before_search or dict(self.args.__dict__)
+            self.args.__dict__.update(self._arguments_before_search)
         super()._hp_search_setup(trial)
         if not searching:
             return
@@ -180,8 +187,8 @@ class StructKDTrainer(ScoringTrainer):
         self._read_objective(self.args)
         data: Any = self.train_dataset
         lacking = [name for name in needed_columns(self.objectives) if name not in data.column_names]
-        if lacking or (self.objectives and self.args.top_k != self._asked_top_k):
-            wanted = f"the columns {lacking}" if lacking else f"top_k {self.args.top_k}, not {self._asked_top_k}"
+        if lacking or (self.objectives and self.args.top_k != self._annotated_top_k):
+            wanted = f"the columns {lacking}" if lacking else f"top_k {self.args.top_k}, not {self._annotated_top_k}"
             raise ValueError(
                 f"a trial with objective {self.args.objective!r} needs {wanted}, but teachers are asked once, before "
                 "the search: give StructKDTrainer an objective that names all those the search chooses from, and "
@@ -193,26 +200,26 @@ class StructKDTrainer(ScoringTrainer):
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
-        # Teachers' answers are read by the loss, not by the model's forward.
+        # The loss reads the teachers' answers; they are no arguments of the model's forward.
         columns = [*(self._signature_columns or []), "word_mask", *TARGET_COLUMNS]
         self._signature_columns = list(dict.fromkeys(columns))  # type: ignore[assignment]
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> torch.utils.data.Sampler | None:
-        # The columns the model does not take are gone by now, so the order is made from the dataset as given.
+        # `train_dataset` has lost the columns that the model does not take; the order needs them.
         sampler = train_sampler(self.train_dataset, self.args)
         return super()._get_train_sampler(train_dataset) if sampler is None else sampler
 
     # ---- loss ----
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor | int | None:
-        # Trainer counts labels, which unlabelled sentences have not: show it as many as there are items.
+        # Trainer counts labels, which sentences without gold tags lack: it gets one label per item.
         items = [
             {"labels": torch.where(loss_items(batch, self.args.normalization), 0, IGNORED)} for batch in batch_samples
         ]
         return super()._get_num_items_in_batch(items, device)
 
     def current_lambda(self) -> float:
-        """The weight of distillation now; 0 where there is no distillation."""
+        """The current weight of distillation; 0 without distillation."""
         if not self.objectives:
             return 0.0
         state = self.state
@@ -243,7 +250,7 @@ class StructKDTrainer(ScoringTrainer):
             num_items_in_batch = loss_items({"word_mask": word_mask}, self.args.normalization).sum()
         scale = 1.0 / num_items_in_batch
         if model.training and self.args.average_tokens_across_devices:
-            scale = scale * self.accelerator.num_processes  # gradients are averaged over processes afterwards
+            scale = scale * self.accelerator.num_processes  # gradients will be averaged over processes
         loss = scale * torch.stack([part.sum() for part in weighted.values()]).sum()
         if model.training:
             self.loss_guard.remember(weighted, outputs.emissions)
@@ -251,9 +258,9 @@ class StructKDTrainer(ScoringTrainer):
         elif self._evaluation_loss is not None and labels is not None:
             known = {"labels": torch.where(word_mask.bool(), labels, IGNORED)}
             items = loss_items(known, self.args.normalization).reshape(len(labels), -1).sum(dim=1)
-            # The last batch is filled up with sentences that came before; gathering leaves them out.
+            # The last batch is filled up with earlier sentences; gathering removes them.
             rows = self.gather_function(torch.stack([unweighted["nll"].detach().double(), items.double()], dim=1))
-            # With eval_use_gather_object several processes give a list of rows.
+            # With eval_use_gather_object several processes return a list of rows.
             self._evaluation_loss.add(rows if isinstance(rows, Tensor) else torch.stack(list(rows)))
         loss = loss.to(outputs.emissions.dtype)
         if not return_outputs:
@@ -261,25 +268,25 @@ class StructKDTrainer(ScoringTrainer):
         return loss, {"loss": loss, "logits": outputs.logits, "tags": outputs.tags}
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
-        """As in `Trainer`. Raises NonFiniteLossError, naming the sentences, where the loss is NaN or infinite."""
+        """As in `Trainer`. Raises NonFiniteLossError, naming the sentences, if the loss is NaN or infinite."""
         plain = self.accelerator.unwrap_model(model)
         try:
             loss = super().training_step(model, inputs, *args, **kwargs)
-        except ValueError as error:  # the CRF takes no scores that are not numbers
+        except ValueError as error:  # the CRF refuses scores that are not finite
             if self.loss_guard.all_finite(plain):
                 raise
-            raise self._explained(None, inputs, plain) from error
-        # After the backward pass, where Trainer waits for the device anyway (`logging_nan_inf_filter`).
+            raise self._non_finite_loss(None, inputs, plain) from error
+        # Checked after the backward pass, when Trainer waits for the device anyway (`logging_nan_inf_filter`).
         if not torch.isfinite(loss):
-            raise self._explained(float(loss), inputs, plain)
+            raise self._non_finite_loss(float(loss), inputs, plain)
         return loss
 
-    def _explained(self, loss: float | None, inputs: dict[str, Any], model: nn.Module) -> NonFiniteLossError:
+    def _non_finite_loss(self, loss: float | None, inputs: dict[str, Any], model: nn.Module) -> NonFiniteLossError:
         step, data, tokenizer = self.state.global_step, self.train_dataset, self.processing_class
         return self.loss_guard.explain(loss, inputs, step, model, data, tokenizer)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """As in `Trainer`, with the CRF's scores in a group of their own where they have their own learning rate."""
+        """As in `Trainer`; if the CRF's scores have a learning rate of their own, they are a parameter group."""
         created = self.optimizer is None
         optimizer = super().create_optimizer() if model is None else super().create_optimizer(model)
         opt_model: Any = self.model if model is None else model
@@ -294,14 +301,14 @@ class StructKDTrainer(ScoringTrainer):
             moved += [p for p in group["params"] if id(p) in crf]
             group["params"] = [p for p in group["params"] if id(p) not in crf]
         if moved:
-            # Scores are neither weights nor biases; decay would pull every transition towards 'as likely as any'.
+            # No weight decay: it would pull all transitions towards equal scores.
             optimizer.add_param_group({"params": moved, "lr": rate, "weight_decay": 0.0})
         return optimizer
 
     # ---- logging and evaluation ----
 
     def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
-        self.loss_log = LossLog()  # what an earlier training, or one that ran out of memory, had not logged yet
+        self.loss_log = LossLog()  # without what an interrupted training had not logged yet
         return super()._inner_training_loop(*args, **kwargs)
 
     def evaluation_loop(
@@ -312,7 +319,7 @@ class StructKDTrainer(ScoringTrainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> Any:
-        """As in `Trainer`; the loss is that of the gold tags, a mean over all items: see [`EvaluationLoss`]."""
+        """As in `Trainer`; the loss is the mean over all items of the gold tags' loss, see [`EvaluationLoss`]."""
         self._evaluation_loss = EvaluationLoss()
         try:
             output = super().evaluation_loop(

@@ -207,8 +207,8 @@ def test_the_model_alone_is_not_gone_on_from(setting, stopped, caplog):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"per_device_train_batch_size": 5}, "8 sentences an update, and this one has 10"),
-        ({"gradient_accumulation_steps": 3}, "8 sentences an update, and this one has 12"),
+        ({"per_device_train_batch_size": 5}, "8 sentences per update, and this one has 10"),
+        ({"gradient_accumulation_steps": 3}, "8 sentences per update, and this one has 12"),
         ({"unlabelled_rate": None}, r"is at epoch 2\.333, and this training would go on at epoch 1\.857"),
     ],
 )
