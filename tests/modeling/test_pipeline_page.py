@@ -28,6 +28,6 @@ def test_the_examples_run_and_give_what_the_page_says(names):
     documented = re.findall(r"^\| `(\w+)` \|", PAGE, flags=re.MULTILINE)
     assert {"tags", *names["answer"]} == set(documented)  # a model of entities has no `tags`
     assert len(names["answer"]["top_k"]) == 3
-    members = re.search(r"analysis' entities: (.*?) \(characters\), (.*?) \(words\)", PAGE)
+    members = re.search(r"the best analysis: (.*?) \(characters\), (.*?) \(words\)", PAGE)
     assert set(names["answer"]["entities"][0]) == set(re.findall(r"`(\w+)`", " ".join(members.groups())))
     assert {"entities", "entropy"} < set(names["dataset"].column_names)
