@@ -224,6 +224,9 @@ def _number(value: Any) -> int | float | None:
     return None
 
 
+_TEMPLATE = re.compile(r"\{\w+\}")  # {language}/train.conll: no JSON begins so
+
+
 def from_text(text: str | list[str], hint: Any) -> Any:
     """A value of the command line as YAML would give it; the type of the field decides what ambiguous text means.
 
@@ -251,8 +254,10 @@ def from_text(text: str | list[str], hint: Any) -> Any:
         return [from_text(member, kind) for member in text]
     if text == "null" and (type(None) in members or Any in members):
         return None
-    if text.startswith("{") and (
-        Any in members or any(is_kind(m, dict) or dataclasses.is_dataclass(m) for m in members)
+    if (
+        text.startswith("{")
+        and not (str in members and _TEMPLATE.match(text))
+        and (Any in members or any(is_kind(m, dict) or dataclasses.is_dataclass(m) for m in members))
     ):
         return _json(text)
     if text.startswith("[") and Any in members:

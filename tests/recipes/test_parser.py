@@ -9,6 +9,7 @@ import pytest
 import yaml
 from transformers import TrainingArguments
 
+from hf_structkd.recipes import fields
 from hf_structkd.recipes.parser import RecipeError, parse_recipe
 from hf_structkd.settings import compare_settings, dump_settings
 
@@ -267,3 +268,13 @@ def test_differing_settings_are_named():
         "gone": (0, "<absent>"),
         "new": ("<absent>", 0),
     }
+
+
+def test_a_path_that_begins_with_a_placeholder_is_text_on_the_command_line_too():
+    """Danger: `--corpus {language}/{split}.conll` is taken for broken JSON."""
+    (data,) = parse_recipe((fields.DataArguments,), ["--corpus", "{language}/{split}.conll", "--languages", "cs"])
+    assert data.corpus == "{language}/{split}.conll"
+    (data,) = parse_recipe((fields.DataArguments,), ["--corpus", '{"cs": "{split}.conll"}'])
+    assert data.corpus == {"cs": "{split}.conll"}
+    with pytest.raises(RecipeError, match="not JSON"):
+        parse_recipe((fields.DataArguments,), ["--corpus", "{cs: x}"])
