@@ -23,7 +23,7 @@ from hf_structkd.data.corpora import label_inventory
 from hf_structkd.data.demo_corpus import load_demo_corpus
 from hf_structkd.data.tokenizer import train_tokenizer
 from hf_structkd.modeling.words import tokenize_words
-from hf_structkd.teachers.base import batches_of_like_length
+from hf_structkd.teachers.base import batches_by_length
 
 TARGETS = ["teacher_topk_tags", "teacher_marginals", "teacher_edge_counts", "teacher_entropy"]
 
@@ -60,7 +60,7 @@ def main() -> None:
     _ = teacher.revision  # the hash of the weights is taken once a teacher, not once a sentence
     sentences = list(corpus["tokens"])
     inputs = []
-    for rows in batches_of_like_length(sentences, args.batch_size):
+    for rows in batches_by_length(sentences, args.batch_size):
         encoded = tokenize_words([sentences[row] for row in rows], tokenizer)
         padded = tokenizer.pad({name: encoded[name] for name in ("input_ids", "attention_mask")}, return_tensors="pt")
         inputs.append({name: tensor.to(args.device) for name, tensor in padded.items()})

@@ -18,7 +18,7 @@ class WrongPathsTeacher(Teacher):
     def revision(self) -> str:
         return super().revision[:32] + "-transp."
 
-    def own_scores(self, sentences: Any) -> TeacherScores:
-        scores, lengths, _ = super().own_scores(sentences)
+    def chain_scores(self, sentences: Any) -> TeacherScores:
+        scores, lengths, _ = super().chain_scores(sentences)
         none = scores.start.new_zeros(scores.start.shape)
         return TeacherScores(Scores(scores.emissions, scores.transitions.transpose(-1, -2), none, none), lengths, {})

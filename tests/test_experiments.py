@@ -182,7 +182,7 @@ def test_wrong_paths_are_those_of_transposed_transitions(tokenizer, make_student
 
     model, sentences = make_student(1), list(corpus["tokens"][:4])
     right, wrong = Teacher(model, tokenizer), WrongPathsTeacher(model, tokenizer)
-    a, b = right.own_scores(sentences).scores, wrong.own_scores(sentences).scores
+    a, b = right.chain_scores(sentences).scores, wrong.chain_scores(sentences).scores
     assert torch.equal(a.emissions, b.emissions)
     assert torch.equal(a.transitions.T, b.transitions)
     assert not b.start.any()

@@ -40,7 +40,7 @@ from .answer_store import (
 )
 from .answer_summary import accuracy, add_sums, summarise, without_gold
 from .panel import Panel, Teachers
-from .question import ALL, Question, Shard
+from .question import ALL_LANGUAGES, Question, Shard
 
 __all__ = ["AnnotationError", "Teachers", "annotate", "corpus_fingerprint"]
 
@@ -175,7 +175,7 @@ def _temperatures(temperature: float | Mapping[str, float], wanted: Container[st
 
 def _panels(dataset: Dataset, teachers: Teachers) -> dict[str, Panel]:
     if not isinstance(teachers, Mapping):
-        return {ALL: Panel(teachers)}
+        return {ALL_LANGUAGES: Panel(teachers)}
     if LANGUAGE not in dataset.column_names:
         raise ValueError(f"teachers are given by language, but the corpus has no column {LANGUAGE!r}")
     languages = sorted(set(dataset[LANGUAGE]))
@@ -286,7 +286,7 @@ def _summary(question: Question, shards: Sequence[Shard], notes: Sequence[Mappin
     languages = sorted({shard.language for shard in shards})
     return {
         language: {
-            "teachers": question.panels[language].described(),
+            "teachers": question.panels[language].summary(),
             **summarise(add_sums(n["sums"] for s, n in zip(shards, notes, strict=True) if s.language == language)),
         }
         for language in languages

@@ -158,11 +158,11 @@ class Teacher(TagTeacher):
         # a Hub commit does not say it
         return {**super().settings(), "dtype": str(self.model.dtype).removeprefix("torch.")}
 
-    def own_scores(self, sentences: Sequence[Sequence[str]]) -> TeacherScores:
+    def chain_scores(self, sentences: Sequence[Sequence[str]]) -> TeacherScores:
         with evaluating(self.model):
-            return self._own_scores(sentences)
+            return self._chain_scores(sentences)
 
-    def _own_scores(self, sentences: Sequence[Sequence[str]]) -> TeacherScores:
+    def _chain_scores(self, sentences: Sequence[Sequence[str]]) -> TeacherScores:
         batch = self._pad(tokenize_words(sentences, self.tokenizer))
         words = batch["word_mask"].bool()
         lengths = torch.tensor([len(sentence) for sentence in sentences])

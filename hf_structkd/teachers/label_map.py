@@ -1,11 +1,14 @@
-"""Reading one tagger's tags as another's: renamed, merged, dropped, left open, or in the other of BIO and BIOES.
+"""Label maps: a teacher's tags read as a student's.
 
-A teacher's chain becomes a chain over *states*, each of which is read as one tag of the student (or one group of tags
-that the teacher cannot tell apart). Renaming and merging need no new states: several tags are read as one. BIO and
-BIOES need some, because a tag of one scheme may depend on its neighbours in the other (B-X is S-X where nothing
-continues it): a state is then a tag together with whether an entity opens and closes there, and transitions tie the
-claims together, so that every tag sequence is exactly one state sequence. Sums over states are therefore exact sums
-over the teacher's tag sequences.
+Tags may be renamed, merged, dropped, left open (a group of the student's tags that the teacher cannot tell apart), and
+converted between BIO and BIOES.
+
+A teacher's chain becomes a chain over *states*, each of which is read as one tag or one group of the student's.
+Renaming and merging need no new states: several tags are read as one. Conversion needs more states, because a tag of
+one scheme may depend on its neighbours in the other (B-X is S-X where nothing continues it): a state is then a tag
+together with whether an entity opens and closes there, and transitions keep neighbouring states consistent, so that
+every tag sequence is exactly one state sequence. Sums over states are therefore exact sums over the teacher's tag
+sequences.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,16 +29,16 @@ class Reading:
     """How a teacher's tags are read as a student's.
 
     Args:
-        num_tags: the student's labels.
-        tag_of_state: for each state, the teacher's tag.
-        read_as: for each state, the student's tag, or the representative of a group of them.
+        num_tags: the number of the student's labels.
+        teacher_tags: for each state, the teacher's tag.
+        student_tags: for each state, the student's tag, or the representative of a group of tags.
         groups: for each of the student's tags the representative of its group; `None` where every tag is alone.
         allowed, allowed_start, allowed_end: which states may follow, begin and end; `None` where states are tags.
     """
 
     num_tags: int
-    tag_of_state: tuple[int, ...]
-    read_as: tuple[int, ...]
+    teacher_tags: tuple[int, ...]
+    student_tags: tuple[int, ...]
     groups: tuple[int, ...] | None = None
     allowed: Tensor | None = None
     allowed_start: Tensor | None = None
@@ -44,7 +47,7 @@ class Reading:
     @property
     def one_to_one(self) -> bool:
         """No two states are read as the same tag."""
-        return len(set(self.read_as)) == len(self.read_as)
+        return len(set(self.student_tags)) == len(self.student_tags)
 
     @property
     def renames_only(self) -> bool:
@@ -52,7 +55,15 @@ class Reading:
         return self.one_to_one and self.groups is None and self.allowed is None
 
     def check_targets(self, targets: Sequence[str], teacher: str) -> None:
-        """Raises ValueError if targets are asked that this reading cannot give exactly."""
+        """Refuse target columns that this reading cannot give exactly.
+
+        Args:
+            targets: names of columns.
+            teacher: its name, for messages.
+
+        Raises:
+            ValueError: it names the objective that needs the column.
+        """
         if self.groups is not None and EDGE_COUNTS in targets:
             raise ValueError(
                 f"teacher {teacher} cannot tell some of the student's tags apart, so it has no expected transitions "
@@ -70,27 +81,27 @@ class Reading:
             )
 
 
-def mapped_labels(own: Sequence[str], label_map: LabelMap, teacher: str) -> list[list[str]]:
-    """For each of the teacher's labels the student's names it is read as; more than one form a group.
+def mapped_labels(labels: Sequence[str], label_map: LabelMap, teacher: str) -> list[list[str]]:
+    """For each of the teacher's labels the student's labels that it is read as; several form a group.
 
     Args:
-        own: the teacher's labels.
+        labels: the teacher's.
         label_map: a label or an entity type (all its labels, prefixes kept) -> a label or type, `"O"`, or a list.
         teacher: its name, for messages.
 
     Raises:
         ValueError: if a key is neither a label nor a type of the teacher.
     """
-    types = {kind for prefix, kind in map(split_tag, own) if prefix}
-    if unknown := sorted(set(label_map) - set(own) - types):
-        raise ValueError(f"label_map of teacher {teacher}: it has no label {unknown}; it has {list(own)}")
+    types = {kind for prefix, kind in map(split_tag, labels) if prefix}
+    if unknown := sorted(set(label_map) - set(labels) - types):
+        raise ValueError(f"label_map of teacher {teacher}: it has no label {unknown}; it has {list(labels)}")
     mapped = []
-    for label in own:
+    for label in labels:
         prefix, kind = split_tag(label)
         if label in label_map:
-            names = _listed(label_map[label])
+            names = _as_list(label_map[label])
         elif prefix and kind in label_map:
-            names = [name if name == "O" else f"{prefix}-{name}" for name in _listed(label_map[kind])]
+            names = [name if name == "O" else f"{prefix}-{name}" for name in _as_list(label_map[kind])]
         else:
             names = [label]
         if not names:
@@ -111,14 +122,15 @@ def read_labels(
         scheme: the teacher's tag scheme; inferred where `None`.
 
     Raises:
-        ValueError: naming the labels, if some match nothing on either side, or groups overlap.
+        ValueError: if some labels match nothing on either side, or groups overlap; it names them.
     """
     primary = [names[0] for names in mapped]
-    theirs, mine = scheme or infer_scheme(primary), infer_scheme(label_names)
-    converts = {theirs, mine} == {"BIO", "BIOES"}
-    states = (
-        _boundary_states(primary, mine) if converts else [_State(tag, True, None, "") for tag in range(len(mapped))]
-    )
+    teacher_scheme, student_scheme = scheme or infer_scheme(primary), infer_scheme(label_names)
+    converts = {teacher_scheme, student_scheme} == {"BIO", "BIOES"}
+    if converts:
+        states = _boundary_states(primary, student_scheme)
+    else:
+        states = [_State(tag, True, None, "") for tag in range(len(mapped))]
 
     index = {label: i for i, label in enumerate(label_names)}
     members: list[tuple[int, ...]] = []
@@ -131,13 +143,16 @@ def read_labels(
             if state.prefix and prefix:
                 kinds.add(kind)
                 name = f"{state.prefix}-{kind}" if kind else state.prefix
-            named = [index[name]] if name in index else [i for i, tag in enumerate(label_names) if _is_of(tag, name)]
-            inside.update(dict.fromkeys(named))
-            if not named:
+            if name in index:
+                matching = [index[name]]
+            else:
+                matching = [i for i, tag in enumerate(label_names) if _has_type(tag, name)]
+            inside.update(dict.fromkeys(matching))
+            if not matching:
                 extra[name] = None
         members.append(tuple(inside))
     covered = {tag for inside in members for tag in inside}
-    # Under conversion a tag that a known type never needs (I-X of a type whose entities have one word) is no gap.
+    # Under conversion the teacher may lack a tag that its type never needs (I-X where all entities have one word).
     missing = [
         label for label, i in index.items() if i not in covered and not (converts and split_tag(label)[1] in kinds)
     ]
@@ -148,15 +163,15 @@ def read_labels(
             "the student's: {'PERSON': 'PER'} renames or merges, {'MISC': 'O'} drops, {'O': ['O', 'MISC']} says that "
             "a type it does not know hides in its O; or train one with the student's labels"
         )
-    read_as, groups = _grouped(members, label_names, teacher)
+    student_tags, groups = _group_tags(members, label_names, teacher)
     masks = _boundary_masks(states, primary) if converts else (None, None, None)
-    return Reading(len(label_names), tuple(state.tag for state in states), read_as, groups, *masks)
+    return Reading(len(label_names), tuple(state.tag for state in states), student_tags, groups, *masks)
 
 
-def _grouped(
+def _group_tags(
     members: Sequence[tuple[int, ...]], label_names: Sequence[str], teacher: str
 ) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
-    """For each state the representative of its tags, and for each of the student's tags that of its group."""
+    """For each state the representative of its tags, and for each of the student's tags the one of its group."""
     leader: dict[frozenset[int], int] = {}
     for inside in members:
         leader.setdefault(frozenset(inside), inside[0])
@@ -172,8 +187,8 @@ def _grouped(
                 )
             taken[tag] = group
             groups[tag] = representative
-    read_as = tuple(leader[frozenset(inside)] for inside in members)
-    return read_as, None if groups == list(range(len(label_names))) else tuple(groups)
+    student_tags = tuple(leader[frozenset(inside)] for inside in members)
+    return student_tags, None if groups == list(range(len(label_names))) else tuple(groups)
 
 
 @dataclass(frozen=True)
@@ -184,17 +199,17 @@ class _State:
     prefix: str  # in the student's scheme; "" for O and where nothing is converted
 
 
-def _listed(value: str | Sequence[str]) -> list[str]:
+def _as_list(value: str | Sequence[str]) -> list[str]:
     return [value] if isinstance(value, str) else list(value)
 
 
-def _is_of(label: str, kind: str) -> bool:
-    prefix, own = split_tag(label)
-    return bool(prefix) and own == kind
+def _has_type(label: str, entity_type: str) -> bool:
+    prefix, kind = split_tag(label)
+    return bool(prefix) and kind == entity_type
 
 
 def _continues(tag: str, following: str) -> bool:
-    """Whether the entity of a word goes on at the next, in either scheme; orphans open entities, as in `repair`."""
+    """Whether an entity continues at the next word, in either scheme; orphans open entities, as in `repair`."""
     (prefix, kind), (next_prefix, next_kind) = split_tag(tag), split_tag(following)
     return prefix in ("B", "I") and next_prefix in ("I", "E") and kind == next_kind
 
@@ -216,7 +231,7 @@ def _boundary_states(labels: Sequence[str], target: str) -> list[_State]:
 
 
 def _boundary_masks(states: Sequence[_State], labels: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
-    """Which states may follow, begin and end."""
+    """Which states may follow each other (states, states), begin (states,) and end (states,)."""
 
     def fits(state: _State, following: _State) -> bool:
         goes_on = _continues(labels[state.tag], labels[following.tag])

@@ -1,4 +1,4 @@
-"""Several weighted teachers for one language: their mixture is one distribution."""
+"""The teachers of one language: one, or several with weights, whose mixture is one distribution."""
 
 from collections.abc import Mapping, Sequence
 from os import PathLike
@@ -12,30 +12,34 @@ from .checkpoint import Teacher
 from .distribution import TagDistribution
 from .readings import Mixture
 
-# A checkpoint's name or folder, or a token-classification pipeline, may stand where a teacher does.
-One = Union[TagTeacher, str, "PathLike[str]", Pipeline]
-OneOrSeveral = Union[One, "Panel", Sequence["One | tuple[One, float]"]]
-Teachers = Mapping[str, OneOrSeveral] | OneOrSeveral
+# A checkpoint's name or folder, or a token-classification pipeline, may be given in place of a teacher.
+TeacherLike = Union[TagTeacher, str, "PathLike[str]", Pipeline]
+PanelLike = Union[TeacherLike, "Panel", Sequence["TeacherLike | tuple[TeacherLike, float]"]]
+Teachers = Mapping[str, PanelLike] | PanelLike
 
 
 class Panel:
     """The teachers of one language, asked as one.
 
     Args:
-        teachers: one teacher, or a list of teachers (of equal weight) or of (teacher, weight); or a panel. In place of
-            a teacher a checkpoint's name or folder, which is loaded, or a transformers token-classification pipeline.
+        teachers: one teacher, or a list of teachers (of equal weight) or of (teacher, weight); or a panel. A teacher
+            may be given as a checkpoint's name or folder, which is loaded, or as a transformers token-classification
+            pipeline.
+
+    Attributes:
+        members: (teacher, weight), the weights adding up to 1.
 
     Raises:
-        TypeError: for something that is no teacher; it says how to make one of it.
+        TypeError: for something that is no teacher; it says how to make a teacher of it.
         OSError, ValueError: for an empty list, a weight that is not above 0, or a checkpoint that cannot be loaded.
     """
 
-    def __init__(self, teachers: OneOrSeveral) -> None:
+    def __init__(self, teachers: PanelLike) -> None:
         if isinstance(teachers, Panel):
             self.members: list[tuple[TagTeacher, float]] = list(teachers.members)
             return
-        listed = list(teachers) if isinstance(teachers, list | tuple) else [teachers]
-        pairs = [_weighed(item) for item in listed]
+        items = list(teachers) if isinstance(teachers, list | tuple) else [teachers]
+        pairs = [_weighted_teacher(item) for item in items]
         if not pairs:
             raise ValueError("a list of teachers is empty")
         for teacher, weight in pairs:
@@ -49,11 +53,11 @@ class Panel:
         return " + ".join(teacher.name for teacher, _ in self.members)
 
     def record(self) -> Any:
-        """All that makes its answers, as JSON values: each member's identity and weight."""
+        """Everything that decides its answers, as JSON values: each member's identity and weight."""
         return [{**teacher.identity(), "weight": weight} for teacher, weight in self.members]
 
     def revisions(self) -> Any:
-        """Its members' revisions for a results file: one alone, or each with its weight."""
+        """Its members' revisions for a results file: the only member's, or each with its weight."""
         if len(self.members) == 1:
             return self.members[0][0].revision
         return [[teacher.revision, weight] for teacher, weight in self.members]
@@ -62,7 +66,7 @@ class Panel:
         """Each member's, as in [`TagTeacher.settings`]."""
         return [teacher.settings() for teacher, _ in self.members]
 
-    def described(self) -> list[dict[str, Any]]:
+    def summary(self) -> list[dict[str, Any]]:
         """Each member's name, weight and temperature, for the summary of an annotation."""
         return [
             {"name": teacher.name, "weight": weight, "temperature": teacher.temperature}
@@ -70,14 +74,18 @@ class Panel:
         ]
 
     def groups(self, label_names: Sequence[str]) -> tuple[int, ...] | None:
-        """The groups of the student's tags that it cannot tell apart."""
-        return self.members[0][0].read_as(label_names).groups
+        """For each of the student's tags the representative of its group; `None` where every tag is alone."""
+        return self.members[0][0].reading(label_names).groups
 
     def check(self, label_names: Sequence[str], targets: Sequence[str] = ()) -> None:
-        """Raise ValueError if labels do not match, or the teachers cannot give one of these target columns."""
+        """Refuse labels that do not match, and target columns that the teachers cannot give.
+
+        Raises:
+            ValueError: it names what differs, or the objective that needs the column.
+        """
         for teacher, _ in self.members:
             teacher.check(label_names, targets)
-        if len({teacher.read_as(label_names).groups for teacher, _ in self.members}) > 1:
+        if len({teacher.reading(label_names).groups for teacher, _ in self.members}) > 1:
             raise ValueError(
                 f"teachers {self.name} of one language leave different labels open, so there is no mixture of their "
                 "answers: ask each of them on its own and train on both corpora (docs/teachers.md, 'Different blind "
@@ -98,27 +106,36 @@ class Panel:
         )
 
     def distribution(self, sentences: Sequence[Sequence[str]], label_names: Sequence[str]) -> TagDistribution:
-        """The teachers' mixture, or the only one's distribution."""
-        asked = [teacher.distribution(sentences, label_names) for teacher, _ in self.members]
-        return asked[0] if len(asked) == 1 else Mixture(asked, [weight for _, weight in self.members])
+        """The teachers' mixture, or the only teacher's distribution; see [`TagTeacher.distribution`]."""
+        distributions = [teacher.distribution(sentences, label_names) for teacher, _ in self.members]
+        if len(distributions) == 1:
+            return distributions[0]
+        return Mixture(distributions, [weight for _, weight in self.members])
 
 
 def teachers_by_language(teachers: Teachers) -> dict[str | None, list[tuple[TagTeacher, float]]]:
     """language -> its teachers and their weights (adding up to 1); the language is `None` where they serve all."""
     if isinstance(teachers, Mapping):
-        return {language: Panel(own).members for language, own in teachers.items()}
+        return {language: Panel(panel).members for language, panel in teachers.items()}
     return {None: Panel(teachers).members}
 
 
-def ready_teachers(teachers: Teachers) -> Teachers:
-    """The same teachers, those given by name or folder loaded. Raises as [`Panel`] does."""
-    ready = lambda own: own if isinstance(own, TagTeacher) else Panel(own)  # noqa: E731
+def load_teachers(teachers: Teachers) -> Teachers:
+    """The same teachers, after loading those that are given by name or folder.
+
+    Raises:
+        TypeError, OSError, ValueError: as [`Panel`] does.
+    """
     if isinstance(teachers, Mapping):
-        return {language: ready(own) for language, own in teachers.items()}
-    return ready(teachers)
+        return {language: _load_panel(panel) for language, panel in teachers.items()}
+    return _load_panel(teachers)
 
 
-def _weighed(item: Any) -> tuple[TagTeacher, float]:
+def _load_panel(panel: PanelLike) -> PanelLike:
+    return panel if isinstance(panel, TagTeacher) else Panel(panel)
+
+
+def _weighted_teacher(item: Any) -> tuple[TagTeacher, float]:
     """A member of a list of teachers and its weight."""
     if not isinstance(item, tuple | list):
         return _teacher(item), 1.0
@@ -130,7 +147,7 @@ def _weighed(item: Any) -> tuple[TagTeacher, float]:
 
 
 def _teacher(item: Any) -> TagTeacher:
-    """What was given where a teacher is meant, as one. Raises TypeError, saying how to make one of it."""
+    """Anything that may be given in place of a teacher, as a teacher."""
     if isinstance(item, TagTeacher):
         return item
     if isinstance(item, str | PathLike):
@@ -145,12 +162,12 @@ def _teacher(item: Any) -> TagTeacher:
         return Teacher(item.model, item.tokenizer)
     kind = f"{type(item).__module__}.{type(item).__name__}"
     if isinstance(item, PreTrainedModel):
-        how = "it needs its own tokenizer: give Teacher(model, tokenizer), or the checkpoint's name"
+        advice = "it needs its own tokenizer: give Teacher(model, tokenizer), or the checkpoint's name"
     elif kind.startswith(("spacy.", "flair.", "stanza.")) or callable(item):
-        how = (
+        advice = (
             "give CallableTeacher(function, labels, name=..., revision=...) with a function that asks it about lists "
             "of words (docs/teachers.md, 'Anything else: a function')"
         )
     else:
-        how = "give a Teacher, a CallableTeacher, or a checkpoint's name or folder"
-    raise TypeError(f"{kind} is no teacher: {how}")
+        advice = "give a Teacher, a CallableTeacher, or a checkpoint's name or folder"
+    raise TypeError(f"{kind} is no teacher: {advice}")

@@ -1,4 +1,8 @@
-"""Asking a panel of teachers about sentences, batch by batch."""
+"""What is asked of the teachers about a corpus, and their answers as Arrow rows.
+
+A [`Question`] cuts the corpus into shards and answers them batch by batch: a [`Panel`] gives a distribution,
+`target_values` reads the wanted quantities off it, and `arrow_batch` turns these into rows of the target columns.
+"""
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,113 +36,37 @@ from ..data.columns import (
 )
 from ..data.words import tag_column, tag_names
 from .answer_summary import Sums, add_sums, batch_sums, count_correct
-from .distribution import BestPaths, TagDistribution
+from .distribution import TagDistribution
 from .panel import Panel
 
-
-def target_features(targets: Sequence[str], num_tags: int) -> Features:
-    """The types of target columns; tags are a byte each where `num_tags`, the student's labels, fit into one."""
-    features = {}
-    for name in targets:
-        column = TARGET_COLUMNS[name]
-        feature: Any = Value("int8" if name == TOPK_TAGS and num_tags <= 127 else column.stored)
-        for _ in column.axes:
-            feature = List(feature)
-        features[name] = feature
-    return Features(features)
-
-
-def arrow_batch(values: Mapping[str, np.ndarray], lengths: np.ndarray, features: Features) -> pa.RecordBatch:
-    """A batch of sentences' answers as rows of the target columns, cut to their words and paths.
-
-    Args:
-        values: for each column an array over the batch, shaped and padded as in [`Targets`].
-        lengths: (batch,), words.
-        features: of `target_features`.
-    """
-    columns = [_column(name, values, lengths, pa_type) for name, pa_type in _types(features)]
-    return pa.RecordBatch.from_arrays(columns, schema=features.arrow_schema)
-
-
-def check_word_counts(table: pa.Table, words: np.ndarray) -> None:
-    """Raise ValueError if answers are not of as many words as their sentences; `words` (rows,)."""
-    if len(table) != len(words):
-        raise ValueError(f"there are answers to {len(table):,} sentences where {len(words):,} were asked about")
-    start = 0
-    for batch in table.to_batches():
-        here = words[start : start + len(batch)]
-        for name in batch.schema.names:
-            axes = TARGET_COLUMNS[name].axes
-            if "words" not in axes:
-                continue
-            column, row_of = batch[name], np.arange(len(batch))
-            for _ in axes[: axes.index("words")]:
-                row_of = row_of[pc.list_parent_indices(column).to_numpy()]
-                column = pc.list_flatten(column)
-            counts = pc.list_value_length(column).to_numpy(zero_copy_only=False)
-            if len(wrong := np.flatnonzero(counts != here[row_of])):
-                row = int(row_of[wrong[0]])
-                raise ValueError(
-                    f"{name} of row {start + row} has {counts[wrong[0]]} words where the sentence has {here[row]}"
-                )
-        start += len(batch)
-
-
-def _types(features: Features) -> list[tuple[str, pa.DataType]]:
-    return [(field.name, field.type) for field in features.arrow_schema]
-
-
-def _column(name: str, values: Mapping[str, np.ndarray], lengths: np.ndarray, pa_type: pa.DataType) -> pa.Array:
-    axes, padded = TARGET_COLUMNS[name].axes, values[name]
-    batch = len(padded)
-    kept = np.ones((batch,) + (1,) * (padded.ndim - 1), dtype=bool)
-    counts: list[np.ndarray] = []  # at each level, outermost first, how long each list is
-    sentences = np.arange(batch)  # of which sentence each list of the level before is
-    for axis, meaning in enumerate(axes, start=1):
-        if meaning == "k":
-            exists = values[TOPK_LOG_PROBS] > -np.inf
-            kept = kept & exists.reshape(batch, -1, *(1,) * (padded.ndim - 2))
-            counts.append(exists.sum(axis=1)[sentences])
-        elif meaning == "words":
-            inside = np.arange(padded.shape[axis]) < lengths[:, None]
-            kept = kept & inside.reshape(batch, *(1,) * (axis - 1), -1, *(1,) * (padded.ndim - axis - 1))
-            counts.append(lengths[sentences])
-        else:
-            counts.append(np.full(len(sentences), padded.shape[axis]))
-        sentences = np.repeat(sentences, counts[-1])
-    flat = padded[np.broadcast_to(kept, padded.shape)]
-    levels = [pa_type]
-    for _ in axes:
-        levels.append(levels[-1].value_type)
-    array = pa.array(flat.astype(levels[-1].to_pandas_dtype(), copy=False), type=levels[-1])
-    for level, count in zip(reversed(levels[:-1]), reversed(counts)):
-        offsets = np.concatenate(([0], np.cumsum(count))).astype(np.int32)
-        array = pa.ListArray.from_arrays(pa.array(offsets), array, type=level)
-    return array
-
-
-_ROWS_AT_ONCE = 1000
-ALL = "*"  # stands for every language where one panel serves all
+_ROWS_AT_ONCE = 1000  # whose gold tags are read together
+ALL_LANGUAGES = "*"  # the key of a panel that serves every language
+UNPROVEN = "unproven"  # beside the columns: whether a sentence's k best could not be proven to be the best
 
 
 @dataclass(frozen=True, eq=False)
 class Shard:
-    """Sentences that are asked and kept together: rows of the dataset, all of one panel, longest first."""
+    """Sentences that are asked about and stored together, longest first.
+
+    Args:
+        language: whose panel answers, or `ALL_LANGUAGES`.
+        rows: (sentences,), rows of the dataset.
+    """
 
     language: str
-    rows: np.ndarray  # (sentences,)
+    rows: np.ndarray
 
 
 class Question:
-    """What is asked about which sentences, and of whom.
+    """What is asked about a corpus, and of which teachers.
 
-    Sentences are read from the dataset when they are asked about, so what lies in memory is a few bytes a sentence.
+    Sentences are read from the dataset when they are asked about, so memory holds a few bytes per sentence.
 
     Args:
         dataset: the corpus.
-        panels: language -> its teachers, or `ALL` -> those of every language.
+        panels: language -> its teachers, or `ALL_LANGUAGES` -> the teachers of every language.
         label_names: the student's labels.
-        targets: the columns wanted, the automatic ones included.
+        targets: the columns wanted, including the automatic ones.
         top_k, batch_size: as for `annotate`.
         temperatures: of each of `TEMPERED_COLUMNS`.
     """
@@ -161,14 +89,18 @@ class Question:
         column = tag_column(dataset)
         self._gold_column = column
         self._dataset = dataset.with_format(None).select_columns([TOKENS, *([column] if column else [])])
-        names = tag_names(dataset) or []  # numbers without names are nobody's labels
+        names = tag_names(dataset) or []  # numbers without names are no labels
         ids = {label: i for i, label in enumerate(self.label_names)}
         self._gold_ids: dict[str | int, int] = {i: ids.get(name, -1) for i, name in enumerate(names)}
         self._gold_ids.update(ids)
         self._groups = {language: panel.groups(self.label_names) for language, panel in self.panels.items()}
 
     def shards(self, size: int) -> list[Shard]:
-        """Every sentence once; by language, longest first, so that batches waste little on padding."""
+        """All sentences, by language, longest first, so that batches waste little on padding.
+
+        Args:
+            size: sentences per shard.
+        """
         shards = []
         for number, language in enumerate(sorted(self.panels)):
             rows = np.flatnonzero(self._panel_of == number)
@@ -180,27 +112,30 @@ class Question:
         """Ask about a shard's sentences.
 
         Args:
-            shard: which.
-            done: told, after each batch, how many sentences it had.
+            shard: one of `shards`.
+            done: called after each batch with its number of sentences.
 
         Returns:
             A table with a row for each of the shard's rows, in their order, and the sums for the summary.
+
+        Raises:
+            ValueError: if a teacher answers NaN, or cannot answer; it names teacher and rows.
         """
         batches, sums = [], []
         for start in range(0, len(shard.rows), self.batch_size):
             rows = shard.rows[start : start + self.batch_size].tolist()
-            batch, part = self._answer(shard.language, rows)
+            batch, batch_sum = self._answer_batch(shard.language, rows)
             batches.append(batch)
-            sums.append(part)
+            sums.append(batch_sum)
             done(len(rows))
         return pa.Table.from_batches(batches).combine_chunks(), add_sums(sums)
 
     @torch.inference_mode()
-    def _answer(self, language: str, rows: Sequence[int]) -> tuple[pa.RecordBatch, Sums]:
+    def _answer_batch(self, language: str, rows: Sequence[int]) -> tuple[pa.RecordBatch, Sums]:
         panel, groups = self.panels[language], self._groups[language]
-        asked = self._dataset[list(rows)]
-        sentences: list[list[str]] = asked[TOKENS]
-        gold_tags = asked[self._gold_column] if self._gold_column else [None] * len(rows)
+        batch = self._dataset[list(rows)]
+        sentences: list[list[str]] = batch[TOKENS]
+        gold_tags = batch[self._gold_column] if self._gold_column else [None] * len(rows)
         lengths = np.array([len(words) for words in sentences])
         try:
             distribution = panel.distribution(sentences, self.label_names)
@@ -209,15 +144,16 @@ class Question:
             values: dict[str, np.ndarray] = {}
             for temperature in sorted({self._temperature_of(name) for name in wanted}):
                 softened = distribution if temperature == 1.0 else distribution.with_temperature(temperature)
-                values |= ask(softened, [n for n in wanted if self._temperature_of(n) == temperature], self.top_k)
+                columns = [name for name in wanted if self._temperature_of(name) == temperature]
+                values |= target_values(softened, columns, self.top_k)
         except ValueError as error:
             raise ValueError(f"asking {panel.name} about rows {list(rows[:5])}...: {error}") from error
         for name in (MARGINALS, EMISSIONS, TOPK_LOG_PROBS, ENTROPY):
             if name in values and np.isnan(values[name]).any():
-                at = int(np.isnan(values[name]).reshape(len(rows), -1).any(axis=1).argmax())
+                first = int(np.isnan(values[name]).reshape(len(rows), -1).any(axis=1).argmax())
                 raise ValueError(
-                    f"{panel.name} answered NaN ({name}) to row {rows[at]}, {' '.join(sentences[at])[:80]!r}: check "
-                    "its weights and its dtype"
+                    f"{panel.name} answered NaN ({name}) to row {rows[first]}, {' '.join(sentences[first])[:80]!r}: "
+                    "check its weights and its dtype"
                 )
         values[GROUPS] = np.tile(np.array(groups or range(len(self.label_names))), (len(rows), 1))
         values[TEMPERATURE] = np.tile([self._temperature_of(name) for name in TEMPERED_COLUMNS], (len(rows), 1))
@@ -228,7 +164,7 @@ class Question:
         return arrow_batch(values, lengths, self.features), sums
 
     def gold_key(self, shards: Sequence[Shard]) -> str:
-        """A hash of the gold tags of shards' sentences, as the student's labels; how they are cut does not matter."""
+        """A hash of the gold tags of the shards' sentences, as the student's labels; independent of the shards' size."""
         digest = hashlib.sha256()
         for shard in shards:
             for _, gold in self._gold_of(shard):
@@ -237,11 +173,11 @@ class Question:
         return digest.hexdigest()
 
     def graded(self, shard: Shard, answers: pa.Table) -> Sums | None:
-        """What the gold tags of a shard's sentences, as they are now, say of answers that are kept.
+        """Compare stored answers with the gold tags that the shard's sentences have now.
 
         Args:
-            shard: which.
-            answers: a row for each of the shard's, in their order.
+            shard: one of `shards`.
+            answers: a row for each of the shard's rows, in their order.
 
         Returns:
             The sums of `count_correct`; `None` where the answers do not hold the teacher's best tags.
@@ -251,21 +187,21 @@ class Question:
             return None
         parts = []
         for start, gold in self._gold_of(shard):
-            kept = answers[column].slice(start, len(gold)).to_pylist()
-            best = [np.array(row[0] if column == TOPK_TAGS else np.argmax(row, axis=-1)) for row in kept]
+            values = answers[column].slice(start, len(gold)).to_pylist()
+            best = [np.array(row[0] if column == TOPK_TAGS else np.argmax(row, axis=-1)) for row in values]
             parts.append(count_correct(best, gold))
         return add_sums(parts)
 
     def _gold_of(self, shard: Shard) -> Iterator[tuple[int, list[np.ndarray | None]]]:
-        """Some sentences at a time: the place of the first in the shard, and the gold tags of each."""
+        """Some sentences at a time: the position of the first in the shard, and the gold tags of each."""
         groups, column = self._groups[shard.language], self._gold_column
         for start in range(0, len(shard.rows), _ROWS_AT_ONCE):
             rows = shard.rows[start : start + _ROWS_AT_ONCE].tolist()
             if column is None:
                 yield start, [None] * len(rows)
                 continue
-            read = self._dataset[rows]
-            yield start, [self._gold_ids_of(tags, words, groups) for tags, words in zip(read[column], read[TOKENS])]
+            batch = self._dataset[rows]
+            yield start, [self._gold_ids_of(tags, words, groups) for tags, words in zip(batch[column], batch[TOKENS])]
 
     def _temperature_of(self, name: str) -> float:
         return self.temperatures.get(TOPK_LOG_PROBS if name in (TOPK_TAGS, UNPROVEN) else name, 1.0)
@@ -275,7 +211,7 @@ class Question:
     ) -> np.ndarray | None:
         if not tags or len(tags) != len(words):
             return None
-        # No tag at all, and a number that nothing names, is not one that the teacher missed.
+        # A missing tag, or a number without a name, is no error of the teacher's.
         if any(tag is None or (isinstance(tag, int) and tag not in self._gold_ids) for tag in tags):
             return None
         ids = [self._gold_ids.get(tag, -1) for tag in tags]
@@ -283,33 +219,30 @@ class Question:
 
 
 def _lengths_and_panels(dataset: Dataset, panels: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Each sentence's number of words, and the number of the panel it goes to: (sentences,) each."""
-    by_language = ALL not in panels
+    """Each sentence's number of words, and the number of its panel: (sentences,) each."""
+    by_language = ALL_LANGUAGES not in panels
     columns = [TOKENS, *([LANGUAGE] if by_language else [])]
-    lengths, places = np.zeros(len(dataset), np.int32), np.zeros(len(dataset), np.int32)
+    lengths, panel_of = np.zeros(len(dataset), np.int32), np.zeros(len(dataset), np.int32)
     start = 0
     for table in dataset.with_format("arrow").select_columns(columns).iter(batch_size=10_000):
-        here = slice(start, start := start + len(table))
-        lengths[here] = pc.list_value_length(table[TOKENS]).to_numpy()
+        rows = slice(start, start := start + len(table))
+        lengths[rows] = pc.list_value_length(table[TOKENS]).to_numpy()
         if by_language:
-            places[here] = pc.index_in(table[LANGUAGE], pa.array(panels)).to_numpy()
-    return lengths, places
+            panel_of[rows] = pc.index_in(table[LANGUAGE], pa.array(panels)).to_numpy()
+    return lengths, panel_of
 
 
-UNPROVEN = "unproven"  # beside the columns: whether a sentence's k best could not be shown to be the best
-
-
-def ask(distribution: TagDistribution, wanted: Sequence[str], top_k: int) -> dict[str, np.ndarray]:
-    """A distribution's answers for a batch of sentences.
+def target_values(distribution: TagDistribution, wanted: Sequence[str], top_k: int) -> dict[str, np.ndarray]:
+    """The values of target columns for a batch of sentences.
 
     Args:
         distribution: a teacher's, in the student's labels.
         wanted: target column names, and `UNPROVEN`.
-        top_k: paths a sentence; fewer where there are not so many.
+        top_k: paths per sentence; fewer where fewer exist.
 
     Returns:
         For each wanted column an array over the batch, shaped and padded as in [`Targets`]; for `UNPROVEN`, where
-        the k best are asked, (batch,), boolean.
+        the k best are wanted, (batch,), boolean.
 
     Raises:
         ValueError: if the distribution has no such quantity (see [`StateDistribution`]).
@@ -318,8 +251,7 @@ def ask(distribution: TagDistribution, wanted: Sequence[str], top_k: int) -> dic
     if TOPK_TAGS in wanted or TOPK_LOG_PROBS in wanted:
         paths = distribution.topk(top_k)
         values[TOPK_TAGS], values[TOPK_LOG_PROBS] = paths.tags, paths.log_prob
-        proven = paths.proven if isinstance(paths, BestPaths) else torch.ones(len(paths.tags), dtype=torch.bool)
-        values[UNPROVEN] = ~proven
+        values[UNPROVEN] = ~paths.proven
     if MARGINALS in wanted:
         values[MARGINALS] = distribution.marginals
     if EDGE_COUNTS in wanted:
@@ -333,3 +265,95 @@ def ask(distribution: TagDistribution, wanted: Sequence[str], top_k: int) -> dic
     if ENTROPY in wanted:
         values[ENTROPY] = distribution.entropy()
     return {name: values[name].numpy(force=True) for name in wanted if name in values}
+
+
+def target_features(targets: Sequence[str], num_tags: int) -> Features:
+    """The Arrow types of target columns.
+
+    Args:
+        targets: names of columns.
+        num_tags: the number of the student's labels; a tag takes one byte where they fit into it.
+    """
+    features = {}
+    for name in targets:
+        column = TARGET_COLUMNS[name]
+        feature: Any = Value("int8" if name == TOPK_TAGS and num_tags <= 127 else column.stored)
+        for _ in column.axes:
+            feature = List(feature)
+        features[name] = feature
+    return Features(features)
+
+
+def arrow_batch(values: Mapping[str, np.ndarray], lengths: np.ndarray, features: Features) -> pa.RecordBatch:
+    """The answers to a batch of sentences as rows of the target columns, without padding.
+
+    Args:
+        values: for each column an array over the batch, shaped and padded as in [`Targets`].
+        lengths: (batch,), words.
+        features: of `target_features`.
+    """
+    schema = features.arrow_schema
+    columns = [_ragged_column(field.name, values, lengths, field.type) for field in schema]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def check_word_counts(table: pa.Table, words: np.ndarray) -> None:
+    """Refuse answers about another number of words than their sentences have.
+
+    Args:
+        table: answers.
+        words: (rows,), how many words each sentence has.
+
+    Raises:
+        ValueError: it names column and row.
+    """
+    if len(table) != len(words):
+        raise ValueError(f"there are answers to {len(table):,} sentences where {len(words):,} were asked about")
+    start = 0
+    for batch in table.to_batches():
+        batch_words = words[start : start + len(batch)]
+        for name in batch.schema.names:
+            axes = TARGET_COLUMNS[name].axes
+            if "words" not in axes:
+                continue
+            column, row_of = batch[name], np.arange(len(batch))
+            for _ in axes[: axes.index("words")]:
+                row_of = row_of[pc.list_parent_indices(column).to_numpy()]
+                column = pc.list_flatten(column)
+            counts = pc.list_value_length(column).to_numpy(zero_copy_only=False)
+            if len(wrong := np.flatnonzero(counts != batch_words[row_of])):
+                row = int(row_of[wrong[0]])
+                raise ValueError(
+                    f"{name} of row {start + row} has {counts[wrong[0]]} words where the sentence has "
+                    f"{batch_words[row]}"
+                )
+        start += len(batch)
+
+
+def _ragged_column(name: str, values: Mapping[str, np.ndarray], lengths: np.ndarray, pa_type: pa.DataType) -> pa.Array:
+    axes, padded = TARGET_COLUMNS[name].axes, values[name]
+    batch = len(padded)
+    kept = np.ones((batch,) + (1,) * (padded.ndim - 1), dtype=bool)
+    counts: list[np.ndarray] = []  # the length of each list, level by level, outermost first
+    sentences = np.arange(batch)  # the sentence of each list of the level before
+    for axis, meaning in enumerate(axes, start=1):
+        if meaning == "k":
+            exists = values[TOPK_LOG_PROBS] > -np.inf
+            kept = kept & exists.reshape(batch, -1, *(1,) * (padded.ndim - 2))
+            counts.append(exists.sum(axis=1)[sentences])
+        elif meaning == "words":
+            inside = np.arange(padded.shape[axis]) < lengths[:, None]
+            kept = kept & inside.reshape(batch, *(1,) * (axis - 1), -1, *(1,) * (padded.ndim - axis - 1))
+            counts.append(lengths[sentences])
+        else:
+            counts.append(np.full(len(sentences), padded.shape[axis]))
+        sentences = np.repeat(sentences, counts[-1])
+    flat = padded[np.broadcast_to(kept, padded.shape)]
+    levels = [pa_type]
+    for _ in axes:
+        levels.append(levels[-1].value_type)
+    array = pa.array(flat.astype(levels[-1].to_pandas_dtype(), copy=False), type=levels[-1])
+    for level, count in zip(reversed(levels[:-1]), reversed(counts)):
+        offsets = np.concatenate(([0], np.cumsum(count))).astype(np.int32)
+        array = pa.ListArray.from_arrays(pa.array(offsets), array, type=level)
+    return array

@@ -1,26 +1,30 @@
-"""Distributions over the student's tag sequences that are not a chain over the student's tags."""
+"""A teacher's distribution over the student's tag sequences.
+
+A teacher's chain becomes a [`TagChain`] where tags are only renamed, else a [`ReadChain`]; `read_chain` decides. A
+teacher that lists sequences gives a [`KnownPaths`], and several teachers a [`Mixture`]. All are [`TagDistribution`]s.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import reduce
 
 import torch
 from torch import Tensor
 
 from ..distillation.comparisons import path_group_log_probs
-from ..modeling.crf import LinearChainCRF, SufficientStatistics, TopK
+from ..modeling.crf import LinearChainCRF, SufficientStatistics
 from ..modeling.crf_reference import Scores, logsumexp
 from .distribution import (
     BestPaths,
-    Hidden,
+    ExactPaths,
+    StateChain,
+    TagChain,
     TagDistribution,
-    hidden_chain,
-    hidden_chains,
-    log_prob_of,
-    select,
-    select_chains,
-    top_of_pool,
+    best_candidates,
+    select_sentences,
+    state_chain,
 )
-from .k_best_search import best_of
+from .k_best_search import search_best_paths
 from .label_map import Reading
 
 
@@ -28,8 +32,8 @@ class ReadChain:
     """A teacher's chain over states, read as the student's tags: a [`TagDistribution`].
 
     Marginals, expected transitions and probabilities of sequences are exact sums over states. The k best are exact
-    where states and tags are one to one, and as `best_of` says where tags were merged. The entropy is that of the
-    teacher's own sequences, which bounds the merged ones' from above.
+    where states and tags are one to one; where tags are merged, `search_best_paths` finds them. The entropy is that of
+    the teacher's sequences before they are merged, which bounds that of the merged sequences from above.
 
     Args:
         chain: over the states of `reading`.
@@ -39,8 +43,8 @@ class ReadChain:
     def __init__(self, chain: LinearChainCRF, reading: Reading) -> None:
         self.chain, self.reading = chain, reading
         device = chain.scores.emissions.device
-        self._read_as = torch.tensor(reading.read_as, device=device)
-        self._merge = torch.nn.functional.one_hot(self._read_as, reading.num_tags)
+        self._student_tags = torch.tensor(reading.student_tags, device=device)
+        self._merge = torch.nn.functional.one_hot(self._student_tags, reading.num_tags)
 
     @property
     def lengths(self) -> Tensor:
@@ -55,46 +59,52 @@ class ReadChain:
         return self._summed(self._summed(self.chain.edge_counts, -1), -2)
 
     def _summed(self, values: Tensor, dim: int) -> Tensor:
-        """Sums over states that are read alike; no matrix product, which autocast would round to half precision."""
+        """Sums over states that are read as the same tag.
+
+        No matrix product, which autocast would round to half precision.
+        """
         shape = list(values.shape)
         shape[dim] = self.reading.num_tags
-        return values.new_zeros(shape).index_add(dim, self._read_as, values)
+        return values.new_zeros(shape).index_add(dim, self._student_tags, values)
 
     @property
     def scores(self) -> Scores:
         """Emissions alone: log-sums over merged tags, -inf at tags that stand for none; the rest is NaN."""
-        own = self.chain.scores.emissions
-        inside = self._merge.bool()
-        emissions = logsumexp(own.unsqueeze(-1).masked_fill(~inside, -torch.inf), -2)
-        emissions = torch.where(self._words()[..., None], emissions, 0.0)
+        of_states = self.chain.scores.emissions
+        merged = self._merge.bool()
+        emissions = logsumexp(of_states.unsqueeze(-1).masked_fill(~merged, -torch.inf), -2)
+        emissions = torch.where(self._word_mask()[..., None], emissions, 0.0)
         tags = self.reading.num_tags
-        none = own.new_full((tags,), torch.nan)
-        return Scores(emissions, none.expand(tags, tags), none, none)
+        undefined = of_states.new_full((tags,), torch.nan)
+        return Scores(emissions, undefined.expand(tags, tags), undefined, undefined)
 
-    def _words(self) -> Tensor:
+    def _word_mask(self) -> Tensor:
         emissions = self.chain.scores.emissions
         position = torch.arange(emissions.shape[1], device=emissions.device)
         return position < self.lengths.to(emissions.device)[:, None]
 
-    def _read(self, states: Tensor) -> Tensor:
-        return torch.where(states < 0, states, self._read_as[states.clamp(min=0)])
+    def _tags_of(self, states: Tensor) -> Tensor:
+        return torch.where(states < 0, states, self._student_tags[states.clamp(min=0)])
 
-    def topk(self, k: int) -> TopK | BestPaths:
+    def topk(self, k: int) -> ExactPaths | BestPaths:
         if self.reading.one_to_one:
             paths = self.chain.topk(k)
-            return TopK(self._read(paths.tags), paths.log_prob, paths.valid)
-        return best_of(self, k)
+            return ExactPaths(self._tags_of(paths.tags), paths.log_prob, paths.valid)
+        return search_best_paths(self, k)
 
-    def hidden(self) -> list[Hidden]:
-        return [hidden_chain(self.chain, self._read_as)]
+    def best_tags(self) -> Tensor:
+        return self.topk(1).tags[:, 0]
+
+    def state_chains(self) -> list[StateChain]:
+        return [state_chain(self.chain, self._student_tags)]
 
     def select(self, rows: Tensor) -> "ReadChain":
-        return ReadChain(select_chains(self.chain, rows), self.reading)
+        return ReadChain(select_sentences(self.chain, rows), self.reading)
 
     def log_prob(self, tags: Tensor) -> Tensor:
-        groups = self._read_as.expand(len(tags), -1)
-        found = path_group_log_probs(self.chain, tags, groups)
-        return torch.where(tags[..., 0] < 0, -torch.inf, found)
+        groups = self._student_tags.expand(len(tags), -1)
+        log_probs = path_group_log_probs(self.chain, tags, groups)
+        return torch.where(tags[..., 0] < 0, -torch.inf, log_probs)
 
     def entropy(self) -> Tensor:
         return self.chain.entropy()
@@ -116,31 +126,34 @@ def read_chain(
     """A teacher's distribution in the student's tags.
 
     Args:
-        scores: over the teacher's own tags, nats.
+        scores: over the teacher's tags, nats.
         lengths: (batch,), words.
         reading: how its tags are read.
-        allowed, allowed_start, allowed_end: the teacher's own constraints, over its own tags.
+        allowed, allowed_start, allowed_end: the teacher's constraints, over its tags.
         temperature: divides all scores.
 
     Returns:
-        A [`LinearChainCRF`] where tags are only renamed, else a [`ReadChain`].
+        A [`TagChain`] where tags are only renamed, else a [`ReadChain`].
     """
     device = scores.emissions.device
-    tag_of_state = list(reading.tag_of_state)
+    teacher_tags = list(reading.teacher_tags)
     if reading.renames_only:
-        tag_of_state = [reading.read_as.index(tag) for tag in range(reading.num_tags)]
-        tag_of_state = [reading.tag_of_state[state] for state in tag_of_state]
-    order = torch.tensor(tag_of_state, device=device)
+        states = [reading.student_tags.index(tag) for tag in range(reading.num_tags)]
+        teacher_tags = [reading.teacher_tags[state] for state in states]
+    order = torch.tensor(teacher_tags, device=device)
     masks = {}
-    for name, own, mine in (
+    for name, by_teacher, by_reading in (
         ("allowed", allowed, reading.allowed),
         ("allowed_start", allowed_start, reading.allowed_start),
         ("allowed_end", allowed_end, reading.allowed_end),
     ):
-        own = None if own is None else (own[order][:, order] if own.dim() == 2 else own[order])
-        mine = None if mine is None else mine.to(device)
-        if own is not None or mine is not None:
-            masks[name] = mine if own is None else own if mine is None else own & mine
+        constraints = []
+        if by_teacher is not None:
+            constraints.append(by_teacher[order][:, order] if by_teacher.dim() == 2 else by_teacher[order])
+        if by_reading is not None:
+            constraints.append(by_reading.to(device))
+        if constraints:
+            masks[name] = reduce(torch.logical_and, constraints)
     chain = LinearChainCRF(
         scores.emissions[..., order],
         scores.transitions[order][:, order],
@@ -151,21 +164,18 @@ def read_chain(
     )
     if temperature != 1.0:
         chain = chain.with_temperature(temperature)
-    return chain if reading.renames_only else ReadChain(chain, reading)
-
-
-# A teacher that says no more than a list of tag sequences with their probabilities.
+    return TagChain.from_crf(chain) if reading.renames_only else ReadChain(chain, reading)
 
 
 class KnownPaths:
-    """The distribution over some known tag sequences, renormalised over them: a [`TagDistribution`].
+    """A distribution over a list of tag sequences, renormalised over the list: a [`TagDistribution`].
 
-    Sequences that are read alike (because a label map merges their tags) are one, their probabilities added. A
-    temperature divides what the teacher said of each of them, before they are added.
+    Sequences that become equal (because a label map merges their tags) are one, their probabilities added. A
+    temperature divides the log-probability of each, before they are added.
 
     Args:
-        tags: (batch, candidates, words), -100 beyond the words and the sequences there are.
-        log_weights: (batch, candidates), nats, of any common scale; of the teacher's own sequences.
+        tags: (batch, candidates, words), -100 beyond the words and on candidates that do not exist.
+        log_weights: (batch, candidates), nats, of any common scale; before equal sequences are added up.
         lengths: (batch,), words.
         num_tags: the student's labels.
     """
@@ -177,7 +187,7 @@ class KnownPaths:
         weights = log_weights.double().masked_fill(~exists, -torch.inf).softmax(dim=1)
         same = (tags[:, :, None] == tags[:, None]).all(dim=-1)
         weights = (same * weights[:, None]).sum(dim=-1)
-        self.paths = top_of_pool(tags, weights.log(), tags.shape[1])
+        self.paths = best_candidates(tags, weights.log(), tags.shape[1])
 
     @property
     def _statistics(self) -> SufficientStatistics:
@@ -195,13 +205,16 @@ class KnownPaths:
     def scores(self) -> Scores:
         raise ValueError("a list of tag sequences has no emission scores: use top_k, top_wk, posterior or structural")
 
-    def topk(self, k: int) -> TopK:
-        return TopK(*(part[:, :k] for part in self.paths))
+    def topk(self, k: int) -> ExactPaths:
+        return ExactPaths(*(values[:, :k] for values in self.paths))
 
-    def hidden(self) -> list[Hidden]:
-        """Each sequence is a state, and stays the one it is."""
+    def best_tags(self) -> Tensor:
+        return self.topk(1).tags[:, 0]
+
+    def state_chains(self) -> list[StateChain]:
+        """Each sequence is a state, which never changes."""
         stay = torch.eye(self.paths.tags.shape[1], dtype=torch.float64, device=self.paths.tags.device)
-        return [Hidden(1.0, self.paths.log_prob.exp(), lambda word: stay, self.paths.tags.transpose(1, 2))]
+        return [StateChain(1.0, self.paths.log_prob.exp(), lambda word: stay, self.paths.tags.transpose(1, 2))]
 
     def log_prob(self, tags: Tensor) -> Tensor:
         same = (tags[:, :, None] == self.paths.tags[:, None]).all(dim=-1) & (tags[..., :1] >= 0)
@@ -222,9 +235,9 @@ class KnownPaths:
 class Mixture:
     """Several distributions over the same tag sequences, mixed: p(y) = sum over m of w_m p_m(y).
 
-    Marginals, expected transitions and probabilities of sequences are mixed exactly. The k best are
-    those under the mixture's exact probabilities, as `best_of` says. The entropy is the weighted mean of the
-    members', which bounds the mixture's from below. A temperature divides the members' scores.
+    Marginals, expected transitions and probabilities of sequences are mixed exactly. `search_best_paths` finds the k
+    best under the mixture's exact probabilities. The entropy is the weighted mean of the members', which bounds the
+    mixture's from below. A temperature divides the members' scores.
 
     Args:
         members: distributions over the same sentences.
@@ -262,25 +275,28 @@ class Mixture:
     def scores(self) -> Scores:
         """Emissions alone: logs of the mixed local distributions; the rest is NaN."""
         parts = [member.scores.emissions for member in self.members]
-        none = torch.full_like(parts[0][0, 0], torch.nan)
+        undefined = torch.full_like(parts[0][0, 0], torch.nan)
         emissions = self._log_mixed([part.log_softmax(dim=-1) for part in parts])
-        return Scores(emissions, none.expand(len(none), -1), none, none)
+        return Scores(emissions, undefined.expand(len(undefined), -1), undefined, undefined)
 
     def topk(self, k: int) -> BestPaths:
-        return best_of(self, k)
+        return search_best_paths(self, k)
 
-    def hidden(self) -> list[Hidden]:
+    def best_tags(self) -> Tensor:
+        return self.topk(1).tags[:, 0]
+
+    def state_chains(self) -> list[StateChain]:
         return [
             replace(chain, weight=weight * chain.weight)
             for member, weight in zip(self.members, self.weights)
-            for chain in hidden_chains(member)
+            for chain in member.state_chains()
         ]
 
     def select(self, rows: Tensor) -> "Mixture":
-        return Mixture([select(member, rows) for member in self.members], self.weights)
+        return Mixture([member.select(rows) for member in self.members], self.weights)
 
     def log_prob(self, tags: Tensor) -> Tensor:
-        return self._log_mixed([log_prob_of(member, tags.to(member.marginals.device)) for member in self.members])
+        return self._log_mixed([member.log_prob(tags.to(member.marginals.device)) for member in self.members])
 
     def entropy(self) -> Tensor:
         return self._mixed([member.entropy() for member in self.members])

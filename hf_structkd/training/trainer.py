@@ -18,7 +18,7 @@ from ..distillation.targets import Targets
 from ..evaluation.tagging_metrics import TaggingMetrics
 from ..modeling.configuration import label_names
 from ..teachers.annotate import Teachers
-from ..teachers.panel import ready_teachers
+from ..teachers.panel import load_teachers
 from .answer_checks import check_answers
 from .arguments import StructKDTrainingArguments
 from .checks import (
@@ -107,7 +107,7 @@ class StructKDTrainer(ScoringTrainer):
         self._read_objective(args)
         self._annotated_top_k = args.top_k
         self._arguments_before_search: dict[str, Any] = {}
-        teachers = None if teachers is None else ready_teachers(teachers)
+        teachers = None if teachers is None else load_teachers(teachers)
         self.teachers = teachers
         compute_metrics = compute_metrics or TaggingMetrics(
             self.label_names_in_order, getattr(config, "tag_scheme", None)

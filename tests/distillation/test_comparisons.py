@@ -10,8 +10,9 @@ from hf_structkd import LinearChainCRF, StructKDTrainer, StructKDTrainingArgumen
 from hf_structkd.data.unlabelled import hide_gold
 from hf_structkd.distillation.objectives import OBJECTIVES
 from hf_structkd.distillation.targets import Targets
+from hf_structkd.teachers.distribution import TagChain
 from hf_structkd.teachers.function import CallableTeacher
-from hf_structkd.teachers.question import ask
+from hf_structkd.teachers.question import target_values
 
 LABELS = ["O", "B-PER", "B-LOC", "I-LOC"]
 KNOWN = ["O", "B-PER"]
@@ -37,8 +38,8 @@ def targets_from(teacher_scores, k=3):
     )
     distribution = teacher.distribution([["w"] * n for n in LENGTHS.tolist()], LABELS)
     names = ["teacher_topk_tags", "teacher_topk_log_probs", "teacher_marginals", "teacher_emissions"]
-    batch = {name: torch.as_tensor(values) for name, values in ask(distribution, names, k).items()}
-    groups = torch.tensor(teacher.read_as(LABELS).groups)
+    batch = {name: torch.as_tensor(values) for name, values in target_values(distribution, names, k).items()}
+    groups = torch.tensor(teacher.reading(LABELS).groups)
     assert groups.tolist() == GROUPS
     return Targets.pop_from({**batch, "teacher_groups": groups.expand(2, -1)})
 
@@ -132,7 +133,7 @@ def test_how_a_student_splits_what_the_teacher_cannot_see_costs_nothing():
 def test_groups_of_one_tag_each_change_nothing():
     student, teacher = random_scores(1, 4), random_scores(2, 4)
     names = ["teacher_topk_tags", "teacher_topk_log_probs", "teacher_marginals"]
-    answers = ask(LinearChainCRF(*teacher, lengths=LENGTHS), names, 3)
+    answers = target_values(TagChain(*teacher, lengths=LENGTHS), names, 3)
     alone = {name: torch.as_tensor(values) for name, values in answers.items()}
     grouped = Targets(**alone, teacher_groups=torch.arange(4).expand(2, -1))
     for name in ("posterior", "top_wk", "top_k", "fuzzy"):

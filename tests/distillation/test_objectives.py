@@ -20,8 +20,9 @@ from hf_structkd.distillation.objectives import (
 )
 from hf_structkd.distillation.targets import Targets
 from hf_structkd.modeling.crf_reference import Scores
+from hf_structkd.teachers.distribution import TagChain
 from hf_structkd.teachers.label_map import read_labels
-from hf_structkd.teachers.question import ask
+from hf_structkd.teachers.question import target_values
 from hf_structkd.teachers.readings import read_chain
 
 GLOBAL = [name for name in sorted(OBJECTIVES) if "global" in OBJECTIVES[name].temperature_modes]
@@ -37,9 +38,9 @@ def random_scores(seed: int) -> list[torch.Tensor]:
 
 def targets_of(scores: list[torch.Tensor], names, top_k: int = 3, temperature: float = 1.0) -> Targets:
     """A teacher's answers for a batch, rounded as a dataset would store them."""
-    teacher = LinearChainCRF(*scores, lengths=LENGTHS).with_temperature(temperature)
+    teacher = TagChain(*scores, lengths=LENGTHS).with_temperature(temperature)
     batch = {}
-    for name, values in ask(teacher, names, top_k).items():
+    for name, values in target_values(teacher, names, top_k).items():
         column = TARGET_COLUMNS[name]
         batch[name] = torch.as_tensor(values.astype(column.stored)).to(column.dtype)
     return Targets.pop_from(batch)
@@ -195,14 +196,14 @@ def test_the_golden_example_of_the_paper():
     for (position, (a, b)), value in psi.items():
         i, j = 2 * position + "FT".index(a), 2 * position + 2 + "FT".index(b)
         transitions[i, j], allowed[i, j] = math.log(value), True
-    crf = LinearChainCRF(
+    crf = TagChain(
         torch.zeros(1, 3, 6, dtype=torch.float64),
         transitions,
         allowed=allowed,
         allowed_start=torch.tensor([True, True, False, False, False, False]),
         allowed_end=torch.tensor([False, False, False, False, True, True]),
     )
-    answers = ask(crf, ("teacher_topk_tags", "teacher_topk_log_probs"), 2)
+    answers = target_values(crf, ("teacher_topk_tags", "teacher_topk_log_probs"), 2)
     targets = Targets.pop_from({name: torch.as_tensor(values) for name, values in answers.items()})
     statistics = targets.path_statistics(6, targets.path_weights(weighted=True))
     weight_of_ttf = statistics.nodes[0, 0, 1]
@@ -290,7 +291,9 @@ def test_of_merged_tags_the_two_temperatures_of_emission_differ_as_it_says():
         ("global", torch.stack([own[..., 0] / 3.0, (own[..., 1:] / 3.0).logsumexp(-1)], -1)),
     ):
         asked = teacher if mode == "local" else teacher.with_temperature(3.0)
-        targets = Targets(teacher_emissions=torch.as_tensor(ask(asked, ["teacher_emissions"], 1)["teacher_emissions"]))
+        targets = Targets(
+            teacher_emissions=torch.as_tensor(target_values(asked, ["teacher_emissions"], 1)["teacher_emissions"])
+        )
         expected = -9 * (emissions.softmax(-1) * (student.scores.emissions / 3.0).log_softmax(-1)).sum(dim=(1, 2))
         torch.testing.assert_close(OBJECTIVES["emission"](3.0, mode)(student, targets), expected.float())
 

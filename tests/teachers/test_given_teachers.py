@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, TokenClassificationPipeline, XLMRobertaConfig, XLMRobertaForTokenClassification
 
 from hf_structkd import StructKDTrainer, StructKDTrainingArguments, Teacher, annotate
-from hf_structkd.teachers.panel import Panel, ready_teachers
+from hf_structkd.teachers.panel import Panel, load_teachers
 from hf_structkd.training.teacher_embeddings import teacher_views
 from tests.conftest import label_fields
 
@@ -187,7 +187,7 @@ def test_a_folder_that_is_not_there_is_said_to_be_no_teacher(tmp_path):
     with pytest.raises(
         OSError, match=r"no teacher can be loaded from .*nowhere'.* neither the folder of a checkpoint"
     ):
-        ready_teachers({"en": str(tmp_path / "nowhere")})
+        load_teachers({"en": str(tmp_path / "nowhere")})
 
 
 @pytest.mark.parametrize("name", ["{}/nowhere", "./nowhere", "runs/one/nowhere", "{}/a file"])

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_structkd import annotate
-from hf_structkd.teachers.distribution import BestPaths, select, top_of_pool
+from hf_structkd.teachers.distribution import BestPaths, best_candidates
 from hf_structkd.teachers.function import CallableTeacher
 from hf_structkd.teachers.panel import Panel
 from hf_structkd.teachers.readings import Mixture
@@ -39,7 +39,7 @@ def all_of(distribution, row, words, num_tags):
     width = int(distribution.lengths.max())
     tags = torch.full((1, num_tags**words, width), -100)
     tags[0, :, :words] = torch.tensor(list(itertools.product(range(num_tags), repeat=words)))
-    one = select(distribution, torch.tensor([row]))
+    one = distribution.select(torch.tensor([row]))
     return one.log_prob(tags)[0].exp().sort(descending=True).values
 
 
@@ -123,7 +123,7 @@ def test_unproven_sentences_are_counted_in_the_summary(caplog):
 
 def test_the_pool_knows_equal_sequences_and_only_those():
     tags = torch.tensor([[[1, 2, -100], [1, 2, -100], [2, 1, -100], [-100, -100, -100]]])
-    best = top_of_pool(tags, torch.tensor([[0.5, 0.5, 0.25, 1.0]]).log(), 3)
+    best = best_candidates(tags, torch.tensor([[0.5, 0.5, 0.25, 1.0]]).log(), 3)
     assert best.tags[0].tolist() == [[1, 2, -100], [2, 1, -100], [-100] * 3]
     assert best.valid[0].tolist() == [True, True, False]
 
@@ -144,6 +144,6 @@ def test_some_sentences_of_any_distribution_are_those_sentences(rows):
         Panel([listed, listed]).distribution(words, LABELS),
         one.distribution(words, LABELS[:3]),
     ):
-        part = select(distribution, torch.tensor(rows))
+        part = distribution.select(torch.tensor(rows))
         torch.testing.assert_close(part.marginals, distribution.marginals[rows])
         assert part.lengths.tolist() == [lengths[row] for row in rows]

@@ -11,7 +11,7 @@ from hf_structkd.modeling.tag_scheme import TagScheme, convert_tags
 from hf_structkd.teachers.function import CallableTeacher
 from hf_structkd.teachers.label_map import mapped_labels, read_labels
 from hf_structkd.teachers.panel import Panel
-from hf_structkd.teachers.question import ask
+from hf_structkd.teachers.question import target_values
 
 WORDS = ["one", "two", "three"]
 
@@ -148,7 +148,7 @@ def test_mixed_and_merged_emissions_are_the_logs_of_mixed_and_merged_local_distr
     local = scores_of(BIO, 2)[0].softmax(dim=-1)
     merged = torch.stack((local[:, [0, 3, 4]].sum(dim=1), local[:, 1], local[:, 2]), dim=1)
     expected = 0.5 * scores_of(student, 1)[0].softmax(dim=-1) + 0.5 * merged
-    answers = ask(Panel([first, second]).distribution([WORDS], student), ["teacher_emissions"], 1)
+    answers = target_values(Panel([first, second]).distribution([WORDS], student), ["teacher_emissions"], 1)
     got = torch.as_tensor(answers["teacher_emissions"])[0].softmax(dim=-1)
     torch.testing.assert_close(got, expected)
 
@@ -215,8 +215,8 @@ def test_autocast_around_an_annotation_changes_nothing_that_is_merged_mixed_or_l
     student = ["O", "B-PER", "I-PER"]
 
     class Single(CallableTeacher):
-        def own_scores(self, sentences):
-            found = super().own_scores(sentences)
+        def chain_scores(self, sentences):
+            found = super().chain_scores(sentences)
             return found._replace(scores=Scores(*(part.float() for part in found.scores)))
 
     def asked():
@@ -227,7 +227,7 @@ def test_autocast_around_an_annotation_changes_nothing_that_is_merged_mixed_or_l
         )  # fmt: skip
         wanted = ["teacher_marginals", "teacher_edge_counts", "teacher_topk_tags", "teacher_topk_log_probs"]
         return [
-            ask(panel.distribution([WORDS], student), wanted, 3)
+            target_values(panel.distribution([WORDS], student), wanted, 3)
             for panel in (Panel(merging), Panel([merging, chain_teacher(BIOES, 3)]))
         ]
 
