@@ -1,4 +1,4 @@
-"""Where the objectives come from: arXiv identifier or anthology key -> BibTeX, for model cards and papers."""
+"""The sources of the objectives: arXiv identifier or anthology key -> BibTeX, for model cards and papers."""
 
 SLKD, SKD, SUBKD, MGKD = "2004.03846", "2010.05010", "2203.04825", "2021.naacl-main.454"
 

@@ -1,11 +1,12 @@
-"""Teachers that cannot tell some of the student's tags apart: the student's probability of groups of tags.
+"""Comparisons of a student's distribution with a teacher's answers, from which the objectives are made.
 
-A teacher that knows no locations says O where a location stands; of its O the student's O, B-LOC and I-LOC are one
-*group*. Groups partition the student's tags, and the teacher's answers name each group by its first tag, the
-representative (`teacher_groups`: tag -> representative). What a distribution over tags says about a sequence of
-groups is a sum over all tag sequences that pass through them, which a chain computes exactly: the probability of the
-teacher's path is the student's probability of a set of paths (marginal distillation; Yu and Yang 2020, arXiv
-2004.05140).
+*Groups of tags.* A teacher that knows no locations tags a location as O; to this teacher the student's O, B-LOC and
+I-LOC are one *group*. Groups partition the student's tags, and the teacher's answers name each group by its first tag,
+the representative (`teacher_groups`: tag -> representative). The probability of a sequence of groups is a sum over all
+tag sequences that pass through them, which a chain computes exactly: the student's probability of the teacher's path
+is its probability of a set of paths (marginal distillation; Yu and Yang 2020, arXiv 2004.05140).
+
+*Word by word.* Local distributions are compared by cross-entropy, and local scores by a squared distance.
 """
 
 import torch
@@ -15,11 +16,14 @@ from ..modeling.crf import LinearChainCRF
 
 
 def group_log_probs(log_probs: Tensor, groups: Tensor | None) -> Tensor:
-    """Log-probabilities of groups, at their representatives; -inf at other tags.
+    """Log-probabilities of groups.
 
     Args:
         log_probs: (batch, words, tags), nats.
         groups: (batch, tags), each tag's representative; `None` where every tag is alone.
+
+    Returns:
+        (batch, words, tags), nats, at the representatives; -inf at other tags.
     """
     if groups is None:
         return log_probs
@@ -31,37 +35,40 @@ def group_log_probs(log_probs: Tensor, groups: Tensor | None) -> Tensor:
     return torch.where(exists, torch.where(exists, sums, 1.0).log() + peak, -torch.inf)
 
 
-def group_sets(tags: Tensor, num_tags: int, groups: Tensor | None) -> Tensor:
-    """The tags that any of some paths has at each word, with all that are in their groups.
+def tag_sets(tags: Tensor, num_tags: int, groups: Tensor | None) -> Tensor:
+    """The tags that the k paths take at each word, and the other tags of their groups.
 
     Args:
-        tags: (batch, k, words), -100 beyond the words and the paths there are.
-        num_tags: the student's.
+        tags: (batch, k, words), -100 beyond the words and on paths that do not exist.
+        num_tags: the number of the student's labels.
         groups: (batch, tags), or `None`.
 
     Returns:
         (batch, words, num_tags), boolean.
     """
     batch, _, words = tags.shape
-    seen = torch.zeros(batch, words, num_tags + 1, device=tags.device)  # the last column collects the padding
-    seen = seen.scatter(2, torch.where(tags < 0, num_tags, tags).transpose(1, 2), 1.0)[..., :num_tags]
+    taken = torch.zeros(batch, words, num_tags + 1, device=tags.device)  # the last column collects the padding
+    taken = taken.scatter(2, torch.where(tags < 0, num_tags, tags).transpose(1, 2), 1.0)[..., :num_tags]
     if groups is not None:
-        seen = seen.gather(2, groups[:, None, :].expand_as(seen))
-    return seen > 0
+        taken = taken.gather(2, groups[:, None, :].expand_as(taken))
+    return taken > 0
 
 
 def path_group_log_probs(student: LinearChainCRF, tags: Tensor, groups: Tensor) -> Tensor:
-    """The student's log-probability of each path of groups, (batch, k) in nats: the sum over all paths within it.
+    """The student's log-probability of each path of groups: a sum over all paths through the groups.
 
     Args:
         student: the student's distribution.
-        tags: (batch, k, words), representatives, -100 beyond the words and the paths there are.
+        tags: (batch, k, words), representatives, -100 beyond the words and on paths that do not exist.
         groups: (batch, tags), each tag's representative.
+
+    Returns:
+        (batch, k), nats.
     """
     emissions = student.scores.emissions
     k = tags.shape[1]
     inside = groups[:, None, None, :] == tags.unsqueeze(-1)  # (batch, k, words, tags)
-    missing = tags[:, :, :1, None] < 0  # no such path: any tag will do, nobody reads the answer
+    missing = tags[:, :, :1, None] < 0  # no such path: any tag will do, the result is not used
     repeated = LinearChainCRF(
         emissions.repeat_interleave(k, dim=0).masked_fill(~(inside | missing).flatten(0, 1), -torch.inf),
         *student.scores[1:],
@@ -72,10 +79,7 @@ def path_group_log_probs(student: LinearChainCRF, tags: Tensor, groups: Tensor) 
     return torch.where(possible, torch.where(possible, within, 0.0) - student.log_partition[:, None], -torch.inf)
 
 
-# Comparing two chains word by word: local distributions, and local scores.
-
-
-def words_of(student: LinearChainCRF) -> Tensor:
+def word_mask(student: LinearChainCRF) -> Tensor:
     """1 on the words of each sentence, 0 on the padding: (batch, words, 1)."""
     emissions = student.scores.emissions
     position = torch.arange(emissions.shape[1], device=emissions.device)
@@ -84,14 +88,17 @@ def words_of(student: LinearChainCRF) -> Tensor:
 
 
 def local_cross_entropy(teacher: Tensor, student_log_probs: Tensor, temperature: float) -> Tensor:
-    """Sum over words and tags of -q_t^(1/T)/Z_t * log(q_s^(1/T)/Z_s): (batch,).
+    """Sum over words and tags of -q_t^(1/T)/Z_t * log(q_s^(1/T)/Z_s).
 
-    A tag whose probability is exactly 0 for the teacher, or was rounded to it in float16, stays at 0 whatever T is.
+    A tag whose probability is exactly 0 for the teacher, or was rounded to 0 in float16, stays at 0 whatever T is.
 
     Args:
-        teacher: (batch, words, tags), probabilities, zero off the words.
+        teacher: (batch, words, tags), probabilities, 0 on padding.
         student_log_probs: (batch, words, tags), nats.
         temperature: T.
+
+    Returns:
+        (batch,), nats.
     """
     if temperature != 1.0:
         words = teacher.sum(dim=-1, keepdim=True) > 0
@@ -107,24 +114,27 @@ def local_cross_entropy(teacher: Tensor, student_log_probs: Tensor, temperature:
 def pair_distance(
     student: LinearChainCRF, emissions: Tensor, transitions: Tensor, start: Tensor, end: Tensor
 ) -> Tensor:
-    """The squared distance of the sub-structure objective, student to teacher: (batch,), nats squared.
+    """The squared distance of the sub-structure objective.
 
     With d_e(b) and d_t(a, b) the differences of emissions and transitions, the mean over pairs of
     (d_e(b) + d_t(a, b) - its mean)^2 is a variance, E[x^2] - E[x]^2, which expands into sums over b alone and one sum
-    over pairs a sentence: no array of words x tags x tags is built.
+    over pairs per sentence: no array of words x tags x tags is built.
 
     Args:
         student: the student's distribution.
         emissions: (batch, words, tags), the teacher's, nats.
         transitions: (batch, tags, tags), the teacher's, nats.
         start, end: (batch, tags), the teacher's, nats.
+
+    Returns:
+        (batch,), nats squared.
     """
-    own = [score.double() for score in student.scores]  # a variance of scores cancels badly in float32
-    words = words_of(student).squeeze(-1)
-    d_t, pairs = _difference(own[1].expand_as(transitions), transitions)
-    d_start, starts = _difference(own[2].expand_as(start), start)
-    d_end, ends = _difference(own[3].expand_as(end), end)
-    d_e, tags = _difference(own[0], emissions)
+    scores = [score.double() for score in student.scores]  # a variance of scores cancels badly in float32
+    words = word_mask(student).squeeze(-1)
+    d_t, pairs = _difference(scores[1].expand_as(transitions), transitions)
+    d_start, starts = _difference(scores[2].expand_as(start), start)
+    d_end, ends = _difference(scores[3].expand_as(end), end)
+    d_e, tags = _difference(scores[0], emissions)
     tags = tags * words.unsqueeze(-1)  # 1 on the tags that both have at a word
     last = (student.lengths.to(words.device) - 1)[:, None, None].expand(-1, 1, d_e.shape[-1])
     d_e = d_e.scatter_add(1, last, d_end.unsqueeze(1))
@@ -132,12 +142,12 @@ def pair_distance(
     d_e = d_e * tags
 
     # Every word after the first: the mean and the mean square over the pairs (a, b) that exist.
-    into = pairs.sum(dim=1)  # from how many tags each tag can be reached
+    predecessors = pairs.sum(dim=1)  # from how many tags each tag can be reached
     sums, squares = d_t.sum(dim=1), (d_t**2).sum(dim=1)
     total = lambda by_word, by_tag: torch.einsum("bic,bc->bi", by_word, by_tag)  # noqa: E731
-    count = total(tags, into).clamp(min=1)
-    mean = (total(d_e, into) + total(tags, sums)) / count
-    square = (total(d_e**2, into) + 2 * total(d_e, sums) + total(tags, squares)) / count
+    count = total(tags, predecessors).clamp(min=1)
+    mean = (total(d_e, predecessors) + total(tags, sums)) / count
+    square = (total(d_e**2, predecessors) + 2 * total(d_e, sums) + total(tags, squares)) / count
     later = ((square - mean**2) * words)[:, 1:].sum(dim=1)
 
     starts = starts * tags[:, 0]
@@ -147,7 +157,7 @@ def pair_distance(
     return (later + first_variance).to(torch.promote_types(student.scores.emissions.dtype, torch.float32))
 
 
-def _difference(mine: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
-    """`mine - theirs`, 0 where either is -inf or NaN, and 1 where both are finite, both of the same shape."""
-    both = mine.isfinite() & theirs.isfinite()
-    return torch.where(both, mine, 0.0) - torch.where(both, theirs, 0.0), both.to(mine.dtype)
+def _difference(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """`student - teacher`, 0 where either is -inf or NaN; and 1 where both are finite, 0 elsewhere; of their shape."""
+    finite = student.isfinite() & teacher.isfinite()
+    return torch.where(finite, student, 0.0) - torch.where(finite, teacher, 0.0), finite.to(student.dtype)

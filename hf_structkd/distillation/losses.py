@@ -1,4 +1,4 @@
-"""The loss of each sentence: what its gold tags say, what its teachers say, and how lambda mixes the two."""
+"""The loss of each sentence: the likelihood of its gold tags, distillation from its teachers, mixed by lambda."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from ..modeling.crf import LinearChainCRF
 from ..modeling.crf_head import gold_statistics
 from ..modeling.tag_scheme import IGNORED
-from .objectives import Chosen, weighted_losses
+from .objectives import WeightedObjectives, weighted_losses
 from .targets import Targets
 
 Parts = dict[str, Tensor]  # name of a part -> a loss for each sentence, (batch,) in nats
@@ -19,25 +19,26 @@ def mixed_losses(
     labels: Tensor | None,
     word_mask: Tensor,
     targets: Targets,
-    objectives: Chosen,
+    objectives: WeightedObjectives,
     lam: float,
 ) -> tuple[Parts, Parts]:
     """`lam * kd + (1 - lam) * nll` for each sentence (SLKD Algorithm 1), part by part.
 
-    A sentence without gold tags has distillation alone, and one without a teacher's answer its gold tags alone,
-    whatever lambda is: there is nothing to interpolate with. So what a sentence weighs depends on itself and not on
-    the batch, or the process, that it comes in. The parts are the same in every batch, for the same reason.
+    A sentence without gold tags is trained by distillation alone, and a sentence without a teacher's answer by its
+    gold tags alone, whatever lambda is: there is nothing to interpolate with. So the weight of a sentence does not
+    depend on its batch or its process. Every batch has the same parts, for the same reason.
 
     Args:
         student: the distribution of the sentences' tags.
-        labels: (batch, subwords), -100 off the first subword; `None` where there is no gold at all.
+        labels: (batch, subwords), -100 off the first subword; `None` where the batch has no gold tags.
         word_mask: (batch, subwords), which subwords start words.
         targets: the teachers' answers.
-        objectives: those chosen, with their weights.
+        objectives: name -> (objective, weight).
         lam: the weight of distillation against gold.
 
     Returns:
-        The parts (`nll`, then the objectives by name) as they add up to the loss, and as they are before lambda.
+        Two mappings from a part (`nll`, then the objectives by name) to its loss: weighted by lambda, so that the
+        parts add up to the loss, and before lambda.
     """
     unlabelled = torch.ones(len(word_mask), device=word_mask.device)
     nll = torch.zeros_like(unlabelled)
@@ -55,6 +56,14 @@ def mixed_losses(
 
 
 def loss_items(batch: Any, normalization: str) -> Tensor:
-    """What a loss is divided by, one True each: (batch, subwords) words or (batch,) sentences."""
+    """The items over which the loss is averaged.
+
+    Args:
+        batch: with `word_mask` or `labels`, (batch, subwords).
+        normalization: `"word"` or `"sentence"`.
+
+    Returns:
+        Boolean, true once per item: (batch, subwords) for words, (batch,) for sentences.
+    """
     words = batch["word_mask"].bool() if "word_mask" in batch else batch["labels"] != IGNORED
     return words if normalization == "word" else words.any(dim=1)

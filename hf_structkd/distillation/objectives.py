@@ -1,4 +1,4 @@
-"""The distillation losses of SLKD section 3 and its followers, each a few lines over a distribution and targets.
+"""The distillation losses of SLKD section 3 and the papers that followed it, by name.
 
 Gold likelihood, Top-K, Top-WK and exact structural distillation are one formula, the student's cross-entropy with
 some sufficient statistics: of one gold path, of k paths alike, of k paths weighted, of the teacher's whole
@@ -10,10 +10,11 @@ probability of its *groups* of tags: exact, by sums over the student's marginals
 
 Temperature T > 1 softens, and each objective may have its own. With `temperature_mode="local"` it acts on what the
 loss compares (each word's distribution, or the list of k best), which only some objectives have; with `"global"` every
-score of both CRFs is divided by T, the teacher's when it is annotated. The loss is multiplied by what keeps the scale
-of its gradient. Where two softened distributions are compared that is T^2 (Hinton et al. 2015): the scores are divided
-by T, and so is the difference of the distributions. Where paths are (`top_k`, `top_wk`, `fuzzy`) it is T: the student
-softens and the paths stay paths, so their difference does not shrink. What `citations.py` lists are the sources.
+score of both CRFs is divided by T, the teacher's during annotation. The loss is multiplied by a power of T that keeps
+the scale of its gradient. Where two softened distributions are compared, the factor is T^2 (Hinton et al. 2015): the
+scores are divided by T, and so is the difference of the distributions. Where paths are compared (`top_k`, `top_wk`,
+`fuzzy`) it is T: the student softens and the paths stay the same, so their difference does not shrink. `citations.py`
+lists the sources.
 """
 
 from collections.abc import Mapping
@@ -38,11 +39,11 @@ from ..modeling.crf import LinearChainCRF
 from .citations import BIBTEX, MGKD, SKD, SLKD, SUBKD
 from .comparisons import (
     group_log_probs,
-    group_sets,
     local_cross_entropy,
     pair_distance,
     path_group_log_probs,
-    words_of,
+    tag_sets,
+    word_mask,
 )
 from .targets import Targets
 
@@ -56,17 +57,18 @@ class Objective:
 
     Args:
         temperature: T, above 0.
-        temperature_mode: `"local"` or `"global"`, see the module. A global temperature needs teachers that were
-            annotated at it.
+        temperature_mode: `"local"` or `"global"`, see the module. A global temperature needs answers that the teachers
+            gave at this temperature.
 
     Attributes:
+        name: under which it is chosen.
         needs: the target columns it reads.
-        source: where it comes from, a key of `citations.BIBTEX` (arXiv identifier or anthology key).
+        source: the paper, a key of `citations.BIBTEX` (arXiv identifier or anthology key).
         temperature_modes: the modes of temperature that change it.
         temperature_power: the power of T that the loss is multiplied by, see the module.
 
     Raises:
-        ValueError: for a temperature that is not above 0, an unknown mode, or a temperature of a mode that it has not.
+        ValueError: for a temperature that is not above 0, an unknown mode, or a mode that the objective lacks.
     """
 
     temperature: float = 1.0
@@ -100,7 +102,7 @@ class Objective:
 
     @property
     def scale(self) -> float:
-        """What the loss is multiplied by, so that its gradient keeps its scale at every temperature."""
+        """The factor of the loss that keeps the scale of its gradient at every temperature."""
         return self.temperature**self.temperature_power
 
     def softened(self, student: LinearChainCRF) -> LinearChainCRF:
@@ -109,9 +111,9 @@ class Objective:
 
     @property
     def teacher_temperatures(self) -> dict[str, float]:
-        """For each column that it reads the (global) temperature of the teacher that it wants; 1 where it is local."""
-        wanted = 1.0 if self.is_local else self.temperature
-        return {column: wanted for column in self.needs if column in TEMPERED_COLUMNS}
+        """For each column that it reads the teacher's global temperature; 1 where the temperature is local."""
+        temperature = 1.0 if self.is_local else self.temperature
+        return {column: temperature for column in self.needs if column in TEMPERED_COLUMNS}
 
     def loss(self, student: LinearChainCRF, targets: Targets, temperature: float) -> Tensor:
         """The equation; `temperature` is the local one, 1 where there is none."""
@@ -123,7 +125,7 @@ class Objective:
         return BIBTEX[self.source]
 
     def config(self) -> dict[str, Any]:
-        """What a card or a record says about it: name, temperature and its mode, source."""
+        """Its name, temperature, mode and source, for cards and records."""
         return {
             "name": self.name,
             "temperature": self.temperature,
@@ -152,9 +154,9 @@ class TopK(Objective):
 class TopWK(Objective):
     """-sum over the k best y of w_y log p_s(y), w the teacher's probabilities renormalised over the k (SLKD eq. 8).
 
-    Both temperatures are the same here, where the teacher's tags are the student's and it is one teacher: its
-    log-probabilities of the paths and all scores of the student are divided by T. Of merged tags and of mixed
-    teachers the local one divides the logs of the merged or mixed probabilities, the global one what was merged.
+    For one teacher with the student's tags both modes of temperature are the same: the teacher's log-probabilities of
+    the paths and all scores of the student are divided by T. For merged tags and mixed teachers the local temperature
+    divides the logs of the merged or mixed probabilities, and the global one the scores before they are merged.
     """
 
     name, needs, source = "top_wk", (TOPK_TAGS, TOPK_LOG_PROBS), SLKD
@@ -199,14 +201,14 @@ class Token(Objective):
 class Emission(Objective):
     """-sum over words and tags of softmax(e_t) log softmax(e_s): emissions alone, transitions ignored (SLKD 3.1).
 
-    Both temperatures are the same here, where the teacher's tags are the student's. Where tags are merged, form groups
-    or come from several teachers they are not: the local one acts on the sums, the global one on what is summed.
+    For one teacher with the student's tags both modes of temperature are the same. Where tags are merged, form groups
+    or come from several teachers they differ: the local one acts on the sums, the global one on the summands.
     """
 
     name, needs, source = "emission", (EMISSIONS,), SLKD
 
     def loss(self, student: LinearChainCRF, targets: Targets, temperature: float) -> Tensor:
-        teacher = targets[EMISSIONS].softmax(dim=-1) * words_of(student)
+        teacher = targets[EMISSIONS].softmax(dim=-1) * word_mask(student)
         teacher = teacher * targets.answered(EMISSIONS)[:, None, None]
         log_p = group_log_probs(_local_log_probs(student), targets.teacher_groups)
         return local_cross_entropy(teacher, log_p, temperature)
@@ -215,10 +217,10 @@ class Emission(Objective):
 class Structural(Objective):
     """-sum over all tag sequences y of p_t(y) log p_s(y), exact (SKD): log Z_s less <teacher expectations, scores>.
 
-    With one transition matrix the teacher's marginals and one matrix of expected transitions a sentence are enough.
-    Global temperature only: expectations at another temperature cannot be had from those at 1, and marginals that
-    are softened one by one are those of no chain (docs/objectives.md). A teacher that cannot tell tags apart has no
-    such expectations over the student's tags; annotation refuses it.
+    With one transition matrix, the teacher's marginals and one matrix of expected transitions per sentence are enough.
+    Global temperature only: expectations at another temperature do not follow from those at 1, and marginals that
+    are softened one by one belong to no chain (docs/objectives.md). A teacher that cannot tell tags apart has no
+    such expectations over the student's tags; `annotate` refuses this.
     """
 
     name, needs, source = "structural", (MARGINALS, EDGE_COUNTS), SKD
@@ -234,7 +236,7 @@ class SubStructure(Objective):
     psi(i, a, b) = e(i, b) + transitions(a, b), the score of a sub-structure of the chain; the first word has e + start
     instead (a mean over tags), and the last one's scores include the end scores. In nats squared. Three decisions:
 
-    - words beyond a sentence's length count nothing;
+    - padding does not count;
     - a constant added to all scores of one word changes no probability, so each word's mean difference is subtracted
       first. (Scores moved from a word's emissions to the next one's transitions change none either; those stay.)
     - pairs that the teacher or the student excludes (score -inf) are left out of the mean.
@@ -264,7 +266,7 @@ class Fuzzy(Objective):
     temperature_modes, temperature_power = ("global",), 1
 
     def loss(self, student: LinearChainCRF, targets: Targets, temperature: float) -> Tensor:
-        allowed = group_sets(targets[TOPK_TAGS], student.scores.emissions.shape[-1], targets.teacher_groups)
+        allowed = tag_sets(targets[TOPK_TAGS], student.scores.emissions.shape[-1], targets.teacher_groups)
         answered = targets.answered(TOPK_LOG_PROBS) > 0
         loss = -student.log_prob_of_set(allowed | ~answered[:, None, None])
         return torch.where(answered, loss, torch.zeros_like(loss))
@@ -276,7 +278,7 @@ class Fuzzy(Objective):
 
 def _local_log_probs(student: LinearChainCRF) -> Tensor:
     emissions = student.scores.emissions
-    emissions = torch.where(words_of(student) > 0, emissions, torch.zeros_like(emissions))
+    emissions = torch.where(word_mask(student) > 0, emissions, torch.zeros_like(emissions))
     return emissions.to(torch.promote_types(emissions.dtype, torch.float32)).log_softmax(dim=-1)
 
 
@@ -288,12 +290,10 @@ def _path_cross_entropy(student: LinearChainCRF, targets: Targets, weights: Tens
     return -torch.where(weights > 0, weights * log_probs, torch.zeros_like(log_probs)).sum(dim=1)
 
 
-_CLASSES = (Token, Emission, TopK, TopWK, Posterior, Structural, SubStructure, Fuzzy)
-OBJECTIVES: dict[str, type[Objective]] = {cls.name: cls for cls in _CLASSES}
+_OBJECTIVE_CLASSES = (Token, Emission, TopK, TopWK, Posterior, Structural, SubStructure, Fuzzy)
+OBJECTIVES: dict[str, type[Objective]] = {cls.name: cls for cls in _OBJECTIVE_CLASSES}
 NO_DISTILLATION = "none"
-Chosen = Mapping[str, tuple[Objective, float]]
-
-
+WeightedObjectives = Mapping[str, tuple[Objective, float]]  # name -> (objective, weight in the loss)
 _PART_FIELDS = ("weight", "temperature", "temperature_mode")
 
 
@@ -308,8 +308,8 @@ def parse_objective(
     Args:
         spec: a name, names joined by `+` (weight 1 each), a mapping name -> weight, or name -> mapping with any of
             `weight`, `temperature` and `temperature_mode`; or `"none"` for training on gold alone.
-        temperature: T of the objectives that have one of this mode and name none of their own.
-        temperature_mode: `"local"` or `"global"`, of the objectives that name none of their own.
+        temperature: T of the objectives that have this mode and for which the spec names no temperature.
+        temperature_mode: `"local"` or `"global"`, of the objectives for which the spec names no mode.
         combination: `"sum"` adds the parts up by their weights, as the official code does; `"average"` divides the
             weights by their sum, as the paper does.
 
@@ -318,12 +318,12 @@ def parse_objective(
 
     Raises:
         ValueError: for an unknown name, a name given twice, a weight that is not above 0, a temperature that no
-            objective can use, or one column of teachers' answers that is wanted at two temperatures.
+            objective can use, or two objectives that read one column of teachers' answers at different temperatures.
     """
-    Posterior(temperature, temperature_mode)  # a wrong temperature is an error whatever is chosen
+    Posterior(temperature, temperature_mode)  # a wrong temperature is an error whatever the objectives are
     if combination not in COMBINATIONS:
         raise ValueError(f"the combination of objectives must be one of {COMBINATIONS}, not {combination!r}")
-    parts = _parts(spec)
+    parts = _parse_parts(spec)
     total = sum(part["weight"] for part in parts.values())
     chosen = {}
     takes_default = False
@@ -342,8 +342,8 @@ def parse_objective(
     return chosen
 
 
-def _parts(spec: str | Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """name -> what is said of it, the weight always; empty for `"none"`."""
+def _parse_parts(spec: str | Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Name -> its fields, always with a weight; empty for `"none"`."""
     if isinstance(spec, str):
         names = [name.strip() for name in spec.split("+")]
         if names == [NO_DISTILLATION]:
@@ -370,8 +370,8 @@ def _parts(spec: str | Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return parts
 
 
-def describe_objectives(objectives: Chosen, combination: str = "sum") -> str:
-    """A choice of objectives in words, with what each weighs in the loss, for logs and cards."""
+def describe_objectives(objectives: WeightedObjectives, combination: str = "sum") -> str:
+    """A choice of objectives in words, with their weights in the loss, for logs and cards."""
     if not objectives:
         return "none: gold tags alone"
     described = []
@@ -385,13 +385,13 @@ def describe_objectives(objectives: Chosen, combination: str = "sum") -> str:
     return " + ".join(described) + (", averaged" if combination == "average" else ", added up")
 
 
-def needed_columns(objectives: Chosen) -> tuple[str, ...]:
+def needed_columns(objectives: WeightedObjectives) -> tuple[str, ...]:
     """The target columns that these objectives read, each once, in a stable order."""
     return tuple(dict.fromkeys(name for objective, _ in objectives.values() for name in objective.needs))
 
 
-def annotation_temperatures(objectives: Chosen) -> dict[str, float]:
-    """The temperature that the teachers must be asked at for each column; those at 1 are left out.
+def annotation_temperatures(objectives: WeightedObjectives) -> dict[str, float]:
+    """The temperature of the teachers for each column; columns at temperature 1 are left out.
 
     Raises:
         ValueError: if two objectives read the same column at different temperatures.
@@ -399,20 +399,23 @@ def annotation_temperatures(objectives: Chosen) -> dict[str, float]:
     wanted: dict[str, tuple[str, float]] = {}
     for name, (objective, _) in objectives.items():
         for column, temperature in objective.teacher_temperatures.items():
-            other, found = wanted.setdefault(column, (name, temperature))
-            if found != temperature:
+            other, other_temperature = wanted.setdefault(column, (name, temperature))
+            if other_temperature != temperature:
                 raise ValueError(
-                    f"objectives {other} and {name} both read {column}, at global temperatures {found:g} and "
-                    f"{temperature:g}: give them the same one, or the first or the second a local one"
+                    f"objectives {other} and {name} both read {column}, at global temperatures "
+                    f"{other_temperature:g} and {temperature:g}: give them the same one, or the first or the second a "
+                    "local one"
                 )
     return {column: temperature for column, (_, temperature) in wanted.items() if temperature != 1.0}
 
 
-def weighted_losses(objectives: Chosen, student: LinearChainCRF, targets: Targets) -> dict[str, Tensor]:
-    """Each objective's loss times its weight, (batch,) in nats.
+def weighted_losses(objectives: WeightedObjectives, student: LinearChainCRF, targets: Targets) -> dict[str, Tensor]:
+    """Each objective's loss times its weight.
 
-    Objectives of one global temperature share a softened student, as those without one share the student: one
-    forward-backward serves them all.
+    Objectives of the same global temperature share one softened student, and with it one forward-backward pass.
+
+    Returns:
+        Name -> (batch,), nats.
     """
     students = {1.0: student}
     losses = {}
@@ -425,9 +428,17 @@ def weighted_losses(objectives: Chosen, student: LinearChainCRF, targets: Target
     return losses
 
 
-def check_temperature(temperature: float, what: str = "the temperature") -> None:
-    """Raise ValueError if scores cannot be divided by this; `what` it is, for the message."""
+def check_temperature(temperature: float, name: str = "the temperature") -> None:
+    """Refuse a temperature that scores cannot be divided by.
+
+    Args:
+        temperature: must be above 0 and finite.
+        name: for the message.
+
+    Raises:
+        ValueError: if it is not.
+    """
     if not temperature > 0:
-        raise ValueError(f"{what} must be above 0, not {temperature}")
+        raise ValueError(f"{name} must be above 0, not {temperature}")
     if temperature == float("inf"):
-        raise ValueError(f"{what} must be finite")
+        raise ValueError(f"{name} must be finite")

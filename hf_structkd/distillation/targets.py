@@ -1,4 +1,4 @@
-"""What a teacher says about a sentence, as dataset columns and as a batch."""
+"""The answers of teachers about a batch of sentences."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -19,22 +19,22 @@ from ..modeling.crf import SufficientStatistics
 
 @dataclass
 class Targets:
-    """Teachers' answers for a batch; what was not asked is `None`.
+    """Teachers' answers for a batch, by dataset column; columns that the batch lacks are `None`.
 
     Args:
-        teacher_topk_tags: (batch, k, words), most probable first, -100 beyond the words and the paths there are.
-        teacher_topk_log_probs: (batch, k), nats, -inf where there is no such path.
+        teacher_topk_tags: (batch, k, words), most probable first, -100 on padding and missing paths.
+        teacher_topk_log_probs: (batch, k), nats, -inf on missing paths.
         teacher_marginals: (batch, words, tags), probabilities.
         teacher_edge_counts: (batch, tags, tags), expected transitions `[from, to]` over the sentence.
         teacher_emissions: (batch, words, tags), nats; NaN beyond the words, and where a sentence has no answer.
         teacher_transitions: (batch, tags, tags), nats, `[from, to]`; -inf where the teacher excludes one.
         teacher_start_end: (batch, 2, tags), nats, the scores of the first and of the last tag.
         teacher_entropy: (batch,), nats, of the distribution over tag sequences.
-        teacher_groups: (batch, tags), for each tag the representative of the group of tags that the teacher cannot
-            tell apart (itself, where it is alone); the answers above then name groups by their representatives.
-        teacher_temperature: (batch, columns), what all scores of the teacher were divided by for each of
+        teacher_groups: (batch, tags), for each tag the representative of its group of tags that the teacher cannot
+            tell apart (a tag that is alone represents itself); the other answers name groups by representatives.
+        teacher_temperature: (batch, columns), the number that all scores of the teacher were divided by, for each of
             `TEMPERED_COLUMNS`.
-        teacher_labels: (batch,), the `labels_key` of the labels that tags are numbered by; 0 without an answer.
+        teacher_labels: (batch,), the `labels_key` of the labels that number the tags; 0 without an answer.
     """
 
     teacher_topk_tags: Tensor | None = None
@@ -51,7 +51,12 @@ class Targets:
 
     @classmethod
     def pop_from(cls, batch: dict[str, Any], top_k: int | None = None) -> "Targets":
-        """Take the teacher columns out of a collated batch; of the k best the first `top_k`, all where `None`."""
+        """Take the teacher columns out of a collated batch.
+
+        Args:
+            batch: the columns are removed from it.
+            top_k: how many of the k best paths to take; all where `None`.
+        """
         targets = cls(**{field.name: batch.pop(field.name, None) for field in fields(cls)})
         groups = targets.teacher_groups
         if groups is not None and bool((groups == torch.arange(groups.shape[1], device=groups.device)).all()):
@@ -63,15 +68,20 @@ class Targets:
         return targets
 
     def __getitem__(self, column: str) -> Tensor:
-        """What was asked under this name, 0 in place of NaN. Raises ValueError where it was not."""
-        value = self._asked(column)
+        """A column, with 0 in place of NaN.
+
+        Raises:
+            ValueError: if the batch lacks it.
+        """
+        value = self._required(column)
         return value.nan_to_num(0.0, torch.inf, -torch.inf) if column == EMISSIONS else value
 
-    def _asked(self, column: str) -> Tensor:
+    def _required(self, column: str) -> Tensor:
         value = getattr(self, column)
         if value is None:
             raise ValueError(
-                f"the objective reads the column {column!r}, which the batch has not: {how_to_make([column])}"
+                f"the objective reads the column {column!r}, which the batch has not: "
+                f"{missing_columns_advice([column])}"
             )
         return value
 
@@ -83,11 +93,14 @@ class Targets:
         return SufficientStatistics(nodes=self[MARGINALS], edges=self[EDGE_COUNTS], mass=self.answered())
 
     def path_weights(self, weighted: bool, temperature: float = 1.0) -> Tensor:
-        """The weights of the k best paths, (batch, k), adding up to 1, or to 0 where a sentence has no answer.
+        """The weights of the k best paths.
 
         Args:
-            weighted: weigh a path by its probability renormalised over the k (Top-WK), else alike (Top-K).
+            weighted: weigh a path by its probability renormalised over the k (Top-WK), else all alike (Top-K).
             temperature: divides the log-probabilities before they are renormalised.
+
+        Returns:
+            (batch, k), adding up to 1, or to 0 where a sentence has no answer.
         """
         log_probs = self[TOPK_LOG_PROBS]
         valid = log_probs > float("-inf")
@@ -96,20 +109,32 @@ class Targets:
         return scores.masked_fill(~valid, float("-inf")).softmax(dim=1).nan_to_num(0.0)
 
     def path_statistics(self, num_tags: int, weights: Tensor) -> SufficientStatistics:
-        """The expectations under the k best paths with these weights, (batch, k); `num_tags` the student's labels."""
+        """The expectations under the k best paths.
+
+        Args:
+            num_tags: the number of the student's labels.
+            weights: (batch, k), of the paths.
+        """
         return SufficientStatistics.from_tags(self[TOPK_TAGS], num_tags, weights)
 
     def answered(self, column: str | None = None) -> Tensor:
-        """1 where a teacher answered, 0 where the sentence has no targets: (batch,); told by `column`, if given."""
+        """Which sentences have answers.
+
+        Args:
+            column: the column to judge by; any that tells where `None`.
+
+        Returns:
+            (batch,), 1 where a teacher answered, 0 elsewhere.
+        """
         if column in (None, MARGINALS) and self.teacher_marginals is not None:
             return (self.teacher_marginals[:, 0].sum(dim=-1) > 0).float()
         if column in (None, TOPK_LOG_PROBS) and self.teacher_topk_log_probs is not None:
             return (self.teacher_topk_log_probs[:, 0] > float("-inf")).float()
-        return (~self._asked(column or EMISSIONS)[:, 0].isnan().all(dim=-1)).float()
+        return (~self._required(column or EMISSIONS)[:, 0].isnan().all(dim=-1)).float()
 
 
-def how_to_make(columns: Sequence[str]) -> str:
-    """What to do where target columns are missing, for messages."""
+def missing_columns_advice(columns: Sequence[str]) -> str:
+    """How to get target columns that are missing, for error messages."""
     return (
         "give StructKDTrainer teachers=..., or a training corpus that has been through "
         f"hf_structkd.annotate(corpus, teachers, label_names=..., targets={list(columns)})"

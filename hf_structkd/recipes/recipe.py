@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..distillation.objectives import Chosen
+from ..distillation.objectives import WeightedObjectives
 from ..training.arguments import StructKDTrainingArguments
 from .effects import refuse_idle_fields
 from .fields import DataArguments, ModelArguments, TeacherArguments
@@ -81,7 +81,7 @@ class Recipe:
         return cls(*parse_recipe(KINDS, arguments, exit_on_error=True, check=check, program=program))
 
     @property
-    def objectives(self) -> Chosen:
+    def objectives(self) -> WeightedObjectives:
         """The objectives with their weights; empty if the student learns from gold tags alone."""
         return self.training.objectives
 

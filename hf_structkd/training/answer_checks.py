@@ -9,13 +9,13 @@ import pyarrow.compute as pc
 from datasets import Dataset
 
 from ..data.columns import LABELS, TEMPERATURE, TEMPERED_COLUMNS, TOPK_LOG_PROBS, labels_key
-from ..distillation.objectives import Chosen, needed_columns
+from ..distillation.objectives import WeightedObjectives, needed_columns
 
 logger = logging.getLogger(__name__)
 _ROWS_AT_ONCE = 10_000
 
 
-def check_answers(dataset: Dataset, objectives: Chosen, label_names: Sequence[str], top_k: int) -> None:
+def check_answers(dataset: Dataset, objectives: WeightedObjectives, label_names: Sequence[str], top_k: int) -> None:
     """Check the teachers' answers in a corpus before training.
 
     Args:

@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import TrainingArguments
 
-from ..distillation.objectives import Chosen, parse_objective
+from ..distillation.objectives import WeightedObjectives, parse_objective
 from ..distillation.schedules import make_schedule
 from ..processes import check_processes, prepare_processes
 from .argument_checks import check_training_numbers, refuse_addresses
@@ -139,7 +139,7 @@ class StructKDTrainingArguments(TrainingArguments):
         return copied
 
     @property
-    def objectives(self) -> Chosen:
+    def objectives(self) -> WeightedObjectives:
         """name -> (objective, weight in the loss), as `parse_objective` reads the four fields.
 
         They are parsed once, and again when a field has changed, as a search over objectives changes them.

@@ -11,7 +11,7 @@ from datasets import Dataset, IterableDataset
 from transformers.training_args import OptimizerNames
 
 from ..data.columns import LANGUAGE, TOKENS
-from ..distillation.objectives import Chosen, needed_columns
+from ..distillation.objectives import WeightedObjectives, needed_columns
 from ..evaluation.tagging_metrics import TaggingMetrics
 from ..modeling.configuration import label_names
 
@@ -198,7 +198,7 @@ def refuse_untokenised(dataset: Any) -> None:
         )
 
 
-def refuse_lossy_collator(collator: Callable, dataset: Any, objectives: Chosen) -> None:
+def refuse_lossy_collator(collator: Callable, dataset: Any, objectives: WeightedObjectives) -> None:
     """Refuse a data collator that drops the teachers' answers: the student would learn from gold tags alone.
 
     Args:

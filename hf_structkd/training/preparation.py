@@ -11,8 +11,8 @@ from ..data.columns import IGNORED, LANGUAGE, TAG_COLUMNS, TARGET_COLUMNS
 from ..data.sampling import MixedSampler
 from ..data.unlabelled import has_any_gold, has_gold
 from ..data.words import check_corpus, encode_corpus, is_tokenised, relabelled, tag_column, tag_names
-from ..distillation.objectives import Chosen, annotation_temperatures, needed_columns
-from ..distillation.targets import how_to_make
+from ..distillation.objectives import WeightedObjectives, annotation_temperatures, needed_columns
+from ..distillation.targets import missing_columns_advice
 from ..modeling.configuration import label_names
 from ..modeling.tag_scheme import TagScheme
 from ..teachers.annotate import Teachers, annotate
@@ -74,7 +74,7 @@ def scorable(dataset: Any, tokenizer: Any, labels: list[str], name: str | None =
 def annotated(
     dataset: Any,
     teachers: Teachers | None,
-    objectives: Chosen,
+    objectives: WeightedObjectives,
     args: StructKDTrainingArguments,
     config: PreTrainedConfig,
 ) -> Any:
@@ -103,7 +103,7 @@ def annotated(
         if teachers is None:
             raise ValueError(
                 f"objective {args.objective!r} needs the columns {missing}, and there are no teachers to ask: "
-                + how_to_make(missing)
+                + missing_columns_advice(missing)
             )
         dataset = annotate(
             dataset,
