@@ -1,4 +1,4 @@
-"""Asking the teachers once, and keeping their answers as dataset columns."""
+"""Annotation: the teachers are asked once, and their answers stored as dataset columns."""
 
 import hashlib
 import logging
@@ -33,9 +33,9 @@ from .answer_store import (
     AnnotationError,
     PartialAnswers,
     finished,
-    in_order,
     load_finished,
     load_summary,
+    merge_shards,
     update_summary,
 )
 from .answer_summary import accuracy, add_sums, summarise, without_gold
@@ -45,10 +45,10 @@ from .question import ALL_LANGUAGES, Question, Shard
 __all__ = ["AnnotationError", "Teachers", "annotate", "corpus_fingerprint"]
 
 logger = logging.getLogger(__name__)
-# Of what is asked and how it is stored. A change after which the same question has other answers, or the same answers
-# lie otherwise, raises it: kept answers of another number are refused.
+# The version of question and storage. Raise it with a change that gives the same question other answers, or stores the
+# same answers in another way: stored answers of another version are refused.
 ANSWER_FORMAT = 2
-_ESCAPED = str.maketrans({"\0": "\2n", "\1": "\2o", "\2": "\2\2"})  # as no two texts are written alike
+_ESCAPED = str.maketrans({"\0": "\2n", "\1": "\2o", "\2": "\2\2"})  # different texts stay different
 
 
 def annotate(
@@ -66,37 +66,37 @@ def annotate(
 ) -> Dataset:
     """Add the teachers' answers to a corpus.
 
-    With an `output_dir` answers are kept as they come, shard by shard. Killed and started again, it goes on with the
-    first shard that is not finished, and ends with the same bytes. Under several processes (`accelerate launch`) each
-    asks its share of the shards and all read the whole; they must see the same folder. Beside the answers lie
-    `annotation.json`, which says what was asked of whom, and `summary.json`: for each language the teachers'
-    names, weights and temperatures, their accuracy on the gold tags, where there are any, their entropy, how many
-    paths there are and what probability they cover, and for how many sentences the k best are not proven to be those.
+    With an `output_dir` answers are stored shard by shard. After a kill and a new start, annotation continues with the
+    first unfinished shard and ends with the same bytes. Under several processes (`accelerate launch`) each process
+    asks about its share of the shards, and all read the whole; they must see the same folder. The folder also holds
+    `annotation.json`, the question and the teachers, and `summary.json`: for each language the teachers' names,
+    weights and temperatures, their accuracy on the gold tags, if there are any, their entropy, the number of paths and
+    the probability that they cover, and the number of sentences whose k best are not proven to be the best.
 
     Args:
         dataset: columns `tokens` and, where teachers differ by language, `language`.
-        teachers: language -> teacher, or one for every sentence. In place of a teacher a list of teachers, or of
-            (teacher, weight): their distributions are mixed.
+        teachers: language -> teacher, or one teacher for all sentences. Where a list of teachers, or of
+            (teacher, weight), is given in place of a teacher, their distributions are mixed.
         label_names: the student's labels, in the order of their ids.
         targets: names of [`TARGET_COLUMNS`].
-        top_k: tag sequences asked for a sentence; those there are, where there are fewer.
+        top_k: tag sequences per sentence; fewer where fewer exist.
         temperature: divides all of a teacher's scores before it answers (a global temperature), before tags are merged
-            and teachers mixed; for all targets, or target -> temperature, 1 for those left out. Where one is not 1, a
-            column `teacher_temperature` says so.
-        batch_size: sentences a forward pass; sentences of like length go together.
-        output_dir: where the answers are kept, and read from if they are there.
-        progress: show a progress bar, with sentences a second.
-        shard_size: sentences that are kept together; what is lost, at most, when a process is killed.
+            and teachers mixed; for all targets, or target -> temperature, 1 for missing targets. Where one is not 1,
+            the column `teacher_temperature` records it.
+        batch_size: sentences per forward pass; sentences of similar length share one.
+        output_dir: where the answers are stored, and read from if they exist.
+        progress: show a progress bar, with sentences per second.
+        shard_size: sentences that are stored together; at most so many are lost when a process is killed.
 
     Returns:
-        The dataset with the target columns, and `teacher_labels`, which tells whose labels the tags are. Where a
-        teacher cannot tell some tags apart there is also `teacher_groups`.
+        The dataset with the target columns, and `teacher_labels`, which identifies the labels that number the tags.
+        Where a teacher cannot tell some tags apart, there is also `teacher_groups`.
 
     Raises:
         ValueError: for k < 1, an unknown target, a sentence without words, a language without a teacher, label sets
             that differ, targets that a teacher cannot give, or a teacher that answers NaN.
-        AnnotationError: if `output_dir` holds answers to another question, or damaged ones; it says what differs. Also
-            if another job is asking for the same folder.
+        AnnotationError: if `output_dir` holds answers to another question, or damaged answers; it says what differs.
+            Also if another job is annotating into the same folder.
     """
     if top_k < 1 or batch_size < 1 or shard_size < 1:
         smallest = next(
@@ -109,9 +109,7 @@ def annotate(
         raise ValueError(f"unknown targets {unknown}; there are {list(TARGET_COLUMNS)}")
     check_corpus(dataset)
     if (empty := next((row for row, words in enumerate(dataset[TOKENS]) if not words), None)) is not None:
-        raise ValueError(
-            f"row {empty} of the corpus has no words, and no teacher anything to say: leave such rows out"
-        )
+        raise ValueError(f"row {empty} of the corpus has no words, so no teacher can answer: leave such rows out")
     panels = _panels(dataset, teachers)
     for panel in panels.values():
         panel.check(label_names, targets)
@@ -135,22 +133,25 @@ def annotate(
         "data": corpus_fingerprint(dataset),
         "format": ANSWER_FORMAT,
     }
-    kept = dataset.remove_columns([name for name in TARGET_COLUMNS if name in dataset.column_names])
+    corpus = dataset.remove_columns([name for name in TARGET_COLUMNS if name in dataset.column_names])
     if not len(dataset):
-        features = Features({**kept.features, **question.features})
+        features = Features({**corpus.features, **question.features})
         return Dataset.from_dict({name: [] for name in features}, features)
     if output_dir is None:
-        answers = _in_memory(question, shard_size, progress)
+        answers = _annotate_in_memory(question, shard_size, progress)
     else:
-        answers = _on_disk(question, record, Path(output_dir), shard_size, progress)
-    return concatenate_datasets([kept, answers], axis=1)
+        answers = _annotate_on_disk(question, record, Path(output_dir), shard_size, progress)
+    return concatenate_datasets([corpus, answers], axis=1)
 
 
 def corpus_fingerprint(dataset: Dataset) -> str:
     """A hash of the sentences and their languages, in order; independent of how the dataset was made.
 
-    Kept results and answers hold it, so it must not change: NUL ends a word, U+0001 a sentence, and words that hold
-    one of them themselves are written otherwise.
+    Stored results and answers hold this hash, so it must not change: NUL ends a word, U+0001 a sentence, and both are
+    escaped inside words.
+
+    Returns:
+        16 hexadecimal digits.
     """
     digest = hashlib.sha256()
     languages = dataset[LANGUAGE] if LANGUAGE in dataset.column_names else [""] * len(dataset)
@@ -161,13 +162,17 @@ def corpus_fingerprint(dataset: Dataset) -> str:
 
 
 def _temperatures(temperature: float | Mapping[str, float], wanted: Container[str]) -> dict[str, float]:
-    """The temperature of each of `TEMPERED_COLUMNS`. Raises ValueError for one not above 0, or without effect."""
+    """The temperature of each of `TEMPERED_COLUMNS`.
+
+    Raises:
+        ValueError: for a temperature that is not above 0, or has no effect.
+    """
     given = dict.fromkeys(TEMPERED_COLUMNS, temperature) if not isinstance(temperature, Mapping) else dict(temperature)
     for name, value in given.items():
         check_temperature(value)
         if isinstance(temperature, Mapping) and (name not in TEMPERED_COLUMNS or name not in wanted):
             raise ValueError(
-                f"a temperature of {name!r} has no effect; of the targets asked for these have one: "
+                f"a temperature of {name!r} has no effect; these of the targets have one: "
                 f"{[target for target in TEMPERED_COLUMNS if target in wanted]}"
             )
     return {name: float(given.get(name, 1.0)) for name in TEMPERED_COLUMNS}
@@ -184,35 +189,41 @@ def _panels(dataset: Dataset, teachers: Teachers) -> dict[str, Panel]:
     return {language: Panel(teachers[language]) for language in languages}
 
 
-def _bar(sentences: int, done: int, progress: bool) -> tqdm:
+def _progress_bar(sentences: int, done: int, progress: bool) -> tqdm:
     title = "Asking the teachers"
     return tqdm(total=sentences, initial=done, desc=title, unit=" sentences", smoothing=0.1, disable=not progress)
 
 
-def _in_memory(question: Question, shard_size: int, progress: bool) -> Dataset:
+def _annotate_in_memory(question: Question, shard_size: int, progress: bool) -> Dataset:
     shards = question.shards(shard_size)
-    with _bar(question.count, 0, progress) as bar:
+    with _progress_bar(question.count, 0, progress) as bar:
         tables, sums = zip(*(question.answer(shard, bar.update) for shard in shards))
     notes = [{"sums": part} for part in sums]
     _log_summary(_summary(question, shards, notes), sum(table.nbytes for table in tables) / question.count)
-    return Dataset(in_order(tables, [shard.rows for shard in shards]))
+    return Dataset(merge_shards(tables, [shard.rows for shard in shards]))
 
 
 def _processes() -> PartialState:
-    """The processes of this run. Raises ProcessesError if a launcher started some that do not know of each other."""
+    """The processes of this run.
+
+    Raises:
+        ProcessesError: if a launcher started several that do not know of each other.
+    """
     prepare_processes()
     check_processes()
     return PartialState()
 
 
-def _on_disk(question: Question, record: dict[str, Any], folder: Path, shard_size: int, progress: bool) -> Dataset:
+def _annotate_on_disk(
+    question: Question, record: dict[str, Any], folder: Path, shard_size: int, progress: bool
+) -> Dataset:
     state = _processes()
     partial = PartialAnswers(folder, {**record, "shard_size": shard_size})
     if finished(partial.folder):
         answers = load_finished(partial.folder, record, question.lengths)
         state.wait_for_everyone()
         if state.is_main_process:
-            partial.discard()  # of a process that was killed after its last step but one
+            partial.discard()  # left by a process that was killed between its last two steps
             _update_summary(question, partial.folder, answers)
         return answers
     shards = question.shards(shard_size)
@@ -220,16 +231,16 @@ def _on_disk(question: Question, record: dict[str, Any], folder: Path, shard_siz
         if state.is_main_process:
             partial.discard() if finished(partial.folder) else partial.open()
         state.wait_for_everyone()
-        if not finished(partial.folder):  # another job may have come to its end just now
-            mine = list(enumerate(shards))[state.process_index :: state.num_processes]
-            todo = [(number, shard) for number, shard in mine if partial.note(number, shard.rows) is None]
-            _ask_shards(question, todo, mine, partial, progress and state.is_main_process)
+        if not finished(partial.folder):  # another job may have finished just now
+            share = list(enumerate(shards))[state.process_index :: state.num_processes]
+            todo = [(number, shard) for number, shard in share if partial.note(number, shard.rows) is None]
+            _ask_shards(question, todo, share, partial, progress and state.is_main_process)
             state.wait_for_everyone()
             if state.is_main_process:
                 partial.finish(
                     [shard.rows for shard in shards],
                     question.lengths,
-                    lambda notes, tables: _summary(question, shards, _graded(question, shards, notes, tables)),
+                    lambda notes, tables: _summary(question, shards, _grade_notes(question, shards, notes, tables)),
                     {"version": version("hf_structkd"), "gold": question.gold_key(shards)},
                 )
     state.wait_for_everyone()
@@ -242,41 +253,46 @@ def _on_disk(question: Question, record: dict[str, Any], folder: Path, shard_siz
 def _ask_shards(
     question: Question,
     todo: Sequence[tuple[int, Shard]],
-    mine: Sequence[tuple[int, Shard]],
+    share: Sequence[tuple[int, Shard]],
     partial: PartialAnswers,
     progress: bool,
 ) -> None:
-    count = lambda shards: sum(len(shard.rows) for _, shard in shards)  # noqa: E731
+    """Ask about the shards of a process's share that are not finished, and store the answers."""
     started = time.perf_counter()
-    with _bar(count(mine), count(mine) - count(todo), progress) as bar:
+    missing, total = _num_sentences(todo), _num_sentences(share)
+    with _progress_bar(total, total - missing, progress) as bar:
         for number, shard in todo:
             table, sums = question.answer(shard, bar.update)
             partial.write(number, shard.rows, table, sums, question.gold_key([shard]))
     seconds = time.perf_counter() - started
     if todo:
-        rate = count(todo) / max(seconds, 1e-9)
-        logger.info("asked about %d sentences in %.1f s (%.1f sentences/s)", count(todo), seconds, rate)
+        rate = missing / max(seconds, 1e-9)
+        logger.info("asked about %d sentences in %.1f s (%.1f sentences/s)", missing, seconds, rate)
 
 
-def _graded(
+def _num_sentences(shards: Sequence[tuple[int, Shard]]) -> int:
+    return sum(len(shard.rows) for _, shard in shards)
+
+
+def _grade_notes(
     question: Question, shards: Sequence[Shard], notes: Sequence[Mapping[str, Any]], tables: Sequence[pa.Table]
 ) -> list[Mapping[str, Any]]:
-    """The notes, with sums that speak of the gold tags there are now: others may have been there when it was asked."""
+    """The notes, with sums for the present gold tags, which may have changed since the teachers were asked."""
     graded = []
     for shard, note, table in zip(shards, notes, tables, strict=True):
         if note.get("gold") != question.gold_key([shard]):
-            note = {**note, "sums": without_gold(note["sums"]) | (question.graded(shard, table) or {})}
+            note = {**note, "sums": without_gold(note["sums"]) | (question.grade(shard, table) or {})}
         graded.append(note)
     return graded
 
 
 def _update_summary(question: Question, folder: Path, answers: Dataset) -> None:
-    """Let the summary of finished answers speak of the gold tags there are now."""
+    """Bring the accuracy in the summary of finished answers up to date with the present gold tags."""
     shards = {shard.language: shard for shard in question.shards(question.count)}
 
     def grade(language: str) -> float | None:
         shard = shards[language]
-        sums = question.graded(shard, answers.data.table.take(pa.array(shard.rows)))
+        sums = question.grade(shard, answers.data.table.take(pa.array(shard.rows)))
         return None if sums is None else accuracy(sums)
 
     update_summary(folder, question.gold_key(list(shards.values())), grade)
@@ -287,24 +303,26 @@ def _summary(question: Question, shards: Sequence[Shard], notes: Sequence[Mappin
     return {
         language: {
             "teachers": question.panels[language].summary(),
-            **summarise(add_sums(n["sums"] for s, n in zip(shards, notes, strict=True) if s.language == language)),
+            **summarise(
+                add_sums(note["sums"] for shard, note in zip(shards, notes, strict=True) if shard.language == language)
+            ),
         }
         for language in languages
     }
 
 
-def _log_summary(summary: Mapping[str, Mapping[str, Any]], size: float) -> None:
-    for language, said in summary.items():
-        parts = [f"{said['sentences']:,} sentences", f"entropy {said['entropy']:.3f} nats a sentence"]
-        parts += [f"accuracy {said['accuracy']:.4f}"] if said["accuracy"] is not None else []
-        parts += [f"mass of the k best {said['mass']:.4f}"] if said["mass"] is not None else []
+def _log_summary(summary: Mapping[str, Mapping[str, Any]], bytes_per_sentence: float) -> None:
+    for language, figures in summary.items():
+        parts = [f"{figures['sentences']:,} sentences", f"entropy {figures['entropy']:.3f} nats per sentence"]
+        parts += [f"accuracy {figures['accuracy']:.4f}"] if figures["accuracy"] is not None else []
+        parts += [f"mass of the k best {figures['mass']:.4f}"] if figures["mass"] is not None else []
         logger.info("teachers of %s: %s", language, ", ".join(parts))
-        if said["unproven"]:
+        if figures["unproven"]:
             logger.warning(
                 "teachers of %s: for %d of %d sentences a sequence outside the k best may be more probable than one "
                 "of them (merged labels or several teachers, see docs/teachers.md)",
                 language,
-                said["unproven"],
-                said["sentences"],
+                figures["unproven"],
+                figures["sentences"],
             )
-    logger.info("the answers take %.0f bytes a sentence", size)
+    logger.info("the answers take %.0f bytes per sentence", bytes_per_sentence)

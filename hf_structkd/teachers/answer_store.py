@@ -1,14 +1,14 @@
-"""Answers on disk: written shard by shard, each whole or not at all, and put together when all are there.
+"""Answers on disk: written shard by shard, each whole or not at all, and merged when all are written.
 
-While teachers are asked, answers lie in `<folder>.partial`: the question, and for each finished shard an Arrow file
-and, written after it, a note with its checksum. A process that is killed leaves at most an unfinished shard, which
-nobody reads. When all shards are there they become one file in the dataset's order, and the folder takes its name in
-one step. Shards do not depend on how many processes ask, nor does the file made of them. One job at a time holds the
-work folder.
+While teachers are asked, answers lie in the work folder `<folder>.partial`: the question, and for each finished shard
+an Arrow file and then a note with its checksum. A process that is killed leaves at most one unfinished shard, which is
+never read. When all shards are finished they become one file in the dataset's order, and the work folder is renamed in
+one step. Neither the shards nor the merged file depend on the number of processes. One job at a time may hold the work
+folder.
 
-Every file has a checksum, in a file that has one of itself: a shard that is not what was written is asked again, and
-of finished answers the file that is damaged is named. A shard's note says which shard it is of, of which question and
-which rows, and answers are counted against the sentences' words before they are put together and when they are read.
+Every file has a checksum, and the files that hold checksums have one of themselves: a damaged shard is asked again,
+and a damaged file of finished answers is named. A shard's note records shard, question and rows. The number of words
+in the answers is compared with the sentences', before the merge and when answers are read.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ from datasets import Dataset
 from datasets.table import InMemoryTable
 
 from ..files import LOCK_FILE, exclusive_lock, file_sha256, json_sha256, read_sealed, sealed, write_atomically
-from .answer_summary import Sums, are_sums
+from .answer_summary import Sums, valid_sums
 from .question import check_word_counts
 
 logger = logging.getLogger(__name__)
@@ -37,33 +37,37 @@ _ROWS_AT_ONCE = 1000
 
 
 class AnnotationError(ValueError):
-    """A stored annotation does not fit what is asked, is damaged, or could not be written."""
+    """A stored annotation does not fit the question, is damaged, or could not be written."""
 
 
 def differences(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
-    """What differs between two questions, in words; empty where nothing does."""
-    asked = json.loads(json.dumps(asked))  # as it would come back from a file: tuples are lists
+    """The differences between two questions, in words; empty where there are none."""
+    asked = json.loads(json.dumps(asked))  # as read from a file: tuples are lists
     return "; ".join(
         f"{name}: stored {old}, asked {new}"
         for key in asked
-        for name, old, new in _differing(stored.get(key), asked[key], key)
+        for name, old, new in _json_differences(stored.get(key), asked[key], key)
     )
 
 
-def _differing(stored: Any, asked: Any, name: str) -> Iterator[tuple[str, str, str]]:
-    """What differs between two JSON values, each with its name: (name, stored, asked)."""
+def _json_differences(stored: Any, asked: Any, name: str) -> Iterator[tuple[str, str, str]]:
+    """The differences between two JSON values: (name, stored, asked)."""
     if isinstance(stored, dict) and isinstance(asked, dict):
         for key in dict.fromkeys((*stored, *asked)):
-            yield from _differing(stored.get(key), asked.get(key), f"{name}.{key}")
+            yield from _json_differences(stored.get(key), asked.get(key), f"{name}.{key}")
     elif isinstance(stored, list) and isinstance(asked, list) and len(stored) == len(asked):
-        for place, (old, new) in enumerate(zip(stored, asked)):
-            yield from _differing(old, new, f"{name}[{place}]")
+        for index, (old, new) in enumerate(zip(stored, asked)):
+            yield from _json_differences(old, new, f"{name}[{index}]")
     elif stored != asked:
         yield name, repr(stored), repr(asked)
 
 
 def finished(folder: Path) -> bool:
-    """Whether a folder holds finished answers. Raises AnnotationError if it holds something else."""
+    """Whether a folder holds finished answers.
+
+    Raises:
+        AnnotationError: if it holds something else.
+    """
     if (folder / RECORD_FILE).exists():
         return True
     if folder.exists() and any(folder.iterdir()):
@@ -74,13 +78,13 @@ def finished(folder: Path) -> bool:
 def load_finished(folder: Path, record: Mapping[str, Any], words: np.ndarray) -> Dataset:
     """The answers of a finished folder, mapped into memory.
 
-    They are a dataset without a file of its own: `datasets` writes what `map` makes of one beside its file, and takes
-    it from there the next time without a look at it.
+    The dataset has no cache file: beside one `datasets` would store the results of `map`, and read them the next time
+    without checking them.
 
     Args:
         folder: see `finished`.
         record: the question.
-        words: (sentences,), how many each sentence has.
+        words: (sentences,), the number of words of each sentence.
 
     Raises:
         AnnotationError: if they answer another question, or are damaged.
@@ -91,10 +95,10 @@ def load_finished(folder: Path, record: Mapping[str, Any], words: np.ndarray) ->
     for name, kept in _files(stored, folder).items():
         file = folder / name
         if not file.exists() or file_sha256(file) != kept["sha256"]:
-            found = f"{file.stat().st_size:,} bytes with another one" if file.exists() else "no file"
+            present = f"{file.stat().st_size:,} bytes with another one" if file.exists() else "no file"
             raise AnnotationError(
                 f"{file} is damaged: {kept['bytes']:,} bytes were written and their checksum kept; now there "
-                f"is {found}. Remove {folder} and ask again"
+                f"is {present}. Remove {folder} and ask again"
             )
     try:
         table = _read(folder / ANSWERS_FILE)
@@ -107,7 +111,7 @@ def load_finished(folder: Path, record: Mapping[str, Any], words: np.ndarray) ->
 
 
 def _files(stored: Mapping[str, Any], folder: Path) -> dict[str, dict[str, Any]]:
-    """What a record says of the files beside it. A record may be a stranger's: it names no files but ours."""
+    """The record's entries about the files beside it; it may come from a stranger, so other file names are refused."""
     files = stored.get("files", {ANSWERS_FILE: stored.get("answers")})
     well_formed = (
         isinstance(files, dict)
@@ -124,17 +128,17 @@ def _files(stored: Mapping[str, Any], folder: Path) -> dict[str, dict[str, Any]]
 
 
 def load_summary(folder: Path) -> dict[str, Any]:
-    """The summary beside finished answers: language -> what [`summarise`](answer_summary.py) says."""
+    """The summary of finished answers: language -> the result of [`summarise`](answer_summary.py)."""
     return json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))
 
 
 def update_summary(folder: Path, gold: str, grade: Callable[[str], float | None]) -> None:
-    """Make the summary beside finished answers speak of the gold tags there are now, if it speaks of others.
+    """Bring the summary of finished answers up to date, if the gold tags have changed since it was written.
 
-    A process that is killed meanwhile leaves whole answers, and a summary that the next one looks at again.
+    A process that is killed meanwhile leaves whole answers, and a summary that the next process updates.
 
     Args:
-        folder: of finished answers, which nobody else reads now.
+        folder: of finished answers, which no other process reads now.
         gold: a hash of the gold tags.
         grade: language -> the accuracy on them.
     """
@@ -143,14 +147,14 @@ def update_summary(folder: Path, gold: str, grade: Callable[[str], float | None]
         return
     try:
         summary = load_summary(folder)
-        for language, said in summary.items():
-            said["accuracy"] = grade(language)
+        for language, figures in summary.items():
+            figures["accuracy"] = grade(language)
         answers = {ANSWERS_FILE: _files(record, folder)[ANSWERS_FILE]}
         _write(folder / RECORD_FILE, _json(sealed({**record, "gold": None, "files": answers})))
         _write(folder / SUMMARY_FILE, _json(summary))
         files = {**answers, SUMMARY_FILE: _checksum(folder / SUMMARY_FILE)}
         _write(folder / RECORD_FILE, _json(sealed({**record, "gold": gold, "files": files})))
-    except (OSError, ValueError, KeyError, TypeError) as error:  # a folder for reading alone; a stranger's summary
+    except (OSError, ValueError, KeyError, TypeError) as error:  # a read-only folder, or a stranger's summary
         logger.warning("%s: its accuracy is on other gold tags than these (%s)", folder / SUMMARY_FILE, error)
         return
     logger.info("%s: the gold tags have changed, and the accuracy on them", folder / SUMMARY_FILE)
@@ -161,37 +165,43 @@ def _checksum(file: Path) -> dict[str, Any]:
 
 
 class PartialAnswers:
-    """The answers to a question while they are being asked.
+    """The unfinished answers to a question.
 
     Args:
-        folder: where the finished answers go; the partial ones lie beside it.
-        question: what is asked, JSON values.
+        folder: of the finished answers; the unfinished ones lie beside it.
+        question: JSON values.
     """
 
     def __init__(self, folder: Path, question: Mapping[str, Any]) -> None:
-        # A link is followed: a folder takes the place of a folder, not of a link, and only within one file system.
+        # A link is followed: a folder can replace a folder, but not a link, and only within one file system.
         self.folder, self.question = Path(os.path.realpath(folder)), dict(question)
         self.work = self.folder.with_name(f"{self.folder.name}.partial")
         self._question_key = json_sha256(self.question)
 
     def exclusive_lock(self) -> AbstractContextManager[None]:
-        """Hold the work folder for this job. Raises AnnotationError if another one holds it, or it is none of ours."""
-        if self.work.exists() and not self._is_ours():
-            raise AnnotationError(f"{self.work} holds no {QUESTION_FILE}; it is none of ours: use another folder")
+        """Hold the work folder for this job.
+
+        Raises:
+            AnnotationError: if another job holds it, or it is no work folder.
+        """
+        if self.work.exists() and not self._is_work_folder():
+            raise AnnotationError(
+                f"{self.work} holds no {QUESTION_FILE}, so it is no annotation's work folder: use another folder"
+            )
         return exclusive_lock(self.work, AnnotationError, f"asking teachers for {self.folder}")
 
-    def _is_ours(self) -> bool:
+    def _is_work_folder(self) -> bool:
         names = [path.name for path in self.work.iterdir()]
         return QUESTION_FILE in names or all(name == LOCK_FILE or name.endswith(".tmp") for name in names)
 
     def open(self) -> None:
-        """Make or take up the work folder, which is held.
+        """Create the work folder, or continue with it. The job must hold its lock.
 
         Raises:
-            AnnotationError: if it belongs to another question, or what will be made in it could not take its place.
+            AnnotationError: if it belongs to another question, or the finished folder could not take its final name.
         """
         file = self.work / QUESTION_FILE
-        begun = any(self.work.glob("shard-*"))  # else there are no answers that could be another question's
+        begun = any(self.work.glob("shard-*"))  # else there are no answers to another question
         stored = _read_record(file, f"remove {self.work} and ask again") if begun else self.question
         if differ := differences(stored, self.question):
             raise AnnotationError(
@@ -201,10 +211,10 @@ class PartialAnswers:
         for stale in self.work.glob("*.tmp"):  # of processes that were killed
             stale.rmdir() if stale.is_dir() else stale.unlink()
         _write(file, _json(sealed(self.question)))
-        self._try_the_last_step()
+        self._check_renaming()
 
-    def _try_the_last_step(self) -> None:
-        """Put an empty folder where the answers will go, if there is one: a mount point would refuse at the end."""
+    def _check_renaming(self) -> None:
+        """Replace an existing target folder with an empty one: a mount point would refuse only at the very end."""
         if not self.folder.exists():
             return
         probe = self.work / "probe.tmp"
@@ -224,16 +234,16 @@ class PartialAnswers:
         return self.work / f"shard-{number:05d}.arrow", self.work / f"shard-{number:05d}.json"
 
     def _binding(self, number: int, rows: np.ndarray) -> dict[str, Any]:
-        """What a note says of the shard that it belongs to."""
+        """The fields of a note that identify its shard."""
         rows_key = hashlib.sha256(np.asarray(rows, dtype=np.int64).tobytes()).hexdigest()
         return {"shard": number, "question": self._question_key, "rows": rows_key}
 
     def note(self, number: int, rows: np.ndarray) -> dict[str, Any] | None:
-        """What is kept about a finished shard; `None` where it is not finished, or is not what was written for it.
+        """The note of a finished shard; `None` where the shard is unfinished or damaged.
 
         Args:
             number: the shard's.
-            rows: the dataset's rows that it has.
+            rows: the shard's rows of the dataset.
         """
         file, note_file = self._paths(number)
         if not note_file.exists() or not file.exists():
@@ -243,7 +253,7 @@ class PartialAnswers:
         except ValueError as error:
             logger.warning("%s is damaged (%s): its shard is asked again", note_file, error)
             return None
-        if not are_sums(note.get("sums")):
+        if not valid_sums(note.get("sums")):
             logger.warning("%s is damaged (its sums are none): its shard is asked again", note_file)
             return None
         if any(note.get(key) != value for key, value in self._binding(number, rows).items()):
@@ -255,13 +265,16 @@ class PartialAnswers:
         return note
 
     def write(self, number: int, rows: np.ndarray, table: pa.Table, sums: Sums, gold: str) -> None:
-        """Keep a shard's answers. The note comes last: a shard with a note is whole.
+        """Store a shard's answers. The note comes last: a shard with a note is whole.
 
         Args:
             number, rows: as for `note`.
             table: a row for each of the rows.
             sums: for the summary.
-            gold: a hash of the gold tags that went into the sums.
+            gold: a hash of the gold tags from which the sums were made.
+
+        Raises:
+            AnnotationError: if they cannot be written.
         """
         file, note_file = self._paths(number)
         note_file.unlink(missing_ok=True)
@@ -280,13 +293,13 @@ class PartialAnswers:
         summary: Callable[[list[dict[str, Any]], list[pa.Table]], dict[str, Any]],
         more: Mapping[str, Any],
     ) -> None:
-        """Put all shards together in the dataset's order, and give the folder its name.
+        """Merge all shards in the dataset's order, and give the folder its final name.
 
         Args:
-            rows_of_shards: the dataset's rows that each shard has.
-            words: (sentences,), how many each sentence has.
-            summary: the shards' notes and answers -> what is kept as summary.
-            more: what the record says beside the question.
+            rows_of_shards: each shard's rows of the dataset.
+            words: (sentences,), the number of words of each sentence.
+            summary: the shards' notes and answers -> the summary.
+            more: fields of the record beside the question.
 
         Raises:
             AnnotationError: if a shard is missing, or its answers do not fit the sentences.
@@ -303,12 +316,12 @@ class PartialAnswers:
             with _writing(ready):
                 ready.mkdir()
                 tables = [self._table(number, words[rows]) for number, rows in enumerate(rows_of_shards)]
-                in_order(tables, rows_of_shards, ready / ANSWERS_FILE)
+                merge_shards(tables, rows_of_shards, ready / ANSWERS_FILE)
             _write(ready / SUMMARY_FILE, _json(summary(notes, tables)))
             files = {name: _checksum(ready / name) for name in (ANSWERS_FILE, SUMMARY_FILE)}
             _write(ready / RECORD_FILE, _json(sealed({**self.question, **more, "files": files})))
         except BaseException:
-            shutil.rmtree(ready, ignore_errors=True)  # the shards are all there, and may need the room
+            shutil.rmtree(ready, ignore_errors=True)  # all shards are kept, and may need the room
             raise
         os.replace(ready, self.folder)  # onto nothing, or onto an empty folder
         self.discard()
@@ -323,23 +336,23 @@ class PartialAnswers:
         return table
 
     def discard(self) -> None:
-        """Remove the work folder, if there is one of ours."""
-        if self.work.exists() and self._is_ours():
-            shutil.rmtree(self.work, ignore_errors=True)  # another process may be at it too
+        """Remove the work folder, if there is one."""
+        if self.work.exists() and self._is_work_folder():
+            shutil.rmtree(self.work, ignore_errors=True)  # another process may be removing it too
 
 
-def in_order(
+def merge_shards(
     tables: Sequence[pa.Table], rows_of_shards: Sequence[np.ndarray], file: Path | None = None
 ) -> pa.Table | None:
     """The shards' rows in the dataset's order.
 
     Args:
-        tables: of each shard.
-        rows_of_shards: the dataset's row of each of their rows.
+        tables: one per shard.
+        rows_of_shards: each shard's rows of the dataset.
         file: an Arrow stream to write, some rows at a time; the table is returned where `None`.
     """
     shard_of = np.concatenate([np.full(len(rows), number) for number, rows in enumerate(rows_of_shards)])
-    place_of = np.concatenate([np.arange(len(rows)) for rows in rows_of_shards])
+    position_of = np.concatenate([np.arange(len(rows)) for rows in rows_of_shards])
     order = np.argsort(np.concatenate([np.asarray(rows) for rows in rows_of_shards]))
 
     def pieces():
@@ -347,7 +360,9 @@ def in_order(
             wanted = order[start : start + _ROWS_AT_ONCE]
             shards = np.unique(shard_of[wanted])
             taken = [np.flatnonzero(shard_of[wanted] == shard) for shard in shards]
-            parts = [tables[shard].take(pa.array(place_of[wanted[at]])) for shard, at in zip(shards, taken)]
+            parts = [
+                tables[shard].take(pa.array(position_of[wanted[positions]])) for shard, positions in zip(shards, taken)
+            ]
             back = np.argsort(np.concatenate(taken))
             yield pa.concat_tables(parts).combine_chunks().take(pa.array(back)).combine_chunks()
 
@@ -368,22 +383,22 @@ def _json(content: Mapping[str, Any]) -> bytes:
     return json.dumps(content, indent=2, ensure_ascii=False).encode()
 
 
-def _read_record(file: Path, what_to_do: str) -> dict[str, Any]:
+def _read_record(file: Path, advice: str) -> dict[str, Any]:
     try:
         return read_sealed(file)
     except ValueError as error:
-        raise AnnotationError(f"{file} is damaged ({error}): {what_to_do}") from error
+        raise AnnotationError(f"{file} is damaged ({error}): {advice}") from error
 
 
 @contextmanager
-def _writing(what: Path) -> Iterator[None]:
-    """Turn what the operating system says into an AnnotationError that names the file and what is kept."""
+def _writing(target: Path) -> Iterator[None]:
+    """Turn an error of the operating system into an AnnotationError that names the file and says what to do."""
     try:
         yield
     except OSError as error:
         raise AnnotationError(
-            f"{what} could not be written ({error.strerror or error}): make room, or choose another folder, and start "
-            "again; shards that are finished are not asked twice"
+            f"{target} could not be written ({error.strerror or error}): make room, or choose another folder, and "
+            "start again; shards that are finished are not asked twice"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""What an annotation says about the teachers: their accuracy on gold tags, their certainty, what the k best cover."""
+"""The summary of an annotation: the teachers' accuracy on gold tags, their entropy, the probability of the k best."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -16,16 +16,18 @@ def batch_sums(
     best: np.ndarray,
     gold: Sequence[np.ndarray | None],
 ) -> Sums:
-    """Sums over a batch that summaries are made of.
+    """The sums over a batch from which summaries are made.
 
     Args:
         lengths: (batch,), words.
         entropy: (batch,), nats.
-        log_probs: (batch, k), nats, -inf where there is no such path; `None` where none were asked.
-        unproven: (batch,), boolean, whether the k best are not proven to be those; `None` where none were asked.
+        log_probs: (batch, k), nats, -inf on missing paths; `None` without paths.
+        unproven: (batch,), boolean, whether the k best are not proven to be the best; `None` without paths.
         best: (batch, words), the teacher's tags (representatives of groups).
-        gold: for each sentence its gold tags (representatives too), -1 where a tag is none of the student's; or
-            `None`.
+        gold: for each sentence its gold tags (representatives too), -1 where the student lacks a tag; or `None`.
+
+    Returns:
+        Name -> sum.
     """
     sums = {
         "sentences": float(len(lengths)),
@@ -41,15 +43,16 @@ def batch_sums(
     return sums
 
 
-def are_sums(found: object) -> bool:
-    """Whether something read from a file can be added up and summarised."""
-    if not isinstance(found, dict) or not {"sentences", "words", "entropy", "gold_words", "correct"} <= found.keys():
+def valid_sums(content: object) -> bool:
+    """Whether content that was read from a file can be added up and summarised."""
+    required = {"sentences", "words", "entropy", "gold_words", "correct"}
+    if not isinstance(content, dict) or not required <= content.keys():
         return False
-    return all(isinstance(value, float) and abs(value) < 2**53 for value in found.values()) and found["sentences"] > 0
+    return all(isinstance(v, float) and abs(v) < 2**53 for v in content.values()) and content["sentences"] > 0
 
 
 def add_sums(parts: Iterable[Mapping[str, float]]) -> Sums:
-    """The parts added up, in their order; what one of them lacks is left out."""
+    """The parts added up, in their order; a sum that one of them lacks is left out."""
     parts = list(parts)
     names = [name for name in (parts[0] if parts else {}) if all(name in part for part in parts)]
     total: Sums = dict.fromkeys(names, 0.0)
@@ -60,35 +63,44 @@ def add_sums(parts: Iterable[Mapping[str, float]]) -> Sums:
 
 
 def without_gold(sums: Mapping[str, float]) -> Sums:
-    """Sums that say nothing of gold tags."""
+    """The sums that do not depend on gold tags."""
     return {name: value for name, value in sums.items() if name not in ("gold_words", "correct")}
 
 
 def count_correct(best: Sequence[np.ndarray] | np.ndarray, gold: Sequence[np.ndarray | None]) -> Sums:
-    """How many words have gold tags, and how many of them a teacher tags alike.
+    """The number of words with gold tags, and the number of these that a teacher tags correctly.
 
     Args:
-        best: for each sentence the teacher's tags (representatives of groups), of its words and perhaps padding.
+        best: for each sentence the teacher's tags (representatives of groups), with or without padding.
         gold: as for `batch_sums`.
+
+    Returns:
+        `gold_words` and `correct`.
     """
     words = correct = 0
-    for found, tags in zip(best, gold, strict=True):
+    for teacher_tags, tags in zip(best, gold, strict=True):
         if tags is not None:
             words += int((tags >= 0).sum())
-            correct += int((found[: len(tags)] == tags).sum())
+            correct += int((teacher_tags[: len(tags)] == tags).sum())
     return {"gold_words": float(words), "correct": float(correct)}
 
 
 def accuracy(sums: Mapping[str, float]) -> float | None:
-    """The share of gold words that the teacher tags alike; `None` where there are none, or nobody can tell."""
+    """The share of gold words that the teacher tags correctly; `None` where there are none, or they were not compared."""
     return sums["correct"] / sums["gold_words"] if sums.get("gold_words") else None
 
 
 def summarise(sums: Mapping[str, float]) -> dict[str, Any]:
-    """`sentences`, `words`, `accuracy` (see `accuracy`),
-    `entropy` (nats a sentence), and of the k best, `None` without: `mass` (probability that they cover) and `paths`
-    (how many there are; below k where sentences have fewer), means over sentences, and `unproven` (sentences where a
-    sequence outside them might be more probable than one of them, see `best_of`).
+    """The summary of an annotation.
+
+    Returns:
+        - `sentences`, `words`: how many;
+        - `accuracy`: see `accuracy`;
+        - `entropy`: nats per sentence;
+        - `mass`: probability that the k best cover, mean over sentences; `None` without paths;
+        - `paths`: number of paths, mean over sentences, below k where sentences have fewer; `None` without paths;
+        - `unproven`: sentences where a sequence outside the k best might be more probable than one of them (see
+          `search_best_paths`); `None` without paths.
     """
     return {
         "sentences": int(sums["sentences"]),

@@ -1,4 +1,4 @@
-"""Teachers that are token-classification checkpoints, with a CRF or a softmax head, each with its own tokenizer."""
+"""Teachers that are token-classification checkpoints, with a CRF or a softmax head, and a tokenizer of their own."""
 
 import hashlib
 import json
@@ -19,10 +19,10 @@ from ..modeling.windows import encode_in_windows, encoder_window
 from ..modeling.words import tokenize_words
 from .base import TagTeacher, TeacherScores
 from .label_map import LabelMap
-from .soundness import evaluating, refuse_unsound
+from .soundness import check_soundness, evaluation_mode
 
-# What a configuration says beside what makes the answers.
-_UNIMPORTANT = (
+# Fields of a configuration that do not change the answers.
+_IRRELEVANT_FIELDS = (
     *("_name_or_path", "_commit_hash", "transformers_version", "architectures", "auto_map", "dtype", "torch_dtype"),
     *("id2label", "label2id", "languages"),
 )
@@ -32,16 +32,16 @@ class Teacher(TagTeacher):
     """A transformers checkpoint as a teacher.
 
     Args:
-        model: any `AutoModelForTokenClassification`. One with a [`CRFHeadMixin`] answers with its CRF; any other with
-            the softmax of its logits on each word's first subword, which is a CRF without transitions.
-        tokenizer: the model's own fast tokenizer; it need not be the student's.
+        model: any `AutoModelForTokenClassification`. A model with a [`CRFHeadMixin`] answers with its CRF; any other
+            with the softmax of its logits on each word's first subword, which is a CRF without transitions.
+        tokenizer: the model's fast tokenizer; it may differ from the student's.
         label_map, temperature: as for [`TagTeacher`].
-        scheme: of its labels; the model's configuration's, else inferred, where `None`.
+        scheme: of its labels; where `None`, the scheme of the model's configuration, else inferred.
         name: for messages, the record and the card; the checkpoint's name where `None`.
-        revision: what tells this teacher from an earlier one; a hash of weights, labels and tokenizer where `None`.
+        revision: the version of the teacher; a hash of weights, labels and tokenizer where `None`.
 
     Raises:
-        TypeError: if the model is none, or the tokenizer is not a fast one.
+        TypeError: if it is no transformers model, or no fast tokenizer.
         ValueError: if the label map names a label or type that the teacher lacks.
     """
 
@@ -90,14 +90,17 @@ class Teacher(TagTeacher):
         Args:
             model_id_or_path, revision, trust_remote_code: as for `AutoModelForTokenClassification`.
             label_map, scheme, temperature: see the class.
-            device: where it runs; the CPU where `None`.
+            device: on which it runs; the CPU where `None`.
             kwargs: for the model's `from_pretrained`.
+
+        Returns:
+            The teacher, with the Hub's commit for a revision.
 
         Raises:
             OSError: if there is no such checkpoint.
-            ValueError: if it is damaged, or no trained tagger: weights are missing or left over or no numbers, its
-                scores exclude all tag sequences, the tokenizer has more pieces than the model embeddings, or a file
-                cannot be read. It would teach noise.
+            ValueError: if it is damaged, or no trained tagger, and would teach noise: weights are missing, left over
+                or not finite, its scores exclude all tag sequences, the tokenizer has more pieces than the model has
+                embeddings, or a file cannot be read.
         """
         kwargs.setdefault("dtype", torch.float32)
         common = {"revision": revision or "main", "trust_remote_code": trust_remote_code}
@@ -105,12 +108,12 @@ class Teacher(TagTeacher):
         try:
             fields, _ = PreTrainedConfig.get_config_dict(model_id_or_path, revision=revision or "main")
             refuse_oversized(fields, model_id_or_path)
-            model, found = AutoModelForTokenClassification.from_pretrained(
+            model, loading_info = AutoModelForTokenClassification.from_pretrained(
                 model_id_or_path, output_loading_info=True, **common, **kwargs
             )
             tokenizer = AutoTokenizer.from_pretrained(model_id_or_path, **common)
-            refuse_unsound(model, tokenizer, found, str(model_id_or_path))
-        except Exception as error:  # of a damaged file: SafetensorError, RuntimeError, KeyError, AttributeError, ...
+            check_soundness(model, tokenizer, loading_info, str(model_id_or_path))
+        except Exception as error:  # a damaged file: SafetensorError, RuntimeError, KeyError, AttributeError, ...
             if isinstance(error, OSError | ImportError) or str(model_id_or_path) in str(error):
                 raise
             reason = f"{type(error).__name__}: {error}".strip()
@@ -132,13 +135,13 @@ class Teacher(TagTeacher):
         return digest.hexdigest()
 
     def identity(self) -> dict[str, Any]:
-        """As for [`TagTeacher`]. It is the weights that tell, wherever they lie: the name is not part of it."""
+        """As for [`TagTeacher`], but without the name: the same weights are the same teacher, wherever they lie."""
         fields = json.loads(json.dumps(self.model.config.to_diff_dict(), default=str))
         return {
             **{key: value for key, value in super().identity().items() if key != "name"},
             "model": type(self.model).__name__,
-            "config": {key: value for key, value in sorted(fields.items()) if key not in _UNIMPORTANT},
-            # A Hub commit, or a name that the user gives, does not say what became of them in this process.
+            "config": {key: value for key, value in sorted(fields.items()) if key not in _IRRELEVANT_FIELDS},
+            # The weights may have changed in this process since a Hub commit, or the user's revision, was recorded.
             **({"weights": self._hash()} if self._revision else {}),
             **self._changed_since(),
         }
@@ -147,7 +150,7 @@ class Teacher(TagTeacher):
         """What else makes its answers, where it is not what follows from the rest of `identity`."""
         constrained_by, unknown = labels_of(self.model.config), self.tokenizer.unk_token
         return {
-            **({"config.id2label": constrained_by} if constrained_by != self.own_labels else {}),
+            **({"config.id2label": constrained_by} if constrained_by != self.unmapped_labels else {}),
             # Stands for words without a single piece; most tokenizers' models name the same one.
             **({"unk_token": unknown} if unknown != _unknown_piece(self.tokenizer) else {}),
         }
@@ -155,14 +158,14 @@ class Teacher(TagTeacher):
     def settings(self) -> dict[str, Any]:
         if self.model.dtype == torch.float32:
             return super().settings()
-        # a Hub commit does not say it
+        # The precision is not part of a Hub commit.
         return {**super().settings(), "dtype": str(self.model.dtype).removeprefix("torch.")}
 
     def chain_scores(self, sentences: Sequence[Sequence[str]]) -> TeacherScores:
-        with evaluating(self.model):
-            return self._chain_scores(sentences)
+        with evaluation_mode(self.model):
+            return self._evaluated_scores(sentences)
 
-    def _chain_scores(self, sentences: Sequence[Sequence[str]]) -> TeacherScores:
+    def _evaluated_scores(self, sentences: Sequence[Sequence[str]]) -> TeacherScores:
         batch = self._pad(tokenize_words(sentences, self.tokenizer))
         words = batch["word_mask"].bool()
         lengths = torch.tensor([len(sentence) for sentence in sentences])
@@ -172,8 +175,8 @@ class Teacher(TagTeacher):
             return TeacherScores(scores, lengths, self.model.constraints("decode", output.emissions.device))
         emissions = compact(self._logits(batch["input_ids"], batch["attention_mask"]), words)
         emissions = emissions.float().log_softmax(dim=-1)
-        none = emissions.new_zeros(emissions.shape[-1])
-        scores = Scores(emissions, none.expand(len(none), -1), none, none)
+        zeros = emissions.new_zeros(emissions.shape[-1])
+        scores = Scores(emissions, zeros.expand(len(zeros), -1), zeros, zeros)
         return TeacherScores(scores, lengths, {})
 
     def _pad(self, encoded: Mapping[str, list[list[int]]]) -> dict[str, Tensor]:
@@ -206,7 +209,7 @@ def _unknown_piece(tokenizer: Any) -> str | None:
 
 
 def _tokenization(tokenizer: Any) -> str:
-    """How a fast tokenizer cuts words: what it was loaded with, without what calls leave behind in it."""
+    """The tokenizer as it was loaded, as JSON: without the truncation and padding that calls leave behind in it."""
     copied = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     copied.no_truncation()
     copied.no_padding()

@@ -172,7 +172,7 @@ class Question:
                     digest.update(b"-" if tags is None else b"+" + tags.astype(np.int64).tobytes())
         return digest.hexdigest()
 
-    def graded(self, shard: Shard, answers: pa.Table) -> Sums | None:
+    def grade(self, shard: Shard, answers: pa.Table) -> Sums | None:
         """Compare stored answers with the gold tags that the shard's sentences have now.
 
         Args:

@@ -15,7 +15,7 @@ from ..data.augmentation import piece_texts
 from ..modeling.words import tokenize_words
 from ..teachers.checkpoint import Teacher
 from ..teachers.panel import Teachers, teachers_by_language
-from ..teachers.soundness import evaluating
+from ..teachers.soundness import evaluation_mode
 
 _ROWS = 8192  # pieces per block of computation
 
@@ -145,7 +145,7 @@ def piece_vectors(teacher: Teacher, tokenizer: Any, pieces: Tensor, batch_size: 
         padding = teacher.tokenizer.pad_token_id or 0
         ids = torch.tensor([row + [padding] * (width - len(row)) for row in batch], device=model.device)
         mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in batch], device=model.device)
-        with evaluating(model):
+        with evaluation_mode(model):
             output = model.base_model(ids, attention_mask=mask).last_hidden_state[:, place]
         outputs.append(output.float().cpu())
     vectors = torch.cat(outputs)

@@ -145,7 +145,7 @@ def test_a_summary_lies_beside_the_answers(corpus, teachers, labels, tmp_path, c
     assert summary["ru"]["mass"] == pytest.approx(mass, rel=1e-5)
     assert f"accuracy {right / words:.4f}" in caplog.text
     assert "sentences/s" in caplog.text
-    assert "bytes a sentence" in caplog.text
+    assert "bytes per sentence" in caplog.text
 
 
 @pytest.mark.parametrize("tag", ["no column", None, -100, 1])

@@ -146,7 +146,7 @@ def test_a_work_folder_of_someone_else_is_not_touched(tmp_path):
     work = tmp_path / "answers.partial"
     work.mkdir()
     (work / "thesis.tex").write_text("dear")
-    with pytest.raises(AnnotationError, match="none of ours"):
+    with pytest.raises(AnnotationError, match="no annotation's work folder"):
         worker.run(tmp_path / "answers")
     assert [path.name for path in work.iterdir()] == ["thesis.tex"]
 
