@@ -1,4 +1,4 @@
-"""Batches: subwords, labels, word masks and teacher targets, each padded its own way."""
+"""The collator: subwords, labels, word masks and teacher targets, padded into one batch."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,20 +13,14 @@ from .columns import GROUPS, IGNORED, LABELS, TARGET_COLUMNS, TargetColumn, labe
 
 @dataclass
 class DataCollatorForStructKD:
-    """Pad what `encode_corpus` and `annotate` made into one batch.
+    """Pads rows of `encode_corpus` and `annotate` into one batch.
 
     Args:
         tokenizer: gives the padding token and side.
-        num_tags: the student's labels; needed only where some rows have teacher targets and others none.
+        num_tags: the number of the student's labels; answers with another number of tags are refused. Needed only
+            where some rows have teacher targets and others have none.
         pad_to_multiple_of: rounds the subword axis up.
-        label_names: the student's labels, in their order; answers that number other ones are then refused.
-
-    Returns (of a call):
-        `input_ids, attention_mask, labels, word_mask` (batch, subwords), and for each teacher column that a row has,
-        a tensor padded as `TARGET_COLUMNS` says; a sentence without an answer has zero mass in it.
-
-    Raises (of a call):
-        ValueError: if answers are of another number of words than their sentence has here, or number other labels.
+        label_names: the student's labels, in their order; answers that number other labels are refused.
     """
 
     tokenizer: Any
@@ -35,6 +29,15 @@ class DataCollatorForStructKD:
     label_names: Sequence[str] | None = None
 
     def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        """Make a batch.
+
+        Returns:
+            `input_ids, attention_mask, labels, word_mask` (batch, subwords), and for each teacher column that a row
+            has a tensor padded as in `TARGET_COLUMNS`; a sentence without an answer has zero mass in it.
+
+        Raises:
+            ValueError: if answers have another number of words than their sentence, or number other labels.
+        """
         width = max(len(feature["input_ids"]) for feature in features)
         if self.pad_to_multiple_of:
             width = -(-width // self.pad_to_multiple_of) * self.pad_to_multiple_of
@@ -68,8 +71,8 @@ class DataCollatorForStructKD:
         shapes = [answer.shape for answer in answers if answer is not None]
         shape = [max(sizes) for sizes in zip(*shapes)]
         for axis, meaning in enumerate(column.axes):
-            if meaning == "words":  # as wide as the batch's words, so that targets meet the student's emissions
-                counts = [_words_of(feature) for feature in features]
+            if meaning == "words":  # as wide as the batch's words, to match the student's emissions
+                counts = [_word_count(feature) for feature in features]
                 for row, (answer, words) in enumerate(zip(answers, counts)):
                     if answer is not None and answer.size and answer.shape[axis] != words:
                         raise ValueError(
@@ -80,12 +83,12 @@ class DataCollatorForStructKD:
             elif meaning == "tags" and self.num_tags is not None and shape[axis] != self.num_tags:
                 raise ValueError(f"{name} has {shape[axis]} tags where the student has {self.num_tags}")
         values = np.full((len(features), *shape), column.padding)
-        if name == GROUPS:  # without an answer of its own every tag is alone
+        if name == GROUPS:  # without an answer every tag is alone
             values[:] = np.arange(shape[0])
         for row, answer in enumerate(answers):
             if answer is not None:
                 inside = (slice(row, row + 1), *(slice(size) for size in answer.shape))
-                values[inside] = answer  # also where a column is one number a sentence
+                values[inside] = answer  # also for a column with one number per sentence
         return torch.from_numpy(values).to(column.dtype)
 
     def _check_labels(self, features: Sequence[Mapping[str, Any]]) -> None:
@@ -97,8 +100,8 @@ class DataCollatorForStructKD:
                 )
 
 
-def _words_of(feature: Mapping[str, Any]) -> int:
-    """How many words a sentence has: as many as first subwords."""
+def _word_count(feature: Mapping[str, Any]) -> int:
+    """The number of a sentence's words: of its first subwords."""
     if "word_mask" in feature:
         return sum(feature["word_mask"])
     return sum(label != IGNORED for label in feature["labels"])

@@ -1,4 +1,4 @@
-"""Sentences out of column files and CSV or TSV tables: one word per line."""
+"""Reader of column files and of CSV and TSV tables: one word per line."""
 
 import csv
 import logging
@@ -9,15 +9,15 @@ from itertools import chain
 from pathlib import Path
 
 from .columns import SENTENCE_COLUMNS, TAG_COLUMNS, TOKEN_COLUMNS
-from .impostors import what_a_column_is, what_columns_are
+from .foreign_formats import advice_on_single_column, describe_foreign_columns
 from .source_text import CorpusError, RawSentence, read_lines
 
 logger = logging.getLogger(__name__)
 
 DOCUMENT_START = "-DOCSTART"
-_LOOK_AHEAD = 10_000  # lines that tell which tags there are, before the first sentence is read
-_LONG_SENTENCE = 500  # words; a whole file of so many is hardly one sentence
-_MANY_SENTENCES = 100  # after which words that are all numbers are no longer looked at
+_LOOK_AHEAD = 10_000  # lines from which the tags are collected before the first sentence is read
+_LONG_SENTENCE = 500  # words; a whole file with so many is hardly one sentence
+_MANY_SENTENCES = 100  # that are checked for words that count 1, 2, 3
 _NUMBER = re.compile(r"\d+")
 _ENTITY_TAG = re.compile(r"O|[BIESLUM]-.+")
 _ID = re.compile(r"\d+([-.]\d+)?")
@@ -26,17 +26,17 @@ _Row = tuple[int, str, list[str]]  # line number, line, its columns; no columns 
 
 @dataclass(frozen=True)
 class _Layout:
-    """Which columns of a file are which.
+    """The meaning of a file's columns.
 
     Attributes:
-        width: The number of columns.
-        tokens: The column of the words, from 0.
-        tags: The column of the tags, or ``None`` where only words are wanted.
-        sentence: The column that numbers the sentences, if there is one.
-        named: Whether somebody said which is the column of the words.
-        from_the_end: Whether a column was counted from the end.
-        separator: What stands between columns: ``"\\t"``, or ``None`` for spaces.
-        header: Whether the first line names the columns.
+        width: the number of columns.
+        tokens: the column of the words, from 0.
+        tags: the column of the tags, or `None` where only words are wanted.
+        sentence: the column that numbers the sentences, if there is one.
+        named: whether the column of the words was chosen by an argument or named in the first line.
+        from_the_end: whether a column is counted from the end.
+        separator: the character between columns: `"\\t"`, or `None` for spaces.
+        header: whether the first line names the columns.
     """
 
     width: int
@@ -58,28 +58,31 @@ def read_columns(
     is_csv: bool = False,
     words_only: bool = False,
 ) -> Iterator[RawSentence]:
-    """Sentences of a column file: one word per line, blank lines between sentences.
+    """Read the sentences of a column file: one word per line, blank lines between sentences.
 
-    Columns are separated by tabs if the first word's line has one, otherwise by spaces; in CSV by commas or
-    semicolons, with quotes. A first line that names the columns (``word``, ``tag`` and the like) is no word. All lines
-    have as many columns as the first; between tabs there may be more or fewer, where the columns wanted are counted
-    from 0 and there. ``-DOCSTART-`` lines end a sentence and are skipped. A line that begins with ``#`` before a
-    sentence's first word is a comment; since ``#`` may also be a word, it is one where the line has the file's number
-    of columns and its tag is one that other words have, or looks like one (``B-X``, ``O``).
+    Columns are separated by tabs if the first word's line has a tab, otherwise by spaces; in CSV by commas or
+    semicolons, with quotes. A first line that names the columns (`word`, `tag` and the like) is no word. All lines
+    have as many columns as the first; between tabs a line may have more or fewer, if the columns wanted are counted
+    from 0 and present. `-DOCSTART-` lines end a sentence and are skipped. A line that begins with `#` before a
+    sentence's first word is a comment, unless `#` is the word: the line has the file's number of columns, and its
+    tag occurs with other words or looks like a tag (`B-X`, `O`).
 
     Args:
-        path: The file.
-        tags_column: The column of the tags, counted from 0, or from the end if negative, or by its name where the
+        path: the file.
+        tags_column: the column of the tags, counted from 0, or from the end if negative, or by its name where the
             first line names the columns. By default the one with a usual name, or else the last.
-        tokens_column: The column of the words likewise, by default the one with a usual name, or else the first.
-        sentence_column: A column that has another value in every sentence (an empty cell: the sentence goes on), by
-            default the one with a usual name, where there is one.
-        is_csv: Whether the file is CSV.
-        words_only: Take the words and let the tags be.
+        tokens_column: the column of the words likewise, by default the one with a usual name, or else the first.
+        sentence_column: a column that has another value in every sentence (an empty cell continues the sentence), by
+            default the one with a usual name, if any.
+        is_csv: whether the file is CSV.
+        words_only: Read the words and ignore the tags.
+
+    Returns:
+        The sentences, read as they are asked for.
 
     Raises:
-        CorpusError: If there is no such column, on a line with too many or too few columns, on an empty word, and
-            where the file is something else: one column, CoNLL-U, JSON, words that count 1, 2, 3.
+        CorpusError: if there is no such column, on a line with too many or too few columns, on an empty word, and
+            where the file has another format: one column, CoNLL-U, JSON, words that count 1, 2, 3.
     """
     lines = read_lines(path)
     rows = _csv_rows(path, lines) if is_csv else _blank_rows(lines)
@@ -99,9 +102,9 @@ def read_columns(
         rows = ((number, line, line.split("\t") if columns else []) for number, line, columns in rows)
     if layout.header or _names_columns(path, first, ahead, layout, is_csv):
         ahead = [row for row in ahead if row[0] != first[0]]
-    known_tags = _tags_in(ahead, layout)
+    known_tags = _collect_tags(ahead, layout)
     sentences = _sentences(path, chain(ahead, rows), layout, known_tags, is_csv)
-    yield from sentences if layout.named else _not_counting(path, sentences)
+    yield from sentences if layout.named else _refuse_counters(path, sentences)
 
 
 def _names_columns(path: Path, first: _Row, ahead: Sequence[_Row], layout: _Layout, is_csv: bool) -> bool:
@@ -149,7 +152,7 @@ def _csv_rows(path: Path, lines: Iterable[tuple[int, str]]) -> Iterator[_Row]:
 
 
 def _blank_rows(lines: Iterable[tuple[int, str]]) -> Iterator[_Row]:
-    """Lines between blanks of any kind; those of files with tabs are split again once that is known."""
+    """Lines split at blanks; in files with tabs they are split again later, when the separator is known."""
     for number, line in lines:
         line = line.rstrip(" \t")
         yield number, line, [part for part in re.split("[ \t]+", line) if part]
@@ -167,19 +170,19 @@ def _layout(
     number, line, cells = first
     separator = "\t" if not is_csv and "\t" in line else None
     cells = line.split("\t") if separator else cells
-    if tokens_column is None and not is_csv and (found := what_columns_are(line)):
-        raise CorpusError(f"{path}:{number}: {found}.")
+    if tokens_column is None and not is_csv and (description := describe_foreign_columns(line)):
+        raise CorpusError(f"{path}:{number}: {description}.")
     names = [cell.strip() for cell in cells]
-    low = [name.lower() for name in names]
+    lower_names = [name.lower() for name in names]
     wanted = [column for column in (tokens_column, tags_column, sentence_column) if column is not None]
-    called = [str(column) for column in wanted if not _is_number(column)]
-    if missing := [name for name in called if name not in names]:
+    chosen_names = [str(column) for column in wanted if not _is_number(column)]
+    if missing := [name for name in chosen_names if name not in names]:
         raise CorpusError(
             f"{path}:{number}: no column {missing[0]!r} is named in the first line, which has {', '.join(names)}. "
             "Name one of those, or give a number, from 0 (tokens_column=, tags_column=)."
         )
-    usual = any(name in TOKEN_COLUMNS for name in low) and any(name in TAG_COLUMNS for name in low)
-    header = bool(called) or (usual and len(set(low)) == len(low))
+    usual = any(name in TOKEN_COLUMNS for name in lower_names) and any(name in TAG_COLUMNS for name in lower_names)
+    header = bool(chosen_names) or (usual and len(set(lower_names)) == len(lower_names))
     if is_csv and not header and (tokens_column is None or (tags_column is None and not words_only)):
         raise CorpusError(
             f"{path}:{number}: the first line does not name the columns: {', '.join(names)}. Say with tokens_column "
@@ -188,18 +191,18 @@ def _layout(
     if header:
         logger.info("%s: the first line names the columns: %s.", path, ", ".join(names))
 
-    def index(column: str | int | None, usual_names: Sequence[str], what: str, default: int | None) -> int | None:
+    def index(column: str | int | None, usual_names: Sequence[str], content: str, default: int | None) -> int | None:
         if column is not None and not _is_number(column):
             return names.index(str(column))
         if column is not None:
             if not -len(cells) <= int(column) < len(cells):
                 raise CorpusError(f"{path}: {len(cells)} column(s), so there is no column {column}.")
             return int(column) % len(cells)
-        found = [i for i, name in enumerate(low) if name in usual_names] if header else []
-        if len(found) > 1:
-            several = ", ".join(names[i] for i in found)
-            raise CorpusError(f"{path}: several {what} columns ({several}). Choose with {what}_column=.")
-        return found[0] if found else default
+        candidates = [i for i, name in enumerate(lower_names) if name in usual_names] if header else []
+        if len(candidates) > 1:
+            several = ", ".join(names[i] for i in candidates)
+            raise CorpusError(f"{path}: several {content} columns ({several}). Choose with {content}_column=.")
+        return candidates[0] if candidates else default
 
     tokens = index(tokens_column, TOKEN_COLUMNS, "tokens", 0) or 0
     tags = None if words_only else index(tags_column, TAG_COLUMNS, "tags", None)
@@ -207,7 +210,7 @@ def _layout(
     if tags is None and not words_only:
         tags = len(cells) - 1
     if len(cells) == 1 and not words_only:
-        raise CorpusError(f"{path}:{number}: only one column: {line!r:.80}: {what_a_column_is(line)}.")
+        raise CorpusError(f"{path}:{number}: only one column: {line!r:.80}: {advice_on_single_column(line)}.")
     if tokens == tags:
         raise CorpusError(f"{path}: column {tokens} for both the words and the tags.")
     return _Layout(
@@ -230,12 +233,12 @@ def _is_negative(column: str | int) -> bool:
     return _is_number(column) and int(column) < 0
 
 
-def _tags_in(rows: Iterable[_Row], layout: _Layout) -> set[str]:
-    """The tags of words that do not begin with ``#``."""
-    at = layout.tags
-    if at is None:
+def _collect_tags(rows: Iterable[_Row], layout: _Layout) -> set[str]:
+    """The tags of words that do not begin with `#`."""
+    column = layout.tags
+    if column is None:
         return set()
-    return {cells[at] for _, line, cells in rows if len(cells) > at and not line.startswith("#")}
+    return {cells[column] for _, line, cells in rows if len(cells) > column and not line.startswith("#")}
 
 
 def _sentences(
@@ -244,11 +247,11 @@ def _sentences(
     words: list[str] = []
     tags: list[str] = []
     lines: list[int] = []
-    last: str | None = None
+    sentence_id: str | None = None
     comments = documents = count = 0
     doubtful: list[int] = []
 
-    def taken() -> Iterator[RawSentence]:
+    def end_sentence() -> Iterator[RawSentence]:
         nonlocal words, tags, lines, count
         if words:
             count += 1
@@ -258,25 +261,25 @@ def _sentences(
     for number, line, cells in rows:
         if not cells or line.startswith(DOCUMENT_START):
             documents += bool(cells)
-            yield from taken()
+            yield from end_sentence()
             continue
         if not is_csv and not words and line.startswith("#"):
-            fits = len(cells) == layout.width
-            if not fits or not _is_word(cells, layout, known_tags):
+            has_all_columns = len(cells) == layout.width
+            if not has_all_columns or not _is_word(cells, layout, known_tags):
                 comments += 1
-                doubtful += [number] if fits else []
+                doubtful += [number] if has_all_columns else []
                 continue
         _check_width(path, number, line, cells, layout, is_csv)
-        if layout.sentence is not None and (value := cells[layout.sentence].strip()) not in ("", last):
-            yield from taken()
-            last = value
+        if layout.sentence is not None and (value := cells[layout.sentence].strip()) not in ("", sentence_id):
+            yield from end_sentence()
+            sentence_id = value
         word, tag = cells[layout.tokens], cells[layout.tags] if layout.tags is not None else "O"
         if not word.strip() or not tag:
             raise CorpusError(f"{path}:{number}: an empty word or tag: {line!r}.")
         if _is_printed_list(word) and _is_printed_list(tag):
             raise CorpusError(
-                f"{path}:{number}: a list of words and a list of tags where one word and its tag are meant: "
-                f"{line!r:.80}. Tables with a sentence a row are read as JSON lines or Parquet: "
+                f"{path}:{number}: a list of words and a list of tags where one word and its tag are expected: "
+                f"{line!r:.80}. Tables with one sentence per row are read as JSON lines or Parquet: "
                 "frame.to_json(path, orient='records', lines=True), before the lists are written as text."
             )
         if broken := next((cell for cell in cells if "\n" in cell), None):
@@ -291,7 +294,7 @@ def _sentences(
         known_tags.add(tag)
     if not count and layout.sentence is None:
         _check_one_sentence(path, len(words), is_csv)
-    yield from taken()
+    yield from end_sentence()
     if comments or documents:
         logger.info("%s: skipped %d comment(s) and %d -DOCSTART- line(s).", path, comments, documents)
     if doubtful:
@@ -305,12 +308,18 @@ def _sentences(
 
 
 def _check_one_sentence(path: Path, words: int, is_csv: bool) -> None:
-    """Say, or refuse, that a file without a blank line is one sentence."""
-    said = f"{path}: no blank lines and no column that numbers the sentences: all {words} words are one sentence"
+    """Warn that a file without a blank line is one sentence, or refuse it.
+
+    Raises:
+        CorpusError: for a long CSV file.
+    """
+    problem = f"{path}: no blank lines and no column that numbers the sentences: all {words} words are one sentence"
     if is_csv and words >= _LONG_SENTENCE:
-        raise CorpusError(f"{said}. Name such a column with sentence_column=, or put blank lines between sentences.")
+        raise CorpusError(
+            f"{problem}. Name such a column with sentence_column=, or put blank lines between sentences."
+        )
     if is_csv or words >= _LONG_SENTENCE:
-        logger.warning("%s.", said)
+        logger.warning("%s.", problem)
 
 
 def _is_printed_list(cell: str) -> bool:
@@ -319,7 +328,7 @@ def _is_printed_list(cell: str) -> bool:
 
 
 def _is_word(cells: Sequence[str], layout: _Layout, known_tags: set[str]) -> bool:
-    """Whether a line before a sentence's first word that begins with # and has the file's columns is a word."""
+    """Whether a line that begins with # before a sentence's first word, and has all columns, is a word."""
     if layout.tags is None:
         return layout.width == 1 or cells[0] != "#"
     tag = cells[layout.tags]
@@ -327,8 +336,8 @@ def _is_word(cells: Sequence[str], layout: _Layout, known_tags: set[str]) -> boo
 
 
 def _check_width(path: Path, number: int, line: str, cells: Sequence[str], layout: _Layout, is_csv: bool) -> None:
-    wanted = [at for at in (layout.tokens, layout.tags, layout.sentence) if at is not None]
-    # Between tabs a column keeps its number whatever follows it; spaces inside a word make all later ones others.
+    wanted = [column for column in (layout.tokens, layout.tags, layout.sentence) if column is not None]
+    # Between tabs a column keeps its number whatever follows it; a space inside a word shifts all later columns.
     if len(cells) == layout.width or (layout.separator and not layout.from_the_end and len(cells) > max(wanted)):
         return
     advice = "Correct the line"
@@ -341,30 +350,34 @@ def _check_width(path: Path, number: int, line: str, cells: Sequence[str], layou
     )
 
 
-def _not_counting(path: Path, sentences: Iterable[RawSentence]) -> Iterator[RawSentence]:
-    """The same sentences. Raises CorpusError if the words of all (of the first hundred) are 1, 2, 3 and so on."""
+def _refuse_counters(path: Path, sentences: Iterable[RawSentence]) -> Iterator[RawSentence]:
+    """The same sentences.
+
+    Raises:
+        CorpusError: if the words of all of the first hundred are 1, 2, 3 and so on.
+    """
     held: list[RawSentence] = []
     iterator = iter(sentences)
-    broken: CorpusError | None = None
+    later_error: CorpusError | None = None
     try:
         for sentence in iterator:
             held.append(sentence)
-            if not _counts(sentence.tokens) or len(held) == _MANY_SENTENCES:
+            if not _is_counter(sentence.tokens) or len(held) == _MANY_SENTENCES:
                 break
     except CorpusError as error:
-        broken = error
-    if all(_counts(sentence.tokens) for sentence in held) and any(len(sentence.tokens) > 1 for sentence in held):
+        later_error = error
+    if all(_is_counter(sentence.tokens) for sentence in held) and any(len(sentence.tokens) > 1 for sentence in held):
         raise CorpusError(
             f"{path}: the first column counts 1, 2, 3 in every sentence, so it is not the words. Say which columns "
             "are the words and the tags with tokens_column and tags_column, counted from 0."
         )
     yield from held
-    if broken is not None:
-        raise broken
+    if later_error is not None:
+        raise later_error
     yield from iterator
 
 
-def _counts(tokens: Sequence[str]) -> bool:
+def _is_counter(tokens: Sequence[str]) -> bool:
     if not all(_ID.fullmatch(token) for token in tokens):
         return False
     numbers = [int(token) for token in tokens if _NUMBER.fullmatch(token)]

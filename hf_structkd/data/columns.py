@@ -1,4 +1,4 @@
-"""The columns a corpus may have, by name, and how a batch pads them."""
+"""The columns of a corpus: their names, and how teacher columns are stored and padded."""
 
 import hashlib
 import json
@@ -12,10 +12,10 @@ from ..modeling.tag_scheme import IGNORED
 
 TOKENS = "tokens"
 LANGUAGE = "language"
-SUBWORDS = "input_ids"  # a corpus that has it is tokenised
+SUBWORDS = "input_ids"  # a corpus with this column is tokenised
 SUBWORD_LABELS = "labels"  # in a tokenised corpus: the label of each subword
-# The usual names of columns, everywhere: in files, tables, datasets in memory, recipes. Where a corpus has several of
-# one kind, nobody guesses which is meant.
+# The usual names of columns, in files, tables, datasets in memory and recipes. Where a corpus has several of one kind,
+# the choice is not guessed but an error.
 TOKEN_COLUMNS = ("tokens", "words", "token", "word", "form")
 TAG_COLUMNS = ("tags", "ner_tags", "pos_tags", "upos", "labels", "tag", "ner_tag", "label", "ner", "pos")
 SENTENCE_COLUMNS = ("sentence_id", "sent_id", "sentence", "sentence #", "sentence_number", "sentence_idx", "sent")
@@ -26,10 +26,10 @@ class TargetColumn:
     """How a teacher's answers of one kind are stored and batched.
 
     Args:
-        axes: what each axis of one sentence's value counts: `"k"` (paths), `"words"`, `"tags"`, or `"ends"` (the
+        axes: the meaning of each axis of one sentence's value: `"k"` (paths), `"words"`, `"tags"`, `"ends"` (the
             sentence's start and its end), or `"columns"` (`TEMPERED_COLUMNS`).
-        padding: fills a batch where a sentence is shorter, has fewer paths, or has no answer at all. `teacher_groups`
-            are padded with the identity: every tag alone.
+        padding: fills a batch where a sentence is shorter, has fewer paths, or has no answer. `teacher_groups` are
+            padded with the identity: every tag alone.
         stored: the Arrow type of the numbers.
         dtype: the torch type in a batch.
     """
@@ -51,7 +51,7 @@ ENTROPY = "teacher_entropy"
 GROUPS = "teacher_groups"
 TEMPERATURE = "teacher_temperature"
 LABELS = "teacher_labels"
-# Teachers may be asked for each of these at a temperature of its own; `teacher_temperature` says which, in this order.
+# Each of these may have another temperature of the teacher; `teacher_temperature` holds them in this order.
 TEMPERED_COLUMNS = (TOPK_LOG_PROBS, MARGINALS, EDGE_COUNTS, EMISSIONS, TRANSITIONS, START_END, ENTROPY)
 
 TARGET_COLUMNS = {
@@ -67,12 +67,12 @@ TARGET_COLUMNS = {
     TEMPERATURE: TargetColumn(("columns",), 1.0, "float32", torch.float32),
     LABELS: TargetColumn((), 0, "int64", torch.long),
 }
-# What annotation adds by itself: nobody asks for them.
+# Columns that `annotate` adds without being asked.
 AUTOMATIC_COLUMNS = (GROUPS, TEMPERATURE, LABELS)
 
 
 def labels_key(label_names: Sequence[str]) -> int:
-    """What `teacher_labels` holds: a number, never 0, made of the names of labels in their order."""
+    """The value of `teacher_labels`: a hash of the names of labels in their order, never 0."""
     # Stored answers hold it. The bytes are those of `json_sha256`, which this room does not import.
     digest = hashlib.sha256(json.dumps(list(label_names)).encode()).digest()
     return int.from_bytes(digest[:6], "big") or 1  # 48 bits: exact in a float64 too

@@ -1,4 +1,4 @@
-"""Sentences out of CoNLL-U files."""
+"""Reader of CoNLL-U files."""
 
 import logging
 from collections.abc import Iterator
@@ -12,16 +12,19 @@ CONLLU_FIELDS = ("id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel
 
 
 def read_conllu(path: Path, field: str = "upos") -> Iterator[RawSentence]:
-    """Sentences of a CoNLL-U file; multiword ranges (``3-4``) and empty nodes (``3.1``) are skipped.
+    """Read the sentences of a CoNLL-U file; multiword ranges (`3-4`) and empty nodes (`3.1`) are skipped.
 
     Args:
-        path: The file.
-        field: A field by name (``upos``, ``xpos``, ``deprel``, ...), or a key inside one: ``misc:NER`` (``O`` where
-            a word has none) or ``feats:Case`` (``_`` where a word has none).
+        path: the file.
+        field: a field by name (`upos`, `xpos`, `deprel`, ...), or a key inside one: `misc:NER` (`O` where
+            a word has none) or `feats:Case` (`_` where a word has none).
+
+    Returns:
+        The sentences, with the field's values for tags.
 
     Raises:
-        CorpusError: On an unknown field, a key that no word has, a line that has not ten columns, or a word without
-            UPOS where that is asked.
+        CorpusError: on an unknown field, a key that no word has, a line without ten columns, or a word without UPOS
+            where the field is `upos`.
     """
     name, _, key = field.partition(":")
     if name.lower() not in CONLLU_FIELDS or (key and name.lower() not in ("misc", "feats")):
@@ -46,12 +49,12 @@ def read_conllu(path: Path, field: str = "upos") -> Iterator[RawSentence]:
             yield from held
             held = []
     if held and key not in keys:
-        there = ", ".join(sorted(keys - {"_"})) or "none"
-        raise CorpusError(f"{path}: no word has the key {key!r} in its {name.lower()}; the keys there are {there}.")
+        present = ", ".join(sorted(keys - {"_"})) or "none"
+        raise CorpusError(f"{path}: no word has the key {key!r} in its {name.lower()}; the keys there are {present}.")
 
 
 def _sentences(path: Path, index: int) -> Iterator[RawSentence]:
-    """Sentences with a field, by its number, for tags."""
+    """Sentences with the field of a number for tags."""
     skipped = 0
     for block in blocks(read_lines(path)):
         tokens, tags, lines = [], [], []

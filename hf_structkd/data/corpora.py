@@ -1,8 +1,8 @@
-"""Corpora from anywhere, as one kind of dataset: ``tokens``, ``tags``, ``language``.
+"""Loading corpora of all formats as datasets with the columns `tokens`, `tags`, `language`.
 
-Tags are kept as strings, not as ``ClassLabel``: languages whose corpora have different label inventories then have the
-same features and concatenate as they are, and a class index can never be read with another language's names. Indices
-appear only once the model's label order is known (see :func:`label_inventory`).
+Tags are strings, not `ClassLabel`: languages whose corpora have different label inventories then have the same
+features and can be concatenated, and a class index can never be read with another language's names. Tags become
+indices only when the model's label order is known (see [`label_inventory`]).
 """
 
 import logging
@@ -50,37 +50,37 @@ def load_corpus(
     """Load the annotated sentences of one language.
 
     Args:
-        source: A CoNLL column file, ``.csv``, ``.conllu``, ``.jsonl`` (``.ndjson``, ``.jsonlines``), ``.json`` (each
-            of these possibly gzipped), ``.parquet``, a folder written by ``save_to_disk``, a Hub id
-            (``"owner/name"``, ``"owner/name:config"``, either with ``"@revision"``), ``"demo"`` for the built-in
-            corpus, or a ``Dataset`` or ``DatasetDict``. What exists on disk is never looked for on the Hub; any other
-            file name is read as a column file.
-        language: The value of the ``language`` column.
-        split: Which split, for sources that have several. ``dev`` and ``validation`` are the same.
-        scheme: The tag scheme, to judge legality; inferred from the tags by default.
-        to_scheme: BIO tags are rewritten as BIOES, or the reverse, if this is the other one.
-        orphans: What to do with tag sequences that the scheme does not allow (an ``I-`` after ``O``): ``"accept"``
-            them as they are, ``"repair"`` them (see :meth:`TagScheme.repair`), or ``"refuse"`` them with an error
-            naming the place. They are counted and logged. Unless they are to be refused, a corpus that is IOB1 as a
-            whole (``B-`` only between two entities of one type, or nowhere) is read as such and becomes BIO.
-        tags_column: The column of the tags: a name in tables (by default one of ``TAG_COLUMNS``: ``tags``,
-            ``ner_tags``, ``labels`` and so on); in CoNLL-U a field (by default ``upos``), also ``misc:KEY`` and
-            ``feats:KEY``; in column files and CSV a number, from 0, or from the end if negative (by default the last),
+        source: a CoNLL column file, `.csv`, `.conllu`, `.jsonl` (`.ndjson`, `.jsonlines`), `.json` (each
+            of these possibly gzipped), `.parquet`, a folder written by `save_to_disk`, a Hub id
+            (`"owner/name"`, `"owner/name:config"`, either with `"@revision"`), `"demo"` for the built-in
+            corpus, or a `Dataset` or `DatasetDict`. A name that exists on disk is never looked up on the Hub; a
+            file with any other ending is read as a column file.
+        language: the value of the `language` column.
+        split: which split, for sources that have several. `dev` and `validation` are the same.
+        scheme: the tag scheme, to judge legality; inferred from the tags by default.
+        to_scheme: the scheme in which to rewrite the tags, BIO as BIOES or the reverse.
+        orphans: what to do with tag sequences that the scheme does not allow (an `I-` after `O`): `"accept"`
+            leaves them as they are, `"repair"` repairs them (see [`TagScheme.repair`]), and `"refuse"` raises
+            an error that names the place. They are counted and logged. Except with `"refuse"`, a corpus that is IOB1
+            as a whole (`B-` only between two entities of one type, or nowhere) becomes BIO.
+        tags_column: the column of the tags: a name in tables (by default one of `TAG_COLUMNS`: `tags`,
+            `ner_tags`, `labels` and so on); in CoNLL-U a field (by default `upos`), also `misc:KEY` and
+            `feats:KEY`; in column files and CSV a number, from 0, or from the end if negative (by default the last),
             or a name where the first line names the columns.
-        tokens_column: The column of the words likewise (by default one of ``TOKEN_COLUMNS``, or the first).
-        sentence_column: In column files and CSV, a column with another value in every sentence, where no blank lines
-            are between them (by default one of ``SENTENCE_COLUMNS`` that the first line names).
-        column: ``tags_column`` of column files, as a number.
-        max_sentences: Take only this many, the first ones.
-        label_names: The label set. Tags outside it are an error; class indices without names are read with it.
+        tokens_column: the column of the words likewise (by default one of `TOKEN_COLUMNS`, or the first).
+        sentence_column: in column files and CSV without blank lines between sentences, a column with another value in
+            every sentence (by default one of `SENTENCE_COLUMNS` that the first line names).
+        column: `tags_column` of column files, as a number.
+        max_sentences: Load only so many, from the start.
+        label_names: the label set. Tags outside it are an error; it gives class indices without names their names.
 
     Returns:
-        A dataset with the columns ``tokens``, ``tags`` (lists of strings) and ``language`` (string). Sentences
+        A dataset with the columns `tokens`, `tags` (lists of strings) and `language` (string). Sentences
         without words are left out; their number is logged.
 
     Raises:
-        CorpusError: If the source is missing, empty or broken; the message names file and line, or row.
-        ValueError: If an argument is not one of those listed, or a text where a list is meant.
+        CorpusError: if the source is missing, empty or broken; the message names file and line, or row.
+        ValueError: if an argument has a value that is not listed here, or is a text in place of a list.
     """
     if isinstance(label_names, str):
         raise ValueError(f"label_names is the text {label_names!r}, but must be a list of labels.")
@@ -91,7 +91,7 @@ def load_corpus(
     name = source_name(source)
     raw = open_source(source, language, split, tags_column, tokens_column, sentence_column, column, label_names)
     try:
-        sentences, empty = _take(raw, max_sentences)
+        sentences, empty = _first_sentences(raw, max_sentences)
     except MemoryError:
         raise CorpusError(
             f"{name}: does not fit into memory. Take its first sentences (max_sentences=; a .json file that is one "
@@ -111,9 +111,9 @@ def load_corpus(
         logger.info("%s: %d sentence(s) without tags.", name, len(sentences) - len(tagged))
     if label_names is not None:
         check_labels(tagged, label_names)
-    found = treat_orphans(name, tagged, scheme, orphans, label_names)
-    if to_scheme not in (None, found):
-        convert(name, tagged, found, to_scheme)
+    present_scheme = treat_orphans(name, tagged, scheme, orphans, label_names)
+    if to_scheme not in (None, present_scheme):
+        convert(name, tagged, present_scheme, to_scheme)
     columns = {
         "tokens": [sentence.tokens for sentence in sentences],
         "tags": [sentence.tags for sentence in sentences],
@@ -133,21 +133,21 @@ def load_corpora(
     """Load several languages.
 
     Args:
-        corpus: ``"demo"``; a path or Hub id in which ``{language}`` and ``{split}`` are replaced, such as
-            ``"wikiann/{language}/{split}.conll.gz"`` or ``"unimelb-nlp/wikiann:{language}"``; or a mapping from
-            language to such a template, to a ``DatasetDict`` or to a mapping from split to source.
-        languages: Which languages; may be left out for ``"demo"`` and if ``corpus`` is a mapping.
-        splits: Which splits.
-        max_sentences: At most this many of every split, or a mapping from split to its number (others: all).
-        **kwargs: As for :func:`load_corpus`.
+        corpus: `"demo"`; a path or Hub id in which `{language}` and `{split}` are replaced, such as
+            `"wikiann/{language}/{split}.conll.gz"` or `"unimelb-nlp/wikiann:{language}"`; or a mapping from
+            language to such a template, to a `DatasetDict` or to a mapping from split to source.
+        languages: the languages to load; may be left out for `"demo"` and if `corpus` is a mapping.
+        splits: the splits to load.
+        max_sentences: at most so many per split, or a mapping from split to number (all of a missing split).
+        **kwargs: as for [`load_corpus`].
 
     Returns:
-        Language -> ``DatasetDict`` with the splits.
+        Language -> `DatasetDict` with the splits.
 
     Raises:
-        CorpusError: As for :func:`load_corpus`, with language and split named; and if a template would give several
+        CorpusError: as for [`load_corpus`], with language and split named; and if a template would give several
             languages or splits the same sentences; and if languages are missing.
-        ValueError: If a text stands where a list of languages or splits is meant.
+        ValueError: if a text stands in place of a list of languages or splits.
     """
     for name, given, advice in (("languages", languages, "en"), ("splits", splits, "train")):
         if isinstance(given, str):
@@ -159,7 +159,7 @@ def load_corpora(
             languages = DEMO_LANGUAGES
         else:
             raise CorpusError(f"{source_name(cast('Source', corpus))}: say which languages to load (languages).")
-    # Every path is settled before anything is read: a missing last file should not cost the reading of the others.
+    # Every path is checked before anything is read: a missing last file should not cost reading the others.
     sources = {
         lang: {split: _source_of(corpus, lang, split, languages, splits) for split in splits} for lang in languages
     }
@@ -167,7 +167,7 @@ def load_corpora(
         for split, source in by_split.items():
             if isinstance(source, str) and FILE_NAME.fullmatch(source) and not _exists(source):
                 raise CorpusError(f"language {language!r}, split {split!r}: no such file: {source}")
-    _warn_of_doubles(sources)
+    _warn_of_duplicates(sources)
     corpora = {}
     for language, by_split in sources.items():
         loaded = {}
@@ -184,19 +184,19 @@ def load_corpora(
 def label_inventory(corpora: Any) -> list[str]:
     """The label names of corpora in an order that depends on nothing but the labels.
 
-    ``O`` first; then BIO and BIOES tags by type, each type as B, I, E, S; plain tags alphabetically.
+    `O` first; then BIO and BIOES tags by type, each type as B, I, E, S; plain tags alphabetically.
 
     Args:
-        corpora: A dataset with a column of tags, or any nesting of mappings and sequences of datasets, such as what
-            :func:`load_corpora` returns.
+        corpora: a dataset with a column of tags, or any nesting of mappings and sequences of datasets, such as what
+            [`load_corpora`] returns.
 
     Returns:
         The label names.
 
     Raises:
-        ValueError: If a dataset has no tags, or numbers without names.
+        ValueError: if a dataset has no tags, or numbers without names.
     """
-    found: set[str] = set()
+    inventory: set[str] = set()
     for dataset in _datasets_in(corpora):
         column, names = tag_column(dataset), tag_names(dataset)
         if column is None:
@@ -204,12 +204,12 @@ def label_inventory(corpora: Any) -> list[str]:
         tags = names or {tag for row in dataset.with_format(None)[column] for tag in row or ()} - {None}
         if not_strings := [tag for tag in tags if not isinstance(tag, str)]:
             raise ValueError(f"the tags in {column!r} are {not_strings[0]!r} and the like, and nothing names them")
-        found.update(tags)
-    if not found:
+        inventory.update(tags)
+    if not inventory:
         return []
-    if infer_scheme(sorted(found)) == "plain":
-        return sorted(found, key=lambda tag: (tag != "O", tag))
-    return sorted(found, key=lambda tag: (tag != "O", split_tag(tag)[1], "BIES".find(split_tag(tag)[0])))
+    if infer_scheme(sorted(inventory)) == "plain":
+        return sorted(inventory, key=lambda tag: (tag != "O", tag))
+    return sorted(inventory, key=lambda tag: (tag != "O", split_tag(tag)[1], "BIES".find(split_tag(tag)[0])))
 
 
 def _datasets_in(corpora: Any) -> Iterator[datasets.Dataset]:
@@ -221,7 +221,7 @@ def _datasets_in(corpora: Any) -> Iterator[datasets.Dataset]:
 
 
 def _is_mapping(corpus: Any) -> bool:
-    """Whether this maps languages, or splits, to sources; a dataset with splits is a source itself."""
+    """Whether a corpus maps languages, or splits, to sources; a dataset with splits is a source itself."""
     return isinstance(corpus, Mapping) and not isinstance(corpus, (datasets.DatasetDict, datasets.IterableDatasetDict))
 
 
@@ -235,8 +235,8 @@ def _source_of(corpus: Any, language: str, split: str, languages: Sequence[str],
     if _is_mapping(template):
         if split not in template:
             raise CorpusError(f"language {language!r}: no {split!r} split; there are {', '.join(template)}.")
-        own = template[split]
-        return str(own) if isinstance(own, Path) else own
+        source_of_split = template[split]
+        return str(source_of_split) if isinstance(source_of_split, Path) else source_of_split
     name = source_name(template)
     if name == "demo":
         return name
@@ -257,27 +257,27 @@ def _source_of(corpus: Any, language: str, split: str, languages: Sequence[str],
     return source
 
 
-def _warn_of_doubles(sources: Mapping[str, Mapping[str, Source]]) -> None:
-    """Say where a mapping gives two splits, or languages, the same sentences: it may be meant, but seldom is."""
+def _warn_of_duplicates(sources: Mapping[str, Mapping[str, Source]]) -> None:
+    """Warn where a mapping gives two splits, or languages, the same sentences: this is seldom intended."""
     first: dict[Any, str] = {}
     for language, by_split in sources.items():
         for split, source in by_split.items():
             if source == "demo" or not isinstance(source, (str, datasets.Dataset)) or not is_one_table(source):
                 continue
-            here, key = f"{language} {split}", source if isinstance(source, str) else id(source)
+            label, key = f"{language} {split}", source if isinstance(source, str) else id(source)
             if key in first:
-                logger.warning("%s and %s are the same sentences: %s.", first[key], here, source_name(source))
-            first.setdefault(key, here)
+                logger.warning("%s and %s are the same sentences: %s.", first[key], label, source_name(source))
+            first.setdefault(key, label)
 
 
 def _exists(source: str) -> bool:
     try:
         return Path(source).exists()
     except OSError:
-        return True  # a name too long for any file is told when it is opened
+        return True  # a name too long for any file: an error when it is opened
 
 
-def _take(raw: Iterable[RawSentence], max_sentences: int | None) -> tuple[list[RawSentence], int]:
+def _first_sentences(raw: Iterable[RawSentence], max_sentences: int | None) -> tuple[list[RawSentence], int]:
     sentences: list[RawSentence] = []
     empty = 0
     for sentence in raw:

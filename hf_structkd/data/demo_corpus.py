@@ -1,9 +1,9 @@
 """The built-in corpus: persons, places and organisations in six languages and three scripts, written for it.
 
-Sentences come from hand-written templates and name lists (``demo/*.yaml``), always the same for the same seed. The
-corpus is small but not trivial: many names are of several types and only the context decides (Washington says, to
-Washington, Washington beat Boston); part of each name list occurs in dev and test only; some sentences are written
-without capitals; some are several sentences long, some have no entity at all.
+Sentences are made of hand-written templates and name lists (`demo/*.yaml`), and are the same for the same seed. The
+corpus is small but not trivial: many names have several types, between which only the context decides (Washington
+says, to Washington, Washington beat Boston); part of each name list occurs in dev and test only; some sentences have
+no capitals; some consist of several sentences, and some have no entity.
 """
 
 import random
@@ -24,10 +24,10 @@ DEMO_SIZES = {"train": 1500, "dev": 200, "test": 400}
 
 _SLOT = re.compile(r"\{(\w+)(?:\.(\w+))?\}")
 _FORMS = {None: 0, "m": 0, "gen": 1, "f": 1, "loc": 2}  # which of an entry's slash-separated forms a slot takes
-# Buckets of a hash of the sentence: with any sizes and seeds, no sentence can be in two splits.
+# Buckets of a hash of the sentence: whatever the sizes and seeds, no sentence is in two splits.
 _BUCKETS = {"train": range(0, 14), "dev": range(14, 16), "test": range(16, 20)}
-_HELD_OUT_NAMES = 0.2  # share of each name list kept out of train
-_UNSEEN_IN_TEST = 0.12  # share of dev and test names drawn from that part
+_HELD_OUT_NAMES = 0.2  # share of each name list that does not occur in train
+_UNSEEN_IN_TEST = 0.12  # share of dev and test names drawn from these
 _LOWER_CASED = 0.12
 _LOWER_CASED_NAME = 0.04
 _PLAIN = 0.12
@@ -37,7 +37,7 @@ _CLOSED = 0.12
 
 
 class _Language(NamedTuple):
-    names: dict[str, tuple[list[str], list[str]]]  # list name -> (names seen in train, names that are not)
+    names: dict[str, tuple[list[str], list[str]]]  # list name -> (names that occur in train, names that do not)
     patterns: dict[str, list[str]]
     fillers: dict[str, list[str]]
 
@@ -84,7 +84,7 @@ class _Writer:
         return self.rng.choices((f"{first} {last}", first, last), (45, 30, 25))[0]
 
     def entity(self, slot: str, form: str | None) -> tuple[str, str] | None:
-        """The text and type of an entity slot; None if the slot is not one."""
+        """The text and type of an entity slot; `None` for other slots."""
         if slot == "PER":
             return self.person(form), "PER"
         if slot == "LAST":
@@ -102,6 +102,7 @@ class _Writer:
         return None
 
     def clause(self) -> tuple[list[str], list[str]]:
+        """The words and tags of one filled template."""
         rng, patterns = self.rng, self.language.patterns
         template = rng.choice(patterns["plain" if rng.random() < _PLAIN else "templates"]).split()
         if rng.random() < _OPENED:
@@ -130,7 +131,7 @@ class _Writer:
         return tokens, tags
 
     def sentence(self) -> tuple[list[str], list[str]]:
-        """A sentence; now and then several in one, as badly split text has them."""
+        """The words and tags of a sentence; sometimes several sentences in one, as in badly split text."""
         tokens, tags = self.clause()
         if self.rng.random() < _LONG:
             for _ in range(self.rng.randint(2, 5)):
@@ -165,17 +166,18 @@ def load_demo_corpus(
     """Sentences of the built-in corpus.
 
     Args:
-        language: One of :data:`DEMO_LANGUAGES`.
-        split: ``"train"``, ``"dev"`` (also ``"validation"``) or ``"test"``. No sentence is in two of them, and a
+        language: one of [`DEMO_LANGUAGES`].
+        split: `"train"`, `"dev"` (also `"validation"`) or `"test"`. No sentence is in two of them, and a
             fifth of the names occur (as names of that kind) only in dev and test.
-        num_sentences: How many; by default 1,500, 200 or 400. Fewer are a prefix of more.
-        seed: Another seed gives other sentences from the same templates and names.
+        num_sentences: how many; by default 1,500, 200 or 400. A smaller corpus is a prefix of a larger one.
+        seed: another seed gives other sentences from the same templates and names.
 
     Returns:
-        A dataset with the columns ``tokens``, ``tags`` (BIO, ``PER``, ``LOC``, ``ORG``; strings) and ``language``.
+        A dataset with the columns `tokens`, `tags` (BIO, `PER`, `LOC`, `ORG`; strings) and `language`.
 
     Raises:
-        CorpusError: On an unknown language or split, or if the templates do not yield so many different sentences.
+        CorpusError: on an unknown language or split, or if the templates do not yield so many different sentences.
+        ValueError: if `num_sentences` is below 1.
     """
     split = "dev" if split == "validation" else split
     if language not in DEMO_LANGUAGES:

@@ -1,10 +1,10 @@
-"""Words that show what a label means: those that often carry it, and mostly it."""
+"""Words that show what a label means: they often carry it, and seldom another."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 OUTSIDE = "O"
-MIN_COUNT = 2  # a word seen once may be anybody's name; one seen again and again is no secret
+MIN_COUNT = 2  # a word that occurs once may be a private person's name
 MIN_SHARE = 0.5
 MAX_LENGTH = 20
 
@@ -17,13 +17,13 @@ def label_examples(
     """The most frequent words of each label.
 
     Args:
-        sentences: words and their labels (names); labels that are ``None`` are of unlabelled sentences.
+        sentences: words and their labels (names); labels that are `None` are of unlabelled sentences.
         label_names: the labels to give examples of.
-        count: words for a label at most.
+        count: words per label at most.
 
     Returns:
-        Label -> words, the most frequent first: of letters, at most 20 long, seen at least twice with the label, and
-        in at least half of their occurrences. ``O``, and labels without such words, are left out.
+        Label -> words, the most frequent first: made of letters, at most 20 of them, and with the label at least twice
+        and in at least half of their occurrences. `O`, and labels without such words, are left out.
     """
     by_label: dict[str, Counter[str]] = {label: Counter() for label in label_names if label != OUTSIDE}
     total: Counter[str] = Counter()
@@ -38,5 +38,5 @@ def label_examples(
 
 
 def _best(counts: Mapping[str, int], total: Mapping[str, int], count: int) -> list[str]:
-    good = [word for word, n in counts.items() if n >= MIN_COUNT and n >= MIN_SHARE * total[word]]
-    return sorted(good, key=lambda word: (-counts[word], word))[:count]
+    examples = [word for word, n in counts.items() if n >= MIN_COUNT and n >= MIN_SHARE * total[word]]
+    return sorted(examples, key=lambda word: (-counts[word], word))[:count]

@@ -1,4 +1,4 @@
-"""Reading annotated sentences out of tables: JSON, and rows of any other kind."""
+"""Readers of tables with one sentence per row: JSON, and the rows of any dataset."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -7,24 +7,24 @@ from pathlib import Path
 from typing import Any
 
 from .columns import TAG_COLUMNS, TOKEN_COLUMNS
-from .impostors import what_a_row_is
+from .foreign_formats import describe_foreign_row
 from .source_text import CorpusError, RawSentence, is_text, read_lines
 
 __all__ = ["CorpusError", "RawSentence", "pick_column", "read_json", "sentences_from_rows"]
 
-_LONGEST_JSON = 1 << 30  # bytes of a line: a whole corpus may stand in one
+_LONGEST_JSON = 1 << 30  # bytes of a line: a whole corpus may be one line
 
 
 def read_json(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Rows of a JSON-lines file, or of a JSON file that is one list (or ``{"data": list}``).
+    """Read the rows of a JSON-lines file, or of a JSON file that is one list (or `{"data": list}`).
 
-    Lines are read as they are asked for; one list has to be read as a whole.
+    Lines are read as they are asked for; a list has to be read as a whole.
 
     Returns:
-        Pairs of the place inside the file (``":12"``, ``", row 12"``) and the row.
+        Pairs of the place inside the file (`":12"`, `", row 12"`) and the row.
 
     Raises:
-        CorpusError: On broken JSON or a row that is not an object.
+        CorpusError: on broken JSON or a row that is not an object.
     """
     filled = ((number, line) for number, line in read_lines(path, _LONGEST_JSON) if line.strip())
     first = next(filled, None)
@@ -35,14 +35,14 @@ def read_json(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     if _is_whole_row(first[1]):
         numbered = _json_lines(path, lines)
     else:
-        kept = list(lines)
-        whole = _read_json("\n".join(line for _, line in kept))
+        all_lines = list(lines)
+        whole = _read_json("\n".join(line for _, line in all_lines))
         if isinstance(whole, dict) and isinstance(whole.get("data"), list):
             whole = whole["data"]
         if isinstance(whole, list):
             numbered = ((f", row {i}", row) for i, row in enumerate(whole, 1))
         else:
-            numbered = _json_lines(path, kept)
+            numbered = _json_lines(path, all_lines)
     for place, row in numbered:
         if not isinstance(row, dict):
             raise CorpusError(f"{path}{place}: an object with words and tags was expected, not {type(row).__name__}.")
@@ -57,7 +57,7 @@ def _is_whole_row(line: str) -> bool:
 def _read_json(text: str) -> Any:
     try:
         return json.loads(text)
-    except (ValueError, RecursionError):  # it is something else, or told by the line
+    except (ValueError, RecursionError):  # no JSON, or an error that is raised with its line later
         return None
 
 
@@ -75,31 +75,33 @@ def pick_column(
     source: str,
     present: Iterable[str],
     wanted: str | None,
-    candidates: Sequence[str],
-    what: str,
+    usual_names: Sequence[str],
+    content: str,
     lists: Iterable[str] = (),
 ) -> str:
     """The column to use: the one asked for, or the only one with a usual name.
 
     Args:
-        source: What the columns are of, for messages.
-        present: The columns that there are.
-        wanted: The one asked for.
-        candidates: The usual names.
-        what: What the column holds, ``tokens`` or ``tags``: the argument that chooses it is called after it.
-        lists: Which columns hold lists; where several have a usual name, the others are not meant.
+        source: the name of the table, for messages.
+        present: the columns of the table.
+        wanted: the column asked for, if any.
+        usual_names: the names that such a column usually has.
+        content: what the column holds, `tokens` or `tags`, as in the name of the argument that chooses it.
+        lists: the columns that hold lists; where several columns have a usual name, only these count.
 
     Raises:
-        CorpusError: If there is none, or several; the message lists what is there.
+        CorpusError: if there is none, or several; the message lists the columns of the table.
     """
     present, lists = list(present), list(lists)
-    found = [name for name in ([wanted] if wanted is not None else candidates) if name in present]
-    if len(found) > 1:
-        found = [name for name in found if name in lists] or found
-    if len(found) == 1:
-        return found[0]
-    problem = f"several {what} columns ({', '.join(found)})" if found else f"no column {wanted or candidates[0]!r}"
-    raise CorpusError(f"{source}: {problem}; there are {', '.join(present) or 'none'}. Choose with {what}_column=.")
+    candidates = [name for name in ([wanted] if wanted is not None else usual_names) if name in present]
+    if len(candidates) > 1:
+        candidates = [name for name in candidates if name in lists] or candidates
+    if len(candidates) == 1:
+        return candidates[0]
+    problem = f"no column {wanted or usual_names[0]!r}"
+    if candidates:
+        problem = f"several {content} columns ({', '.join(candidates)})"
+    raise CorpusError(f"{source}: {problem}; there are {', '.join(present) or 'none'}. Choose with {content}_column=.")
 
 
 def sentences_from_rows(
@@ -109,18 +111,21 @@ def sentences_from_rows(
     tags_column: str | None,
     names: Sequence[str] | None,
 ) -> Iterator[RawSentence]:
-    """Sentences of a table's rows.
+    """Read the sentences of a table's rows.
 
     Args:
-        source: The name of the table, for messages.
+        source: the name of the table, for messages.
         rows: Pairs of place and row.
-        tokens_column: The column of the words, by default the one with a usual name (``TOKEN_COLUMNS``).
-        tags_column: The column of the tags, by default the one with a usual name (``TAG_COLUMNS``). A row whose tags
-            are ``None`` is a sentence without tags.
-        names: What class indices mean.
+        tokens_column: the column of the words, by default the one with a usual name (`TOKEN_COLUMNS`).
+        tags_column: the column of the tags, by default the one with a usual name (`TAG_COLUMNS`). A row whose tags
+            are `None` is a sentence without tags.
+        names: the names of class indices.
+
+    Returns:
+        The sentences.
 
     Raises:
-        CorpusError: If a column is missing, words and tags differ in number, or are not what they should be.
+        CorpusError: if a column is missing, words and tags differ in number, or a value is no word or no tag.
     """
     for place, row in rows:
         where = f"{source}{place}"
@@ -129,7 +134,7 @@ def sentences_from_rows(
             tokens_name = pick_column(where, row, tokens_column, TOKEN_COLUMNS, "tokens", lists)
             tags_name = pick_column(where, row, tags_column, TAG_COLUMNS, "tags", lists)
         except CorpusError as error:
-            raise _of_a_tool(where, row) or error from None
+            raise _foreign_row_error(where, row) or error from None
         tokens, tags = row[tokens_name], row[tags_name]
         for name, values in ((tokens_name, tokens), (tags_name, tags)):
             if not isinstance(values, (list, tuple)) and not (values is None and name == tags_name):
@@ -139,8 +144,8 @@ def sentences_from_rows(
         sentence = RawSentence(list(tokens), None, source, row=place)
         for i, token in enumerate(tokens):
             if not is_text(token):
-                if (tool := _of_a_tool(where, row)) is not None:
-                    raise tool
+                if (foreign := _foreign_row_error(where, row)) is not None:
+                    raise foreign
                 raise CorpusError(f"{sentence.place(i)}: {token!r:.80} is not a word in {tokens_name!r}.")
             if not token.strip():
                 raise CorpusError(f"{sentence.place(i)}: an empty word: {token!r:.80} in {tokens_name!r}.")
@@ -149,9 +154,9 @@ def sentences_from_rows(
         yield sentence
 
 
-def _of_a_tool(where: str, row: Mapping[str, Any]) -> CorpusError | None:
-    found = what_a_row_is(row)
-    return None if found is None else CorpusError(f"{where}: {found}.")
+def _foreign_row_error(where: str, row: Mapping[str, Any]) -> CorpusError | None:
+    description = describe_foreign_row(row)
+    return None if description is None else CorpusError(f"{where}: {description}.")
 
 
 def _tag_name(sentence: RawSentence, word: int, tag: Any, names: Sequence[str] | None) -> str:

@@ -1,4 +1,4 @@
-"""Which sentence comes next in training: in proportion to language, and to having gold tags or not."""
+"""The order of sentences in training: languages, and sentences with and without gold tags, in chosen proportions."""
 
 from collections.abc import Iterator, Sequence
 
@@ -9,13 +9,19 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 
 def language_counts(sizes: Sequence[int], total: int, temperature: float) -> list[int]:
-    """How many of `total` draws each language gets: proportional to size ** (1 / temperature), rounded to add up.
+    """How many sentences to draw from each language: proportional to size ** (1 / temperature), rounded to add up.
 
-    Temperature 1 is proportional sampling; larger values lift small languages (as XLM-R's alpha = 1 / temperature);
-    infinity draws all languages alike.
+    Args:
+        sizes: sentences of each language.
+        total: sentences to draw.
+        temperature: 1 is proportional sampling; larger values favour small languages (XLM-R's alpha is
+            1 / temperature); infinity draws all languages alike.
+
+    Returns:
+        Sentences to draw from each language.
     """
     logs = torch.tensor(sizes, dtype=torch.float64).log()
-    # Against the largest: its weight is 1, and the others' at most underflow to 0, however low the temperature is.
+    # Relative to the largest, whose weight is 1: at low temperatures the other weights can only underflow to 0.
     weights = ((logs - logs.max()) / temperature).exp()
     shares = weights / weights.sum() * total
     counts = shares.floor().long()
@@ -25,30 +31,30 @@ def language_counts(sizes: Sequence[int], total: int, temperature: float) -> lis
 
 
 def unlabelled_count(labelled: int, rate: float) -> int:
-    """How many sentences without gold go with `labelled` ones, so that they are the share `rate` of all."""
+    """How many sentences without gold to add to `labelled` sentences, so that they are the share `rate` of all."""
     return round(labelled * rate / (1.0 - rate))
 
 
 class MixedSampler(Sampler[int]):
     """Sentences in random order, languages in proportion to a power of their size, unlabelled ones at a chosen rate.
 
-    An epoch has as many sentences as the dataset or, with an `unlabelled_rate`, as many labelled ones as there are and
-    as many unlabelled ones as make that share. The sentences of a language, with gold or without, are all used before
-    one is used again, from one epoch to the next too. The order depends on the seed and the epoch alone, so every
-    process of a distributed run draws the same one.
+    An epoch has as many sentences as the dataset or, with an `unlabelled_rate`, all labelled sentences and as many
+    unlabelled sentences as make that share. All sentences of a language, with gold or without, are used before one is
+    used again, across epochs too. The order depends on the seed and the epoch alone, so every process of a distributed
+    run draws the same order.
 
     Args:
         languages: each row's language.
-        temperature: see [`language_counts`]; above 0. Labelled and unlabelled sentences are balanced apart.
+        temperature: see [`language_counts`]; above 0. Labelled and unlabelled sentences are balanced separately.
         seed: of the order.
         labelled: whether each row has gold tags; needed with an `unlabelled_rate`.
         unlabelled_rate: the share of unlabelled sentences among those drawn, in [0, 1); `None` treats all rows alike.
-        lengths: each row's length; sentences of like length then come together, which saves padding.
-        batch_size: sentences that come together with `lengths`.
+        lengths: each row's length; if given, sentences of similar length form batches, which saves padding.
+        batch_size: sentences per batch, with `lengths`.
 
     Raises:
-        ValueError: if the temperature or the rate is out of range, there are no rows, or none of a kind that the rate
-            asks for.
+        ValueError: if the temperature or the rate is out of range, there are no rows, or there are no sentences
+            with, or without, gold tags where the rate needs them.
     """
 
     def __init__(
@@ -79,12 +85,12 @@ class MixedSampler(Sampler[int]):
             if not total[True] or (unlabelled_rate and len(languages) == total[True]):
                 missing = "without" if total[True] else "with"
                 raise ValueError(f"an unlabelled rate of {unlabelled_rate} needs sentences {missing} gold tags too")
-        # Each stratum: its rows, and how many of them an epoch draws.
+        # Each stratum: its rows, and how many of them each epoch draws.
         self.strata: list[tuple[Tensor, int]] = []
         for gold in (True, False):
-            own = [torch.tensor(r) for (has_gold, _), r in rows.items() if has_gold == gold]
-            counts = language_counts([len(r) for r in own], total[gold], temperature) if own else []
-            self.strata += list(zip(own, counts))
+            strata = [torch.tensor(r) for (has_gold, _), r in rows.items() if has_gold == gold]
+            counts = language_counts([len(r) for r in strata], total[gold], temperature) if strata else []
+            self.strata += list(zip(strata, counts))
         self.seed, self.epoch, self.total = seed, 0, sum(total.values())
         self.lengths, self.batch_size = lengths, batch_size
 
@@ -105,7 +111,7 @@ class MixedSampler(Sampler[int]):
             yield from drawn[torch.tensor(order)].tolist()
 
     def _draw(self, stratum: int) -> Tensor:
-        """This epoch's part of the stratum's endless row of permutations."""
+        """This epoch's part of the stratum's endless sequence of permutations."""
         rows, count = self.strata[stratum]
         start = self.epoch * count
         rounds = range(start // len(rows), -(-(start + count) // len(rows)))
@@ -115,8 +121,8 @@ class MixedSampler(Sampler[int]):
         skipped = start - rounds[0] * len(rows)
         return rows[torch.cat(orders)[skipped : skipped + count]]
 
-    def _generator(self, *place: int) -> torch.Generator:
+    def _generator(self, *numbers: int) -> torch.Generator:
         mixed = self.seed
-        for number in place:
+        for number in numbers:
             mixed = (mixed * 1_000_003 + number + 1) % 2**63
         return torch.Generator().manual_seed(mixed)

@@ -1,4 +1,4 @@
-"""The text of a corpus file, line by line, and sentences as they are found there."""
+"""The text of a corpus file, line by line, and the sentences that readers make of it."""
 
 import codecs
 import gzip
@@ -10,11 +10,11 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from .impostors import what_it_is
+from .foreign_formats import describe_foreign_file
 
 GZIP = b"\x1f\x8b"
-LONGEST_LINE = 1 << 26  # bytes; no line of words, nor a JSON line of one sentence, comes near
-_NO_TEXT = re.compile("[\0\ud800-\udfff]")  # JSON can escape halves of surrogate pairs; nothing can store them
+LONGEST_LINE = 1 << 26  # bytes; far longer than a line of words, or a JSON line of one sentence
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")  # JSON can escape halves of surrogate pairs; no file can store them
 
 
 class CorpusError(ValueError):
@@ -23,14 +23,14 @@ class CorpusError(ValueError):
 
 @dataclass
 class RawSentence:
-    """A sentence as found.
+    """A sentence as its source has it, and its place there.
 
     Attributes:
-        tokens: The words.
-        tags: One tag per word; ``None`` where the sentence has no tags.
-        source: The file or dataset.
-        lines: The line of each word where words have lines of their own.
-        row: Otherwise, which row (or line) of the source the sentence is, as text: ``":12"`` or ``", row 12"``.
+        tokens: the words.
+        tags: one tag per word; `None` where the sentence has no tags.
+        source: the file or dataset.
+        lines: the line of each word, in formats with one word per line.
+        row: in other formats the row (or line) of the sentence, as text: `":12"` or `", row 12"`.
     """
 
     tokens: list[str]
@@ -40,46 +40,46 @@ class RawSentence:
     row: str = ""
 
     def place(self, word: int) -> str:
-        """Where word number ``word`` stands: ``train.conll:17`` or ``train.jsonl:3, word 5``."""
+        """The place of word number `word`, for messages: `train.conll:17` or `train.jsonl:3, word 5`."""
         return f"{self.source}:{self.lines[word]}" if self.lines else f"{self.source}{self.row}, word {word + 1}"
 
 
 def is_text(value: Any) -> bool:
-    """Whether a value of a table is text that every file can hold: no NUL, no half of a surrogate pair."""
+    """Whether a value of a table is text that every file can store: no NUL, no half of a surrogate pair."""
     return isinstance(value, str) and not _NO_TEXT.search(value)
 
 
 def read_lines(path: Path, longest: int | None = None) -> Iterator[tuple[int, str]]:
-    """The lines of a UTF-8 file, gzipped or not, without byte order mark and line ends, as they are asked for.
+    """Read the lines of a UTF-8 file, gzipped or not, without byte order mark and line ends, as they are asked for.
 
-    Only ``\\n`` (and carriage returns before it) ends a line: U+2028, U+0085 and the like occur inside words.
+    Only `\\n` (and carriage returns before it) ends a line: U+2028, U+0085 and the like occur inside words.
 
     Args:
-        path: The file.
-        longest: How many bytes a line may have, by default ``LONGEST_LINE``.
+        path: the file.
+        longest: the most bytes that a line may have, by default `LONGEST_LINE`.
 
     Returns:
         Pairs of line number, from 1, and line.
 
     Raises:
-        CorpusError: If the file is missing, a broken gzip file, not UTF-8, none of text at all (a Git LFS pointer, a
-            web page, an archive), or holds NUL characters, lines that end with a carriage return alone, or lines
-            longer than ``longest``.
+        CorpusError: if the file is missing, a broken gzip file, not UTF-8, no corpus (a Git LFS pointer, a web page,
+            an archive), or holds NUL characters, lines that end with a carriage return alone, or lines longer than
+            `longest`.
     """
     longest = longest or LONGEST_LINE
     try:
         with path.open("rb") as file:
-            # By content: a download is often already unpacked, or packed, despite its name.
+            # Judged by content: a download is often already unpacked, or packed, despite its name.
             stream: Any = gzip.GzipFile(fileobj=file) if file.peek(2)[:2] == GZIP else file
             start = stream.peek(512)[:512]
-            if found := what_it_is(start):
-                raise CorpusError(f"{path}: {found}")
+            if description := describe_foreign_file(start):
+                raise CorpusError(f"{path}: {description}")
             offset = 0
             for number in count(1):
                 data = stream.readline(longest + 1)
                 if not data:
                     return
-                yield number, _decoded(path, number, offset, data, start, longest)
+                yield number, _decode(path, number, offset, data, start, longest)
                 offset += len(data)
     except FileNotFoundError:
         raise CorpusError(f"{path}: no such file.") from None
@@ -89,7 +89,7 @@ def read_lines(path: Path, longest: int | None = None) -> Iterator[tuple[int, st
         raise CorpusError(f"{path}: a line of it does not fit into memory. Is it the right file?") from None
 
 
-def _decoded(path: Path, number: int, offset: int, data: bytes, start: bytes, longest: int) -> str:
+def _decode(path: Path, number: int, offset: int, data: bytes, start: bytes, longest: int) -> str:
     if number == 1 and data.startswith(codecs.BOM_UTF8):
         data, offset = data[len(codecs.BOM_UTF8) :], offset + len(codecs.BOM_UTF8)
     if len(data) > longest and b"\0" not in data:
@@ -104,7 +104,7 @@ def _decoded(path: Path, number: int, offset: int, data: bytes, start: bytes, lo
         ) from error
     if "\0" in line:
         raise CorpusError(f"{path}:{number}: a NUL character. The file is damaged or not a text file in UTF-8.")
-    line = line.removesuffix("\n").rstrip("\r")  # "\r\r\n" is what a file becomes that is converted twice
+    line = line.removesuffix("\n").rstrip("\r")  # a file that is converted twice has "\r\r\n"
     if "\r" in line:
         raise CorpusError(
             f"{path}:{number}: a carriage return inside a line. If it ends lines, as on old Macs, convert the file "
@@ -114,7 +114,7 @@ def _decoded(path: Path, number: int, offset: int, data: bytes, start: bytes, lo
 
 
 def blocks(lines: Iterable[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]:
-    """Blank-line separated blocks of (line number, line); only ASCII blanks are blank."""
+    """Blocks of (line number, line) between blank lines; only ASCII blanks count as blank."""
     block: list[tuple[int, str]] = []
     for number, line in lines:
         if line.strip(" \t"):

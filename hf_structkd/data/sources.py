@@ -1,4 +1,4 @@
-"""What a corpus's name stands for: a file of some format, a saved dataset, a dataset on the Hub, the demo."""
+"""Opening the source that a corpus's name denotes: a file, a saved dataset, a dataset on the Hub, the demo."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,19 +12,19 @@ from .column_files import read_columns
 from .columns import TAG_COLUMNS
 from .conllu import read_conllu
 from .demo_corpus import load_demo_corpus
-from .impostors import what_it_is
+from .foreign_formats import describe_foreign_file
 from .readers import pick_column, read_json, sentences_from_rows
 from .source_text import CorpusError, RawSentence
 
-# Names with these endings are files: that one is missing must not send us looking on the Hub.
+# Names with these endings are files: where one is missing, it is not looked up on the Hub.
 FILE_NAME = re.compile(
     r".*\.(conllu?|conll\d+|conllup?|txt|[ct]sv|iob\d?|bio|bioes|jsonl?|ndjson|jsonlines|parquet|gz)|\.{0,2}/.*",
     re.IGNORECASE,
 )
 JSON_ENDINGS = (".json", ".jsonl", ".ndjson", ".jsonlines")
-Source: TypeAlias = str | Path | datasets.Dataset | datasets.DatasetDict  # what a corpus can be given as
+Source: TypeAlias = str | Path | datasets.Dataset | datasets.DatasetDict
 _HUB_ID = re.compile(r"(?P<name>\w[\w.-]*/[\w.-]+)(?::(?P<config>[\w.+-]+))?(?:@(?P<revision>\w[\w./+-]*))?")
-_CONVERTED = re.compile(r"refs/convert/\w+")  # branches that the Hub itself writes, from datasets with scripts too
+_CONVERTED = re.compile(r"refs/convert/\w+")  # branches that the Hub writes, also of datasets with scripts
 _SAME_SPLIT = {"dev": "validation", "validation": "dev"}
 
 
@@ -38,36 +38,40 @@ def open_source(
     column: int,
     label_names: Sequence[str] | None,
 ) -> Iterator[RawSentence]:
-    """Find out what ``source`` is and start reading it.
+    """Recognise a source and start to read it.
 
     Args:
-        source: As for :func:`load_corpus`, like the other arguments.
+        source: as for [`load_corpus`], like the other arguments.
 
     Returns:
-        The sentences as found.
+        Its sentences, without any check of their tags.
 
     Raises:
-        CorpusError: If there is no such source, or, at once or while iterating, if it is broken; and for arguments
-            that say nothing about a source of its kind.
+        CorpusError: if there is no such source, or, at once or while iterating, if it is broken; and for arguments
+            without effect on a source of its kind.
     """
     name = source_name(source)
     if name == "demo":
-        _refuse(name, "", tags_column=tags_column, tokens_column=tokens_column, sentence_column=sentence_column)
-        _refuse(name, "", column=None if column == -1 else column)
+        _refuse_arguments(
+            name, "", tags_column=tags_column, tokens_column=tokens_column, sentence_column=sentence_column
+        )
+        _refuse_arguments(name, "", column=None if column == -1 else column)
         demo = load_demo_corpus(language, split or "train")
-        return _from_dataset(f"demo:{language}", demo, None, None, None)
+        return _sentences_of_dataset(f"demo:{language}", demo, None, None, None)
     numbered = {"sentence_column": sentence_column, "column": None if column == -1 else column}
     if (table := open_table(source, split)) is not None:
-        _refuse(name, "of tables, whose columns have names", **numbered)
-        return _from_dataset(name, table, _as_name(tokens_column), _as_name(tags_column), label_names)
+        _refuse_arguments(name, "of tables, whose columns have names", **numbered)
+        return _sentences_of_dataset(name, table, _column_name(tokens_column), _column_name(tags_column), label_names)
     path = Path(name)
     suffix = file_suffix(path)
     if suffix.endswith(JSON_ENDINGS):
-        _refuse(name, "of tables, whose columns have names", **numbered)
-        return sentences_from_rows(name, read_json(path), _as_name(tokens_column), _as_name(tags_column), label_names)
+        _refuse_arguments(name, "of tables, whose columns have names", **numbered)
+        return sentences_from_rows(
+            name, read_json(path), _column_name(tokens_column), _column_name(tags_column), label_names
+        )
     if suffix.endswith(".conllu"):
-        _refuse(name, "of CoNLL-U, whose words are its FORM", tokens_column=tokens_column, **numbered)
-        return read_conllu(path, _as_name(tags_column) or "upos")
+        _refuse_arguments(name, "of CoNLL-U, whose words are its FORM", tokens_column=tokens_column, **numbered)
+        return read_conllu(path, _column_name(tags_column) or "upos")
     if tags_column is not None and column != -1:
         raise CorpusError(f"{name}: column={column} and tags_column={tags_column!r} are the same: give one.")
     tags = column if column != -1 else tags_column
@@ -75,10 +79,10 @@ def open_source(
 
 
 def source_name(source: Source) -> str:
-    """What messages call a source.
+    """The name of a source, for messages.
 
     Raises:
-        CorpusError: For a stream, or whatever else no corpus is.
+        CorpusError: for a stream, or anything else that is no corpus.
     """
     if isinstance(source, datasets.Dataset):
         return "the Dataset"
@@ -95,7 +99,7 @@ def source_name(source: Source) -> str:
 
 
 def is_one_table(source: Source) -> bool:
-    """Whether a source holds one set of sentences, whatever split is asked of it."""
+    """Whether a source holds one set of sentences, whatever the split."""
     if isinstance(source, (datasets.Dataset, datasets.DatasetDict)):
         return isinstance(source, datasets.Dataset)
     path = Path(source)
@@ -104,24 +108,32 @@ def is_one_table(source: Source) -> bool:
             return not (path / "dataset_dict.json").exists()
         return path.exists() or FILE_NAME.fullmatch(str(source)) is not None
     except OSError:
-        return False  # a name too long: told when it is opened
+        return False  # a name too long: an error when it is opened
 
 
-def _refuse(source: str, why: str, **given: Any) -> None:
-    if useless := [name for name, value in given.items() if value is not None]:
-        raise CorpusError(f"{source}: {useless[0]} says nothing {why or 'of this corpus'}: leave it out.")
+def _refuse_arguments(source: str, kind: str, **arguments: Any) -> None:
+    """Refuse arguments without effect.
+
+    Raises:
+        CorpusError: for the first one that is given.
+    """
+    if useless := [name for name, value in arguments.items() if value is not None]:
+        raise CorpusError(f"{source}: {useless[0]} says nothing {kind or 'of this corpus'}: leave it out.")
 
 
 def file_suffix(path: Path) -> str:
-    """What a file's name says of its format, ``.gz`` apart, in lower case."""
+    """The ending of a file's name, which tells its format, in lower case and without `.gz`."""
     return "".join(path.suffixes[-2:]).lower().removesuffix(".gz")
 
 
 def open_table(source: Source, split: str | None) -> datasets.Dataset | None:
-    """A saved dataset, a Parquet file, a dataset on the Hub or in memory; ``None`` for other files, which exist.
+    """Open a saved dataset, a Parquet file, or a dataset on the Hub or in memory.
+
+    Returns:
+        The dataset; `None` for a file of another format, which exists.
 
     Raises:
-        CorpusError: If there is no such source, or it is broken.
+        CorpusError: if there is no such source, or it is broken.
     """
     if isinstance(source, datasets.DatasetDict):
         return _choose_split("the DatasetDict", source, split)
@@ -129,27 +141,27 @@ def open_table(source: Source, split: str | None) -> datasets.Dataset | None:
         return source.with_format(None)
     path, name = Path(source), source_name(source)
     try:
-        there = path.exists()
+        exists = path.exists()
     except OSError as error:  # a name too long for any file, a folder that may not be entered
         raise CorpusError(f"{name:.200}: {error.strerror}.") from error
     if path.is_dir():
-        return _saved(path, split)
-    if not there and not FILE_NAME.fullmatch(name):
+        return _load_saved(path, split)
+    if not exists and not FILE_NAME.fullmatch(name):
         if match := _HUB_ID.fullmatch(name):
-            return _from_hub(match["name"], match["config"], match["revision"], split)
+            return _load_from_hub(match["name"], match["config"], match["revision"], split)
         raise CorpusError(
             f"{name}: no such file or folder, nor a Hub id (owner/name, owner/name:config, either with @revision)."
         )
-    if not there:
+    if not exists:
         raise CorpusError(f"{name}: no such file.")
-    return _parquet(path) if file_suffix(path).endswith(".parquet") else None
+    return _read_parquet(path) if file_suffix(path).endswith(".parquet") else None
 
 
 def numbered_rows(source: str, table: datasets.Dataset) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """A table's rows with their places, as `sentences_from_rows` wants them.
+    """A table's rows with their places, for `sentences_from_rows`.
 
     Raises:
-        CorpusError: On a row that cannot be decoded, text that is not UTF-8 say.
+        CorpusError: on a row that cannot be decoded, such as text that is not UTF-8.
     """
     rows = iter(table)
     for number in count(1):
@@ -162,7 +174,7 @@ def numbered_rows(source: str, table: datasets.Dataset) -> Iterator[tuple[str, M
         yield f", row {number}", row
 
 
-def _as_name(column: str | int | None) -> str | None:
+def _column_name(column: str | int | None) -> str | None:
     return column if column is None else str(column)
 
 
@@ -175,7 +187,7 @@ def _choose_split(source: str, splits: Mapping[Any, datasets.Dataset], split: st
     raise CorpusError(f"{source}: choose a split (got {split!r}); there are {', '.join(map(str, splits))}.")
 
 
-def _saved(path: Path, split: str | None) -> datasets.Dataset:
+def _load_saved(path: Path, split: str | None) -> datasets.Dataset:
     try:
         loaded = datasets.load_from_disk(str(path))
     except Exception as error:
@@ -183,27 +195,27 @@ def _saved(path: Path, split: str | None) -> datasets.Dataset:
     return _choose_split(str(path), loaded, split) if isinstance(loaded, datasets.DatasetDict) else loaded
 
 
-def _parquet(path: Path) -> datasets.Dataset:
+def _read_parquet(path: Path) -> datasets.Dataset:
     from pyarrow import parquet
 
     try:
         # Straight from Arrow: the dataset builder would leave a second copy of the file in the cache.
         return datasets.Dataset(datasets.table.InMemoryTable(parquet.read_table(path)))
-    except Exception as error:  # Arrow's own, and whatever a schema's metadata of another kind does to datasets
+    except Exception as error:  # Arrow's errors, and those of datasets about metadata of another kind
         with path.open("rb") as file:
             start = file.read(512)
-        if not start.startswith(b"PAR1") and (found := what_it_is(start)):
-            raise CorpusError(f"{path}: {found}") from None
+        if not start.startswith(b"PAR1") and (description := describe_foreign_file(start)):
+            raise CorpusError(f"{path}: {description}") from None
         raise CorpusError(f"{path}: not a Parquet file, or a damaged one ({error}).") from error
 
 
-def _from_hub(name: str, config: str | None, revision: str | None, split: str | None) -> datasets.Dataset:
-    which: dict[str, str | None] = {} if revision is None else {"revision": revision}
+def _load_from_hub(name: str, config: str | None, revision: str | None, split: str | None) -> datasets.Dataset:
+    options: dict[str, str | None] = {} if revision is None else {"revision": revision}
     if revision is not None and _CONVERTED.fullmatch(revision):
-        config, which["data_dir"] = None, config  # there a configuration is a folder, and nothing names it
+        config, options["data_dir"] = None, config  # on these branches a configuration is an unnamed folder
     try:
-        loaded = datasets.load_dataset(name, config, **which)
-    except Exception as error:  # network, permissions, missing configurations: the Hub's own words are the best
+        loaded = datasets.load_dataset(name, config, **options)
+    except Exception as error:  # network, permissions, missing configurations: the Hub's message is the clearest
         reason = f"{type(error).__name__}: {error}"
         raise CorpusError(
             f"{name}: neither a file nor to be had from the Hub ({reason}). Give a path that exists, or the id of a "
@@ -213,7 +225,7 @@ def _from_hub(name: str, config: str | None, revision: str | None, split: str | 
     return _choose_split(name, cast("datasets.DatasetDict", loaded), split)
 
 
-def _from_dataset(
+def _sentences_of_dataset(
     source: str,
     dataset: datasets.Dataset,
     tokens_column: str | None,
@@ -221,16 +233,16 @@ def _from_dataset(
     label_names: Sequence[str] | None,
 ) -> Iterator[RawSentence]:
     rows = numbered_rows(source, dataset)
-    by_column = {
+    class_names = {
         name: inner.names
         for name, feature in dataset.features.items()
         if isinstance(inner := getattr(feature, "feature", None), datasets.ClassLabel)
     }
     if dataset.num_rows == 0:
         return iter(())
-    # Which column of tags it is decides what numbers in it mean; a table without one is told by its first row.
+    # The column of the tags decides what numbers in it mean; where a table has none, reading its first row raises.
     lists = [name for name, feature in dataset.features.items() if hasattr(feature, "feature")]
     if tags_column is not None or any(name in TAG_COLUMNS for name in dataset.column_names):
         tags_column = pick_column(source, dataset.column_names, tags_column, TAG_COLUMNS, "tags", lists)
-    names = by_column.get(tags_column or "", label_names)
+    names = class_names.get(tags_column or "", label_names)
     return sentences_from_rows(source, rows, tokens_column, tags_column, names)

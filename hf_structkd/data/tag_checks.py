@@ -1,4 +1,4 @@
-"""The tags of a corpus as found: in the label set, of which scheme, legal in it, rewritten in another."""
+"""Checks of a corpus's tags: in the label set, in a known scheme, legal in it; and conversion to another scheme."""
 
 import logging
 import re
@@ -15,16 +15,20 @@ Orphans = Literal["accept", "repair", "refuse"]
 _OTHER_PREFIX = re.compile(r"([BIESLUMW])-.+", re.DOTALL)  # of BILOU, BMES and their relatives
 _SUFFIX = re.compile(r".+-([BIESLUM])", re.DOTALL)
 _NOTATION = re.compile(r"([BIESLUMW])([-_:/|.])(.+)", re.DOTALL | re.IGNORECASE)  # B_PER, b-per, B:PER
-# The last two are the Cyrillic and the Greek letter.
+# In place of O; the last two are the Cyrillic and the Greek letter.
 _LIKE_O = ("o", "0", "_", "-", "out", "outside", "none", "null", "other", "\u043e", "\u03bf")
 
 
 def check_labels(sentences: Iterable[RawSentence], label_names: Sequence[str]) -> None:
-    """Raise CorpusError for a tag outside the label set; it names the place."""
-    known = set(label_names)
+    """Refuse tags outside the label set.
+
+    Raises:
+        CorpusError: it names the place, and the nearest label.
+    """
+    labels = set(label_names)
     for sentence in sentences:
         for i, tag in enumerate(sentence.tags or ()):
-            if tag not in known:
+            if tag not in labels:
                 near = get_close_matches(tag, label_names, n=1)
                 hint = f" Did you mean {near[0]!r}?" if near else ""
                 raise CorpusError(
@@ -43,15 +47,15 @@ def treat_orphans(
     """Count illegal tag sequences, and accept, repair (in place) or refuse them.
 
     Args:
-        source: What the corpus is called.
-        sentences: Those that have tags.
-        scheme: As for :func:`load_corpus`, like the other arguments.
+        source: the name of the corpus, for messages.
+        sentences: the sentences that have tags.
+        scheme: as for [`load_corpus`], like the other arguments.
 
     Returns:
         The scheme that the tags follow.
 
     Raises:
-        CorpusError: If the tags follow a scheme that is not read, or are illegal where that is refused.
+        CorpusError: if the tags follow a scheme that is not supported, or are illegal and `orphans` is "refuse".
     """
     tags = sorted({tag for sentence in sentences for tag in sentence.tags or ()})
     name = scheme or infer_scheme(label_names or tags)
@@ -59,7 +63,7 @@ def treat_orphans(
         if scheme is None:
             _check_plain(source, tags)
         return name
-    # Over the complete label set, so that an IOB1 corpus that never says B-PER is judged, and repaired, as BIO.
+    # With the complete label set, so that an IOB1 corpus without any B-PER is judged, and repaired, as BIO.
     types = sorted({split_tag(tag)[1] for tag in tags if split_tag(tag)[0]})
     full = TagScheme.from_entity_types(types, name)
     for sentence in sentences:
@@ -101,7 +105,11 @@ def treat_orphans(
 
 
 def convert(source: str, sentences: Sequence[RawSentence], scheme: Any, to_scheme: Any) -> None:
-    """Rewrite tags in another scheme, in place."""
+    """Rewrite tags in another scheme, in place.
+
+    Raises:
+        CorpusError: for plain tags, and for tag sequences that are illegal in their scheme.
+    """
     if "plain" in (scheme, to_scheme):
         raise CorpusError(f"{source}: {scheme} tags cannot be rewritten as {to_scheme} tags.")
     for sentence in sentences:
@@ -117,7 +125,7 @@ def _is_legal(sentence: RawSentence, legal: set[tuple[str, str]]) -> bool:
 
 
 def _is_iob1(sentences: Iterable[RawSentence]) -> bool:
-    """Whether every B- stands where IOB1 has one: after a word of the same type."""
+    """Whether every B- stands as in IOB1: after a word of the same type."""
     for sentence in sentences:
         before = ("", "")
         for tag in sentence.tags or ():
@@ -129,10 +137,10 @@ def _is_iob1(sentences: Iterable[RawSentence]) -> bool:
 
 
 def _check_plain(source: str, tags: Sequence[str]) -> None:
-    """Look at tags that are neither BIO nor BIOES.
+    """Check that tags that are neither BIO nor BIOES are plain tags.
 
     Raises:
-        CorpusError: If they are of another scheme of entities, or one of them stands in for `O`.
+        CorpusError: if they follow another scheme of entities, or one of them stands in place of `O`.
     """
     inside = [tag for tag in tags if tag != "O"]
     advice = "or give scheme='plain' (tag_scheme in recipes) if the tags are no entities"
@@ -167,7 +175,7 @@ def _check_plain(source: str, tags: Sequence[str]) -> None:
     if inside and "O" in tags and not prefixed:
         logger.warning(
             "%s: the tags %s are read as plain ones: one for each word, scored by word. If they mark entities, write "
-            "B-PER and I-PER, say; scheme='plain' (tag_scheme in recipes) says that they do not.",
+            "tags such as B-PER and I-PER; scheme='plain' (tag_scheme in recipes) says that they do not.",
             *(source, ", ".join(inside[:8])),
         )
     if prefixed and len(odd) < len(inside):  # one mistyped tag undoes the inference

@@ -1,4 +1,4 @@
-"""A tagger's answers as columns of a dataset."""
+"""Tagging a dataset with a pipeline."""
 
 from typing import Any
 
@@ -22,20 +22,20 @@ _TAG = {"tag": Value("string"), **_SCORE, **_PLACE, "index": Value("int64")}
 def tag_dataset(
     dataset: Dataset, pipe: Any, *, column: str | None = None, batch_size: int = 1000, **options: Any
 ) -> Dataset:
-    """Tag every sentence of a dataset and keep the answers beside it.
+    """Tag every sentence of a dataset and add the pipeline's answers as columns.
 
     Args:
         dataset: with words in `tokens`, or texts in `text`.
         pipe: a [`CRFTokenClassificationPipeline`].
         column: another column of words or texts.
         batch_size: sentences given to the pipeline, and written, at once.
-        options: of the pipeline: `top_k`, `marginals`, `entropy`, `threshold`; those that it was made with hold too.
+        options: of the pipeline: `top_k`, `marginals`, `entropy`, `threshold`; in addition to those it was made with.
 
     Returns:
         The dataset with a column for each key of the pipeline's answers.
 
     Raises:
-        ValueError: if it is a stream, if the column is missing, or a column would be overwritten.
+        ValueError: if the dataset is a stream, lacks the column, or has a column that would be overwritten.
     """
     check_corpus(dataset, ())
     column = column or (TOKENS if TOKENS in dataset.column_names else "text")
@@ -51,21 +51,21 @@ def tag_dataset(
     }
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, not {batch_size}")
-    asked = {**pipe._forward_params, **options}
-    wanted = {key: kind for key, kind in columns.items() if key == name or asked.get(key)}
-    if taken := [key for key in wanted if key in dataset.column_names]:
-        raise ValueError(f"the dataset has columns {taken} already: rename or remove them first")
+    requested = {**pipe._forward_params, **options}
+    added = {key: feature for key, feature in columns.items() if key == name or requested.get(key)}
+    if existing := [key for key in added if key in dataset.column_names]:
+        raise ValueError(f"the dataset has columns {existing} already: rename or remove them first")
 
     def tag(batch: dict[str, list]) -> dict[str, list]:
         answers = pipe(batch[column], **options)
-        return {key: [answer[key] for answer in answers] for key in wanted}
+        return {key: [answer[key] for answer in answers] for key in added}
 
-    # Never from the cache: its key would be a hash of the whole model, made anew at every call.
+    # Not from the cache: its key would be a hash of the whole model, computed at every call.
     return dataset.map(
         tag,
         batched=True,
         batch_size=batch_size,
-        features=Features({**dataset.features, **wanted}),
+        features=Features({**dataset.features, **added}),
         load_from_cache_file=False,
         desc="Tagging",
     )

@@ -14,19 +14,19 @@ def train_tokenizer(
 ) -> PreTrainedTokenizerFast:
     """Train a fast Unigram tokenizer shaped like XLM-R's.
 
-    ``<s>``, ``<pad>``, ``</s>``, ``<unk>`` have ids 0 to 3 as in XLM-R, ``<mask>`` the last one; ``▁`` marks word
-    starts; single sentences become ``<s> A </s>``, pairs ``<s> A </s> </s> B </s>``. Training is deterministic.
+    `<s>`, `<pad>`, `</s>`, `<unk>` have ids 0 to 3 as in XLM-R, `<mask>` the last one; `▁` marks word
+    starts; single sentences become `<s> A </s>`, pairs `<s> A </s> </s> B </s>`. Training is deterministic.
 
     Args:
-        sentences: Lists of words.
-        vocab_size: Number of ids, special tokens included. Little text yields fewer.
-        model_max_length: The longest input in subwords that the model will take.
+        sentences: lists of words.
+        vocab_size: the number of ids, special tokens included. A small corpus yields fewer.
+        model_max_length: the longest input of the model, in subwords.
 
     Returns:
-        A tokenizer for ``tokenizer(words, is_split_into_words=True)``, with ``word_ids()``.
+        A tokenizer for `tokenizer(words, is_split_into_words=True)`, with `word_ids()`.
 
     Raises:
-        ValueError: If there are no sentences, or ``vocab_size`` does not even cover the characters.
+        ValueError: if there are no sentences, or `vocab_size` does not even cover the characters.
     """
     texts = [" ".join(words) for words in sentences if words]
     if not texts:
@@ -49,7 +49,7 @@ def train_tokenizer(
         vocab_size=vocab_size - 1, special_tokens=list(_SPECIAL), unk_token="<unk>", show_progress=False
     )
     tokenizer.train_from_iterator(texts, trainer)
-    tokenizer.model = _settled(tokenizer, characters)
+    tokenizer.model = _reproducible_model(tokenizer, characters)
     tokenizer.add_special_tokens(["<mask>"])
     start, end = tokenizer.token_to_id("<s>"), tokenizer.token_to_id("</s>")
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -63,16 +63,16 @@ def train_tokenizer(
     )  # fmt: skip
 
 
-def _settled(tokenizer: Tokenizer, characters: int) -> models.Unigram:
-    """The trained model without the accidents of one run.
+def _reproducible_model(tokenizer: Tokenizer, characters: int) -> models.Unigram:
+    """The trained model without what differs between runs.
 
-    The trainer gives characters too rare for a score of their own the lowest score plus 0.0001 times their place in a
-    hash table, which differs from run to run; so do its sums in their last digits, and with both the order of pieces.
-    Here rare characters all get the lowest score, scores are rounded, and equal ones are ordered by their text.
+    The trainer gives rare characters the lowest score plus 0.0001 times their place in a hash table, which differs
+    between runs; so do the last digits of its sums, and with both the order of pieces. Here rare characters all get
+    the lowest score, scores are rounded, and pieces of equal score are ordered by their text.
     """
     vocabulary = [(piece, score) for piece, score in json.loads(tokenizer.to_str())["model"]["vocab"]]
     special, pieces = vocabulary[: len(_SPECIAL)], vocabulary[len(_SPECIAL) :]
     lowest = round(min(score for _, score in pieces), 4)
     rare = lowest + 0.0001 * characters
-    settled = [(piece, lowest if len(piece) == 1 and score < rare else round(score, 4)) for piece, score in pieces]
-    return models.Unigram(special + sorted(settled, key=lambda entry: (-entry[1], entry[0])), _SPECIAL.index("<unk>"))
+    rounded = [(piece, lowest if len(piece) == 1 and score < rare else round(score, 4)) for piece, score in pieces]
+    return models.Unigram(special + sorted(rounded, key=lambda entry: (-entry[1], entry[0])), _SPECIAL.index("<unk>"))

@@ -1,4 +1,8 @@
-"""Sentences without gold tags, which are learnt from teachers alone."""
+"""Sentences without gold tags, from which a student learns by distillation alone.
+
+They are loaded from text and other corpora, or made by hiding gold tags; they are mixed with a labelled corpus, and
+told apart from it.
+"""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -12,7 +16,7 @@ from datasets import Dataset, Features, concatenate_datasets
 from .column_files import read_columns
 from .columns import IGNORED, SUBWORD_LABELS, SUBWORDS, TOKEN_COLUMNS, TOKENS
 from .conllu import read_conllu
-from .impostors import what_a_row_is
+from .foreign_formats import describe_foreign_row
 from .readers import pick_column, read_json
 from .source_text import CorpusError, is_text, read_lines
 from .sources import JSON_ENDINGS, Source, file_suffix, numbered_rows, open_table, source_name
@@ -32,29 +36,29 @@ def load_sentences(
     sentence_column: str | int | None = None,
     max_sentences: int | None = None,
 ) -> datasets.Dataset:
-    """Load the sentences of one language; tags, where there are some, are not looked at.
+    """Load the sentences of one language; tags are ignored.
 
     Args:
-        source: A ``.txt`` file with one sentence a line, its words between blanks (gzipped or not); or what
-            ``load_corpus`` reads: column files, ``.csv``, ``.conllu``, ``.json``, ``.jsonl``, ``.parquet``, a folder
-            written by ``save_to_disk``, a Hub id, a ``Dataset``, where no tag column is needed.
-        language: The value of the ``language`` column.
-        split: Which split, for sources that have several.
-        tokens_column: The column of the words: a name in tables (by default one of ``TOKEN_COLUMNS``); in column
+        source: a `.txt` file with one sentence per line, its words between blanks (gzipped or not); or any source of
+            `load_corpus`: column files, `.csv`, `.conllu`, `.json`, `.jsonl`, `.parquet`, a folder
+            written by `save_to_disk`, a Hub id, a `Dataset`. No tag column is needed.
+        language: the value of the `language` column.
+        split: the split, for sources that have several.
+        tokens_column: the column of the words: a name in tables (by default one of `TOKEN_COLUMNS`); in column
             files and CSV a number (by default 0), or a name where the first line names the columns.
-        sentence_column: As for ``load_corpus``.
-        max_sentences: Take only this many, the first ones.
+        sentence_column: as for `load_corpus`.
+        max_sentences: Load only so many, from the start.
 
     Returns:
-        A dataset with the columns ``tokens`` and ``language``. Empty lines and sentences without words are left out.
+        A dataset with the columns `tokens` and `language`. Empty lines and sentences without words are left out.
 
     Raises:
-        CorpusError: If the source is missing, empty or broken; the message names file and line, or row.
+        CorpusError: if the source is missing, empty or broken; the message names file and line, or row.
     """
     name = source_name(source)
-    found = (words for words in _open(source, split, tokens_column, sentence_column) if words)
+    filled = (words for words in _open(source, split, tokens_column, sentence_column) if words)
     try:
-        sentences = list(islice(found, max_sentences))
+        sentences = list(islice(filled, max_sentences))
     except MemoryError:
         raise CorpusError(f"{name}: does not fit into memory: take its first sentences (max_sentences=).") from None
     if not sentences:
@@ -72,14 +76,14 @@ def _open(
     suffix = "" if table is not None else file_suffix(path)
     is_columns = table is None and not suffix.endswith((".txt", ".conllu", *JSON_ENDINGS))
     if sentence_column is not None and not is_columns:
-        raise CorpusError(f"{name}: sentence_column says nothing of a source of this kind: leave it out.")
+        raise CorpusError(f"{name}: sentence_column has no effect on a source of this kind: leave it out.")
     if table is not None:
         return _words_of_rows(name, numbered_rows(name, table), tokens_column)
     if suffix.endswith(".txt"):
         if tokens_column is not None:
             raise CorpusError(
-                f"{name}: a .txt file holds one sentence a line and has no columns: leave tokens_column out, or give "
-                "a file with columns another ending, .conll say."
+                f"{name}: a .txt file holds one sentence per line and has no columns: leave tokens_column out, or "
+                "give a file with columns another ending, such as .conll."
             )
         return _words_of_lines(path)
     if suffix.endswith(JSON_ENDINGS):
@@ -95,8 +99,8 @@ def _words_of_lines(path: Path) -> Iterator[list[str]]:
     for number, line in read_lines(path):
         if "\t" in line:
             raise CorpusError(
-                f"{path}:{number}: a tab; a .txt file holds one sentence a line, words between spaces. Give a file "
-                "with columns another ending, .conll say."
+                f"{path}:{number}: a tab; a .txt file holds one sentence per line, words between spaces. Give a "
+                "file with columns another ending, such as .conll."
             )
         yield [word for word in line.split(" ") if word]
 
@@ -107,15 +111,12 @@ def _words_of_rows(source: str, rows: Any, tokens_column: str | int | None) -> I
         try:
             column = pick_column(f"{source}{place}", row, wanted, TOKEN_COLUMNS, "tokens")
         except CorpusError as error:
-            found = what_a_row_is(row)
-            raise CorpusError(f"{source}{place}: {found}.") if found else error from None
+            description = describe_foreign_row(row)
+            raise CorpusError(f"{source}{place}: {description}.") if description else error from None
         words = row[column]
         if not isinstance(words, (list, tuple)) or not all(is_text(word) and word for word in words):
             raise CorpusError(f"{source}{place}: {column!r} must be a list of words, not {words!r:.80}.")
         yield list(words)
-
-
-logger = logging.getLogger(__name__)
 
 
 def hide_gold(dataset: Dataset) -> Dataset:
@@ -150,15 +151,15 @@ def hide_gold(dataset: Dataset) -> Dataset:
 
 
 def mix_unlabelled(labelled: Dataset, unlabelled: Dataset | Sequence[Dataset]) -> Dataset:
-    """Training data of sentences with gold tags and sentences without.
+    """Combine sentences with gold tags and sentences without to training data.
 
     Args:
         labelled: a corpus with tags, tokenised or not.
-        unlabelled: one corpus or several, tokenised as the first is; whatever tags they have are hidden.
+        unlabelled: one corpus or several, tokenised if the first is; their tags are hidden.
 
     Returns:
-        All sentences with the columns of `labelled`; `StructKDTrainingArguments.unlabelled_rate` says how often the
-        unlabelled ones are drawn.
+        All sentences, with the columns of `labelled`. `StructKDTrainingArguments.unlabelled_rate` decides how often
+        the unlabelled sentences are drawn.
 
     Raises:
         ValueError: if a corpus has no words, or the first one no tags, or if some are tokenised and others not.
@@ -176,23 +177,23 @@ def mix_unlabelled(labelled: Dataset, unlabelled: Dataset | Sequence[Dataset]) -
         needed = SUBWORDS if tokenised else TOKENS
         if needed not in part.column_names:
             raise ValueError(f"an unlabelled corpus needs a column {needed!r}; this one has {part.column_names}")
-        own = tag_column(part)
-        bare = part.remove_columns(own) if own else part
+        tags = tag_column(part)
+        bare = part.remove_columns(tags) if tags else part
         if tokenised and SUBWORD_LABELS in bare.column_names:
             bare = bare.remove_columns(SUBWORD_LABELS)
         bare = bare.remove_columns([name for name in bare.column_names if name not in labelled.column_names])
         for name in labelled.column_names:
             if name not in bare.column_names:
-                nothing: list[Any] = [None] * len(bare)
+                empty: list[Any] = [None] * len(bare)
                 if tokenised and name == SUBWORD_LABELS:
-                    nothing = [[IGNORED] * len(ids) for ids in bare[SUBWORDS]]
-                bare = bare.add_column(name, nothing, feature=labelled.features[name])
+                    empty = [[IGNORED] * len(ids) for ids in bare[SUBWORDS]]
+                bare = bare.add_column(name, empty, feature=labelled.features[name])
         hidden.append(bare.select_columns(labelled.column_names).cast(labelled.features))
     return concatenate_datasets([labelled, *hidden])
 
 
 def has_gold(dataset: Dataset) -> list[bool]:
-    """Whether each sentence has gold tags; read from `labels` where the corpus is tokenised, else from its tags."""
+    """Whether each sentence has gold tags: in `labels` where the corpus is tokenised, else in its column of tags."""
     column = _gold_column(dataset)
     if column is None:
         return [False] * len(dataset)
@@ -200,7 +201,7 @@ def has_gold(dataset: Dataset) -> list[bool]:
 
 
 def has_any_gold(dataset: Dataset) -> bool:
-    """Whether a sentence at all has gold tags."""
+    """Whether any sentence has gold tags."""
     column = _gold_column(dataset)
     if column is None:
         return False
@@ -208,11 +209,11 @@ def has_any_gold(dataset: Dataset) -> bool:
     return any(_any_tag(tags) for batch in batches for tags in batch[column])
 
 
-def with_gold(dataset: Dataset) -> Dataset:
-    """The sentences that have gold tags, to score answers on; how many others there are is logged.
+def select_gold(dataset: Dataset) -> Dataset:
+    """The sentences that have gold tags, on which answers can be scored; the number of the others is logged.
 
     Raises:
-        ValueError: if no sentence has.
+        ValueError: if no sentence has gold tags.
     """
     rows = [row for row, gold in enumerate(has_gold(dataset)) if gold]
     if not rows:

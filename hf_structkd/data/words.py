@@ -1,4 +1,4 @@
-"""Words to subwords and tags to label ids: a corpus made ready for the collator."""
+"""Corpora in memory: their columns of words and tags, and their conversion to subwords and label ids."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -13,15 +13,15 @@ logger = logging.getLogger(__name__)
 
 
 def check_corpus(dataset: Any, columns: Sequence[str] = (TOKENS,)) -> None:
-    """Look whether something is a corpus with words.
+    """Check that a dataset is a corpus.
 
     Args:
-        dataset: what may be one.
-        columns: the columns that it must have; those that hold words must hold lists of them.
+        dataset: should be a `Dataset`.
+        columns: the columns that it must have; `tokens` must hold lists of words.
 
     Raises:
-        ValueError: for a stream or whatever else is no `Dataset`, for a missing column, and for one with texts, or
-            nothing, where lists of words are meant.
+        ValueError: for a stream or anything else that is no `Dataset`, for a missing column, and for texts, or
+            nothing, in place of lists of words.
     """
     if not isinstance(dataset, Dataset):
         advice = ": make one of a stream with Dataset.from_list(list(stream.take(100_000)))"
@@ -31,16 +31,16 @@ def check_corpus(dataset: Any, columns: Sequence[str] = (TOKENS,)) -> None:
         )
     for column in columns:
         if column not in dataset.column_names:
-            what = " with lists of words" if column == TOKENS else ""
-            raise ValueError(f"a corpus needs a column {column!r}{what}; this one has {dataset.column_names}")
+            content = " with lists of words" if column == TOKENS else ""
+            raise ValueError(f"a corpus needs a column {column!r}{content}; this one has {dataset.column_names}")
         feature = dataset.features[column]
         inner = getattr(feature, "feature", None)
         text = isinstance(feature, Value) and "string" in feature.dtype
         if column == TOKENS and len(dataset) and not _is_words(inner):
-            held = "texts" if text else str(feature)
+            content = "texts" if text else str(feature)
             raise ValueError(
-                f"the column {column!r} holds {held} where lists of words are meant"
-                + (": split them first, text.split() say" if text else "")
+                f"the column {column!r} holds {content} where lists of words are meant"
+                + (": split them first, for instance by text.split()" if text else "")
             )
 
 
@@ -49,11 +49,19 @@ def _is_words(inner: Any) -> bool:
 
 
 def check_words(sentences: Sequence[Any], rows: Sequence[int]) -> None:
-    """Raise ValueError, naming the row, for a sentence that is no list of words, or an empty one."""
+    """Check that sentences are lists of words.
+
+    Args:
+        sentences: of a batch.
+        rows: their rows in the dataset, for messages.
+
+    Raises:
+        ValueError: for a sentence that is no list of words, or an empty one; it names the row.
+    """
     for words, row in zip(sentences, rows):
         if words is None or isinstance(words, (str, bytes)) or not len(words):
-            held = "no words" if words is None or not len(words) else f"the text {words!r:.60} in place of words"
-            raise ValueError(f"row {row} has {held}: a sentence is a list of words; leave empty ones out")
+            content = "no words" if words is None or not len(words) else f"the text {words!r:.60} in place of words"
+            raise ValueError(f"row {row} has {content}: a sentence is a list of words; leave empty ones out")
         if wrong := [word for word in words if not isinstance(word, str)]:
             raise ValueError(f"row {row}: {wrong[0]!r} is no word")
 
@@ -61,27 +69,30 @@ def check_words(sentences: Sequence[Any], rows: Sequence[int]) -> None:
 def tag_column(dataset: Dataset) -> str | None:
     """The column that holds the gold tags of words, or `None`.
 
-    Where a corpus is tokenised, `labels` holds the labels of its subwords and is another thing.
+    In a tokenised corpus the column `labels` holds the labels of subwords, and is not the column of the tags.
 
     Raises:
-        ValueError: if several columns may be it, or one holds something else than lists, or class labels stand under
-            a name that nobody looks for.
+        ValueError: if several columns may hold the tags, if the column holds no lists, or if the only class labels are
+            in a column without a usual name.
     """
     lists = [name for name, feature in dataset.features.items() if isinstance(feature, List | LargeList)]
     usual = [name for name in TAG_COLUMNS if name != SUBWORD_LABELS or SUBWORDS not in dataset.column_names]
     named = [name for name in usual if name in dataset.column_names]
-    found = [name for name in named if name in lists]
-    if len(found) > 1:
+    candidates = [name for name in named if name in lists]
+    if len(candidates) > 1:
         raise ValueError(
-            f"several columns may be the tags ({', '.join(found)}): keep one of them, with dataset.remove_columns(...)"
+            f"several columns may be the tags ({', '.join(candidates)}): keep one of them, with "
+            "dataset.remove_columns(...)"
         )
-    if found:
-        return found[0]
+    if candidates:
+        return candidates[0]
     if not named:
-        strange = [n for n in lists if n != SUBWORD_LABELS and isinstance(dataset.features[n].feature, ClassLabel)]
-        if strange and TOKENS in dataset.column_names and SUBWORD_LABELS not in dataset.column_names:
+        unusual = [
+            name for name in lists if name != SUBWORD_LABELS and isinstance(dataset.features[name].feature, ClassLabel)
+        ]
+        if unusual and TOKENS in dataset.column_names and SUBWORD_LABELS not in dataset.column_names:
             raise ValueError(
-                f"the column {strange[0]!r} holds class labels, but under a name that is not looked for: call it "
+                f"the column {unusual[0]!r} holds class labels, but under a name that is not looked for: call it "
                 "'tags' if it is the tags, with dataset.rename_column(...), or remove it"
             )
         return None
@@ -96,14 +107,14 @@ def tag_column(dataset: Dataset) -> str | None:
 def tag_names(dataset: Dataset) -> list[str] | None:
     """The names of a `ClassLabel` tag column in the order of their ids; `None` if the tags are strings or missing."""
     column = tag_column(dataset)
-    return None if column is None else _names(dataset, column)
+    return None if column is None else _class_names(dataset, column)
 
 
 def subword_label_names(dataset: Dataset) -> list[str] | None:
-    """The label names of a tokenised corpus, in the order that its `labels` count in; `None` where it has none."""
-    return (
-        _names(dataset, SUBWORD_LABELS) if is_tokenised(dataset) and SUBWORD_LABELS in dataset.column_names else None
-    )
+    """The label names of a tokenised corpus, in the order of the ids in `labels`; `None` where it has no names."""
+    if not is_tokenised(dataset) or SUBWORD_LABELS not in dataset.column_names:
+        return None
+    return _class_names(dataset, SUBWORD_LABELS)
 
 
 def is_tokenised(dataset: Dataset) -> bool:
@@ -111,20 +122,20 @@ def is_tokenised(dataset: Dataset) -> bool:
     return SUBWORDS in dataset.column_names
 
 
-def _names(dataset: Dataset, column: str) -> list[str] | None:
+def _class_names(dataset: Dataset, column: str) -> list[str] | None:
     feature = getattr(dataset.features[column], "feature", None)
     return list(feature.names) if isinstance(feature, ClassLabel) else None
 
 
-def relabelled(dataset: Dataset, label_names: Sequence[str]) -> Dataset:
-    """A tokenised corpus with its `labels` counted in the order of a model's labels.
+def reorder_labels(dataset: Dataset, label_names: Sequence[str]) -> Dataset:
+    """Renumber the `labels` of a tokenised corpus in the order of a model's labels.
 
     Args:
-        dataset: a tokenised corpus. Where its labels have no names (somebody else tokenised it) it stays as it is.
+        dataset: a tokenised corpus. One whose labels have no names (another program tokenised it) is not changed.
         label_names: the model's labels, in the order of their ids.
 
     Returns:
-        The corpus; the very same one if the order is the model's already.
+        The corpus; the same object if its order is the model's already.
 
     Raises:
         ValueError: if it has labels that the model lacks.
@@ -159,9 +170,9 @@ def relabelled(dataset: Dataset, label_names: Sequence[str]) -> Dataset:
 
 
 def with_column(dataset: Dataset, name: str, column: Dataset) -> Dataset:
-    """A dataset with one of its columns replaced by that of another; the others are not written anew."""
-    together = concatenate_datasets([dataset.remove_columns(name), column], axis=1)
-    return together.select_columns(dataset.column_names)
+    """The dataset with one column replaced by another dataset's; the other columns are not written anew."""
+    combined = concatenate_datasets([dataset.remove_columns(name), column], axis=1)
+    return combined.select_columns(dataset.column_names)
 
 
 def encode_corpus(
@@ -175,19 +186,18 @@ def encode_corpus(
     """Add `input_ids`, `attention_mask`, `word_mask` and `labels` to a corpus; other columns stay.
 
     Args:
-        dataset: columns `tokens` and, where there is gold, one of `TAG_COLUMNS` (`tags`, `ner_tags`, `labels` and so
-            on): strings or `ClassLabel` ids. A row whose tags are missing (`None`, or all `None` or -100) is
-            unlabelled.
+        dataset: columns `tokens` and, for gold tags, one of `TAG_COLUMNS` (`tags`, `ner_tags`, `labels` and so on):
+            strings or `ClassLabel` ids. A row without tags (`None`, or all `None` or -100) is unlabelled.
         tokenizer: a fast tokenizer.
         label_names: the model's labels, in the order of their ids.
         batch_size, num_proc: as for `Dataset.map`.
 
     Returns:
-        The dataset with the new columns; `labels` are on subwords, -100 off the first subword of each word, and know
-        the names that they stand for ([`subword_label_names`]).
+        The dataset with the new columns; `labels` are on subwords, -100 off the first subword of each word, and store
+        the names of the ids ([`subword_label_names`]).
 
     Raises:
-        ValueError: for a missing `tokens` column, texts in it in place of lists of words, several columns of tags,
+        ValueError: for a missing `tokens` column, texts in place of lists of words, several columns of tags,
             tags and tokens of different length, or a tag that is no label; the row is named.
     """
     check_corpus(dataset)
@@ -210,7 +220,7 @@ def encode_corpus(
             "input_ids": List(Value("int32")),
             "attention_mask": List(Value("int8")),
             "word_mask": List(Value("int8")),
-            # The names travel with the numbers: whoever reads these cannot take them for another model's.
+            # The names are stored with the ids, so that these cannot be read as another model's.
             SUBWORD_LABELS: List(ClassLabel(names=list(label_names))),
         }
     )

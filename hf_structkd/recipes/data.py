@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datasets import Dataset, DatasetDict, concatenate_datasets
 
 from ..data.corpora import label_inventory, load_corpora
-from ..data.unlabelled import load_sentences, with_gold
+from ..data.unlabelled import load_sentences, select_gold
 from .fields import DataArguments
 from .parser import RecipeError
 from .recipe import Recipe
@@ -119,7 +119,7 @@ def load_data(
         label_names=None if args.corpus_scheme else args.labels,
     )
     return {
-        language: DatasetDict({split: data if split == "train" else with_gold(data) for split, data in parts.items()})
+        language: DatasetDict({split: data if split == "train" else select_gold(data) for split, data in parts.items()})
         for language, parts in corpora.items()
     }
 

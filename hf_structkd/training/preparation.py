@@ -10,7 +10,7 @@ from transformers.trainer_utils import has_length
 from ..data.columns import IGNORED, LANGUAGE, TAG_COLUMNS, TARGET_COLUMNS
 from ..data.sampling import MixedSampler
 from ..data.unlabelled import has_any_gold, has_gold
-from ..data.words import check_corpus, encode_corpus, is_tokenised, relabelled, tag_column, tag_names
+from ..data.words import check_corpus, encode_corpus, is_tokenised, reorder_labels, tag_column, tag_names
 from ..distillation.objectives import WeightedObjectives, annotation_temperatures, needed_columns
 from ..distillation.targets import missing_columns_advice
 from ..modeling.configuration import label_names
@@ -37,7 +37,7 @@ def encoded(dataset: Any, tokenizer: Any, labels: list[str]) -> Any:
     if not isinstance(dataset, Dataset):
         return dataset
     if is_tokenised(dataset):
-        return relabelled(dataset, labels)
+        return reorder_labels(dataset, labels)
     check_corpus(dataset)
     if tokenizer is None:
         raise ValueError("the corpora are not tokenised: give StructKDTrainer the tokenizer as processing_class")

@@ -78,7 +78,7 @@ def test_the_vocabulary_gives_words_of_the_same_script(tokenizer):
         assert [script_of(word) for word in words] == [script_of(word) for word in old]
     assert {word for words in rewritten["tokens"] for word in words} - known
     made = VocabularyWords(tokenizer)
-    assert [made.like(word, None) for word in ("12", "...", "\u200d", "")] == ["12", "...", "\u200d", ""]
+    assert [made.similar_word(word, None) for word in ("12", "...", "\u200d", "")] == ["12", "...", "\u200d", ""]
 
 
 def test_a_seed_draws_the_same_sentences(corpus, tokenizer):

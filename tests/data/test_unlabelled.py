@@ -4,7 +4,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
 
 from hf_structkd import StructKDTrainer, StructKDTrainingArguments, Teacher, encode_corpus
-from hf_structkd.data.unlabelled import has_any_gold, has_gold, hide_gold, mix_unlabelled, with_gold
+from hf_structkd.data.unlabelled import has_any_gold, has_gold, hide_gold, mix_unlabelled, select_gold
 
 
 def test_hidden_gold_is_gone_and_nothing_else(corpus, tokenizer, labels):
@@ -77,11 +77,11 @@ class TestTokenised:
 
     def test_only_what_has_gold_is_scored(self, corpus, caplog):
         mixed = mix_unlabelled(corpus.select([0, 1]), corpus.select([2]))
-        assert with_gold(mixed)["tokens"][:] == corpus["tokens"][:2]
+        assert select_gold(mixed)["tokens"][:] == corpus["tokens"][:2]
         assert "1 of 3 sentences have no gold tags and are not scored" in caplog.text
-        assert with_gold(corpus) is corpus
+        assert select_gold(corpus) is corpus
         with pytest.raises(ValueError, match="none of the sentences has gold tags"):
-            with_gold(hide_gold(corpus))
+            select_gold(hide_gold(corpus))
 
 
 def arguments(folder, **fields):

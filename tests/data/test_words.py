@@ -12,7 +12,7 @@ from hf_structkd import StructKDTrainer, StructKDTrainingArguments, annotate
 from hf_structkd.data.augmentation import Augmentation, augment
 from hf_structkd.data.corpora import label_inventory
 from hf_structkd.data.unlabelled import hide_gold
-from hf_structkd.data.words import encode_corpus, relabelled, subword_label_names, tag_column
+from hf_structkd.data.words import encode_corpus, reorder_labels, subword_label_names, tag_column
 from hf_structkd.modeling.words import tokenize_words
 
 # What real text holds: zero-width and combining characters, no-break spaces, emoji, scripts the tokenizer never saw.
@@ -179,15 +179,15 @@ class TestLabelsOfATokenisedCorpus:
     def test_they_are_counted_as_the_model_counts(self, tokenizer):
         names, other = ["O", "B-Y", "B-X"], ["B-X", "O", "B-Z", "B-Y"]
         encoded = encode_corpus(Dataset.from_dict(self.DATA), tokenizer, names)
-        same = relabelled(encoded.add_column("teacher_entropy", [0.5, 0.25]), other)
+        same = reorder_labels(encoded.add_column("teacher_entropy", [0.5, 0.25]), other)
         assert subword_label_names(same) == other
         assert same.column_names == [*encoded.column_names, "teacher_entropy"]
         assert same["teacher_entropy"][:] == [0.5, 0.25]
         assert same["labels"][:] == encode_corpus(Dataset.from_dict(self.DATA), tokenizer, other)["labels"][:]
-        assert relabelled(encoded, names) is encoded
+        assert reorder_labels(encoded, names) is encoded
         with pytest.raises(ValueError, match=r"row 0 .*label 'B-Y', which is not among the model's labels"):
-            relabelled(encoded, ["O", "B-X"])
-        assert relabelled(encoded.select([1]), ["O", "B-X"])["labels"][:] == encoded.select([1])["labels"][:]
+            reorder_labels(encoded, ["O", "B-X"])
+        assert reorder_labels(encoded.select([1]), ["O", "B-X"])["labels"][:] == encoded.select([1])["labels"][:]
 
     @pytest.mark.parametrize("text", [True, False])
     def test_a_trainer_learns_the_tags_that_were_meant(self, corpus, tokenizer, labels, make_student, tmp_path, text):
@@ -219,4 +219,4 @@ def test_a_tokenised_corpus_of_arrays_is_counted_anew_too(tokenizer, form):
     corpus = Dataset.from_dict({"tokens": [["Olu", "hums"], ["no"]], "tags": [["B-X", "O"], ["O"]]})
     encoded = encode_corpus(corpus, tokenizer, ["B-X", "O"])
     wanted = encode_corpus(corpus, tokenizer, ["O", "B-X"])["labels"][:]
-    assert relabelled(encoded.with_format(form), ["O", "B-X"]).with_format(None)["labels"][:] == wanted
+    assert reorder_labels(encoded.with_format(form), ["O", "B-X"]).with_format(None)["labels"][:] == wanted

@@ -1,4 +1,4 @@
-"""Files that are not what their name says: what they look like, and what to do."""
+"""Files that are not what their name says: names for what they look like, and advice, for error messages."""
 
 import json
 import re
@@ -31,21 +31,33 @@ _TEXT = (
 )
 _XML_LINE = re.compile(r"<[A-Za-z!?/][^<>]*>")
 _CONLLU_ID = re.compile(r"\d+([-.]\d+)?")
+_OFFSETS = (
+    "Its entities are character offsets, and one tag per word is needed: write each sentence as a list of words in "
+    "'tokens' and a list of their tags in 'tags', or export it in a CoNLL format"
+)
 
 
-def what_it_is(start: bytes) -> str | None:
-    """What a file is that cannot be a text file with a corpus, by its first bytes, and what to do; else `None`."""
-    for magic, text in _MAGIC:
+def describe_foreign_file(start: bytes) -> str | None:
+    """A description, with advice, of a file that is no text file with a corpus; else `None`.
+
+    Args:
+        start: the file's first bytes.
+    """
+    for magic, description in _MAGIC:
         if start.startswith(magic):
-            return text
+            return description
     if start[257:262] == b"ustar":
         return "a tar archive. Unpack it and name the file inside."
     text = start.decode("utf-8-sig", "ignore")
-    return next((said for pattern, said in _TEXT if pattern.match(text)), None)
+    return next((description for pattern, description in _TEXT if pattern.match(text)), None)
 
 
-def what_columns_are(line: str) -> str | None:
-    """What a file of columns looks like, by its first line of words, where it is something else; else `None`."""
+def describe_foreign_columns(line: str) -> str | None:
+    """A description, with advice, of a file that is no column file; else `None`.
+
+    Args:
+        line: the first line with words.
+    """
     cells = line.split("\t")
     if len(cells) == 10 and _CONLLU_ID.fullmatch(cells[0]):
         return "this looks like CoNLL-U: give the file the ending .conllu"
@@ -62,8 +74,12 @@ def what_columns_are(line: str) -> str | None:
     return None
 
 
-def what_a_column_is(line: str) -> str:
-    """What to do about a file of columns with only one."""
+def advice_on_single_column(line: str) -> str:
+    """Advice on a column file that has only one column.
+
+    Args:
+        line: the first line with words.
+    """
     for separator, name, ending in ((",", "commas", ".csv"), (";", "semicolons", ".csv"), ("|", "bars", "")):
         if separator in line.strip(separator):
             advice = f"give the file the ending {ending}" if ending else "separate the columns by tabs"
@@ -74,14 +90,8 @@ def what_a_column_is(line: str) -> str:
     )
 
 
-_OFFSETS = (
-    "Its entities are character offsets, and one tag per word is needed: write each sentence as a list of words in "
-    "'tokens' and a list of their tags in 'tags', or export it in a CoNLL format"
-)
-
-
-def what_a_row_is(row: Mapping[str, Any]) -> str | None:
-    """Which annotation tool a row of JSON comes from that has no column of tags, and what to do; else `None`."""
+def describe_foreign_row(row: Mapping[str, Any]) -> str | None:
+    """The annotation tool from which a row of JSON without a column of tags comes, with advice; else `None`."""
     if "tokenized_text" in row and "ner" in row:
         return f"this looks like data for GLiNER. {_OFFSETS.replace('character offsets', 'spans of words')}"
     if isinstance(row.get("data"), Mapping) and ("annotations" in row or "completions" in row):
