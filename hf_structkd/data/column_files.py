@@ -108,9 +108,9 @@ def read_columns(
 
 
 def _names_columns(path: Path, first: _Row, ahead: Sequence[_Row], layout: _Layout, is_csv: bool) -> bool:
-    """Whether the first line, of a file whose columns were given by number, certainly names them and is no word.
+    """Whether the first line names the columns, in a file whose columns are given by number.
 
-    It does where what stands in the column of the tags is called as such columns are, and is no other word's tag.
+    It does if its value in the column of the tags is a usual name of such columns, and no other word's tag.
 
     Raises:
         CorpusError: If the first line of a CSV file has another tag than all others have, of entities (`B-X`, `O`).
@@ -119,7 +119,7 @@ def _names_columns(path: Path, first: _Row, ahead: Sequence[_Row], layout: _Layo
     cells = line.split("\t") if layout.separator else cells
     if layout.tags is None or not layout.named or len(cells) <= layout.tags:
         return False
-    others = _tags_in([row for row in ahead if row[0] != first[0]], layout) - {""}
+    others = _collect_tags([row for row in ahead if row[0] != first[0]], layout) - {""}
     tag = cells[layout.tags].strip()
     if not others or not tag or tag in others:
         return False

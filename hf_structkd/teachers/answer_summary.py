@@ -86,7 +86,7 @@ def count_correct(best: Sequence[np.ndarray] | np.ndarray, gold: Sequence[np.nda
 
 
 def accuracy(sums: Mapping[str, float]) -> float | None:
-    """The share of gold words that the teacher tags correctly; `None` where there are none, or they were not compared."""
+    """The share of gold words that the teacher tags correctly; `None` where there are none, or none were compared."""
     return sums["correct"] / sums["gold_words"] if sums.get("gold_words") else None
 
 

@@ -164,7 +164,7 @@ class Question:
         return arrow_batch(values, lengths, self.features), sums
 
     def gold_key(self, shards: Sequence[Shard]) -> str:
-        """A hash of the gold tags of the shards' sentences, as the student's labels; independent of the shards' size."""
+        """A hash of the gold tags of the shards' sentences, as the student's labels; the shards' size is ignored."""
         digest = hashlib.sha256()
         for shard in shards:
             for _, gold in self._gold_of(shard):
