@@ -119,7 +119,9 @@ def load_data(
         label_names=None if args.corpus_scheme else args.labels,
     )
     return {
-        language: DatasetDict({split: data if split == "train" else select_gold(data) for split, data in parts.items()})
+        language: DatasetDict(
+            {split: data if split == "train" else select_gold(data) for split, data in parts.items()}
+        )
         for language, parts in corpora.items()
     }
 
