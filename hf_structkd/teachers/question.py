@@ -245,7 +245,7 @@ def target_values(distribution: TagDistribution, wanted: Sequence[str], top_k: i
         the k best are wanted, (batch,), boolean.
 
     Raises:
-        ValueError: if the distribution has no such quantity (see [`StateDistribution`]).
+        ValueError: if the distribution has no such quantity (see [`TagDistribution`]).
     """
     values: dict[str, Tensor] = {}
     if TOPK_TAGS in wanted or TOPK_LOG_PROBS in wanted:
