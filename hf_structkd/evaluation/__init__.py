@@ -1,4 +1,4 @@
-"""Scores: strict entities, word accuracy, averages over languages, the comparison table, ``results.json``."""
+"""Scores of taggers: strict entity scores, word accuracy, averages over languages, tables, and `results.json`."""
 
 from .accuracy import WordAccuracy, word_accuracy
 from .aggregate import macro_average, mean_and_deviation, mean_report, micro_average

@@ -1,4 +1,4 @@
-"""Word accuracy for plain tags (parts of speech), as an ``evaluate.Metric`` that needs no network."""
+"""Word accuracy for plain tags (parts of speech), as an `evaluate.Metric` that needs no network."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import evaluate
 
 from .sentences import BY_TYPE, paired_sentences
 
-_DESCRIPTION = "Share of words whose tag is right, and precision, recall and F1 of every tag; works offline."
+_DESCRIPTION = "Share of words with the right tag, and precision, recall and F1 of every tag; works offline."
 _INPUTS = """
 Args:
     predictions: one list of tags per sentence.
@@ -23,16 +23,16 @@ Returns:
 def word_accuracy(
     predictions: Sequence[Sequence[str]], references: Sequence[Sequence[str]], zero_division: float = 0.0
 ) -> dict[str, Any]:
-    """Accuracy over words, whatever the sentences' lengths (not a mean of sentence accuracies).
+    """Accuracy over all words; it is not the mean of the accuracies of sentences.
 
     Args:
         predictions: One list of tags per sentence.
         references: The gold tags, as many per sentence.
-        zero_division: The accuracy of no words, the precision of a tag never predicted, and so on.
+        zero_division: The score if there is nothing to divide by, for instance no words.
 
     Returns:
-        ``accuracy``, ``number`` (words) and ``correct``; under ``by_type`` one mapping per tag found with
-        ``precision``, ``recall``, ``f1``, ``number``, ``predicted``, ``correct``. Python floats, the counts whole.
+        `accuracy`, `number` (words) and `correct`; under `by_type` one mapping per tag found with
+        `precision`, `recall`, `f1`, `number`, `predicted`, `correct`. Python floats, the counts whole.
 
     Raises:
         ValueError: If the sentences differ in number or length, or are no lists of tags.
@@ -66,10 +66,10 @@ def word_accuracy(
 
 
 class WordAccuracy(evaluate.Metric):
-    """:func:`word_accuracy` as an ``evaluate.Metric``; also ``evaluate.load`` with the path of this file.
+    """[`word_accuracy`] as an `evaluate.Metric`; also `evaluate.load` with the path of this file.
 
     Args:
-        **kwargs: Whatever ``evaluate.Metric`` takes.
+        **kwargs: Whatever `evaluate.Metric` takes.
     """
 
     def __init__(self, **kwargs: Any):

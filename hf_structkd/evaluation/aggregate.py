@@ -1,4 +1,4 @@
-"""From one score per language, or per run, to one score."""
+"""Averages of scores over languages and over runs."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -14,14 +14,14 @@ def macro_average(per_language: Mapping[str, Mapping[str, float]]) -> dict[str, 
     """Unweighted mean over languages, score by score: every language counts the same, however large its corpus.
 
     Args:
-        per_language: Language -> flat scores, as :class:`TaggingMetrics` returns them. Members that are not numbers
+        per_language: Language -> flat scores, as [`TaggingMetrics`] returns them. Members that are not numbers
             (the mappings per entity type of a full report) and counts are left out.
 
     Returns:
-        The mean of every score. ``f1_<type>`` is averaged over the languages in which the type occurs.
+        Score -> its mean. `f1_<type>` is averaged over the languages in which the type occurs.
 
     Raises:
-        ValueError: If there is no language, its scores are no mapping, or a score other than ``f1_<type>`` is missing
+        ValueError: If there is no language, its scores are no mapping, or a score other than `f1_<type>` is missing
             for one: a mean over fewer languages would look like one over all.
     """
     if not per_language:
@@ -42,15 +42,15 @@ def macro_average(per_language: Mapping[str, Mapping[str, float]]) -> dict[str, 
 
 
 def micro_average(reports: Mapping[str, Mapping[str, Any]], zero_division: float = 0.0) -> dict[str, Any]:
-    """Scores of all languages' entities (plain tags: words) together: large corpora weigh more.
+    """Scores of the entities (plain tags: words) of all languages together: larger corpora have more weight.
 
     Args:
-        reports: Language -> full report, as :meth:`TaggingMetrics.report` returns them.
+        reports: Language -> full report, as [`TaggingMetrics.report`] returns them.
         zero_division: The score where there is nothing to divide by.
 
     Returns:
-        ``precision``, ``recall``, ``f1`` and the summed counts, and the same per entity type under ``by_type``. For
-        plain tags ``accuracy``, and precision, recall, F1 per tag. Entity reports have no micro ``accuracy``: they do
+        `precision`, `recall`, `f1` and the summed counts, and the same per entity type under `by_type`. For
+        plain tags `accuracy`, and precision, recall, F1 per tag. Entity reports have no micro `accuracy`: they do
         not count words.
 
     Raises:
@@ -83,11 +83,11 @@ def mean_and_deviation(scores: Sequence[float]) -> tuple[float, float | None]:
     """Mean and sample standard deviation of the same score in several runs.
 
     Args:
-        scores: One for each run.
+        scores: One score per run.
 
     Returns:
-        The mean, and the deviation (n - 1 in the denominator): ``None`` for one run, and where all runs share one
-        number, as they do when the teachers are the same.
+        The mean, and the deviation (n - 1 in the denominator). The deviation is `None` for one run, and if all runs
+        have the same score, as runs with the same teachers do.
 
     Raises:
         ValueError: If there is no score.
@@ -99,10 +99,10 @@ def mean_and_deviation(scores: Sequence[float]) -> tuple[float, float | None]:
 
 
 def mean_report(reports: Sequence[ComparisonReport]) -> ComparisonReport:
-    """One comparison out of those of several runs that differ in their seeds.
+    """The mean of the comparisons of several runs that differ in their seeds.
 
     Args:
-        reports: One for each run, with the same rows and languages.
+        reports: One report per run, with the same rows and languages.
 
     Returns:
         The means, with the standard deviations over runs of every score and of every row's average over languages.
@@ -116,9 +116,9 @@ def mean_report(reports: Sequence[ComparisonReport]) -> ComparisonReport:
     for other in reports[1:]:
         if (other.metric, other.split) != (first.metric, first.split):
             raise ValueError(f"Runs with {first.metric} on {first.split} and {other.metric} on {other.split} differ.")
-        ours, theirs = _cells(first), _cells(other)
-        if ours != theirs:
-            raise ValueError(f"The runs differ in rows or languages: {sorted(ours ^ theirs)}.")
+        first_cells, other_cells = _cells(first), _cells(other)
+        if first_cells != other_cells:
+            raise ValueError(f"The runs differ in rows or languages: {sorted(first_cells ^ other_cells)}.")
     means: dict[str, dict[str, float]] = {}
     deviations: dict[str, dict[str, float]] = {}
     for row, scores in first.rows().items():

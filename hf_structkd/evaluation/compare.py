@@ -1,4 +1,4 @@
-"""Scoring taggers against each other, language by language."""
+"""Scores taggers on the same corpora, language by language."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -11,7 +11,7 @@ from .tagging_metrics import TaggingMetrics
 
 
 class Tagger(Protocol):
-    """Whatever tags sentences of words."""
+    """Any object that tags sentences of words."""
 
     def tag(
         self, sentences: Sequence[Sequence[str]], label_names: Sequence[str] | None = None, *, batch_size: int = 64
@@ -27,18 +27,19 @@ def compare(
     batch_size: int = 64,
     scheme: str | None = None,
 ) -> tuple[dict[str, Any], dict[str, ComparisonReport]]:
-    """Score taggers on every language: strict spans for BIO and BIOES, accuracy for plain tags.
+    """Score taggers on every language: strict entity F1 for BIO and BIOES, accuracy for plain tags.
 
     Args:
-        rows: name -> tagger, or language -> tagger; `teachers` and `baseline` are what the others are compared with.
-        corpora: language -> split -> sentences.
-        labels: the label set.
-        splits: which to score.
-        batch_size: sentences a forward pass.
-        scheme: of the tags; inferred from the labels where `None`.
+        rows: Row of the table -> tagger, or language -> tagger. The other rows are compared with `teachers` and
+            `baseline`.
+        corpora: Language -> split -> sentences.
+        labels: The label set.
+        splits: The splits to score.
+        batch_size: Sentences per forward pass.
+        scheme: The tag scheme; by default inferred from the labels.
 
     Returns:
-        Full reports by split, row and language (the macro average under `avg`), and a table for each split.
+        Split -> row -> language -> full report (the macro average under `avg`), and split -> table.
     """
     metrics = TaggingMetrics(labels, scheme)
     scores: dict[str, Any] = {}
@@ -49,8 +50,8 @@ def compare(
         for row, tagger in rows.items():
             reports = {}
             for language, data in corpora.items():
-                own = tagger[language] if isinstance(tagger, Mapping) else tagger
-                predictions = own.tag(list(data[split]["tokens"]), labels, batch_size=batch_size)
+                language_tagger = tagger[language] if isinstance(tagger, Mapping) else tagger
+                predictions = language_tagger.tag(list(data[split]["tokens"]), labels, batch_size=batch_size)
                 reports[language] = metrics.report(predictions, list(data[split]["tags"]))
             headline[row] = {language: report[metrics.metric_name] for language, report in reports.items()}
             scores[split][row] = {**reports, "avg": macro_average(reports)}

@@ -1,7 +1,7 @@
-"""Markdown out of other people's words: whatever they are, a page shows them, and nothing else happens.
+"""Markdown from untrusted text: a page shows the text, and the text has no other effect.
 
 Names, labels, settings, versions and sentences come from corpora, checkpoints, recipes and `results.json` files of
-strangers. [`escaped`] is the one way in which they reach a page; [`code`] and [`table`] are made of it.
+strangers. They reach a page only through [`escaped`], or through [`code`] and [`table`], which use it.
 """
 
 import re
@@ -9,11 +9,11 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
-# Controls, line breaks of every kind, and marks that turn the direction of what follows them.
+# Control characters, line breaks of every kind, and marks that change the writing direction.
 _UNSEEN = re.compile("[\\s\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
-_SURROGATE = re.compile("[\ud800-\udfff]")  # halves of characters, which no file can hold
+_SURROGATE = re.compile("[\ud800-\udfff]")  # halves of characters, which UTF-8 cannot encode
 _MARKS = re.compile(r"([\\`*\[\]~$]|(?<![^\W_])_|_(?![^\W_]))")  # `_` inside a word is text
-_LINKS = re.compile(r"(?i):(?=[^\s:])|(?<=www)\.")  # of addresses and of emoji; without them nothing is made a link
+_LINKS = re.compile(r"(?i):(?=[^\s:])|(?<=www)\.")  # of addresses and emoji; escaped, they make no link
 _START = re.compile(r"^(\d*)([#+.)-]+(?=\s|$)|[-=]+$)")  # headings, lists, rules
 
 
@@ -23,9 +23,9 @@ def one_line(text: Any) -> str:
 
 
 def escaped(text: Any) -> str:
-    """A text as Markdown that shows these very characters, in one line, inside tables and out of them.
+    """A text as Markdown that shows exactly its characters, in one line, inside and outside of tables.
 
-    No HTML, links, emphasis, code, headings, lists or new cells come of it, by CommonMark and GitHub's extensions.
+    It makes no HTML, links, emphasis, code, headings, lists or table cells in CommonMark with GitHub's extensions.
     """
     line = _MARKS.sub(r"\\\1", escape(one_line(text), quote=False)).replace("|", "&#124;")
     line = _LINKS.sub(lambda match: f"\\{match[0]}", line)
@@ -34,14 +34,14 @@ def escaped(text: Any) -> str:
 
 
 def code(value: Any) -> str:
-    """A name or a value as inline code, whatever stands in it, inside tables and out of them."""
+    """A name or a value as inline code, whatever it contains, inside and outside of tables."""
     line = one_line(value)
-    # Backticks, pipes and backslashes have a meaning of their own in code or tables; `<` is never passed on as it is.
+    # Backticks, pipes and backslashes have a special meaning in code or tables; `<` is always escaped.
     return f"`{line}`" if line and not re.search(r"[`|\\<&]", line) else f"<code>{escaped(line)}</code>"
 
 
 def fenced(text: str, language: str = "") -> str:
-    """A block of code, whatever stands in it: the fence is longer than any run of backticks inside."""
+    """A block of code, whatever it contains: the fence is longer than any run of backticks inside."""
     lines = [_SURROGATE.sub("\ufffd", re.sub("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", " ", line))
              for line in re.split("\r\n|[\n\r\v\f\x85\u2028\u2029]", text)]  # fmt: skip
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))

@@ -1,12 +1,12 @@
-"""Figures in documents are written by the scripts that measured them, into marked places.
+"""Fills figures into marked places of documents, so that the scripts that measure them also write them.
 
-    <!-- results: GROUP -->            a table, say
+    <!-- results: GROUP -->            for instance a table
     <!-- end -->
 
     Baseline: <!-- results: GROUP / CELL / score --><!-- end -->
 
-What stands between a marker and the next `<!-- end -->` is replaced; all else in a document is left as it is. A marker
-has no pipe: a place may be a cell of a table, and Markdown cuts tables into cells at every pipe, in comments too.
+The text between a marker and the next `<!-- end -->` is replaced; the rest of a document stays as it is. A marker has
+no pipe: a place may be a cell of a table, and Markdown splits tables at every pipe, in comments too.
 """
 
 import re
@@ -20,10 +20,10 @@ MARK = re.compile(r"(<!-- results: (.*?) -->)(.*?)(<!-- end -->)", re.DOTALL)
 
 
 def key(*parts: str) -> str:
-    """The name of a place, of a group and what it is of the group.
+    """The name of a place: a group and the position in the group.
 
     Raises:
-        ValueError: for a part that markers cannot hold.
+        ValueError: For a part that a marker cannot hold.
     """
     for part in parts:
         if re.search(r"[|\r\n]|--|>|(^| )/( |$)", part) or part != part.strip():
@@ -35,15 +35,18 @@ def key(*parts: str) -> str:
 
 
 def fill(text: str, figures: Mapping[str, str], groups: set[str]) -> str:
-    """A document with its marked places filled.
+    """Fill the marked places of a document.
 
     Args:
-        text: the document.
-        figures: what stands at each marker.
-        groups: those that are being reported; markers of others are left as they are.
+        text: The document.
+        figures: Name of a place -> its text.
+        groups: The groups to fill; markers of other groups stay as they are.
+
+    Returns:
+        The new document.
 
     Raises:
-        ValueError: for a marker of one of these groups that says nothing that is there, or any with a pipe.
+        ValueError: For a marker of these groups without a figure, and for any marker with a pipe.
     """
 
     def replace(match: re.Match) -> str:
@@ -54,7 +57,7 @@ def fill(text: str, figures: Mapping[str, str], groups: set[str]) -> str:
             return match[0]
         if name not in figures:
             raise ValueError(f"nothing is called {name!r}; there are {', '.join(figures)}")
-        # A line that begins with a comment is one of HTML to its end: what is Markdown goes onto lines of its own.
+        # A line that begins with a comment is HTML to its end, so Markdown goes onto lines of its own.
         begins_line = match.start() == 0 or text[match.start() - 1] == "\n"
         content = f"\n{figures[name]}\n" if "\n" in figures[name] or begins_line else figures[name]
         return f"{match[1]}{content}{match[4]}"
@@ -63,10 +66,15 @@ def fill(text: str, figures: Mapping[str, str], groups: set[str]) -> str:
 
 
 def fill_file(document: Path, group: str, figures: Mapping[str, str]) -> None:
-    """Fill the places of one group in a document, all of whose figures must have a place there.
+    """Fill the places of one group in a file; every figure must have a place.
+
+    Args:
+        document: The Markdown file.
+        group: The group.
+        figures: Name of a place -> its text.
 
     Raises:
-        ValueError: if a figure has no place, or a place no figure.
+        ValueError: If a figure has no place, or a place has no figure.
     """
     text = document.read_text(encoding="utf-8")
     for name in figures:

@@ -1,4 +1,4 @@
-"""Pictures of a run: how it was trained, and how far students are from their teachers. Needs the extra `plots`."""
+"""Plots of a run: its training curves, and the gap between students and teachers. Needs the extra `plots`."""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,17 +13,17 @@ _GREYS = {"teachers": "0.25", "baseline": "0.65"}
 
 
 def training_curves(history: Iterable[Mapping[str, float]], path: str | os.PathLike[str]) -> Path | None:
-    """Draw what training logged: the loss, its parts and lambda on the left, the evaluations' scores on the right.
+    """Draw the training curves: the loss, its parts and lambda on the left, the scores of evaluations on the right.
 
     Args:
-        history: points as in `RunResults.history`.
-        path: the PNG file; its folder must exist.
+        history: Points as in `RunResults.history`.
+        path: The PNG file; its folder must exist.
 
     Returns:
-        The file; ``None``, and no file, where nothing was logged.
+        The file; `None`, and no file, if nothing was logged.
 
     Raises:
-        ImportError: without matplotlib.
+        ImportError: Without matplotlib.
     """
     points = list(history)
     losses = {name for point in points for name in point if name == "loss" or name.startswith("loss_")}
@@ -48,17 +48,17 @@ def training_curves(history: Iterable[Mapping[str, float]], path: str | os.PathL
 
 
 def language_gap_chart(report: ComparisonReport, path: str | os.PathLike[str]) -> Path | None:
-    """Draw a comparison: for every language how far students and baseline are from the teacher.
+    """Draw a comparison: the scores of teachers, baseline and students in every language.
 
     Args:
-        report: the comparison; deviations become error bars.
-        path: the PNG file; its folder must exist.
+        report: The comparison; deviations become error bars.
+        path: The PNG file; its folder must exist.
 
     Returns:
-        The file; ``None``, and no file, where there is no language.
+        The file; `None`, and no file, if there is no language.
 
     Raises:
-        ImportError: without matplotlib.
+        ImportError: Without matplotlib.
     """
     languages = list(report.languages or [])
     if not languages:
@@ -70,13 +70,13 @@ def language_gap_chart(report: ComparisonReport, path: str | os.PathLike[str]) -
     if report.teachers is not None and report.baseline is not None:
         _draw_gaps(axes, report, columns)
     for index, (row, scores) in enumerate(rows.items()):
-        own = {**scores, AVERAGE: report.average(row)}
-        places = [i for i, column in enumerate(columns) if own.get(column) is not None]
+        values = {**scores, AVERAGE: report.average(row)}
+        places = [i for i, column in enumerate(columns) if values.get(column) is not None]
         shift = 0.12 * (index - (len(rows) - 1) / 2)
         spread = [100 * report.deviations.get(row, {}).get(columns[i], 0.0) for i in places]
         axes.errorbar(
             [i + shift for i in places],
-            [100 * float(own[columns[i]] or 0.0) for i in places],
+            [100 * float(values[columns[i]] or 0.0) for i in places],
             yerr=spread if any(spread) else None,
             fmt=_MARKERS[index % len(_MARKERS)],
             color=_GREYS.get(row, f"C{index}"),
@@ -85,7 +85,7 @@ def language_gap_chart(report: ComparisonReport, path: str | os.PathLike[str]) -
         )
     axes.set_xticks(range(len(columns)), columns)
     axes.set_xlim(-0.6, len(columns) - 0.4)
-    axes.use_sticky_edges = False  # or the lowest bar, and the point on it, would lie on the frame
+    axes.use_sticky_edges = False  # otherwise the lowest bar and its point would lie on the frame
     axes.margins(y=0.08)
     axes.set(ylabel=f"{report.metric} x 100", title=f"Scores on {report.split}" if report.split else "Scores")
     axes.grid(axis="y", color="0.9")
@@ -117,7 +117,7 @@ def _draw_losses(axes: Any, points: Sequence[Mapping[str, float]], names: Sequen
 
 
 def _draw_gaps(axes: Any, report: ComparisonReport, columns: Sequence[str]) -> None:
-    """A bar from baseline to teachers behind each language's points: the gap that distillation is to close."""
+    """Draw a bar from baseline to teachers behind the points of each language: the gap that distillation closes."""
     for i, column in enumerate(columns):
         ends = [
             report.average(row) if column == AVERAGE else scores.get(column)
@@ -141,20 +141,20 @@ def _series(points: Sequence[Mapping[str, float]], name: str) -> tuple[list[floa
 
 
 def _figure(width: float, height: float) -> Any:
-    # pyplot would open windows on some machines, and keeps every figure until it is told not to
+    # without pyplot, which opens windows on some machines and keeps every figure in memory
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def _legend(axes: Any, beside: bool = True) -> None:
-    """Beside the axes where points may lie anywhere in them."""
+    """Draw the legend, beside the axes if points may lie anywhere in them."""
     place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)} if beside else {"loc": "best"}
     axes.legend(fontsize="small", frameon=False, **place)
 
 
 def _save(figure: Any, path: str | os.PathLike[str]) -> Path:
     target = Path(path)
-    # without the drawing program's version, so that the same figures give the same file
+    # without the version of matplotlib, so that the same figures give the same file
     figure.savefig(target, dpi=DPI, format="png", metadata={"Software": None})
     return target

@@ -1,4 +1,4 @@
-"""The one table: teachers, baseline and students, language by language, with the gap closed."""
+"""The comparison table: teachers, baseline and students, language by language, and the share of the gap closed."""
 
 import math
 from collections.abc import Mapping
@@ -14,24 +14,24 @@ MISSING = "n/a"
 
 @dataclass
 class ComparisonReport:
-    """Scores of one metric on one split, to be compared.
+    """Scores of several taggers in one metric on one split.
 
-    Averages are macro averages over the same languages for every row: those that all rows have. A language that some
-    row lacks (a zero-shot language has no teacher) is shown but not averaged, and the table says so.
+    Averages are macro averages over the languages that all rows have. A language that some row lacks (a zero-shot
+    language has no teacher) is shown but not averaged, and a note below the table says so.
 
     Args:
-        metric: Name of the headline metric, for instance ``"f1"``.
+        metric: Name of the headline metric, for instance `"f1"`.
         students: Name of a student -> language -> score in [0, 1]; shown in this order.
         teachers: Language -> score of its teacher.
         baseline: Language -> score of the same student without teachers.
-        split: What was scored, for instance ``"test"``.
+        split: What was scored, for instance `"test"`.
         languages: The languages in the order to show them; by default in order of first appearance.
-        deviations: Row -> language, or ``"avg"`` -> standard deviation over runs, where scores are means over several
-            (:func:`~hf_structkd.evaluation.aggregate.mean_report`); shown after a +/- sign.
+        deviations: Row -> language, or `"avg"` -> standard deviation over runs, where scores are means over several
+            ([`mean_report`]); shown after a +/- sign.
 
     Raises:
         ValueError: If there is no row, a row is no mapping from language to score, or its language is not among
-            ``languages``.
+            `languages`.
     """
 
     metric: str
@@ -50,14 +50,14 @@ class ComparisonReport:
             raise ValueError(f"{sorted(reserved)} cannot be the name of a student; give it as its own argument.")
         if not self.rows():
             raise ValueError("Nothing to compare: no teachers, no baseline, no students.")
-        found = list(dict.fromkeys(language for scores in self.rows().values() for language in scores))
+        scored = list(dict.fromkeys(language for scores in self.rows().values() for language in scores))
         if self.languages is None:
-            self.languages = found
-        elif unknown := [language for language in found if language not in self.languages]:
+            self.languages = scored
+        elif unknown := [language for language in scored if language not in self.languages]:
             raise ValueError(f"Scores for languages {unknown}, which are not among {self.languages}.")
 
     def rows(self) -> dict[str, dict[str, float]]:
-        """The rows of the table: ``teachers``, ``baseline`` (where given), then the students, each by language."""
+        """The rows of the table: `teachers`, `baseline` (where given), then the students, each by language."""
         rows = {} if self.teachers is None else {"teachers": self.teachers}
         rows |= {} if self.baseline is None else {"baseline": self.baseline}
         return rows | self.students
@@ -68,13 +68,13 @@ class ComparisonReport:
         return [language for language in self.languages or [] if all(language in row for row in self.rows().values())]
 
     def average(self, row: str) -> float | None:
-        """Macro average of a row over :attr:`averaged_languages`.
+        """Macro average of a row over `averaged_languages`.
 
         Args:
-            row: ``"teachers"``, ``"baseline"`` or the name of a student.
+            row: `"teachers"`, `"baseline"` or the name of a student.
 
         Returns:
-            The mean score in [0, 1], or ``None`` if the rows have no language in common.
+            The mean score in [0, 1], or `None` if the rows have no language in common.
 
         Raises:
             KeyError: If there is no such row.
@@ -84,16 +84,16 @@ class ComparisonReport:
         return sum(scores[language] for language in shared) / len(shared) if shared else None
 
     def gap_closed(self, student: str) -> float | None:
-        """Share of the distance from baseline to teachers that a student covers.
+        """The share of the gap between baseline and teachers that a student closes.
 
-        ``(student - baseline) / (teachers - baseline)`` on macro averages: 0 is the baseline, 1 the teachers; it may
+        `(student - baseline) / (teachers - baseline)` on macro averages: 0 is the baseline, 1 the teachers; it may
         be negative or exceed 1.
 
         Args:
             student: Name of a student.
 
         Returns:
-            The share, or ``None`` without teachers or baseline, or where there is no gap to close: the teachers are
+            The share, or `None` without teachers or baseline, or where there is no gap to close: the teachers are
             not above the baseline or, of several runs, not by two standard deviations, so that the gap may be 0.
 
         Raises:
@@ -101,8 +101,8 @@ class ComparisonReport:
 
         Source: the comparison of student, baseline and teachers in arXiv 2004.03846, tables 2 and 3, as one number.
         """
-        own = self.average(student)
-        if self.teachers is None or self.baseline is None or own is None:
+        average = self.average(student)
+        if self.teachers is None or self.baseline is None or average is None:
             return None
         teachers, baseline = self.average("teachers"), self.average("baseline")
         if teachers is None or baseline is None:
@@ -110,7 +110,7 @@ class ComparisonReport:
         spread = math.hypot(*(self.deviations.get(row, {}).get(AVERAGE, 0.0) for row in ("teachers", "baseline")))
         if teachers - baseline <= 2 * spread:
             return None
-        return (own - baseline) / (teachers - baseline)
+        return (average - baseline) / (teachers - baseline)
 
     def to_markdown(self) -> str:
         """The table in Markdown, scores times 100 with two decimals.
@@ -126,7 +126,7 @@ class ComparisonReport:
         """The table for a terminal, scores times 100 with two decimals.
 
         Returns:
-            A title line, the aligned table, and notes as in :meth:`to_markdown`.
+            A title line, the aligned table, and notes as in [`to_markdown`].
         """
         cells = self._cells()
         widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
@@ -142,12 +142,12 @@ class ComparisonReport:
         return self.to_text()
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything the table shows as JSON types, unrounded.
+        """Everything that the table shows as JSON types, unrounded.
 
         Returns:
-            ``metric``, ``split``, ``languages``, ``averaged_languages``, ``teachers``, ``baseline``, ``students``
-            (language -> score in [0, 1]), ``average`` (row -> score or None), ``gap_closed`` (student -> share or
-            None); ``deviations`` where there are any.
+            `metric`, `split`, `languages`, `averaged_languages`, `teachers`, `baseline`, `students`
+            (language -> score in [0, 1]), `average` (row -> score or None), `gap_closed` (student -> share or
+            None); `deviations` where there are any.
         """
         return {
             "metric": self.metric,
@@ -164,16 +164,16 @@ class ComparisonReport:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "ComparisonReport":
-        """The inverse of :meth:`to_dict`; averages and gaps are computed anew.
+        """The inverse of [`to_dict`]; averages and gaps are computed anew.
 
         Args:
-            data: What :meth:`to_dict` returned.
+            data: What [`to_dict`] returned.
 
         Returns:
             An equal report.
 
         Raises:
-            KeyError: If ``metric`` or ``students`` is missing.
+            KeyError: If `metric` or `students` is missing.
         """
         return cls(
             metric=data["metric"],
@@ -190,9 +190,9 @@ class ComparisonReport:
         show_gap = bool(self.students) and (self.teachers is not None or self.baseline is not None)
         cells = [["", *languages, AVERAGE, *([GAP_CLOSED] if show_gap else [])]]
         for name, scores in self.rows().items():
-            own = {**scores, AVERAGE: self.average(name)}
+            values = {**scores, AVERAGE: self.average(name)}
             spread = self.deviations.get(name, {})
-            row = [name, *(percent(own.get(column), spread.get(column)) for column in (*languages, AVERAGE))]
+            row = [name, *(percent(values.get(column), spread.get(column)) for column in (*languages, AVERAGE))]
             if show_gap:
                 gap = self.gap_closed(name) if name in self.students else None
                 row.append("" if name not in self.students else MISSING if gap is None else f"{100 * gap:.1f} %")
@@ -210,12 +210,12 @@ class ComparisonReport:
 def _plain(scores: Mapping[str, float]) -> dict[str, float]:
     if not isinstance(scores, Mapping):
         raise ValueError(f"{scores!r} is no mapping from language to score, as in {{'en': 0.9}}.")
-    # numpy floats would corrupt YAML and JSON further on
+    # numpy floats would corrupt YAML and JSON
     return {str(language): float(score) for language, score in scores.items()}
 
 
 def percent(score: float | None, deviation: float | None = None) -> str:
-    """A score in [0, 1] as tables show it: times 100 with two decimals, ``n/a`` for none."""
+    """A score in [0, 1] as in tables: times 100 with two decimals; `n/a` for `None`."""
     if score is None:
         return MISSING
     return f"{100 * score:.2f}" + ("" if deviation is None else f" ± {100 * deviation:.2f}")

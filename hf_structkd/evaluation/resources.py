@@ -1,4 +1,4 @@
-"""What a run took: memory, and energy where somebody measured it."""
+"""The cost of a run: peak memory, and energy if codecarbon measured it."""
 
 import csv
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-EMISSIONS_FILE = "emissions.csv"  # where transformers' codecarbon callback (report_to="codecarbon") leaves its figures
+EMISSIONS_FILE = "emissions.csv"  # written by transformers' codecarbon callback (report_to="codecarbon")
 _BYTES_PER_MIB = 2**20
 
 
@@ -15,8 +15,8 @@ def peak_memory() -> dict[str, float]:
     """Peak memory of this process so far.
 
     Returns:
-        ``"peak_rss_mib"``, resident memory in MiB, where the system tells it, and ``"peak_gpu_mib"``, tensors
-        allocated on this process's GPU, where it used one.
+        `"peak_rss_mib"`, resident memory in MiB, if the system reports it, and `"peak_gpu_mib"`, tensors
+        allocated on this process's GPU, if it used one.
     """
     peaks = {}
     try:
@@ -35,10 +35,10 @@ def measured_energy(folder: str | os.PathLike[str]) -> dict[str, float]:
     """The energy of the training in a folder, as codecarbon measured it.
 
     Args:
-        folder: the training's ``output_dir``.
+        folder: the training's `output_dir`.
 
     Returns:
-        ``"kwh"`` and ``"co2_kg"``, summed over the trainings that went on in this folder; empty where nothing was
+        `"kwh"` and `"co2_kg"`, summed over the trainings that went on in this folder; empty if nothing was
         measured, or the file is not codecarbon's.
     """
     path = Path(folder) / EMISSIONS_FILE

@@ -1,4 +1,4 @@
-"""``results.json``: what a run was, what it scored, and what it ran on."""
+"""`results.json`: the settings of a run, its scores, and the versions and resources that it used."""
 
 import json
 import math
@@ -21,35 +21,35 @@ _PACKAGES = ("torch", "transformers", "datasets", "accelerate", "evaluate", "hug
 
 @dataclass
 class RunResults:
-    """The contents of ``results.json``, schema 1. docs/hub.md shows the layout; a card is made from it alone.
+    """The contents of `results.json`, schema 1. docs/hub.md shows the layout; a card is made from it alone.
 
-    Every member but the schema's version may be empty; files that lack the later ones are read too.
+    Every member except the version of the schema may be empty. Files without the newer members are read too.
 
     Args:
-        settings: Every resolved setting of the run, as ``dump_settings`` gives them (no access tokens).
-        scores: Split (``"dev"``, ``"test"``) -> row (``"teachers"``, ``"baseline"``, a student's name) -> language ->
-            report of :meth:`TaggingMetrics.report`, scores in [0, 1]; the macro average under ``"avg"``.
-        comparison: Split -> ``ComparisonReport.to_dict()``.
+        settings: Every resolved setting of the run, as `dump_settings` gives them (no access tokens).
+        scores: Split (`"dev"`, `"test"`) -> row (`"teachers"`, `"baseline"`, a student's name) -> language ->
+            report of [`TaggingMetrics.report`], scores in [0, 1]; the macro average under `"avg"`.
+        comparison: Split -> `ComparisonReport.to_dict()`.
         seed: The run's seed.
         train_sentences: Language -> number of sentences trained on, with those that have no gold tags.
-        gold_sentences: Language -> number of those with gold tags; empty where all have them.
-        seconds: Phase (``"teachers"``, ``"annotation"``, ``"student"``, ...) -> wall-clock seconds.
-        versions: Package -> version, ``"python"`` included; filled in when empty.
-        model: The student: ``name``, ``class_name``, ``labels``, ``scheme``, ``languages``, ``parameters`` (their
-            number), ``base_model``, ``base_model_revision``, ``license``, ``model_id`` (on the Hub), ``dataset``.
-        teachers: Each with ``name``, ``language`` (None: all), ``revision``, ``weight`` in its language's mixture and
-            ``score`` (its own headline score in [0, 1], None where unknown).
-        objective: ``name``, ``combination`` of several parts (``"sum"`` or ``"average"``), ``parts`` (each
-            objective's ``config()`` and its ``weight`` in the loss), ``lambda_schedule`` in
-            words, ``top_k``; empty for a baseline.
-        hyperparameters: Name -> value, those that a reader asks for.
-        history: What training logged: ``step``, ``epoch`` and any of ``loss``, ``loss_<part>``, ``kd_lambda``,
-            ``eval_<language>_<metric>``, ``eval_macro_<metric>``.
+        gold_sentences: Language -> number of those with gold tags; empty if all have them.
+        seconds: Phase (`"teachers"`, `"annotation"`, `"student"`, ...) -> wall-clock seconds.
+        versions: Package -> version, `"python"` included; filled in when empty.
+        model: The student: `name`, `class_name`, `labels`, `scheme`, `languages`, `parameters` (their
+            number), `base_model`, `base_model_revision`, `license`, `model_id` (on the Hub), `dataset`.
+        teachers: Each with `name`, `language` (None: all), `revision`, `weight` in its language's mixture and
+            `score` (its own headline score in [0, 1], None where unknown).
+        objective: `name`, `combination` of several parts (`"sum"` or `"average"`), `parts` (each
+            objective's `config()` and its `weight` in the loss), `lambda_schedule` in words, `top_k`; empty for a
+            baseline.
+        hyperparameters: Name -> value, for the card.
+        history: What training logged: `step`, `epoch` and any of `loss`, `loss_<part>`, `kd_lambda`,
+            `eval_<language>_<metric>`, `eval_macro_<metric>`.
         label_examples: Label -> words that often carry it in the training data.
-        memory: ``"peak_rss_mib"`` and, on a GPU, ``"peak_gpu_mib"`` of the training process.
-        energy: ``"kwh"`` and ``"co2_kg"`` of training where codecarbon measured them.
+        memory: `"peak_rss_mib"` and, on a GPU, `"peak_gpu_mib"` of the training process.
+        energy: `"kwh"` and `"co2_kg"` of training, if codecarbon measured them.
         citations: BibTeX entries of what was used.
-        limitations: Sentences that the card's limitations begin with: what the student may not be used for, say.
+        limitations: Sentences at the beginning of the card's limitations, for instance uses that are not allowed.
         schema_version: Version of this layout.
     """
 
@@ -81,7 +81,7 @@ def collect_versions() -> dict[str, str]:
     """Versions of Python and of the packages that a result depends on.
 
     Returns:
-        Name -> version. A package that is not installed as a distribution (a bare checkout) is ``"unknown"``.
+        Name -> version. A package that is not installed as a distribution (a bare checkout) is `"unknown"`.
     """
     versions = {"python": platform.python_version()}
     for package in _PACKAGES:
@@ -93,12 +93,12 @@ def collect_versions() -> dict[str, str]:
 
 
 def write_results(results: RunResults, path: str | os.PathLike[str]) -> Path:
-    """Write a run's results; a reader sees the old file or the new one, never half of one.
+    """Write the results of a run. A reader sees the old file or the new one, never half of one.
 
     Args:
         results: The run's results. Numpy numbers become Python's; NaN and infinities, which JSON does not know,
-            become ``null``.
-        path: The file, or a folder in which ``results.json`` is written.
+            become `null`.
+        path: The file, or a folder in which `results.json` is written.
 
     Returns:
         The path of the file written.
@@ -117,18 +117,18 @@ def write_results(results: RunResults, path: str | os.PathLike[str]) -> Path:
 
 
 def read_results(path: str | os.PathLike[str]) -> RunResults:
-    """Read what :func:`write_results` wrote.
+    """Read what [`write_results`] wrote.
 
     Args:
-        path: The file, or the folder with ``results.json``.
+        path: The file, or the folder with `results.json`.
 
     Returns:
         The run's results.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is not JSON, of another schema, or a member is of another kind than it must be; the
-            message names the file.
+        ValueError: If the file is not JSON or has another schema, or a member has the wrong type; the message names
+            the file.
     """
     source = Path(path)
     if source.suffix != ".json":
@@ -137,9 +137,9 @@ def read_results(path: str | os.PathLike[str]) -> RunResults:
         data = json.loads(source.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{source} is not JSON: {error}") from None
-    found = data.get("schema_version") if isinstance(data, dict) else None
-    if found != SCHEMA_VERSION:
-        raise ValueError(f"{source} has results of schema {found!r}; this version reads schema {SCHEMA_VERSION}.")
+    schema = data.get("schema_version") if isinstance(data, dict) else None
+    if schema != SCHEMA_VERSION:
+        raise ValueError(f"{source} has results of schema {schema!r}; this version reads schema {SCHEMA_VERSION}.")
     if unknown := sorted(data.keys() - {member.name for member in fields(RunResults)}):
         raise ValueError(f"{source} has unknown members {unknown}.")
     for member in fields(RunResults):
@@ -150,20 +150,20 @@ def read_results(path: str | os.PathLike[str]) -> RunResults:
 
 
 def to_json_types(value: Any, where: str = "results") -> Any:
-    """Cast to JSON types, numpy and torch scalars included.
+    """Convert values, numpy and torch scalars included, to JSON types.
 
     Args:
         value: Nested mappings, sequences, numbers, strings, booleans, None.
-        where: Name of the value, for the message.
+        where: The name of the value in messages.
 
     Returns:
-        The same with dicts, lists, Python numbers; non-finite numbers as ``None``.
+        The same with dicts, lists, Python numbers; non-finite numbers as `None`.
 
     Raises:
         TypeError: If something is of no JSON type.
     """
     if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode("utf-8")  # halves of characters, which no file can hold
+        return value.encode("utf-8", "replace").decode("utf-8")  # halves of characters, which UTF-8 cannot encode
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, Mapping):

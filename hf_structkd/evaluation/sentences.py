@@ -1,4 +1,4 @@
-"""Predicted and gold tags sentence by sentence, and the scores of single entity types in a report."""
+"""Pairs of predicted and gold sentences, and the scores of single entity types in a report."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ BY_TYPE = "by_type"  # the member of a report that holds one mapping per entity 
 def paired_sentences(
     predictions: Sequence[Sequence[str]], references: Sequence[Sequence[str]]
 ) -> Iterator[tuple[int, tuple[str, ...], tuple[str, ...]]]:
-    """Go through predicted and gold tags together.
+    """Iterate over predicted and gold tags together.
 
     Args:
         predictions: One sequence of tags per sentence.
@@ -37,7 +37,7 @@ def type_reports(report: Any) -> dict[str, Mapping[str, Any]]:
     """Entity type (plain tags: tag) -> its scores in a report.
 
     Args:
-        report: What ``TaggingMetrics.report`` returns, or such a report of an earlier version, which held the types
+        report: What `TaggingMetrics.report` returns, or such a report of an earlier version, which held the types
             beside the overall scores. Anything else has no types.
     """
     if not isinstance(report, Mapping):

@@ -1,7 +1,7 @@
-"""Strict entity scores as an ``evaluate.Metric`` that needs no network.
+"""Strict entity scores as an `evaluate.Metric` that needs no network.
 
-``evaluate.load("seqeval")`` downloads a script and, unless told otherwise, counts malformed entities as right. This
-metric ships with the package, can be instantiated or loaded by the path of this file, and is always strict.
+`evaluate.load("seqeval")` downloads a script and, unless told otherwise, counts malformed entities as right. This
+metric comes with the package, can be instantiated or loaded by the path of this file, and is always strict.
 """
 
 from collections import Counter
@@ -38,10 +38,11 @@ Returns:
 
 
 @lru_cache(maxsize=65536)
-def _entities(tags: tuple[str, ...], scheme: str) -> frozenset[tuple[int, int, str]]:
+def entity_set(tags: tuple[str, ...], scheme: str) -> frozenset[tuple[int, int, str]]:
+    """The entities of a sentence as seqeval reads them: (start, end, type)."""
     # Cached: short sentences share their tag sequences, and seqeval's reader is the slow part of an evaluation.
-    found = Tokens(list(tags), scheme=_SCHEMES[scheme]).entities
-    return frozenset((entity.start, entity.end, entity.tag) for entity in found)
+    entities = Tokens(list(tags), scheme=_SCHEMES[scheme]).entities
+    return frozenset((entity.start, entity.end, entity.tag) for entity in entities)
 
 
 def _scores(correct: int, predicted: int, number: int, zero_division: float) -> dict[str, float]:
@@ -69,28 +70,28 @@ def strict_seqeval(
 ) -> dict[str, Any]:
     """Strict entity scores of tagged sentences.
 
-    An entity is right when its type and both its boundaries are. A malformed one (``I-X`` after ``O``, a BIOES entity
+    An entity is right when its type and both its boundaries are. A malformed one (`I-X` after `O`, a BIOES entity
     that is never closed) is no entity, in the predictions and in the gold alike: an illegal gold sequence is scored
     as it stands, and whoever predicts the entity its annotator meant gets a false positive.
 
     Args:
         predictions: One list of tags per sentence.
         references: The gold tags, as many per sentence.
-        scheme: ``"BIO"`` (IOB2) or ``"BIOES"`` (IOBES).
+        scheme: `"BIO"` (IOB2) or `"BIOES"` (IOBES).
         zero_division: The value of a precision without predictions and of a recall without gold entities; also of an
             F1 and an accuracy when there is neither.
 
     Returns:
-        ``precision``, ``recall``, ``f1`` over all entities (micro), ``accuracy`` over words, the counts ``number``
-        (gold), ``predicted`` and ``correct``; under ``by_type`` one mapping per entity type found, with the same names
-        except ``accuracy``, so that a type may be called ``f1``. All numbers are Python floats in [0, 1], the counts
-        whole. A bare ``B``/``I`` has the type ``_``.
+        `precision`, `recall`, `f1` over all entities (micro), `accuracy` over words, the counts `number`
+        (gold), `predicted` and `correct`; under `by_type` one mapping per entity type found, with the same names
+        except `accuracy`, so that a type may be called `f1`. All numbers are Python floats in [0, 1], the counts
+        whole. A bare `B`/`I` has the type `_`.
 
     Raises:
         ValueError: If the scheme is unknown, the sentences differ in number or length or are no lists of tags,
             or a tag does not belong to the scheme; the message names which.
 
-    Source: seqeval 1.2.2, ``mode="strict"``; CoNLL-2000/2003 evaluation for the definition of a right entity.
+    Source: seqeval 1.2.2, `mode="strict"`; CoNLL-2000/2003 evaluation for the definition of a right entity.
     """
     if scheme not in _SCHEMES:
         raise ValueError(f"Unknown tag scheme {scheme!r}: entity scores exist for {sorted(_SCHEMES)}.")
@@ -100,7 +101,7 @@ def strict_seqeval(
     words = right_words = 0
     for index, predicted_tags, gold_tags in paired_sentences(predictions, references):
         try:
-            predicted_entities, gold_entities = _entities(predicted_tags, scheme), _entities(gold_tags, scheme)
+            predicted_entities, gold_entities = entity_set(predicted_tags, scheme), entity_set(gold_tags, scheme)
         except (KeyError, ValueError) as error:
             raise ValueError(f"Sentence {index} has a tag that is not {scheme}: {error}") from None
         predicted.update(entity[2] for entity in predicted_entities)
@@ -118,13 +119,13 @@ def strict_seqeval(
 
 
 class StrictSeqeval(evaluate.Metric):
-    """:func:`strict_seqeval` as an ``evaluate.Metric``: offline, strict, plain floats.
+    """[`strict_seqeval`] as an `evaluate.Metric`: offline, strict, plain floats.
 
-    ``evaluate.load(hf_structkd.evaluation.seqeval_metric.__file__, scheme="BIOES")`` builds the same object.
+    `evaluate.load(hf_structkd.evaluation.seqeval_metric.__file__, scheme="BIOES")` builds the same object.
 
     Args:
-        scheme: ``"BIO"`` or ``"BIOES"``.
-        **kwargs: Whatever ``evaluate.Metric`` takes.
+        scheme: `"BIO"` or `"BIOES"`.
+        **kwargs: Whatever `evaluate.Metric` takes.
 
     Raises:
         ValueError: If the scheme is unknown.

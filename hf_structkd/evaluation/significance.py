@@ -1,8 +1,8 @@
-"""Whether one tagger is really better than another: over seeds, over test sentences, over both at once.
+"""Significance of differences between taggers: over seeds, over test sentences, and over both at once.
 
-Two questions that are often mixed up. *Would another seed say the same?* is answered by paired tests over runs that
-share their seed. *Would other test sentences say the same?* is answered by resampling sentences; the paired bootstrap
-(Koehn 2004; Efron and Tibshirani 1993) draws the same sentences for both taggers.
+Two questions are often confused. Whether other seeds would show the same is answered by paired tests over runs that
+share their seed. Whether other test sentences would show the same is answered by resampling sentences; the paired
+bootstrap (Koehn 2004; Efron and Tibshirani 1993) draws the same sentences for both taggers.
 
 Both at once: the variance over seeds, from the few runs there are, plus the variance over sentences, from resamples.
 Drawing seeds with replacement as well would be simpler, and wrong: of n seeds it finds (n - 1) / n of their variance,
@@ -18,7 +18,7 @@ import numpy as np
 from scipy import optimize, stats
 
 from .sentences import paired_sentences
-from .seqeval_metric import _entities
+from .seqeval_metric import entity_set
 
 CORRECTION = "Holm"
 # Up to this many pairs the sign-flip test is exact (2 ** n sign vectors); beyond it draws this many.
@@ -119,7 +119,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def sentence_counts(
     predictions: Sequence[Sequence[str]], references: Sequence[Sequence[str]], scheme: str
 ) -> np.ndarray:
-    """What each sentence adds to the score of its corpus.
+    """The counts of each sentence, whose sums give the score of the corpus.
 
     Args:
         predictions: one list of tags per sentence.
@@ -138,8 +138,8 @@ def sentence_counts(
         if scheme == "plain":
             rows.append((sum(a == b for a, b in zip(predicted, gold)), len(gold)))
         else:
-            found, wanted = _entities(predicted, scheme), _entities(gold, scheme)
-            rows.append((len(found & wanted), len(found), len(wanted)))
+            predicted_entities, gold_entities = entity_set(predicted, scheme), entity_set(gold, scheme)
+            rows.append((len(predicted_entities & gold_entities), len(predicted_entities), len(gold_entities)))
     return np.array(rows, dtype=np.int64).reshape(len(rows), 2 if scheme == "plain" else 3)
 
 
@@ -316,7 +316,7 @@ class MeanScores:
 
 def run_scores(counts: Mapping[str, np.ndarray]) -> np.ndarray:
     """(seeds,), macro averages over languages of the corpus scores; counts as in [`paired_bootstrap`]."""
-    return np.mean([score_of_counts(own.sum(axis=1)) for own in counts.values()], axis=0)
+    return np.mean([score_of_counts(language_counts.sum(axis=1)) for language_counts in counts.values()], axis=0)
 
 
 def macro_score(counts: Mapping[str, np.ndarray]) -> float:
@@ -338,15 +338,15 @@ def resampled_scores(
         (taggers, seeds, resamples), means over languages; a tagger with one run has the same for all seeds.
     """
     rng = np.random.default_rng(seed)
-    runs = max(own.shape[0] for tagger in taggers for own in tagger.values())
+    runs = max(counts.shape[0] for tagger in taggers for counts in tagger.values())
     totals = np.zeros((len(taggers), runs, resamples))
     for language in taggers[0]:
         sentences = taggers[0][language].shape[1]
         # How often each sentence is drawn: sums over a resample are then one matrix product.
         weights = rng.multinomial(sentences, np.full(sentences, 1 / sentences), size=resamples).astype(np.float32)
         for number, tagger in enumerate(taggers):
-            own = tagger[language]
-            flat = own.transpose(1, 0, 2).reshape(sentences, -1).astype(np.float32)
-            sums = (weights @ flat).reshape(resamples, own.shape[0], own.shape[2])
+            counts = tagger[language]
+            flat = counts.transpose(1, 0, 2).reshape(sentences, -1).astype(np.float32)
+            sums = (weights @ flat).reshape(resamples, counts.shape[0], counts.shape[2])
             totals[number] += score_of_counts(sums).T
     return totals / len(taggers[0])

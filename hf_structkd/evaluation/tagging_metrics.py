@@ -1,4 +1,4 @@
-"""``compute_metrics`` for taggers: tag ids or logits in, strict scores out."""
+"""`compute_metrics` for taggers: strict scores of tag ids or logits."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -13,19 +13,19 @@ from .seqeval_metric import strict_seqeval
 
 
 class TaggingMetrics:
-    """The ``compute_metrics`` of a tagger, for ``transformers.Trainer`` and for tag sequences alike.
+    """The `compute_metrics` of a tagger, for `transformers.Trainer` and for tag sequences alike.
 
-    Words are where ``label_ids`` is not -100; everything else is ignored, so unlabelled sentences do not count. Gold
-    sequences are scored as they stand (see :func:`~hf_structkd.evaluation.seqeval_metric.strict_seqeval`).
+    Words are where `label_ids` is not -100; everything else is ignored, so unlabelled sentences do not count. Gold
+    sequences are scored as they stand (see [`strict_seqeval`]).
 
     Args:
         label_names: The labels in the model's order.
-        scheme: ``"BIO"``, ``"BIOES"`` or ``"plain"``; by default inferred from the label names.
+        scheme: `"BIO"`, `"BIOES"` or `"plain"`; by default inferred from the label names.
         zero_division: The score where nothing was predicted or nothing is gold.
 
     Attributes:
-        scheme: ``"BIO"``, ``"BIOES"`` or ``"plain"``.
-        metric_name: The headline score: ``"f1"``, or ``"accuracy"`` for plain tags.
+        scheme: `"BIO"`, `"BIOES"` or `"plain"`.
+        metric_name: The headline score: `"f1"`, or `"accuracy"` for plain tags.
 
     Raises:
         ValueError: If the labels do not follow the scheme, or are one string.
@@ -43,14 +43,14 @@ class TaggingMetrics:
         """Score a Trainer's predictions.
 
         Args:
-            prediction: ``predictions``: tag ids ``(sentences, subwords)`` or logits ``(sentences, subwords, tags)``;
-                of a tuple the tag ids are taken, else the first logits; a list (``eval_do_concat_batches=False``)
-                is read batch by batch. ``label_ids``: ``(sentences, subwords)``. The two may be padded (-100) to
+            prediction: `predictions`: tag ids `(sentences, subwords)` or logits `(sentences, subwords, tags)`;
+                of a tuple the tag ids are taken, else the first logits; a list (`eval_do_concat_batches=False`)
+                is read batch by batch. `label_ids`: `(sentences, subwords)`. The two may be padded (-100) to
                 different widths.
 
         Returns:
-            BIO and BIOES: ``precision``, ``recall``, ``f1``, ``accuracy`` and ``f1_<type>`` for every type found;
-            plain tags: ``accuracy``. Python floats in [0, 1].
+            BIO and BIOES: `precision`, `recall`, `f1`, `accuracy` and `f1_<type>` for every type found;
+            plain tags: `accuracy`. Python floats in [0, 1].
 
         Raises:
             ValueError: If predictions and labels disagree about where words are, or an id is outside the label set.
@@ -58,14 +58,14 @@ class TaggingMetrics:
         return self.flatten(self.report(*self.decode(prediction)))
 
     def report(self, predictions: Sequence[Sequence[str]], references: Sequence[Sequence[str]]) -> dict[str, Any]:
-        """All scores of tag sequences; under ``by_type`` one mapping per entity type (plain tags: per tag).
+        """All scores of tag sequences; under `by_type` one mapping per entity type (plain tags: per tag).
 
         Args:
             predictions: One list of tags per sentence.
             references: The gold tags, as many per sentence.
 
         Returns:
-            What :func:`strict_seqeval` or, for plain tags, :func:`word_accuracy` returns.
+            What [`strict_seqeval`] or, for plain tags, [`word_accuracy`] returns.
 
         Raises:
             ValueError: If the sentences differ in number or length, or a tag does not follow the scheme.
@@ -75,20 +75,20 @@ class TaggingMetrics:
         return strict_seqeval(predictions, references, self.scheme, self.zero_division)
 
     def possible_scores(self) -> list[str]:
-        """The names that :meth:`flatten` may give to scores."""
+        """The names of all scores that [`flatten`] can return."""
         if self.scheme == "plain":
             return ["accuracy"]
         types = TagScheme(self.label_names, self.scheme).entity_types
         return ["precision", "recall", "f1", "accuracy", *(f"f1_{name}" for name in types)]
 
     def flatten(self, report: dict[str, Any]) -> dict[str, float]:
-        """The numbers of a :meth:`report` that a training log shows, as one flat mapping.
+        """The numbers of a [`report`] that a training log shows, as one flat mapping.
 
         Args:
-            report: What :meth:`report` returned.
+            report: What [`report`] returned.
 
         Returns:
-            The mapping described in :meth:`__call__`.
+            The mapping described in [`__call__`].
         """
         if self.scheme == "plain":
             return {"accuracy": report["accuracy"]}
@@ -99,23 +99,23 @@ class TaggingMetrics:
         """Tag names of the words of a Trainer's predictions.
 
         Args:
-            prediction: See :meth:`__call__`.
+            prediction: See [`__call__`].
 
         Returns:
             Predicted and gold tags, one list per sentence; a sentence without labels is empty.
 
         Raises:
-            ValueError: See :meth:`__call__`.
+            ValueError: See [`__call__`].
         """
-        guesses: list[list[str]] = []
-        golds: list[list[str]] = []
+        predicted: list[list[str]] = []
+        gold: list[list[str]] = []
         for tags, labels in _batches(prediction):
             for tag_row, label_row in zip(tags, labels):
                 words = label_row != IGNORED
-                sentence = len(golds)
-                guesses.append(self._names(tag_row[words], "predicted", sentence))
-                golds.append(self._names(label_row[words], "gold", sentence))
-        return guesses, golds
+                sentence = len(gold)
+                predicted.append(self._names(tag_row[words], "predicted", sentence))
+                gold.append(self._names(label_row[words], "gold", sentence))
+        return predicted, gold
 
     def _names(self, ids: np.ndarray, what: str, sentence: int) -> list[str]:
         if np.any(ids == IGNORED):
@@ -132,7 +132,7 @@ class TaggingMetrics:
 
 
 def _batches(prediction: EvalPrediction) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Tag ids and labels ``(sentences, subwords)`` of equal width, batch by batch."""
+    """Tag ids and labels `(sentences, subwords)` of equal width, batch by batch."""
     predictions, labels = prediction.predictions, prediction.label_ids
     if isinstance(labels, list):
         if not isinstance(predictions, list) or len(predictions) != len(labels):

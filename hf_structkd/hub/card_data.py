@@ -1,4 +1,8 @@
-"""What the card of a student says, before it is put into words."""
+"""The contents of a student's card as data, made from `results.json`; `model_card` renders them.
+
+- [`StudentCardData`] and [`TeacherCard`] are the contents of a card.
+- [`card_data`] makes them from the results of one run, or of several runs that differ in their seeds.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,15 +15,32 @@ from ..evaluation.sentences import type_reports
 
 # row ("teachers", "baseline", a student's name) -> entity type or tag -> language -> (mean F1, deviation over runs)
 TypeScores = Mapping[str, Mapping[str, Mapping[str, tuple[float, float | None]]]]
+HEADLINE_SPLIT = "test"
+# Settings that may differ between the runs of one card: seeds, places, logging and the Hub.
+_OF_ONE_RUN = {
+    *(
+        "seed",
+        "data_seed",
+        "output_dir",
+        "baseline_dir",
+        "teachers_dir",
+        "annotation_dir",
+        "logging_dir",
+        "run_name",
+        "project",
+    ),
+    *("hub_model_id", "hub_private_repo", "hub_revision", "hub_strategy", "push_to_hub", "report_to", "disable_tqdm"),
+    *("log_level", "log_on_each_node", "logging_first_step", "logging_steps", "logging_strategy", "trackio_space_id"),
+}
 
 
 @dataclass
 class TeacherCard:
-    """What the card says of a teacher.
+    """A teacher on a card.
 
     Args:
         name: Hub id, or path; of a path only the last part is shown.
-        language: The language it taught; ``None`` for all.
+        language: The language it taught; `None` for all.
         revision: Commit or fingerprint of its weights.
         score: Its own headline score in [0, 1], where known.
         weight: Its weight among the teachers of its language, which add up to 1.
@@ -40,24 +61,24 @@ class StudentCardData:
         model_name: Name of the student.
         label_names: The labels in the model's order.
         label_examples: Label -> words that show what it means.
-        scheme: ``"BIO"``, ``"BIOES"`` or ``"plain"``.
+        scheme: `"BIO"`, `"BIOES"` or `"plain"`.
         languages: Language codes it was trained on.
-        model_id: Hub id for the snippets; by default ``model_name``.
+        model_id: Hub id for the snippets; by default `model_name`.
         class_name: Class to load it with.
         parameters: Their number.
         base_model: The encoder it started from, a Hub id or a path.
         base_model_revision: That encoder's commit.
         teachers: Its teachers; none for a baseline.
-        objective: The distillation objective by name, ``"none"`` for a baseline.
-        objective_parts: What each of its parts says of itself: ``name``, ``weight``, ``temperature``,
-            ``temperature_mode``, ``source``.
-        objective_combination: ``"sum"`` or ``"average"``, where there are several parts.
-        lambda_schedule: How the weight of distillation went over training, in words (``"linear 1 -> 0"``).
+        objective: The distillation objective by name, `"none"` for a baseline.
+        objective_parts: What each of its parts says of itself: `name`, `weight`, `temperature`,
+            `temperature_mode`, `source`.
+        objective_combination: `"sum"` or `"average"`, where there are several parts.
+        lambda_schedule: How the weight of distillation went over training, in words (`"linear 1 -> 0"`).
         top_k: Number of the teachers' best sequences.
         comparison: Scores of student, teachers and baseline to show, means where there were several runs.
-        own_scores: Language -> score of these very weights, for the metadata; by default those of ``comparison``.
+        own_scores: Language -> score of these very weights, for the metadata; by default those of `comparison`.
         type_scores: Scores of each entity type, or tag.
-        student_row: The student's row in ``comparison``; by default its first student.
+        student_row: The student's row in `comparison`; by default its first student.
         seeds: Of the runs that were scored, that of these weights first.
         dataset_name: Name of the corpora, or their Hub id.
         train_sentences: Language -> number of training sentences.
@@ -66,8 +87,8 @@ class StudentCardData:
         images: Title -> place of a picture relative to the card.
         versions: Package -> version; by default those of this process.
         seconds: Training time in seconds.
-        memory: ``peak_rss_mib`` and ``peak_gpu_mib`` of training.
-        energy: ``kwh`` and ``co2_kg`` of training.
+        memory: `peak_rss_mib` and `peak_gpu_mib` of training.
+        energy: `kwh` and `co2_kg` of training.
         license: Licence of the weights, as the Hub names it; none is claimed by default.
         tags: Tags for the Hub's search, on top of the card's own.
         citations: BibTeX of what was used.
@@ -117,28 +138,6 @@ class StudentCardData:
         return self.class_name.endswith("CRF")
 
 
-# From `results.json` to the card.
-
-
-HEADLINE_SPLIT = "test"
-# Settings that say where a run lies and what it tells of itself, and the seeds.
-_OF_ONE_RUN = {
-    *(
-        "seed",
-        "data_seed",
-        "output_dir",
-        "baseline_dir",
-        "teachers_dir",
-        "annotation_dir",
-        "logging_dir",
-        "run_name",
-        "project",
-    ),
-    *("hub_model_id", "hub_private_repo", "hub_revision", "hub_strategy", "push_to_hub", "report_to", "disable_tqdm"),
-    *("log_level", "log_on_each_node", "logging_first_step", "logging_steps", "logging_strategy", "trackio_space_id"),
-}
-
-
 def card_data(
     results: RunResults, more_runs: Sequence[RunResults] = (), images: Mapping[str, str] | None = None
 ) -> StudentCardData:
@@ -147,7 +146,7 @@ def card_data(
     Args:
         results: the run whose student this is.
         more_runs: the same recipe with other seeds; scores are then means with deviations.
-        images: ``"curves"``, ``"gap"`` -> place of the picture relative to the card.
+        images: `"curves"`, `"gap"` -> place of the picture relative to the card.
 
     Returns:
         The card's data. Scores are those on test or, without, of the last split there is.
@@ -216,27 +215,31 @@ def refuse_other_runs(runs: Sequence[RunResults]) -> None:
         raise ValueError(
             f"Runs are told apart by their seeds, and these have the seeds {seeds}: each must have its own."
         )
-    first = _made_by(runs[0])
+    first = _identity(runs[0])
     for run in runs[1:]:
-        own = _made_by(run)
-        for name in {**first, **own}:
-            if first.get(name) != own.get(name):
+        other = _identity(run)
+        for name in {**first, **other}:
+            if first.get(name) != other.get(name):
                 raise ValueError(
                     f"A card averages runs that differ in nothing but their seeds; the run with seed {run.seed} has "
-                    f"{name} {_short(own.get(name))}, the one with seed {runs[0].seed} {_short(first.get(name))}."
+                    f"{name} {_short(other.get(name))}, the one with seed {runs[0].seed} {_short(first.get(name))}."
                 )
 
 
-def _made_by(run: RunResults) -> dict[str, Any]:
-    """All that made a run, but for its seed, its place and its name."""
+def _identity(run: RunResults) -> dict[str, Any]:
+    """Everything that made a run, without its seed, its folder and its name."""
     made: dict[str, Any] = {}
     for member in ("settings", "hyperparameters", "objective", "train_sentences", "gold_sentences", "versions"):
-        own = getattr(run, member)
-        made |= {f"{member}.{name}": v for name, v in own.items() if member != "settings" or name not in _OF_ONE_RUN}
+        values = getattr(run, member)
+        made |= {
+            f"{member}.{name}": v for name, v in values.items() if member != "settings" or name not in _OF_ONE_RUN
+        }
     made |= {f"model.{name}": value for name, value in run.model.items() if name not in ("name", "model_id")}
     # Teachers that a run trains itself follow its seed; those that are given are the same in all.
-    told = ("language", "weight") if run.settings.get("teacher_model") else ("language", "weight", "name", "revision")
-    return made | {"teachers": [{name: teacher.get(name) for name in told} for teacher in run.teachers]}
+    members = (
+        ("language", "weight") if run.settings.get("teacher_model") else ("language", "weight", "name", "revision")
+    )
+    return made | {"teachers": [{name: teacher.get(name) for name in members} for teacher in run.teachers]}
 
 
 def _short(value: Any) -> str:

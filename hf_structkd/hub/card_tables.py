@@ -10,7 +10,7 @@ from .public import public_name, public_value
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str | None:
-    """A Markdown table; ``None`` without rows."""
+    """A Markdown table; `None` without rows."""
     body = list(rows)
     return markdown.table(header, body) if body else None
 

@@ -26,23 +26,23 @@ def describe_student(
     *,
     rewritten: bool = False,
 ) -> Path | None:
-    """Write ``results.json``, ``plots/`` and ``README.md`` into a student's folder; never raises for one run.
+    """Write `results.json`, `plots/` and `README.md` into a student's folder; never raises for one run.
 
-    What is written holds no path of this machine and no access token. Without matplotlib (the extra ``plots``) there
+    What is written holds no path of this machine and no access token. Without matplotlib (the extra `plots`) there
     are no pictures, and the card is without them. A card that somebody has edited stays as it is, which the log says.
 
     Args:
         folder: the student's.
         results: of its run.
-        more_runs: the same recipe with other seeds; they are kept in ``runs/``, in the place of what is there, and the
+        more_runs: the same recipe with other seeds; they are kept in `runs/`, in the place of what is there, and the
             card shows means.
         rewritten: whether the card is one that `StructKDTrainer` may write anew.
 
     Returns:
-        The card's path; ``None`` if it could not be written.
+        The card's path; `None` if it could not be written.
 
     Raises:
-        ValueError: if ``more_runs`` differ from ``results`` in more than their seeds; nothing is written then.
+        ValueError: if `more_runs` differ from `results` in more than their seeds; nothing is written then.
     """
     target = Path(folder)
     public, others = publishable(results), [publishable(run) for run in more_runs]
@@ -59,17 +59,17 @@ def describe_student(
 
 
 def redescribe(folder: str | os.PathLike[str]) -> Path | None:
-    """Make card and pictures anew from the ``results.json`` (and ``runs/``) beside them.
+    """Make card and pictures anew from the `results.json` (and `runs/`) beside them.
 
     Args:
-        folder: a student's folder, or one of ``model_cards/``.
+        folder: a student's folder, or one of `model_cards/`.
 
     Returns:
-        The card's path; ``None`` if it could not be written.
+        The card's path; `None` if it could not be written.
 
     Raises:
-        FileNotFoundError, ValueError: as :func:`read_results` does; ValueError too if the runs differ in more than
-            their seeds, as those do that an earlier description left, or a file in ``runs/`` is none.
+        FileNotFoundError, ValueError: as [`read_results`] does; ValueError too if the runs differ in more than
+            their seeds, as those do that an earlier description left, or a file in `runs/` is none.
     """
     target = Path(folder)
     files = list((target / RUNS_DIR).glob("*.json"))

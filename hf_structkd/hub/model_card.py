@@ -53,13 +53,13 @@ def build_model_card(data: StudentCardData) -> ModelCard:
         data: What to say.
 
     Returns:
-        The card, with ``model-index`` metadata where there are scores. Paths are reduced to their last part.
+        The card, with `model-index` metadata where there are scores. Paths are reduced to their last part.
 
     Raises:
-        ValueError: If ``student_row`` is not in the comparison. Call :func:`write_model_card` where an error must not
+        ValueError: If `student_row` is not in the comparison. Call [`write_model_card`] where an error must not
             end a training run.
 
-    Source: huggingface_hub's model card guide; the ``model-index`` specification of hub-docs.
+    Source: huggingface_hub's model card guide; the `model-index` specification of hub-docs.
     """
     name = public_name(data.model_name)
     distilled = data.objective != "none" and bool(data.teachers)
@@ -101,7 +101,7 @@ def build_model_card(data: StudentCardData) -> ModelCard:
 
 
 def write_model_card(output_dir: str | os.PathLike[str], data: StudentCardData) -> Path | None:
-    """Write ``README.md`` into a model's folder, whatever happens.
+    """Write `README.md` into a model's folder, whatever happens.
 
     A card must never cost a training run: if rendering fails, the failure is logged and a minimal card written; if
     even that cannot be written, it is logged and there is none. A card that somebody has edited, or written, is not
@@ -112,7 +112,7 @@ def write_model_card(output_dir: str | os.PathLike[str], data: StudentCardData) 
         data: What to say.
 
     Returns:
-        The card's path, of the edited one too, or ``None`` if nothing could be written.
+        The card's path, of the edited one too, or `None` if nothing could be written.
     """
     target = Path(output_dir) / CARD_NAME
     try:
@@ -143,7 +143,7 @@ def sealed(text: str) -> str:
 
 
 def is_edited(card: str | os.PathLike[str]) -> bool:
-    """Whether there is a card that is not, to the last word, one that :func:`write_model_card` wrote.
+    """Whether there is a card that is not, to the last word, one that [`write_model_card`] wrote.
 
     Raises:
         OSError: If it is there and cannot be read.
@@ -210,10 +210,10 @@ def hub_languages(codes: Sequence[str]) -> tuple[list[str], list[str]]:
         codes: what the corpora's languages are called, by whoever called them so.
 
     Returns:
-        ISO 639 codes, and the BCP 47 tags that say more (``"pt-BR"``, whose code is ``"pt"``). A name of another kind
-        (``"english"``) is in neither; the card's text has it.
+        ISO 639 codes, and the BCP 47 tags that say more (`"pt-BR"`, whose code is `"pt"`). A name of another kind
+        (`"english"`) is in neither; the card's text has it.
 
-    Source: huggingface/datasets pull request 4753, which moved longer tags to ``language_bcp47``.
+    Source: huggingface/datasets pull request 4753, which moved longer tags to `language_bcp47`.
     """
     tags = [code for code in codes if re.fullmatch(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*", code)]
     return list(dict.fromkeys(tag.split("-")[0] for tag in tags)), [tag for tag in tags if "-" in tag]

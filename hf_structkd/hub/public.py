@@ -1,4 +1,4 @@
-"""What may leave this machine: names without paths, texts without access tokens."""
+"""Makes results public: names without paths of this machine, texts without access tokens."""
 
 import os
 import re
@@ -29,10 +29,10 @@ def public_name(name: str | os.PathLike[str]) -> str:
     """A model's or a corpus' name without its place on this machine.
 
     Args:
-        name: A Hub id (``owner/model`` or ``model``), an address (``https://...``) or a path.
+        name: A Hub id (`owner/model` or `model`), an address (`https://...`) or a path.
 
     Returns:
-        A Hub id or an address as it is; of a path, and of anything that exists here as a path, the last part; ``~``
+        A Hub id or an address as it is; of a path, and of anything that exists here as a path, the last part; `~`
         for somebody's home, whose name is theirs.
     """
     text = os.fspath(name)

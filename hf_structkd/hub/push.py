@@ -1,4 +1,4 @@
-"""Pushing to the Hub, with errors that say what is wrong and what is left to do, and never show an access token."""
+"""Pushes to the Hub, with errors that explain what is wrong and what to do, and never show an access token."""
 
 import os
 import traceback
@@ -29,7 +29,7 @@ class PushError(RuntimeError):
 def pushing(
     repo_id: str, token: str | bool | None = None, kept: str | os.PathLike[str] | None = None
 ) -> Iterator[None]:
-    """Turn whatever fails on the way to the Hub into one clear error.
+    """Turn any error of a push into one clear error.
 
     Args:
         repo_id: where the push goes, for the message.
@@ -56,13 +56,13 @@ def reason(error: BaseException, token: str | bool | None = None) -> str:
     chain = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
         chain.append(cause)
-    told = next((text for member in chain if (text := _told(member)) is not None), None)
-    if told is None:
-        told = f"{type(error).__name__}: {error}"
-    return without_tokens(" ".join(told.split()), token).rstrip(".")
+    text = next((text for member in chain if (text := _explanation(member)) is not None), None)
+    if text is None:
+        text = f"{type(error).__name__}: {error}"
+    return without_tokens(" ".join(text.split()), token).rstrip(".")
 
 
-def _told(error: BaseException) -> str | None:
+def _explanation(error: BaseException) -> str | None:
     if isinstance(error, OfflineModeIsEnabled):
         return "HF_HUB_OFFLINE is set"
     if isinstance(error, LocalTokenNotFoundError):
@@ -71,13 +71,13 @@ def _told(error: BaseException) -> str | None:
         return str(error)
     if isinstance(error, HfHubHTTPError):
         status = getattr(error.response, "status_code", None)
-        said = getattr(error, "server_message", None) or str(error)
+        message = getattr(error, "server_message", None) or str(error)
         known = {
             401: f"the Hub does not accept the access token, or there is none; {_LOG_IN}",
             403: "this access token may not write there; check hub_model_id and the token's permissions",
             404: "there is no such repository, or this access token does not show it",
         }
-        return known.get(status, f"the Hub answers {status}: {said}") if status else said
+        return known.get(status, f"the Hub answers {status}: {message}") if status else message
     # httpx (huggingface_hub 1) and httpx2 (2) name their errors alike; refused and dropped connections, time-outs
     if type(error).__module__.startswith("httpx") and type(error).__name__ != "LocalProtocolError":
         return f"the Hub cannot be reached ({type(error).__name__}: {error})"
@@ -88,7 +88,7 @@ def prepare_repository(repo_id: str, token: str | bool | None = None, private: b
     """Make a model repository if there is none, which also tells a wrong token before any work is done.
 
     Args:
-        repo_id: ``owner/name``, or ``name`` for one's own.
+        repo_id: `owner/name`, or `name` for one's own.
         token: access token; by default the one logged in with.
         private: whether a new repository is private; one that exists stays as it is.
 
@@ -117,7 +117,7 @@ def push_folder(
 
     Args:
         folder: the model with its tokenizer, code, card, results and pictures.
-        repo_id, token, private: as for :func:`prepare_repository`.
+        repo_id, token, private: as for [`prepare_repository`].
         revision: branch to push to; by default the main one.
         commit_message: of the commit.
 

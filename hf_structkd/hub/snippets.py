@@ -82,7 +82,7 @@ def snippets(model_id: str, class_name: str, languages: tuple[str, ...], scheme:
         scheme: of its tags; taggers of words have no entities to aggregate.
 
     Returns:
-        ``"class"`` and, for a class with a CRF head, ``"stock"`` and ``"own"`` -> Python source.
+        `"class"` and, for a class with a CRF head, `"stock"` and `"own"` -> Python source.
 
     Raises:
         ValueError: if `class_name` is not the name of a class: it is code that readers run.
