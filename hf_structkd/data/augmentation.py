@@ -20,7 +20,7 @@ from datasets import Dataset
 from ..modeling.tag_scheme import TagScheme
 from ..modeling.words import word_start_pieces
 from .columns import IGNORED, LANGUAGE, TOKENS
-from .words import check_corpus, check_words, tag_column, tag_names
+from .words import check_corpus, check_words, gold_tags
 
 ENDING_RATE = 0.3  # share of the composed words that have an ending from another piece
 
@@ -109,15 +109,7 @@ def augment(dataset: Dataset, augmentation: Augmentation, tokenizer: Any = None,
 
 def _mentions(dataset: Dataset) -> list[list[tuple[int, int]]]:
     """For each sentence (first word, word after the last) of each mention; plain tags have no mentions."""
-    column, names = tag_column(dataset), tag_names(dataset)
-    if column is None:
-        return [[] for _ in range(len(dataset))]
-    rows = [
-        []
-        if tags is None or any(tag in (None, IGNORED) for tag in tags)
-        else [names[tag] if names else tag for tag in tags]
-        for tags in dataset[column]
-    ]
+    rows = [[] if tags is None or any(tag in (None, IGNORED) for tag in tags) else tags for tags in gold_tags(dataset)]
     for number, (words, tags) in enumerate(zip(dataset[TOKENS], rows)):
         if tags and len(tags) != len(words):
             raise ValueError(f"row {number} has {len(words)} tokens and {len(tags)} tags")

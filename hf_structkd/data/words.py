@@ -1,7 +1,7 @@
 """Corpora in memory: their columns of words and tags, and their conversion to subwords and label ids."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from datasets import ClassLabel, Dataset, Features, LargeList, List, Value, concatenate_datasets
@@ -108,6 +108,21 @@ def tag_names(dataset: Dataset) -> list[str] | None:
     """The names of a `ClassLabel` tag column in the order of their ids; `None` if the tags are strings or missing."""
     column = tag_column(dataset)
     return None if column is None else _class_names(dataset, column)
+
+
+def gold_tags(dataset: Dataset) -> Iterator[list[Any] | None]:
+    """The gold tags of each sentence, by name where they are class labels.
+
+    Yields:
+        One tag per word, `None` or -100 for a word without one; `None` for a sentence without tags.
+    """
+    column, names = tag_column(dataset), tag_names(dataset)
+    for tags in [None] * len(dataset) if column is None else dataset.with_format(None)[column]:
+        yield None if tags is None else [_tag_name(tag, names) for tag in tags]
+
+
+def _tag_name(tag: Any, names: Sequence[str] | None) -> Any:
+    return names[tag] if names is not None and isinstance(tag, int) and 0 <= tag < len(names) else tag
 
 
 def subword_label_names(dataset: Dataset) -> list[str] | None:
@@ -249,7 +264,7 @@ def _labels(
         raise ValueError(f"row {row} has {len(words)} tokens and {len(tags)} tags")
     labels = []
     for tag in tags:
-        name = names[tag] if names is not None and isinstance(tag, int) and 0 <= tag < len(names) else tag
+        name = _tag_name(tag, names)
         if name not in label_ids:
             raise ValueError(f"row {row}: tag {name!r} is not among the model's labels {list(label_ids)}")
         labels.append(label_ids[name])

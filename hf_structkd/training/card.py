@@ -9,7 +9,7 @@ from transformers import PreTrainedConfig, Trainer
 from ..data.columns import LANGUAGE, TOKENS
 from ..data.label_examples import label_examples
 from ..data.unlabelled import has_gold
-from ..data.words import tag_column, tag_names
+from ..data.words import gold_tags, tag_column
 from ..distillation.citations import BIBTEX, SLKD
 from ..evaluation.report import ComparisonReport
 from ..evaluation.resources import measured_energy, peak_memory
@@ -180,12 +180,7 @@ def examples_of(dataset: Any, labels: Sequence[str]) -> dict[str, list[str]]:
     column = tag_column(dataset) if isinstance(dataset, Dataset) else None
     if column is None or TOKENS not in dataset.column_names:
         return {}
-    names = tag_names(dataset)
-
-    def named(tags: Sequence[Any] | None) -> list[str] | None:
-        return None if tags is None else [names[t] if names and isinstance(t, int) and t >= 0 else t for t in tags]
-
-    return label_examples(((words, named(tags)) for words, tags in zip(dataset[TOKENS], dataset[column])), labels)
+    return label_examples(zip(dataset[TOKENS], gold_tags(dataset)), labels)
 
 
 def sentences_by_language(dataset: Any) -> dict[str, int]:

@@ -10,7 +10,7 @@ from transformers.trainer_utils import has_length
 from ..data.columns import IGNORED, LANGUAGE, TAG_COLUMNS, TARGET_COLUMNS
 from ..data.sampling import MixedSampler
 from ..data.unlabelled import has_any_gold, has_gold
-from ..data.words import check_corpus, encode_corpus, is_tokenised, reorder_labels, tag_column, tag_names
+from ..data.words import check_corpus, encode_corpus, gold_tags, is_tokenised, reorder_labels, tag_column
 from ..distillation.objectives import WeightedObjectives, annotation_temperatures, needed_columns
 from ..distillation.targets import missing_columns_advice
 from ..modeling.configuration import label_names
@@ -172,9 +172,9 @@ def _refuse_illegal_gold(dataset: Any, config: PreTrainedConfig) -> None:
     column = tag_column(dataset) if isinstance(dataset, Dataset) else None
     if getattr(config, "crf_constraints", "none") != "train" or column is None:
         return
-    scheme, names = TagScheme(label_names(config), config.tag_scheme), tag_names(dataset)
-    for row, tags in enumerate(dataset[column]):
-        known = [names[tag] if names else tag for tag in tags or [] if tag not in (None, IGNORED)]
+    scheme = TagScheme(label_names(config), config.tag_scheme)
+    for row, tags in enumerate(gold_tags(dataset)):
+        known = [tag for tag in tags or [] if tag not in (None, IGNORED)]
         if wrong := scheme.violations(known):
             raise ValueError(
                 f"row {row} of the training data has tags that {scheme.name} does not allow, first at word "

@@ -11,7 +11,7 @@ from datasets import Dataset
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 
-from ..data.words import tag_column, tag_names
+from ..data.words import gold_tags, tag_column
 from ..files import file_sha256, json_sha256
 from ..teachers.annotate import corpus_fingerprint
 
@@ -25,20 +25,12 @@ def digest(value: Any) -> str:
 
 def data_fingerprint(data: Dataset) -> str:
     """A hash of sentences with their languages and, after a hyphen, a hash of their gold tags."""
-    column = tag_column(data)
-    names = tag_names(data) if column else None
-
-    def named(tags: Any) -> Any:
-        if tags is None or names is None:
-            return tags
-        return [names[tag] if isinstance(tag, int) and tag >= 0 else tag for tag in tags]
-
-    if column is None:
+    if tag_column(data) is None:
         return f"{corpus_fingerprint(data)}-{digest(None)}"
     # The same as `digest` of the whole list, computed sentence by sentence: the JSON of a large corpus would be long.
     tag_hash = hashlib.sha256(b"[")
-    for row, tags in enumerate(data[column]):
-        text = (", " if row else "") + json.dumps(named(tags), ensure_ascii=False)
+    for row, tags in enumerate(gold_tags(data)):
+        text = (", " if row else "") + json.dumps(tags, ensure_ascii=False)
         tag_hash.update(text.encode("utf-8", "surrogatepass"))
     tag_hash.update(b"]")
     return f"{corpus_fingerprint(data)}-{tag_hash.hexdigest()[:16]}"

@@ -12,7 +12,7 @@ from hf_structkd import StructKDTrainer, StructKDTrainingArguments, annotate
 from hf_structkd.data.augmentation import Augmentation, augment
 from hf_structkd.data.corpora import label_inventory
 from hf_structkd.data.unlabelled import hide_gold
-from hf_structkd.data.words import encode_corpus, reorder_labels, subword_label_names, tag_column
+from hf_structkd.data.words import encode_corpus, gold_tags, reorder_labels, subword_label_names, tag_column
 from hf_structkd.modeling.words import tokenize_words
 
 # What real text holds: zero-width and combining characters, no-break spaces, emoji, scripts the tokenizer never saw.
@@ -220,3 +220,15 @@ def test_a_tokenised_corpus_of_arrays_is_counted_anew_too(tokenizer, form):
     encoded = encode_corpus(corpus, tokenizer, ["B-X", "O"])
     wanted = encode_corpus(corpus, tokenizer, ["O", "B-X"])["labels"][:]
     assert reorder_labels(encoded.with_format(form), ["O", "B-X"]).with_format(None)["labels"][:] == wanted
+
+
+def test_gold_tags_are_read_by_name_however_they_are_stored():
+    """Each reader of gold tags once did this for itself; -1 is no last label, and numbers are no names."""
+    names, tokens = ["O", "B-LOC"], [["Oslo", "calls"], ["Rain", "falls"], ["So", "what"]]
+    stored = {"tokens": tokens, "tags": [[1, 0], None, [-100, -1]]}
+    numbers = Dataset.from_dict(
+        stored, Features({"tokens": List(Value("string")), "tags": List(ClassLabel(names=names))})
+    )
+    assert list(gold_tags(numbers)) == [["B-LOC", "O"], None, [-100, -1]]
+    assert list(gold_tags(Dataset.from_dict({"tokens": tokens[:1], "tags": [["B-LOC", "O"]]}))) == [["B-LOC", "O"]]
+    assert list(gold_tags(numbers.remove_columns("tags"))) == [None, None, None]
