@@ -20,7 +20,8 @@ from hf_structkd.recipes.publishing import recipe_settings
 from hf_structkd.training.card import objective_name, training_results
 
 from .grid import Cell, Grid, GridError
-from .grid_results import GridResults, Run
+from .grid_results import GridResults
+from .stored_runs import Run
 
 HERE = Path(__file__).resolve().parent
 REWRITTEN_TOO = (
@@ -74,7 +75,7 @@ def run_results(results: GridResults, name: str, seed: int, student: str) -> Run
     rows = {"teachers": taught_by, "baseline": results.cells[results.baseline or ""][seed]}
     rows |= {objective_name(cell.args.objective): run}
     if "student" not in record:
-        raise GridError(f"{run.folder} was left by an earlier version, which did not record the student's labels")
+        raise GridError(f"{run.place} was left by an earlier version, which did not record the student's labels")
     own = record["student"]
     labels: list[str] = own["labels"]
     config = PreTrainedConfig(id2label=dict(enumerate(labels)), label2id={label: i for i, label in enumerate(labels)})

@@ -1,6 +1,7 @@
 """One cell: train its student, score it, leave `results.json` and the counts of every test sentence."""
 
 import contextlib
+import io
 import json
 import resource
 import shutil
@@ -169,11 +170,10 @@ def score_teachers(teacher_sets: TeacherSets, name: str, folder: Path) -> None:
 def write_counts(counts: dict[str, np.ndarray], folder: Path) -> None:
     """Keep per-sentence counts, small: `counts[language]` is (sentences, 3) or (sentences, 2)."""
     small = {language: own.astype(np.min_scalar_type(own.max(initial=0))) for language, own in counts.items()}
-    temporary = folder / f".{SENTENCES_FILE}"
-    with temporary.open("wb") as file:
-        # column by column: numbers of a kind lie together and compress better
-        np.savez_compressed(file, **{language: own.T.copy() for language, own in small.items()})
-    temporary.replace(folder / SENTENCES_FILE)
+    content = io.BytesIO()
+    # column by column: numbers of a kind lie together and compress better
+    np.savez_compressed(content, **{language: own.T.copy() for language, own in small.items()})
+    write_atomically(folder / SENTENCES_FILE, content.getvalue())
 
 
 def write_record(results: dict[str, Any], folder: Path) -> None:

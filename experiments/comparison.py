@@ -10,7 +10,8 @@ from hf_structkd.evaluation.aggregate import mean_and_deviation
 from hf_structkd.evaluation.sentences import type_reports
 from hf_structkd.evaluation.significance import Difference, MeanScores, holm, paired_t_test, sign_flip_test
 
-from .grid_results import ZERO_SHOT, GridResults, Run
+from .grid_results import ZERO_SHOT, GridResults
+from .stored_runs import Run
 
 RESAMPLES = 2000
 Spread = tuple[float, float | None]  # mean and sample deviation over seeds

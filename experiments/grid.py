@@ -35,6 +35,7 @@ from hf_structkd.recipes.values import read_yaml
 from .grid_fields import refuse_idle_members
 
 RESULTS_FILE, SENTENCES_FILE, FAILURE_FILE = "results.json", "sentences.npz", "failure.txt"
+RUNS_FILE = "runs.jsonl"  # the results of all runs of a grid, packed
 # What every cell and teacher is trained with unless the grid says otherwise: the best epoch on dev is kept.
 DEFAULTS: dict[str, Any] = {
     "eval_strategy": "epoch",

@@ -13,37 +13,9 @@ from hf_structkd.recipes.folder import differences
 from hf_structkd.training.provenance import same_data
 
 from .grid import RESULTS_FILE, SENTENCES_FILE, Grid, GridError
+from .stored_runs import Run, pack, read_runs, run_folders
 
 ZERO_SHOT = "zero_shot"
-
-
-@dataclass
-class Run:
-    """One finished cell under one seed, or one set of teachers."""
-
-    folder: Path
-
-    @cached_property
-    def record(self) -> dict[str, Any]:
-        return json.loads((self.folder / RESULTS_FILE).read_text(encoding="utf-8"))
-
-    @cached_property
-    def counts(self) -> dict[str, np.ndarray]:
-        """language -> (sentences, counts) of the test set."""
-        with np.load(self.folder / SENTENCES_FILE) as stored:
-            return {language: stored[language].T.astype(np.int64) for language in stored.files}
-
-    @property
-    def metric(self) -> str:
-        return self.record["metric"]
-
-    def score(self, language: str = "avg", split: str = "test") -> float:
-        return self.record["scores"][split][language][self.metric]
-
-    def right(self, language: str) -> np.ndarray:
-        """Whether each test sentence is right as a whole."""
-        counts = self.counts[language]
-        return (counts == counts[:, :1]).all(axis=1)
 
 
 def _encoder(run: Run) -> list[str | None]:
@@ -57,7 +29,7 @@ def _agree(how: str, runs: Sequence[Run], name: str, of: Callable[[Run], Any]) -
         if name == "corpora" and same_data(one, other):
             continue
         if what := differences({name: one}, {name: other}) if name else differences(one, other):
-            raise GridError(f"{run.folder} {how} {runs[0].folder} ({what}): they cannot be compared")
+            raise GridError(f"{run.place} {how} {runs[0].place} ({what}): they cannot be compared")
 
 
 @dataclass
@@ -76,11 +48,15 @@ class GridResults:
 
     @classmethod
     def read(cls, grid: Grid, folder: Path) -> "GridResults":
-        """Read the results in a folder. Raises GridError where there are none, or of different corpora."""
+        """Read the results in a folder, packed or one folder per run. Raises GridError where there are none, where
+        files are torn, or where runs are of different corpora."""
         results = cls(grid)
-        for file in sorted(folder.glob(f"cells/*/seed-*/{RESULTS_FILE}")):
-            run = Run(file.parent)
-            results.cells.setdefault(run.record["cell"], {})[run.record["seed"]] = run
+        teachers = {}
+        for run in read_runs(folder):
+            if "cell" in run.record:
+                results.cells.setdefault(run.record["cell"], {})[run.record["seed"]] = run
+            else:
+                teachers[run.record["teacher_set"]] = run
         if not results.cells:
             raise GridError(f"{folder} holds no results of grid {grid.name}; run_grid.py makes some")
         if unknown := [name for name in results.cells if name not in grid.cells]:
@@ -88,11 +64,7 @@ class GridResults:
         results.cells = {
             name: dict(sorted(results.cells[name].items())) for name in grid.cells if name in results.cells
         }
-        results.teachers = {
-            name: Run(folder / "teachers" / name)
-            for name in grid.teacher_sets
-            if (folder / "teachers" / name / RESULTS_FILE).exists()
-        }
+        results.teachers = {name: teachers[name] for name in grid.teacher_sets if name in teachers}
         results._refuse_mixtures()
         return results
 
@@ -156,3 +128,30 @@ class GridResults:
         """language -> (seeds, sentences, counts) of a cell."""
         runs = [self.cells[name][seed] for seed in seeds]
         return {language: np.stack([run.counts[language] for run in runs]) for language in self.languages}
+
+
+def keep(grid: Grid, source: Path, target: Path) -> Path:
+    """Pack results, and nothing large, into a folder that is kept.
+
+    Args:
+        grid: whose results they are.
+        source: its results, in either form; they stay.
+        target: where the packed ones go; folders of single runs that it holds are removed.
+
+    Returns:
+        The target.
+
+    Raises:
+        GridError: as `GridResults.read` and `pack` do, or where both folders are the same; nothing is written then.
+    """
+    if target.resolve() == source.resolve():
+        raise GridError(f"{source} holds the results already; name another folder to keep them in")
+    results = GridResults.read(grid, source)
+    pack([*results.runs(), *results.teachers.values()], target)
+    for folder in run_folders(target):
+        for name in (RESULTS_FILE, SENTENCES_FILE):
+            (folder / name).unlink(missing_ok=True)
+        for left in (folder, folder.parent, folder.parent.parent):
+            if left != target and not any(left.iterdir()):
+                left.rmdir()
+    return target

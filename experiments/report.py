@@ -4,14 +4,13 @@
 
 Reads what run_grid.py left under RESULTS_DIR/GRID, prints the table, draws the plots beside it, and fills the marked
 places of documents (see result_blocks.py); a document that is not there is made, with a place for each grid.
-`--keep FOLDER` first copies the results, which are small, to a folder that is kept with the code; students, teachers
-and their answers stay where they are.
+`--keep FOLDER` first packs the results, which are small, into a folder that is kept with the code: two files per grid
+(see stored_runs.py). Students, teachers and their answers stay where they are.
 """
 
 import argparse
 import json
 import os
-import shutil
 import sys
 from pathlib import Path
 
@@ -21,8 +20,8 @@ from hf_structkd.files import write_atomically
 
 from .comparison import RESAMPLES, compare, summary
 from .figures import draw_all
-from .grid import RESULTS_FILE, SENTENCES_FILE, Grid, GridError
-from .grid_results import GridResults
+from .grid import Grid, GridError
+from .grid_results import GridResults, keep
 from .result_blocks import blocks_of, score_table
 
 HERE = Path(__file__).resolve().parent
@@ -32,7 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("grids", nargs="+", type=Path, help="the grids' YAML files")
     parser.add_argument("--results_dir", type=Path, default=HERE / "results", help="what holds a folder for each grid")
-    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="copy the results there first, and report those")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="pack the results there first, and report those")
     parser.add_argument("--update", nargs="+", type=Path, default=[], help="documents whose marked places are filled")
     parser.add_argument("--resamples", type=int, default=RESAMPLES, help="of the test sentences")
     parser.add_argument("--no_figures", action="store_true", help="draw nothing")
@@ -43,7 +42,7 @@ def main() -> None:
         grid = Grid.read(file)
         folder = options.results_dir / grid.name
         if options.keep is not None:
-            folder = keep(folder, options.keep / grid.name)
+            folder = keep(grid, folder, options.keep / grid.name)
         results = GridResults.read(grid, folder)
         rows = compare(results, options.resamples)
         write_atomically(folder / "summary.json", json.dumps(to_json_types(summary(rows)), indent=1) + "\n")
@@ -65,24 +64,6 @@ def text_of(document: Path, grids: list[str]) -> str:
         return document.read_text(encoding="utf-8")
     places = [f"## {name}\n\n<!-- results: {name} --><!-- end -->" for name in grids]
     return "\n\n".join(["# Results", "Written by `experiments/report.py`.", *places]) + "\n"
-
-
-def keep(source: Path, target: Path) -> Path:
-    """Copy results, and nothing large, to a folder that is kept; what it holds of cells that are gone is removed."""
-    found = sorted(source.rglob(RESULTS_FILE))
-    if not found:
-        raise GridError(f"{source} holds no results; run_grid.py makes some")
-    wanted = set()
-    for file in found:
-        for name in (RESULTS_FILE, SENTENCES_FILE):
-            copy = target / file.parent.relative_to(source) / name
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file.parent / name, copy)
-            wanted.add(copy)
-    for stale in [*target.rglob(RESULTS_FILE), *target.rglob(SENTENCES_FILE)]:
-        if stale not in wanted:
-            stale.unlink()
-    return target
 
 
 if __name__ == "__main__":

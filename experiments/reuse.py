@@ -1,7 +1,5 @@
 """Cells that other grids, or earlier runs whose results were kept, have finished: the same experiment is done once."""
 
-import json
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -9,9 +7,10 @@ from typing import Any
 from hf_structkd.recipes.folder import differences
 
 from .cell_identity import differing, sources_of, teachers_of
-from .cell_run import SCHEMA_VERSION, write_record
-from .grid import RESULTS_FILE, SENTENCES_FILE, Cell, Grid
+from .cell_run import SCHEMA_VERSION, write_counts, write_record
+from .grid import Cell, Grid
 from .pool import Pool
+from .stored_runs import grid_folders, read_runs
 
 
 def take_over(cell: Cell, grid: Grid, pool: Pool, folder: Path, sources: Iterable[Path]) -> bool:
@@ -20,18 +19,21 @@ def take_over(cell: Cell, grid: Grid, pool: Pool, folder: Path, sources: Iterabl
     Args:
         cell, grid, pool: what is asked for.
         folder: of the cell.
-        sources: folders that hold one for each grid.
+        sources: folders that hold one for each grid, with packed runs or a folder per run.
 
     Returns:
         Whether there was one. Its results say whose they are (`taken_from`).
+
+    Raises:
+        GridError: where stored runs are torn; the message names the file.
     """
     for source in sources:
-        for file in sorted(source.glob(f"*/cells/*/seed-{cell.seed}/{RESULTS_FILE}")):
-            record = json.loads(file.read_text(encoding="utf-8"))
-            if not _is_same(record, cell, grid, pool) or not (file.parent / SENTENCES_FILE).exists():
+        for run in (run for other in grid_folders(source) for run in read_runs(other, cell.seed)):
+            record = run.record
+            if not _is_same(record, cell, grid, pool):
                 continue
             folder.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file.parent / SENTENCES_FILE, folder / SENTENCES_FILE)
+            write_counts(run.counts, folder)
             if not pool.corpora.zero_shot:
                 record["scores"].pop("zero_shot", None)
                 record.pop("zero_shot_corpora", None)

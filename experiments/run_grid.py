@@ -4,8 +4,8 @@
 
 Teachers are trained and asked once, whatever the number of cells and of grids that use them. Every cell leaves
 results.json under OUTPUT_DIR/GRID/cells/CELL/seed-N; started again, or started twice on one folder, the runner does
-what is not done. What another grid under OUTPUT_DIR or --reuse has done is taken from there. A cell that fails leaves
-failure.txt and the rest goes on. report.py makes tables of the results.
+what is not done. What another grid under OUTPUT_DIR or --reuse has done is taken from there, packed or not. A cell that
+fails leaves failure.txt and the rest goes on. report.py makes tables of the results, and packs those that are kept.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 
 from hf_structkd.data.readers import CorpusError
@@ -26,6 +27,7 @@ from .cell_identity import refuse_other_sources, scores_are_those_of, sources_of
 from .grid import FAILURE_FILE, RESULTS_FILE, Cell, Grid, GridError
 from .grid_corpora import GridCorpora
 from .shared_work import Job, do_shared
+from .stored_runs import grid_folders, is_packed, read_runs
 
 THREADS = "OMP_NUM_THREADS"
 
@@ -36,6 +38,7 @@ def main() -> int:
     grid = Grid.read(options.grid, definitions)
     cells = grid.all_cells(options.cells, options.seeds)
     output = options.output_dir / grid.name
+    refuse_packed(output, [options.output_dir, *options.reuse])
     todo = unfinished(cells, output)
     if done := [cell for cell in cells if cell not in todo]:
         corpora = GridCorpora(grid)
@@ -93,6 +96,17 @@ def read_options() -> argparse.Namespace:
         parser.error(f"--reuse: there is no folder {', '.join(missing)}")
     options.cache_dir = options.cache_dir or options.output_dir / "cache"
     return options
+
+
+def refuse_packed(output: Path, sources: Sequence[Path]) -> None:
+    """Raise GridError where cells would be run beside packed results, or what could be taken over is torn."""
+    if is_packed(output):
+        raise GridError(
+            f"{output} holds packed results, and a grid that is running leaves one folder per cell: choose another "
+            f"--output_dir; with --reuse {output.parent} the finished cells are taken from there"
+        )
+    for folder in (own for source in sources for own in grid_folders(source) if is_packed(own)):
+        read_runs(folder)
 
 
 def unfinished(cells: list[Cell], output: Path) -> list[Cell]:

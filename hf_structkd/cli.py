@@ -88,7 +88,7 @@ COMMANDS = {
     "card": Command(
         "make a card from the results of one run, or of several seeds",
         "FOLDER [RUN ...]",
-        "Writes the card of the student in FOLDER: from FOLDER/results.json and FOLDER/runs/, or from the\n"
+        "Writes the card of the student in FOLDER: from FOLDER/results.json and FOLDER/runs.jsonl, or from the\n"
         "results.json of the RUNs, that of this student first. Use it before the student is pushed: the card holds\n"
         "no path of this machine.",
         "cli:make_card",

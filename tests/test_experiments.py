@@ -317,6 +317,7 @@ def test_what_another_grid_has_finished_is_taken_from_there_if_nothing_differs(f
 @pytest.mark.slow
 def test_what_was_done_with_other_sentences_or_teachers_is_not_taken(finished, tmp_path):
     from experiments.grid import Grid
+    from experiments.grid_results import keep
     from experiments.pool import Pool
     from experiments.reuse import take_over
 
@@ -338,6 +339,13 @@ def test_what_was_done_with_other_sentences_or_teachers_is_not_taken(finished, t
         assert not take_over(cell, grid, pool, tmp_path / "new", [tmp_path / "kept"]), name
     (kept / "results.json").write_text(json.dumps(record))
     assert take_over(cell, grid, pool, tmp_path / "new", [tmp_path / "kept"])
+    # from packed results the same is taken
+    keep(grid, finished / "out" / "tiny", tmp_path / "packed" / "tiny")
+    assert take_over(cell, grid, pool, tmp_path / "newer", [tmp_path / "packed"])
+    for name in ("results.json", "sentences.npz"):
+        assert (tmp_path / "newer" / name).read_bytes() == (tmp_path / "new" / name).read_bytes()
+        assert (tmp_path / "newer" / name).read_bytes() == (there / name).read_bytes()
+    assert not take_over(grid.cell("text", 3), grid, pool, tmp_path / "none", [tmp_path / "packed"])
 
 
 @pytest.mark.slow
@@ -363,8 +371,10 @@ def test_results_become_tables_plots_and_marked_places(finished, run_script):
     rows = json.loads((finished / "kept" / "tiny" / "summary.json").read_text())
     scores = {
         (run["cell"], run["seed"]): run["scores"]["test"]["avg"]["f1"]
-        for run in (json.loads(file.read_text()) for file in (finished / "kept").rglob("cells/*/*/results.json"))
+        for run in map(json.loads, (finished / "kept" / "tiny" / "runs.jsonl").read_text().splitlines())
+        if "cell" in run
     }
+    assert not list((finished / "kept").rglob("results.json"))
     expected = [scores["K=5", seed] - scores["none", seed] for seed in (1, 2)]
     assert rows["K=5"]["difference"]["estimate"] == pytest.approx(sum(expected) / 2, abs=1e-6)
     run_script("experiments.report", finished / "tiny.yaml", *options, "--resamples", "50")

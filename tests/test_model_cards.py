@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
-from hf_structkd.evaluation.results import read_results
+from hf_structkd.evaluation.results import read_results, read_runs
 from hf_structkd.hub.describe import redescribe
 from hf_structkd.hub.public import publishable
 from tests.hub.loopback_hub import card_errors
@@ -25,8 +25,7 @@ def test_a_card_is_what_its_results_make(results, tmp_path):
     pytest.importorskip("matplotlib", reason="pictures need the extra `plots`")
     folder = results.parent
     shutil.copy(results, tmp_path / "results.json")
-    if (folder / "runs").exists():
-        shutil.copytree(folder / "runs", tmp_path / "runs")
+    shutil.copy(folder / "runs.jsonl", tmp_path / "runs.jsonl")
     assert redescribe(tmp_path).read_bytes() == (folder / "README.md").read_bytes(), "run structkd card FOLDER"
     # the bytes of pictures depend on the versions that drew them
     assert {p.name for p in (tmp_path / "plots").iterdir()} == {p.name for p in (folder / "plots").iterdir()}
@@ -49,11 +48,12 @@ def test_a_card_is_valid_and_shows_no_machine(results):
     assert not card_errors((folder / "README.md").read_text(encoding="utf-8"))
     card = ModelCard.load(folder / "README.md")
     assert card.data.eval_results
-    for path in (folder / "README.md", *folder.rglob("*.json")):
+    for path in (folder / "README.md", results, folder / "runs.jsonl"):
         text = path.read_text(encoding="utf-8")
         assert not re.search(r"(?<![\w/:.<])/(home|tmp|root|work|usr|mnt|Users|data)/", text), path.name
         assert not re.search(r"hf_[a-zA-Z]{20,}", text), path.name
-    for path in folder.rglob("*.json"):
-        read = read_results(path)
+    runs = [read_results(results), *read_runs(folder / "runs.jsonl")]
+    assert len(runs) > 1
+    for read in runs:
         assert publishable(read) == read
         assert not read.label_examples, "words of a corpus"

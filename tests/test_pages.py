@@ -59,13 +59,17 @@ def test_every_table_of_a_page_is_shown_with_all_its_cells(path):
         assert len(rows) == len(lines) - 1
 
 
+def lines_of(file: Path) -> list[dict]:
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n")[:-1]]
+
+
 @cache
 def runs(grid: str) -> dict[str, dict[int, dict]]:
     """cell -> seed -> record, as committed."""
     found: dict[str, dict[int, dict]] = {}
-    for file in sorted((RESULTS / grid).glob("cells/*/seed-*/results.json")):
-        record = json.loads(file.read_text(encoding="utf-8"))
-        found.setdefault(record["cell"], {})[record["seed"]] = record
+    for record in lines_of(RESULTS / grid / "runs.jsonl"):
+        if "cell" in record:
+            found.setdefault(record["cell"], {})[record["seed"]] = record
     return found
 
 
@@ -89,7 +93,8 @@ def shown_score(values: list[float]) -> str:
 def teachers_score(grid: str, name: str | None = None) -> float:
     """Of a set of teachers; by default of the grid's first."""
     sets = yaml.safe_load((RESULTS.parent / "grids" / f"{grid}.yaml").read_text(encoding="utf-8"))["teacher_sets"]
-    record = json.loads((RESULTS / grid / "teachers" / (name or next(iter(sets))) / "results.json").read_text())
+    name = name or next(iter(sets))
+    (record,) = (own for own in lines_of(RESULTS / grid / "runs.jsonl") if own.get("teacher_set") == name)
     return record["scores"]["test"]["avg"][record["metric"]]
 
 
@@ -185,8 +190,7 @@ def test_the_table_of_a_grid_shows_every_cell_as_its_runs_have_it(grid):
 @pytest.mark.parametrize("folder", sorted((ROOT / "model_cards").iterdir()), ids=lambda folder: folder.name)
 def test_the_cells_of_a_card_are_its_results_own(folder):
     page = Page((folder / "README.md").read_text(encoding="utf-8"))
-    files = [folder / "results.json", *(folder / "runs").glob("*.json")]
-    read = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    read = [json.loads((folder / "results.json").read_text(encoding="utf-8")), *lines_of(folder / "runs.jsonl")]
     table = next(rows for rows in page.tables if rows[0][-1] == "gap closed")
     languages = table[0][1:-2]
     assert [row[0] for row in table[1:]] == ["teachers", "baseline", read[0]["objective"]["name"]]

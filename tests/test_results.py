@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "examples" / "experiments" / "results"
+RESULTS = ROOT / "experiments" / "results"
 DOCUMENTS = ("RESULTS.md", "README.md", "docs/objectives.md")
 
 
@@ -19,15 +19,23 @@ def test_documents_say_what_the_committed_results_make(tmp_path, run_script):
         (tmp_path / document).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / document, tmp_path / document)
     grids = [RESULTS.parent / "grids" / f"{folder.name}.yaml" for folder in sorted(RESULTS.iterdir())]
-    options = ("--keep", tmp_path / "examples" / "experiments" / "results")
+    kept = tmp_path / "experiments" / "results"
+    options = ("--keep", kept)
     run_script("experiments.report", *grids, *options, "--update", *(tmp_path / d for d in DOCUMENTS))
     for document in DOCUMENTS:
         assert (tmp_path / document).read_text() == (ROOT / document).read_text(), f"run report.py on {document}"
+    for file in (*RESULTS.glob("*/runs.jsonl"), *RESULTS.glob("*/summary.json")):
+        assert (kept / file.relative_to(RESULTS)).read_text() == file.read_text(), file
+
+
+def test_results_are_packed():
+    for folder in RESULTS.iterdir():
+        assert {path.name for path in folder.iterdir()} == {"runs.jsonl", "sentences.npz", "summary.json", "figures"}
 
 
 def test_results_show_no_machine_and_no_text_of_a_corpus():
-    files = list(RESULTS.rglob("*.json"))
-    assert files
+    files = [*RESULTS.rglob("*.json"), *RESULTS.rglob("*.jsonl")]
+    assert {file.name for file in files} == {"runs.jsonl", "summary.json"}
     for file in files:
         text = file.read_text(encoding="utf-8")
         assert not re.search(r"(?<![\w/:.<}])/(home|tmp|root|work|usr|mnt|Users|data)/", text), file

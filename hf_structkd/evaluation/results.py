@@ -133,8 +133,53 @@ def read_results(path: str | os.PathLike[str]) -> RunResults:
     source = Path(path)
     if source.suffix != ".json":
         source = source / RESULTS_NAME
+    return _parse(source.read_bytes(), str(source))
+
+
+def write_runs(runs: Sequence[RunResults], path: str | os.PathLike[str]) -> Path:
+    """Write the results of several runs into one file, one line of JSON per run.
+
+    Args:
+        runs: The runs' results; what JSON does not know becomes what :func:`write_results` makes of it.
+        path: The file.
+
+    Returns:
+        The path of the file written.
+
+    Raises:
+        TypeError, OSError: As :func:`write_results` does.
+    """
+    lines = [json.dumps(to_json_types(asdict(run)), ensure_ascii=False, allow_nan=False) + "\n" for run in runs]
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(target, "".join(lines))
+    return target
+
+
+def read_runs(path: str | os.PathLike[str]) -> list[RunResults]:
+    """Read what :func:`write_runs` wrote.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The runs' results, in the order of their lines.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: As :func:`read_results` does, or if the last line has no end, as where a file was cut short; the
+            message names file and line.
+    """
+    *lines, rest = Path(path).read_bytes().split(b"\n")
+    if rest:
+        raise ValueError(f"{path}, line {len(lines) + 1}, has no end: the file was cut short.")
+    return [_parse(line, f"{path}, line {number},") for number, line in enumerate(lines, start=1)]
+
+
+def _parse(content: bytes, source: str) -> RunResults:
+    """Results out of JSON; `source` is where they are from, for messages."""
     try:
-        data = json.loads(source.read_text(encoding="utf-8"))
+        data = json.loads(content.decode("utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{source} is not JSON: {error}") from None
     schema = data.get("schema_version") if isinstance(data, dict) else None

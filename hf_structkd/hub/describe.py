@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..evaluation.markdown import one_line
 from ..evaluation.report import ComparisonReport
-from ..evaluation.results import RESULTS_NAME, RunResults, read_results, write_results
+from ..evaluation.results import RESULTS_NAME, RunResults, read_results, read_runs, write_results, write_runs
 from .card_data import StudentCardData, card_data, headline_split, refuse_other_runs
 from .model_card import write_model_card
 from .public import publishable
@@ -16,7 +16,8 @@ from .public import publishable
 logger = logging.getLogger(__name__)
 
 PLOTS_DIR = "plots"
-RUNS_DIR = "runs"  # results of the same recipe with other seeds, one file each
+RUNS_FILE = "runs.jsonl"  # results of the same recipe with other seeds, one line per run
+RUNS_DIR = "runs"  # earlier versions wrote them here, one file per run
 
 
 def describe_student(
@@ -34,8 +35,8 @@ def describe_student(
     Args:
         folder: the student's.
         results: of its run.
-        more_runs: the same recipe with other seeds; they are kept in `runs/`, in the place of what is there, and the
-            card shows means.
+        more_runs: the same recipe with other seeds; they are kept in `runs.jsonl`, in the place of what is there,
+            and the card shows means.
         rewritten: whether the card is one that `StructKDTrainer` may write anew.
 
     Returns:
@@ -49,17 +50,21 @@ def describe_student(
     refuse_other_runs([public, *others])
     try:
         write_results(public, target / RESULTS_NAME)
-        kept = [write_results(run, target / RUNS_DIR / f"{n}.json") for n, run in enumerate(others, start=2)]
-        for stale in (target / RUNS_DIR).glob("*.json"):  # of an earlier description, with more runs or of another
-            if stale not in kept:
-                stale.unlink()
+        if others:
+            write_runs(others, target / RUNS_FILE)
+        else:
+            (target / RUNS_FILE).unlink(missing_ok=True)
+        for stale in (target / RUNS_DIR).glob("*.json"):  # of an earlier version
+            stale.unlink()
     except (OSError, TypeError, ValueError):
         logger.exception("results.json could not be written beside the model.")
     return _write_card(target, public, others, rewritten)
 
 
 def redescribe(folder: str | os.PathLike[str]) -> Path | None:
-    """Make card and pictures anew from the `results.json` (and `runs/`) beside them.
+    """Make card and pictures anew from the `results.json` (and `runs.jsonl`) beside them.
+
+    The files in `runs/` that earlier versions wrote instead of `runs.jsonl` are read too.
 
     Args:
         folder: a student's folder, or one of `model_cards/`.
@@ -69,14 +74,21 @@ def redescribe(folder: str | os.PathLike[str]) -> Path | None:
 
     Raises:
         FileNotFoundError, ValueError: as [`read_results`] does; ValueError too if the runs differ in more than
-            their seeds, as those do that an earlier description left, or a file in `runs/` is none.
+            their seeds, as those do that an earlier description left, or a file in `runs/` is none or stands beside
+            a `runs.jsonl`.
     """
     target = Path(folder)
     files = list((target / RUNS_DIR).glob("*.json"))
     if strange := [path for path in files if not path.stem.isdecimal()]:
         raise ValueError(f"{strange[0]} is not a run of this card; those are called 2.json, 3.json and so on")
+    packed = (target / RUNS_FILE).exists()
+    if packed and files:
+        raise ValueError(
+            f"{target} holds further runs in {RUNS_FILE} and in {RUNS_DIR}/: remove those that do not count"
+        )
     files.sort(key=lambda path: int(path.stem))
-    results, *others = [publishable(read_results(path)) for path in (target, *files)]
+    further = read_runs(target / RUNS_FILE) if packed else [read_results(path) for path in files]
+    results, *others = [publishable(run) for run in (read_results(target), *further)]
     refuse_other_runs([results, *others])
     return _write_card(target, results, others, False)
 

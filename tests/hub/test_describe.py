@@ -9,7 +9,7 @@ import pytest
 from datasets import Dataset
 
 from hf_structkd.evaluation.report import ComparisonReport
-from hf_structkd.evaluation.results import RunResults, read_results, write_results
+from hf_structkd.evaluation.results import RunResults, read_results, read_runs, write_results
 from hf_structkd.hub import describe
 from hf_structkd.hub.card_data import card_data
 from hf_structkd.hub.describe import describe_student, redescribe
@@ -51,7 +51,7 @@ def test_a_folder_is_described_and_described_again_the_same(tmp_path):
     card = describe_student(tmp_path, run(1, 0.8), [run(2, 0.7)])
     written = {path: path.read_bytes() for path in sorted(tmp_path.rglob("*")) if path.is_file()}
     assert {path.name for path in written} == {
-        "README.md", "results.json", "2.json", "training_curves.png", "language_gap.png"
+        "README.md", "results.json", "runs.jsonl", "training_curves.png", "language_gap.png"
     }  # fmt: skip
     assert all(data.startswith(b"\x89PNG") for path, data in written.items() if path.suffix == ".png")
     text = card.read_text()
@@ -205,10 +205,36 @@ def no_pictures(monkeypatch):
 def test_an_earlier_descriptions_runs_are_not_averaged_in(tmp_path):
     describe_student(tmp_path, run(1, 0.8), [run(2, 0.7), run(3, 0.6)])
     describe_student(tmp_path, run(1, 0.8), [run(4, 0.7)])
-    assert [path.name for path in sorted((tmp_path / "runs").iterdir())] == ["2.json"]
+    assert [run.seed for run in read_runs(tmp_path / "runs.jsonl")] == [4]
     text = describe_student(tmp_path, run(5, 0.8)).read_text()
     assert "| posterior | 80.00 | 80.00 |" in text
+    assert not (tmp_path / "runs.jsonl").exists()
     assert redescribe(tmp_path).read_text() == text
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_runs_in_a_file_each_as_earlier_versions_wrote_them_make_the_same_card(tmp_path):
+    text = describe_student(tmp_path, run(1, 0.8), [run(2, 0.7), run(3, 0.6)]).read_text()
+    others = read_runs(tmp_path / "runs.jsonl")
+    for number, other in enumerate(others, start=2):
+        write_results(other, tmp_path / "runs" / f"{number}.json")
+    with pytest.raises(ValueError, match=r"further runs in runs\.jsonl and in runs/: remove"):
+        redescribe(tmp_path)
+    (tmp_path / "runs.jsonl").unlink()
+    assert redescribe(tmp_path).read_text() == text
+    describe_student(tmp_path, run(1, 0.8), others)
+    assert not list((tmp_path / "runs").iterdir())
+    assert redescribe(tmp_path).read_text() == text
+
+
+def test_a_file_of_runs_that_was_cut_short_is_refused_by_its_line(tmp_path):
+    describe_student(tmp_path, run(1, 0.8), [run(2, 0.7), run(3, 0.6)])
+    file = tmp_path / "runs.jsonl"
+    whole = file.read_bytes()
+    for cut, told in ((whole[:-1], "line 2, has no end"), (whole[20:], "line 1, is not JSON")):
+        file.write_bytes(cut)
+        with pytest.raises(ValueError, match=rf"runs\.jsonl, {told}"):
+            redescribe(tmp_path)
 
 
 def changed(member: str, value: object) -> RunResults:
