@@ -4,8 +4,8 @@
 
 Teachers are trained and asked once, whatever the number of cells and of grids that use them. Every cell leaves
 results.json under OUTPUT_DIR/GRID/cells/CELL/seed-N; started again, or started twice on one folder, the runner does
-what is not done. What another grid under OUTPUT_DIR or --reuse has done is taken from there, packed or not. A cell that
-fails leaves failure.txt and the rest goes on. report.py makes tables of the results, and packs those that are kept.
+what is not done. What another grid under OUTPUT_DIR or --reuse has done is taken from there, packed or not. A cell
+that fails leaves failure.txt and the rest goes on. report.py makes tables and packs results.
 """
 
 import argparse
