@@ -11,7 +11,7 @@ from ..evaluation.report import ComparisonReport
 from ..evaluation.results import RESULTS_NAME, RunResults, read_results, read_runs, write_results, write_runs
 from .card_data import StudentCardData, card_data, headline_split, refuse_other_runs
 from .model_card import write_model_card
-from .public import publishable
+from .public import log_failure, publishable
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ def describe_student(
         for stale in (target / RUNS_DIR).glob("*.json"):  # of an earlier version
             stale.unlink()
     except (OSError, TypeError, ValueError):
-        logger.exception("results.json could not be written beside the model.")
+        log_failure(logger, "results.json could not be written beside the model.")
     return _write_card(target, public, others, rewritten)
 
 
@@ -97,7 +97,7 @@ def _write_card(target: Path, results: RunResults, others: Sequence[RunResults],
     try:
         data = card_data(results, others)
     except Exception:
-        logger.exception("The results do not make a card; a minimal one is written.")
+        log_failure(logger, "The results do not make a card; a minimal one is written.")
         data = StudentCardData(one_line(results.model.get("name") or "tagger"), rewritten=rewritten)
         return write_model_card(target, data)
     images = _draw(target, results, data.comparison)
@@ -121,5 +121,5 @@ def _draw(target: Path, results: RunResults, comparison: ComparisonReport | None
     except ImportError:
         logger.info("matplotlib is not installed: the card is without pictures (extra `plots`)")
     except Exception:
-        logger.exception("The pictures of the card could not be drawn.")
+        log_failure(logger, "The pictures of the card could not be drawn.")
     return {}

@@ -23,7 +23,7 @@ from .card_tables import (
     type_tables,
     version_table,
 )
-from .public import public_name
+from .public import log_failure, public_name
 from .snippets import snippets
 
 __all__ = [
@@ -126,12 +126,12 @@ def write_model_card(output_dir: str | os.PathLike[str], data: StudentCardData) 
         try:
             text = str(build_model_card(data))
         except Exception:
-            logger.exception("The model card could not be rendered; a minimal one is written instead.")
+            log_failure(logger, "The model card could not be rendered; a minimal one is written instead.")
             text = minimal_card(data)
         target.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(target, sealed(text))
     except (OSError, ValueError):
-        logger.exception("The model card could not be written.")
+        log_failure(logger, "The model card could not be written.")
         return None
     return target
 

@@ -1,7 +1,9 @@
 """Makes results public: names without paths of this machine, texts without access tokens."""
 
+import logging
 import os
 import re
+import traceback
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -115,3 +117,16 @@ def is_home(path: str) -> bool:
 def _last_part(path: str) -> str:
     path = path.rstrip("/\\")
     return "~" if is_home(path) else re.split(r"[\\/]", path)[-1]
+
+
+def log_failure(logger: logging.Logger, message: str) -> None:
+    """Log the exception that is being handled, with its traceback, in characters that any terminal can print.
+
+    Its text may quote a stranger's results file, which can hold terminal commands and characters of no encoding.
+
+    Args:
+        logger: Where to log it, as an error.
+        message: What failed.
+    """
+    characters = (c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in traceback.format_exc())
+    logger.error("%s\n%s", message, "".join(characters))

@@ -141,7 +141,7 @@ def check(markdown: str, clean: Page) -> None:
 # All at once, one that a line's beginning matters to, none; each alone is tried in all fields at once below.
 @pytest.mark.slow
 @pytest.mark.parametrize("text", ["\n".join(HOSTILE), HOSTILE[2], ""], ids=["all", "returns", "empty"])
-def test_nothing_that_a_results_file_says_does_anything_on_its_card(text, tmp_path, monkeypatch):
+def test_nothing_that_a_results_file_says_does_anything_on_its_card(text, tmp_path, monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "hf_structkd.evaluation.plots", None)
 
     def card(results: dict[str, Any]) -> str:
@@ -160,6 +160,7 @@ def test_nothing_that_a_results_file_says_does_anything_on_its_card(text, tmp_pa
             raise AssertionError(f"{place}: {error}") from error
         described += "## Training" in made
     assert described >= 30  # a number that is text makes the minimal card, text makes a whole one
+    assert all(c.isprintable() or c == "\n" for c in caplog.text)  # nor in the log, which a terminal shows
 
 
 def test_the_same_words_in_every_field_at_once(tmp_path, monkeypatch):
