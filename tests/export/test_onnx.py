@@ -200,8 +200,10 @@ def test_an_export_that_is_killed_leaves_the_old_model_or_the_new_one_or_a_refus
         assert not [path for path in folder.iterdir() if path.name.startswith("_")]
         if finished:
             break
-    assert seen == ["old", *["refused"] * (len(seen) - 2), "new"]
-    assert len(seen) > 4
+    # Files inside the work folder are renamed too: a kill there leaves the old model as well.
+    assert seen == sorted(seen, key=["old", "refused", "new"].index)
+    assert (seen[0], seen[-1]) == ("old", "new")
+    assert seen.count("refused") > 2
 
 
 def test_a_damaged_or_mixed_export_is_refused_by_file(exported, tmp_path):

@@ -116,8 +116,8 @@ def test_memory_does_not_grow_with_annotated_sentences(tmp_path, monkeypatch):
     uniform = CallableTeacher(lambda s: [np.full((len(w), 3), 1 / 3) for w in s], labels, name="u", revision="1")
     write, seen = PartialAnswers.write, []
 
-    def watched(partial, number, table, *args):
-        write(partial, number, table, *args)
+    def watched(partial, number, rows, table, *args):
+        write(partial, number, rows, table, *args)
         gc.collect()
         seen.append((tracemalloc.get_traced_memory()[0] + pa.total_allocated_bytes(), table.nbytes, memory()))
 
