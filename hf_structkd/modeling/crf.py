@@ -276,11 +276,11 @@ class LinearChainCRF:
             )
         single = tags.dim() == 2
         paths = (tags[:, None] if single else tags).to(self._chain.device)
-        score = path_score(self._chain, paths)
-        if not allow_illegal and bool((score == NEG_INF).any()):
+        value = self._sums.log_prob(paths)
+        if value is None:
+            value = _log_ratio(path_score(self._chain, paths), self._quantity("log_partition")[:, None])
+        if not allow_illegal and bool((value == NEG_INF).any()):
             check_legal(self._chain.detached(), self._chain.alive, paths)
-        log_z = self._quantity("log_partition")[:, None]
-        value = _log_ratio(score, log_z)
         return self._to_caller(value.squeeze(1) if single else value)
 
     def restrict(self, tags_allowed: Tensor) -> LinearChainCRF:
@@ -345,11 +345,12 @@ class LinearChainCRF:
 
     # -- best paths, samples ------------------------------------------------------------------------------------
 
-    def argmax(self) -> tuple[Tensor, Tensor]:
-        """Best path (Viterbi): tags (B, T) padded with -100, and its unnormalised score (B,), nats.
+    def decode(self) -> Tensor:
+        """Best path (Viterbi): tags (B, T) padded with -100; -100 throughout where there is no allowed path."""
+        return best_path(self._chain).to(self._device)
 
-        Without any allowed path: tags -100, score ``-inf``.
-        """
+    def argmax(self) -> tuple[Tensor, Tensor]:
+        """The tags (B, T) of `decode`, and their unnormalised score (B,), nats; ``-inf`` without any allowed path."""
         tags = best_path(self._chain)
         score = path_score(self._chain, tags[:, None])[:, 0]
         return tags.to(self._device), self._to_caller(score)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .crf_batch import Chain, check_scores, check_tags
-from .crf_compiled import NativePass, native_enabled
+from .crf_compiled import NativePass, native_path_scores, native_sums
 from .crf_reference import NEG_INF, REFERENCE, Scores, completions
 from .crf_sums import Messages, PackedPass
 from .tag_scheme import IGNORED
@@ -47,6 +47,27 @@ class _Sum(torch.autograd.Function):
         return (None, None, *gradients)
 
 
+class _LogProb(torch.autograd.Function):
+    """Log probabilities of paths from a `NativePass`: one compiled call for the values, one for the gradients."""
+
+    @staticmethod
+    def forward(ctx, sums: PathSums, paths: Tensor, *scores: Tensor) -> Tensor:
+        ctx.sums, ctx.paths = sums, paths
+        value = sums.native_log_prob(paths)
+        ctx.save_for_backward(value, *scores)
+        return value
+
+    @staticmethod
+    def backward(ctx, upstream: Tensor):
+        value, *scores = ctx.saved_tensors
+        exists = value > NEG_INF
+        if torch.is_grad_enabled():  # see `_Sum`
+            gradients = ctx.sums.composed_log_prob_gradient(ctx.paths, exists, Scores(*scores), upstream)
+        else:
+            gradients = ctx.sums.messages.log_prob_gradient(upstream, ctx.paths, exists)
+        return (None, None, *(part.to(score.dtype) for part, score in zip(gradients, scores)))
+
+
 class PathSums:
     """Sums over the paths of one batch. One forward-backward pass, made when first needed, serves all quantities."""
 
@@ -58,7 +79,7 @@ class PathSums:
         """The forward-backward pass. Raises ValueError if scores of real words are NaN or +inf."""
         chain = self.chain
         with torch.inference_mode():
-            messages = (NativePass if native_enabled(chain.device) else PackedPass)(chain)
+            messages = (NativePass if native_sums(chain) else PackedPass)(chain)
         if not messages.ok:
             names = ("transitions", "start_transitions", "end_transitions")
             check_scores(chain.scores.emissions, chain.lengths, **dict(zip(names, chain.scores[1:])))
@@ -103,15 +124,42 @@ class PathSums:
 
     def reference_gradient(self, quantity: str, scores: Scores, upstream: Tensor, record: bool) -> list[Tensor]:
         """The first derivative by automatic differentiation, itself differentiable if ``record`` is set."""
-        with torch.enable_grad():
-            # Aliases, so that one score's dependence on another (shared parameters) is not counted here.
-            inputs = [part.view_as(part) if record else part.detach() for part in scores]
-            inputs = [part if part.requires_grad else part.detach().requires_grad_() for part in inputs]
-            value = self._reference(quantity, Scores(*inputs))
-            if not value.requires_grad:  # sentences of one word have no transitions, whatever the scores
-                return [torch.zeros_like(part) for part in scores]
-            gradients = torch.autograd.grad(value, inputs, upstream, create_graph=record, materialize_grads=True)
-        return list(gradients)
+        return _differentiate(lambda inputs: self._reference(quantity, inputs), scores, upstream, record)
+
+    @torch.compiler.disable
+    def log_prob(self, paths: Tensor) -> Tensor | None:
+        """The log probabilities (B, K) of paths (B, K, T), `-inf` for illegal and missing ones, by compiled loops.
+
+        Returns:
+            float64, nats, differentiable twice; `None` where the chain's messages are not those of compiled loops.
+
+        Raises:
+            ValueError: as `path_score`.
+        """
+        if not (isinstance(self.messages, NativePass) and self.messages.ok):
+            return None
+        if torch.is_grad_enabled() and any(part.requires_grad for part in self.chain.scores):
+            return _LogProb.apply(self, paths.long(), *self.chain.scores)
+        return self.native_log_prob(paths)
+
+    def native_log_prob(self, paths: Tensor) -> Tensor:
+        """The same without gradients."""
+        with torch.no_grad():
+            scores = native_path_scores(self.chain, paths)
+            # A path that exists is one of the paths that log Z sums: the difference has no infinity.
+            return torch.where(scores > NEG_INF, scores - self.messages.log_z[:, None], NEG_INF)
+
+    def composed_log_prob_gradient(
+        self, paths: Tensor, exists: Tensor, scores: Scores, upstream: Tensor
+    ) -> list[Tensor]:
+        """The gradient of `log_prob` as differentiable operations."""
+
+        def log_prob(inputs: Scores) -> Tensor:
+            log_z = self._reference("log_partition", inputs)[:, None]
+            difference = path_score(Chain(inputs, self.chain.lengths), paths) - torch.where(exists, log_z, 0.0)
+            return torch.where(exists, difference, 0.0)
+
+        return _differentiate(log_prob, scores, upstream, record=True)
 
     @torch.no_grad()
     def completions(self) -> Tensor:
@@ -145,6 +193,20 @@ class PathSums:
             step_scores = scores.transitions[tags[..., t]]
         exists = (scores.start + rest[:, 0]).amax(1, keepdim=True) > NEG_INF
         return tags.masked_fill(~(self.chain.alive & exists)[:, None], IGNORED)
+
+
+def _differentiate(
+    function: Callable[[Scores], Tensor], scores: Scores, upstream: Tensor, record: bool
+) -> list[Tensor]:
+    """The derivative of a function by each score, itself differentiable if ``record`` is set."""
+    with torch.enable_grad():
+        # Aliases, so that one score's dependence on another (shared parameters) is not counted here.
+        inputs = [part.view_as(part) if record else part.detach() for part in scores]
+        inputs = [part if part.requires_grad else part.detach().requires_grad_() for part in inputs]
+        value = function(Scores(*inputs))
+        if not value.requires_grad:  # sentences of one word have no transitions, whatever the scores
+            return [torch.zeros_like(part) for part in scores]
+        return list(torch.autograd.grad(value, inputs, upstream, create_graph=record, materialize_grads=True))
 
 
 # ---- scores of given paths, expected scores ----

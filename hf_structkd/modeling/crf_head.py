@@ -396,7 +396,7 @@ class CRFHeadMixin:
             as_bio: whether BIOES `logits` are written in B- and I- only, see `bio_reading` of [`TagScheme`].
         """
         scheme, distribution = self.tag_scheme, self.distribution(output, "decode")
-        best, _ = distribution.argmax()
+        best = distribution.decode()
         log_marginals, chosen = distribution.log_marginals.float().clamp(min=LOG_ZERO), best.clamp(min=0)
         if as_bio and scheme.name == "BIOES":
             reading = torch.tensor(scheme.bio_reading, device=best.device)

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from .crf_batch import Chain
-from .crf_compiled import native_best_path, native_enabled, native_k_best
+from .crf_compiled import native_best_path, native_k_best, native_maxima
 from .crf_reference import IMPOSSIBLE, LIMIT
 from .tag_scheme import IGNORED
 
@@ -196,7 +196,7 @@ class _PackedScores:
 @torch.compiler.disable
 def best_path(chain: Chain) -> Tensor:
     """Tags (B, T) of the best path; -100 on padding and where no path exists."""
-    if native_enabled(chain.device):
+    if native_maxima(chain):
         return native_best_path(chain)
     with torch.inference_mode():
         packed = _PackedScores(chain)
@@ -215,7 +215,7 @@ def k_best(chain: Chain, k: int) -> tuple[Tensor, Tensor]:
     Returns:
         Tags (B, K, T), -100 on padding and throughout a path that does not exist; whether each path exists (B, K).
     """
-    if native_enabled(chain.device):
+    if native_maxima(chain):
         return native_k_best(chain, k)
     with torch.inference_mode():
         packed = _PackedScores(chain)

@@ -125,7 +125,7 @@ def analyses(distribution: LinearChainCRF, scheme: TagScheme, top_k: int | None 
 def _paths(distribution: LinearChainCRF, top_k: int | None) -> tuple[Tensor, list[list[float]], list[list[bool]]]:
     """Tags (batch, k, words) on the CPU, each path's probability (none if `top_k` is `None`), whether it exists."""
     if top_k is None:
-        best = distribution.argmax()[0].unsqueeze(1)
+        best = distribution.decode().unsqueeze(1)
         return best.cpu(), [], (best[:, :, 0] >= 0).tolist()
     tags, log_prob, valid = distribution.topk(top_k)
     return tags.cpu(), log_prob.double().exp().tolist(), valid.tolist()

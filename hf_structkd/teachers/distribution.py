@@ -130,7 +130,7 @@ class TagChain(LinearChainCRF):
         return ExactPaths(*super().topk(k))
 
     def best_tags(self) -> Tensor:
-        return self.argmax()[0]
+        return self.decode()
 
     def log_prob(self, tags: Tensor, *, allow_illegal: bool = True) -> Tensor:
         return super().log_prob(tags, allow_illegal=allow_illegal)

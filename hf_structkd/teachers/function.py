@@ -155,7 +155,7 @@ class CallableTeacher(TagTeacher):
             allowed_start=reading.allowed_start,
             allowed_end=reading.allowed_end,
         )
-        states_of_paths = chain.argmax()[0].view_as(tags)
+        states_of_paths = chain.decode().view_as(tags)
         student_tags = torch.tensor(reading.student_tags)[states_of_paths.clamp(min=0)]
         paths = KnownPaths(torch.where(tags < 0, IGNORED, student_tags), weights, lengths, reading.num_tags)
         return paths if self.temperature == 1.0 else paths.with_temperature(self.temperature)

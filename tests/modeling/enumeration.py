@@ -163,9 +163,12 @@ class EnumeratedCRF:
     def statistics(self):
         return Statistics(self.marginals, self.edge_counts, (self.log_partition > NEG_INF).double())
 
+    def decode(self):
+        return self.topk(1).tags[:, 0]
+
     def argmax(self):
         score = self._per_sentence(lambda b: torch.cat([self.path_scores[b], torch.tensor([NEG_INF]).double()]).max())
-        return self.topk(1).tags[:, 0], score
+        return self.decode(), score
 
     def topk(self, k):
         B, T, _ = self.shape

@@ -121,6 +121,7 @@ def test_best_paths_agree_with_enumeration(chain, k):
     close(smaller.tags, found.tags[:, : max(1, k // 2)])
     close(smaller.log_prob, found.log_prob[:, : max(1, k // 2)])
     tags, score = ours.argmax()
+    assert torch.equal(ours.decode(), tags)
     close(tags, found.tags[:, 0])
     same_log(score, truth.argmax()[1])
 
