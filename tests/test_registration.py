@@ -35,3 +35,17 @@ def test_any_module_may_be_imported_first():
     done = subprocess.run([sys.executable, "-c", CHILDREN, *statements], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
+
+
+def test_training_imports_nothing_that_it_does_not_use():
+    """Danger: seconds of every start go into libraries that only a metric for `evaluate.load`, a comparison of
+    taggers or compiled loops need."""
+    code = """
+import sys
+import torch, datasets
+from transformers import Trainer
+from hf_structkd import StructKDTrainer, StructKDTrainingArguments, TaggingMetrics, Teacher, annotate, load_corpora
+print(sorted({"evaluate", "numba", "scipy.stats", "matplotlib", "sklearn", "onnx"} & set(sys.modules)))
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import optimize, stats
 
+from .scores import entity_set
 from .sentences import paired_sentences
-from .seqeval_metric import entity_set
 
 CORRECTION = "Holm"
 # Up to this many pairs the sign-flip test is exact (2 ** n sign vectors); beyond it draws this many.

@@ -7,9 +7,8 @@ import numpy as np
 from transformers import EvalPrediction
 
 from ..modeling.tag_scheme import IGNORED, SchemeName, TagScheme
-from .accuracy import word_accuracy
+from .scores import strict_seqeval, word_accuracy
 from .sentences import type_reports
-from .seqeval_metric import strict_seqeval
 
 
 class TaggingMetrics:

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from hf_structkd.data.demo_corpus import load_demo_corpus
-from hf_structkd.evaluation.seqeval_metric import strict_seqeval
+from hf_structkd.evaluation.scores import strict_seqeval
 from hf_structkd.evaluation.significance import (
     MeanScores,
     holm,
