@@ -4,7 +4,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-EXTRAS ?= dev,demo,fast,lora,onnx,plots,search,space,trackers
+EXTRAS ?= chinese,dev,demo,fast,lora,onnx,plots,search,space,spacy,thai,trackers
 WORKERS ?= 2
 FUZZ_CASES ?= 8500
 DEMO_RECIPE ?= examples/recipes/demo.yaml

@@ -50,7 +50,7 @@ def run_cell(cell: Cell, grid: Grid, pool: Pool, folder: Path) -> None:
         seen = ((language, np.concatenate(corpora.rows(language, cell))) for language in corpora.languages)
         return [words for language, rows in seen for words in corpora.splits[language]["train"].select(rows)["tokens"]]
 
-    model, tokenizer = make_tagger(cell.model, corpora.labels, cell.data.tag_scheme, sentences)
+    model, tokenizer = make_tagger(cell.model, corpora.labels, cell.data.tag_scheme, sentences, cell.data.words)
     key = None if scratch else content_key(cell.model.model, cell.model.revision)
     names = grid.teacher_set_of(cell)
     if cell.own.teacher_embeddings is not None:

@@ -105,10 +105,13 @@ class TeacherSets:
             settings["model"] = content_key(model.model, model.revision)
         if data.tag_scheme not in (None, infer_scheme(self.corpora.labels)):
             settings["tag_scheme"] = data.tag_scheme
+        if data.words is not None:
+            settings["words"] = data.words
         folder = self.cache / "teachers" / f"{language}-{digest(settings)}"
 
         def fit(ready: StructKDTrainingArguments) -> Any:
-            tagger, tokenizer = make_tagger(model, self.corpora.labels, data.tag_scheme, lambda: list(train["tokens"]))
+            sentences = lambda: list(train["tokens"])  # noqa: E731
+            tagger, tokenizer = make_tagger(model, self.corpora.labels, data.tag_scheme, sentences, data.words)
             encoded = encode_corpus(train, tokenizer, self.corpora.labels)
             on_dev = {own: encode_corpus(d, tokenizer, self.corpora.labels) for own, d in dev.items()}
             return train_trimmed(tagger, tokenizer, encoded, on_dev, ready)

@@ -1,4 +1,4 @@
-"""Reader of CoNLL-U files."""
+"""Reader of CoNLL-U and CoNLL-U Plus files."""
 
 import logging
 from collections.abc import Iterator
@@ -11,12 +11,17 @@ logger = logging.getLogger(__name__)
 CONLLU_FIELDS = ("id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "misc")
 
 
-def read_conllu(path: Path, field: str = "upos") -> Iterator[RawSentence]:
+_GLOBAL_COLUMNS = "# global.columns ="
+
+
+def read_conllu(path: Path, field: str | None = None) -> Iterator[RawSentence]:
     """Read the sentences of a CoNLL-U file; multiword ranges (`3-4`) and empty nodes (`3.1`) are skipped.
+
+    CoNLL-U Plus names its columns in the first line (`# global.columns = ID FORM ...`); any of them may be the field.
 
     Args:
         path: the file.
-        field: a field by name (`upos`, `xpos`, `deprel`, ...), or a key inside one: `misc:NER` (`O` where
+        field: a field by name (`upos`, the default, `xpos`, `deprel`, ...), or a key inside one: `misc:NER` (`O` where
             a word has none) or `feats:Case` (`_` where a word has none).
 
     Returns:
@@ -26,13 +31,16 @@ def read_conllu(path: Path, field: str = "upos") -> Iterator[RawSentence]:
         CorpusError: on an unknown field, a key that no word has, a line without ten columns, or a word without UPOS
             where the field is `upos`.
     """
-    name, _, key = field.partition(":")
-    if name.lower() not in CONLLU_FIELDS or (key and name.lower() not in ("misc", "feats")):
+    columns = _columns(path)
+    if field is None and "upos" not in columns:
+        raise CorpusError(f"{path}: choose the column of the tags with tags_column=; there are {', '.join(columns)}.")
+    field = field or "upos"
+    name, key = (field, "") if field.lower() in columns else field.partition(":")[::2]
+    if name.lower() not in columns or (key and name.lower() not in ("misc", "feats")):
         raise CorpusError(
-            f"{path}: no CoNLL-U field {field!r}. Choose one of {', '.join(CONLLU_FIELDS)}, misc:KEY or feats:KEY."
+            f"{path}: no CoNLL-U field {field!r}. Choose one of {', '.join(columns)}, misc:KEY or feats:KEY."
         )
-    index = CONLLU_FIELDS.index(name.lower())
-    sentences = _sentences(path, index)
+    sentences = _sentences(path, columns, columns.index(name.lower()))
     if not key:
         yield from sentences
         return
@@ -53,26 +61,39 @@ def read_conllu(path: Path, field: str = "upos") -> Iterator[RawSentence]:
         raise CorpusError(f"{path}: no word has the key {key!r} in its {name.lower()}; the keys there are {present}.")
 
 
-def _sentences(path: Path, index: int) -> Iterator[RawSentence]:
+def _columns(path: Path) -> tuple[str, ...]:
+    """The names of a file's columns in lower case."""
+    first = next((line for _, line in read_lines(path)), "")
+    if not first.startswith(_GLOBAL_COLUMNS):
+        return CONLLU_FIELDS
+    columns = tuple(first.removeprefix(_GLOBAL_COLUMNS).lower().split())
+    if "form" not in columns or len(set(columns)) < len(columns):
+        raise CorpusError(f"{path}:1: the columns {', '.join(columns)} need a FORM, and each name once.")
+    return columns
+
+
+def _sentences(path: Path, fields: tuple[str, ...], index: int) -> Iterator[RawSentence]:
     """Sentences with the field of a number for tags."""
-    skipped = 0
+    skipped, form, number_column = 0, fields.index("form"), fields.index("id") if "id" in fields else None
     for block in blocks(read_lines(path)):
         tokens, tags, lines = [], [], []
         for number, line in block:
             columns = line.split("\t")
-            if line.startswith("#") and len(columns) != len(CONLLU_FIELDS):
+            if line.startswith("#") and len(columns) != len(fields):
                 continue
-            if len(columns) != len(CONLLU_FIELDS):
-                raise CorpusError(f"{path}:{number}: {len(columns)} tab-separated columns instead of 10: {line!r}.")
-            if "-" in columns[0] or "." in columns[0]:
+            if len(columns) != len(fields):
+                raise CorpusError(
+                    f"{path}:{number}: {len(columns)} tab-separated columns instead of {len(fields)}: {line!r}."
+                )
+            if number_column is not None and ("-" in columns[number_column] or "." in columns[number_column]):
                 skipped += 1
                 continue
             tag = columns[index]
-            if tag == "_" and CONLLU_FIELDS[index] == "upos":
-                raise CorpusError(f"{path}:{number}: word {columns[1]!r} has no UPOS.")
-            if not columns[1].strip() or not tag:
+            if tag == "_" and fields[index] == "upos":
+                raise CorpusError(f"{path}:{number}: word {columns[form]!r} has no UPOS.")
+            if not columns[form].strip() or not tag:
                 raise CorpusError(f"{path}:{number}: an empty word or tag: {line!r}.")
-            tokens.append(columns[1])
+            tokens.append(columns[form])
             tags.append(tag)
             lines.append(number)
         if tokens:

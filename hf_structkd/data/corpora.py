@@ -7,7 +7,7 @@ indices only when the model's label order is known (see [`label_inventory`]).
 
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,9 +15,10 @@ import datasets
 
 from ..modeling.tag_scheme import SchemeName, infer_scheme, split_tag
 from .demo_corpus import DEMO_LANGUAGES
+from .offset_spans import OffsetUnit, SpanChoice
 from .source_text import CorpusError, RawSentence
-from .sources import FILE_NAME, Source, is_one_table, open_source, source_name
-from .tag_checks import Orphans, check_labels, convert, treat_orphans
+from .sources import FILE_NAME, ReadingOptions, Source, is_one_table, open_source, source_name
+from .tag_checks import CORPUS_SCHEMES, CorpusScheme, Orphans, check_labels, convert, read_scheme, treat_orphans
 from .words import tag_column, tag_names
 
 logger = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ def load_corpus(
     *,
     language: str,
     split: str | None = None,
-    scheme: SchemeName | None = None,
+    scheme: CorpusScheme | None = None,
     to_scheme: SchemeName | None = None,
     orphans: Orphans = "accept",
     tags_column: str | int | None = None,
@@ -46,18 +47,25 @@ def load_corpus(
     column: int = -1,
     max_sentences: int | None = None,
     label_names: Sequence[str] | None = None,
+    words: str | Callable[[str], Iterable[Any]] | None = None,
+    spans: SpanChoice = "refuse",
+    offset_unit: OffsetUnit | None = None,
 ) -> datasets.Dataset:
     """Load the annotated sentences of one language.
 
     Args:
         source: a CoNLL column file, `.csv`, `.conllu`, `.jsonl` (`.ndjson`, `.jsonlines`), `.json` (each
-            of these possibly gzipped), `.parquet`, a folder written by `save_to_disk`, a Hub id
+            of these possibly packed: gzip, bzip2, xz, zip; JSON also as doccano, Prodigy, Label Studio and GLiNER
+            write it), `.parquet`, spaCy's `.spacy`, a folder written by `save_to_disk`, a Hub id
             (`"owner/name"`, `"owner/name:config"`, either with `"@revision"`), `"demo"` for the built-in
             corpus, or a `Dataset` or `DatasetDict`. A name that exists on disk is never looked up on the Hub; a
             file with any other ending is read as a column file.
         language: the value of the `language` column.
         split: which split, for sources that have several. `dev` and `validation` are the same.
-        scheme: the tag scheme, to judge legality; inferred from the tags by default.
+        scheme: the tag scheme of the source, one of `CORPUS_SCHEMES`: `"BIO"`, `"BIOES"`, `"plain"`, or `"BILOU"`,
+            `"BMES"`, `"IOB1"`, `"IO"`, `"brackets"`, which are rewritten as BIO or BIOES. By default recognised from
+            all tags, with suffixes (`PER-B`), other separators (`B_PER`) and another word for outside (`o`); what is
+            rewritten is logged.
         to_scheme: the scheme in which to rewrite the tags, BIO as BIOES or the reverse.
         orphans: what to do with tag sequences that the scheme does not allow (an `I-` after `O`): `"accept"`
             leaves them as they are, `"repair"` repairs them (see [`TagScheme.repair`]), and `"refuse"` raises
@@ -72,6 +80,14 @@ def load_corpus(
             every sentence (by default one of `SENTENCE_COLUMNS` that the first line names).
         column: `tags_column` of column files, as a number.
         max_sentences: Load only so many, from the start.
+        words: for texts with character offsets: how they become words, the name of a segmenter or a function, see
+            [`~.modeling.segmenters.get_segmenter`]; by default `"rules"`. Exports that hold words keep their own.
+            Give the student's configuration the same name (`words`).
+        spans: for texts with spans: whether a span that no words fit (it cuts a word, overlaps another one, lies
+            outside of its text, is empty) is an error (`"refuse"`) or left out, counted and logged (`"drop"`).
+        offset_unit: what character offsets count, `"characters"` (code points, as Python) or `"utf-16"` (as
+            JavaScript); by default recognised from the spans' own texts, and asked for where it matters and none
+            tells.
         label_names: the label set. Tags outside it are an error; it gives class indices without names their names.
 
     Returns:
@@ -84,12 +100,17 @@ def load_corpus(
     """
     if isinstance(label_names, str):
         raise ValueError(f"label_names is the text {label_names!r}, but must be a list of labels.")
+    if scheme not in (None, *CORPUS_SCHEMES):
+        raise ValueError(f"scheme must be one of {', '.join(CORPUS_SCHEMES)}, not {scheme!r}.")
     if orphans not in ("accept", "repair", "refuse"):
         raise ValueError(f"orphans must be 'accept', 'repair' or 'refuse', not {orphans!r}.")
     if max_sentences is not None and max_sentences < 1:
         raise ValueError(f"max_sentences must be at least 1, not {max_sentences}.")
     name = source_name(source)
-    raw = open_source(source, language, split, tags_column, tokens_column, sentence_column, column, label_names)
+    options = ReadingOptions(
+        tags_column, tokens_column, sentence_column, column, label_names, words, spans, offset_unit
+    )
+    raw = open_source(source, language, split, options)
     try:
         sentences, empty = _first_sentences(raw, max_sentences)
     except MemoryError:
@@ -109,6 +130,7 @@ def load_corpus(
         )
     if len(tagged) < len(sentences):
         logger.info("%s: %d sentence(s) without tags.", name, len(sentences) - len(tagged))
+    read_scheme(name, tagged, scheme, label_names)
     if label_names is not None:
         check_labels(tagged, label_names)
     present_scheme = treat_orphans(name, tagged, scheme, orphans, label_names)

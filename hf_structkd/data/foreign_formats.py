@@ -2,16 +2,14 @@
 
 import json
 import re
-from collections.abc import Mapping
-from typing import Any
 
 _MAGIC = (
     (b"PK\x03\x04", "a zip archive (or an Office document). Unpack it and name the file inside."),
     (b"PAR1", "a Parquet file. Give it the ending .parquet."),
     (b"ARROW1", "an Arrow file. Name the folder that save_to_disk wrote."),
     (b"\x1f\x8b", "a gzip file inside a gzip file. Unpack it once."),
-    (b"BZh", "a bzip2 file. Unpack it with `bunzip2`."),
-    (b"\xfd7zXZ\0", "an xz file. Unpack it with `unxz`."),
+    (b"BZh", "a bzip2 file. Unpack it."),
+    (b"\xfd7zXZ\0", "an xz file. Unpack it."),
     (b"7z\xbc\xaf\x27\x1c", "a 7-zip archive. Unpack it and name the file inside."),
     (b"\x28\xb5\x2f\xfd", "a Zstandard file. Unpack it with `unzstd`."),
     (b"%PDF", "a PDF document, not a corpus."),
@@ -31,10 +29,6 @@ _TEXT = (
 )
 _XML_LINE = re.compile(r"<[A-Za-z!?/][^<>]*>")
 _CONLLU_ID = re.compile(r"\d+([-.]\d+)?")
-_OFFSETS = (
-    "Its entities are character offsets, and one tag per word is needed: write each sentence as a list of words in "
-    "'tokens' and a list of their tags in 'tags', or export it in a CoNLL format"
-)
 
 
 def describe_foreign_file(start: bytes) -> str | None:
@@ -88,22 +82,3 @@ def advice_on_single_column(line: str) -> str:
         "words without tags? Sentences without tags are text: `load_sentences` reads them, and unlabelled_corpus in "
         "recipes"
     )
-
-
-def describe_foreign_row(row: Mapping[str, Any]) -> str | None:
-    """The annotation tool from which a row of JSON without a column of tags comes, with advice; else `None`."""
-    if "tokenized_text" in row and "ner" in row:
-        return f"this looks like data for GLiNER. {_OFFSETS.replace('character offsets', 'spans of words')}"
-    if isinstance(row.get("data"), Mapping) and ("annotations" in row or "completions" in row):
-        return f"this looks like an export of Label Studio. {_OFFSETS}"
-    if not isinstance(row.get("text"), str):
-        return None
-    for name in ("spans", "entities", "label", "labels"):
-        spans = row.get(name)
-        if isinstance(spans, list) and all(isinstance(span, (list, Mapping)) for span in spans):
-            first = spans[0] if spans else {}
-            tool = "Prodigy" if name == "spans" else "doccano"
-            if isinstance(first, Mapping) and isinstance(first.get("labels"), list):
-                tool = "Label Studio"
-            return f"this looks like an export of {tool}. {_OFFSETS}"
-    return None

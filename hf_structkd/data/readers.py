@@ -1,5 +1,6 @@
 """Readers of tables with one sentence per row: JSON, and the rows of any dataset."""
 
+import csv
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
@@ -7,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from .columns import TAG_COLUMNS, TOKEN_COLUMNS
-from .foreign_formats import describe_foreign_row
 from .source_text import CorpusError, RawSentence, is_text, read_lines
+from .tool_exports import SPAN_COLUMNS
 
 __all__ = ["CorpusError", "RawSentence", "pick_column", "read_json", "sentences_from_rows"]
 
@@ -71,6 +72,47 @@ def _json_lines(path: Path, lines: Iterable[tuple[int, str]]) -> Iterator[tuple[
             raise CorpusError(f"{path}:{number}: JSON that cannot be read ({error}).") from None
 
 
+def read_csv_texts(path: Path, without_spans: bool = False) -> Iterator[tuple[str, Mapping[str, Any]]] | None:
+    """The rows of a CSV or TSV file with texts and spans, by its first line; `None` for a file of words.
+
+    Args:
+        path: the file.
+        without_spans: whether a file with texts alone is read too.
+
+    Returns:
+        Pairs of the place (`":12"`, the row's last line) and the row.
+
+    Raises:
+        CorpusError: while iterating, on a row that is no CSV or has more cells than columns.
+    """
+    head = next((line for _, line in read_lines(path) if line.strip()), "")
+    separator = max(",;\t", key=head.count)
+    names = [name.strip().lower() for name in next(csv.reader([head], delimiter=separator), [])]
+    has_words = any(name in TOKEN_COLUMNS for name in names)
+    if "text" not in names or has_words or not (without_spans or any(name in SPAN_COLUMNS for name in names)):
+        return None
+    return _csv_texts(path, separator, names)
+
+
+def _csv_texts(path: Path, separator: str, names: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    reader = csv.reader((f"{line}\n" for _, line in read_lines(path)), delimiter=separator, strict=True)
+    try:
+        header = True
+        for cells in reader:
+            if not any(cell.strip() for cell in cells):
+                continue
+            if header:
+                header = False
+                continue
+            if len(cells) != len(names):
+                raise CorpusError(
+                    f"{path}:{reader.line_num}: {len(cells)} cells where the first line names {len(names)} columns."
+                )
+            yield f":{reader.line_num}", dict(zip(names, cells))
+    except csv.Error as error:
+        raise CorpusError(f"{path}:{reader.line_num}: not CSV ({error}).") from error
+
+
 def pick_column(
     source: str,
     present: Iterable[str],
@@ -130,11 +172,8 @@ def sentences_from_rows(
     for place, row in rows:
         where = f"{source}{place}"
         lists = [name for name, value in row.items() if value is None or isinstance(value, (list, tuple))]
-        try:
-            tokens_name = pick_column(where, row, tokens_column, TOKEN_COLUMNS, "tokens", lists)
-            tags_name = pick_column(where, row, tags_column, TAG_COLUMNS, "tags", lists)
-        except CorpusError as error:
-            raise _foreign_row_error(where, row) or error from None
+        tokens_name = pick_column(where, row, tokens_column, TOKEN_COLUMNS, "tokens", lists)
+        tags_name = pick_column(where, row, tags_column, TAG_COLUMNS, "tags", lists)
         tokens, tags = row[tokens_name], row[tags_name]
         for name, values in ((tokens_name, tokens), (tags_name, tags)):
             if not isinstance(values, (list, tuple)) and not (values is None and name == tags_name):
@@ -144,19 +183,12 @@ def sentences_from_rows(
         sentence = RawSentence(list(tokens), None, source, row=place)
         for i, token in enumerate(tokens):
             if not is_text(token):
-                if (foreign := _foreign_row_error(where, row)) is not None:
-                    raise foreign
                 raise CorpusError(f"{sentence.place(i)}: {token!r:.80} is not a word in {tokens_name!r}.")
             if not token.strip():
                 raise CorpusError(f"{sentence.place(i)}: an empty word: {token!r:.80} in {tokens_name!r}.")
         if tags is not None:
             sentence.tags = [_tag_name(sentence, i, tag, names) for i, tag in enumerate(tags)]
         yield sentence
-
-
-def _foreign_row_error(where: str, row: Mapping[str, Any]) -> CorpusError | None:
-    description = describe_foreign_row(row)
-    return None if description is None else CorpusError(f"{where}: {description}.")
 
 
 def _tag_name(sentence: RawSentence, word: int, tag: Any, names: Sequence[str] | None) -> str:

@@ -1,18 +1,23 @@
 """The text of a corpus file, line by line, and the sentences that readers make of it."""
 
+import bz2
 import codecs
 import gzip
+import lzma
 import re
+import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from io import BufferedReader
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from .foreign_formats import describe_foreign_file
 
-GZIP = b"\x1f\x8b"
+GZIP, BZIP2, XZ, ZIP, EMPTY_ZIP = b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"PK\x03\x04", b"PK\x05\x06"
+PACKED_ENDINGS = (".gz", ".bz2", ".xz", ".zip")
 LONGEST_LINE = 1 << 26  # bytes; far longer than a line of words, or a JSON line of one sentence
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")  # JSON can escape halves of surrogate pairs; no file can store them
 
@@ -50,7 +55,9 @@ def is_text(value: Any) -> bool:
 
 
 def read_lines(path: Path, longest: int | None = None) -> Iterator[tuple[int, str]]:
-    """Read the lines of a UTF-8 file, gzipped or not, without byte order mark and line ends, as they are asked for.
+    """Read the lines of a UTF-8 file, without byte order mark and line ends, as they are asked for.
+
+    The file may be packed: gzip, bzip2, xz, or a zip archive of one file.
 
     Only `\\n` (and carriage returns before it) ends a line: U+2028, U+0085 and the like occur inside words.
 
@@ -69,8 +76,7 @@ def read_lines(path: Path, longest: int | None = None) -> Iterator[tuple[int, st
     longest = longest or LONGEST_LINE
     try:
         with path.open("rb") as file:
-            # Judged by content: a download is often already unpacked, or packed, despite its name.
-            stream: Any = gzip.GzipFile(fileobj=file) if file.peek(2)[:2] == GZIP else file
+            stream: Any = _unpack(path, file)
             start = stream.peek(512)[:512]
             if description := describe_foreign_file(start):
                 raise CorpusError(f"{path}: {description}")
@@ -83,10 +89,39 @@ def read_lines(path: Path, longest: int | None = None) -> Iterator[tuple[int, st
                 offset += len(data)
     except FileNotFoundError:
         raise CorpusError(f"{path}: no such file.") from None
-    except (OSError, EOFError, zlib.error) as error:
+    except (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, NotImplementedError) as error:
         raise CorpusError(f"{path}: cannot be read ({error}). Is it complete?") from error
     except MemoryError:
         raise CorpusError(f"{path}: a line of it does not fit into memory. Is it the right file?") from None
+
+
+def _unpack(path: Path, file: Any) -> Any:
+    """The content of an open file, unpacked where it is packed.
+
+    Judged by content: a download is often already unpacked, or packed, despite its name.
+
+    Raises:
+        CorpusError: for a zip archive of several files, or an encrypted one.
+    """
+    start = file.peek(6)[:6]
+    if start[:2] == GZIP:
+        return gzip.GzipFile(fileobj=file)
+    if start[:3] == BZIP2:
+        return bz2.BZ2File(file)
+    if start[:6] == XZ:
+        return lzma.LZMAFile(file)
+    if start[:4] in (ZIP, EMPTY_ZIP):
+        archive = zipfile.ZipFile(file)
+        members = [info for info in archive.infolist() if not info.is_dir()]
+        if any(info.filename == "[Content_Types].xml" for info in members):
+            raise CorpusError(f"{path}: an Office document. Export it as CSV.")
+        if len(members) != 1:
+            names = ", ".join(info.filename for info in members[:5]) or "none"
+            raise CorpusError(f"{path}: a zip archive of {len(members)} files ({names}). Unpack it and name the file.")
+        if members[0].flag_bits & 1:
+            raise CorpusError(f"{path}: an encrypted zip archive. Unpack it.")
+        return BufferedReader(archive.open(members[0]))
+    return file
 
 
 def _decode(path: Path, number: int, offset: int, data: bytes, start: bytes, longest: int) -> str:

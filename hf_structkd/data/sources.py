@@ -1,47 +1,78 @@
 """Opening the source that a corpus's name denotes: a file, a saved dataset, a dataset on the Hub, the demo."""
 
+import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import count
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 import datasets
 
+from ..modeling.segmenters import DEFAULT_WORDS, get_segmenter
 from .column_files import read_columns
-from .columns import TAG_COLUMNS
+from .columns import TAG_COLUMNS, TOKEN_COLUMNS
 from .conllu import read_conllu
 from .demo_corpus import load_demo_corpus
+from .docbin import read_docbin
 from .foreign_formats import describe_foreign_file
-from .readers import pick_column, read_json, sentences_from_rows
-from .source_text import CorpusError, RawSentence
+from .offset_spans import OFFSET_UNITS, SPAN_CHOICES, OffsetUnit, SpanChoice, SpanCounts, sentences_from_texts
+from .readers import pick_column, read_csv_texts, read_json, sentences_from_rows
+from .source_text import PACKED_ENDINGS, CorpusError, RawSentence
+from .tool_exports import is_export_row, is_word_span_row, sentences_of_word_spans, texts_of_rows
+
+logger = logging.getLogger(__name__)
 
 # Names with these endings are files: where one is missing, it is not looked up on the Hub.
 FILE_NAME = re.compile(
-    r".*\.(conllu?|conll\d+|conllup?|txt|[ct]sv|iob\d?|bio|bioes|jsonl?|ndjson|jsonlines|parquet|gz)|\.{0,2}/.*",
+    r".*\.(conllu?|conll\d+|conllup?|txt|[ct]sv|iob\d?|bio|bioes|jsonl?|ndjson|jsonlines|parquet|spacy|gz|bz2|xz|zip)|\.{0,2}/.*",
     re.IGNORECASE,
 )
 JSON_ENDINGS = (".json", ".jsonl", ".ndjson", ".jsonlines")
 Source: TypeAlias = str | Path | datasets.Dataset | datasets.DatasetDict
 _HUB_ID = re.compile(r"(?P<name>\w[\w.-]*/[\w.-]+)(?::(?P<config>[\w.+-]+))?(?:@(?P<revision>\w[\w./+-]*))?")
 _CONVERTED = re.compile(r"refs/convert/\w+")  # branches that the Hub writes, also of datasets with scripts
+_COLUMNS, _NUMBERED = ("tags_column", "tokens_column"), ("sentence_column", "column")
+_OF_TEXTS = ("words", "spans", "offset_unit")
 _SAME_SPLIT = {"dev": "validation", "validation": "dev"}
 
 
-def open_source(
-    source: Source,
-    language: str,
-    split: str | None,
-    tags_column: str | int | None,
-    tokens_column: str | int | None,
-    sentence_column: str | int | None,
-    column: int,
-    label_names: Sequence[str] | None,
-) -> Iterator[RawSentence]:
+@dataclass(frozen=True)
+class ReadingOptions:
+    """How a source is read; the fields are arguments of [`load_corpus`]."""
+
+    tags_column: str | int | None = None
+    tokens_column: str | int | None = None
+    sentence_column: str | int | None = None
+    column: int = -1
+    label_names: Sequence[str] | None = None
+    words: str | Callable[[str], Iterable[Any]] | None = None
+    spans: SpanChoice = "refuse"
+    offset_unit: OffsetUnit | None = None
+
+    def __post_init__(self) -> None:
+        if self.spans not in SPAN_CHOICES:
+            raise ValueError(f"spans must be one of {', '.join(SPAN_CHOICES)}, not {self.spans!r}.")
+        if self.offset_unit not in (None, *OFFSET_UNITS):
+            raise ValueError(f"offset_unit must be one of {', '.join(OFFSET_UNITS)}, not {self.offset_unit!r}.")
+        if self.words is not None:
+            get_segmenter(self.words)
+
+    def refuse(self, source: str, kind: str, *names: str) -> None:
+        """Raise CorpusError if one of these options is given, because it has no effect on a source of a kind."""
+        defaults = {field.name: field.default for field in fields(self)}
+        for name in names:
+            if getattr(self, name) != defaults[name]:
+                raise CorpusError(f"{source}: {name} says nothing {kind}: leave it out.")
+
+
+def open_source(source: Source, language: str, split: str | None, options: ReadingOptions) -> Iterator[RawSentence]:
     """Recognise a source and start to read it.
 
     Args:
-        source: as for [`load_corpus`], like the other arguments.
+        source, language, split: as for [`load_corpus`].
+        options: the other arguments.
 
     Returns:
         Its sentences, without any check of their tags.
@@ -52,30 +83,59 @@ def open_source(
     """
     name = source_name(source)
     if name == "demo":
-        _refuse_arguments(
-            name, "", tags_column=tags_column, tokens_column=tokens_column, sentence_column=sentence_column
-        )
-        _refuse_arguments(name, "", column=None if column == -1 else column)
+        options.refuse(name, "of this corpus", *_COLUMNS, *_NUMBERED, *_OF_TEXTS)
         demo = load_demo_corpus(language, split or "train")
-        return _sentences_of_dataset(f"demo:{language}", demo, None, None, None)
-    numbered = {"sentence_column": sentence_column, "column": None if column == -1 else column}
+        return _sentences_of_dataset(f"demo:{language}", demo, ReadingOptions())
     if (table := open_table(source, split)) is not None:
-        _refuse_arguments(name, "of tables, whose columns have names", **numbered)
-        return _sentences_of_dataset(name, table, _column_name(tokens_column), _column_name(tags_column), label_names)
+        options.refuse(name, "of tables, whose columns have names", *_NUMBERED)
+        return _sentences_of_dataset(name, table, options)
     path = Path(name)
     suffix = file_suffix(path)
     if suffix.endswith(JSON_ENDINGS):
-        _refuse_arguments(name, "of tables, whose columns have names", **numbered)
-        return sentences_from_rows(
-            name, read_json(path), _column_name(tokens_column), _column_name(tags_column), label_names
+        options.refuse(name, "of tables, whose columns have names", *_NUMBERED)
+        return _sentences_of_rows(name, read_json(path), options, options.label_names)
+    if suffix.endswith(".spacy"):
+        return read_docbin(path)
+    if suffix.endswith((".csv", ".tsv")) and (rows := read_csv_texts(path)) is not None:
+        options.refuse(name, "of tables, whose columns have names", *_NUMBERED)
+        return _sentences_of_rows(name, rows, options, None)
+    if suffix.endswith((".conllu", ".conllup")):
+        options.refuse(name, "of CoNLL-U, whose words are its FORM", "tokens_column", *_NUMBERED)
+        return read_conllu(path, _column_name(options.tags_column))
+    if options.tags_column is not None and options.column != -1:
+        raise CorpusError(
+            f"{name}: column={options.column} and tags_column={options.tags_column!r} are the same: give one."
         )
-    if suffix.endswith(".conllu"):
-        _refuse_arguments(name, "of CoNLL-U, whose words are its FORM", tokens_column=tokens_column, **numbered)
-        return read_conllu(path, _column_name(tags_column) or "upos")
-    if tags_column is not None and column != -1:
-        raise CorpusError(f"{name}: column={column} and tags_column={tags_column!r} are the same: give one.")
-    tags = column if column != -1 else tags_column
-    return read_columns(path, tags, tokens_column, sentence_column, is_csv=suffix.endswith(".csv"))
+    tags = options.column if options.column != -1 else options.tags_column
+    is_csv = suffix.endswith(".csv")
+    return read_columns(path, tags, options.tokens_column, options.sentence_column, is_csv=is_csv)
+
+
+def _sentences_of_rows(
+    name: str,
+    rows: Iterable[tuple[str, Mapping[str, Any]]],
+    options: ReadingOptions,
+    label_names: Sequence[str] | None,
+) -> Iterator[RawSentence]:
+    """The sentences of a table, or of an annotation tool's export, which its first row tells."""
+    iterator = iter(rows)
+    first = next(iterator, None)
+    if first is None:
+        return iter(())
+    rows = chain([first], iterator)
+    if options.tokens_column is None and options.tags_column is None:
+        if is_word_span_row(first[1]):
+            logger.info("%s: read as sentences with spans of words, as GLiNER takes them.", name)
+            return sentences_of_word_spans(name, rows, options.spans, SpanCounts())
+        if is_export_row(first[1]):
+            logger.info("%s: read as texts with character offsets.", name)
+            counts = SpanCounts()
+            texts = texts_of_rows(name, rows, counts)
+            segment = get_segmenter(options.words or DEFAULT_WORDS)
+            return sentences_from_texts(name, texts, segment, options.spans, options.offset_unit, counts)
+    return sentences_from_rows(
+        name, rows, _column_name(options.tokens_column), _column_name(options.tags_column), label_names
+    )
 
 
 def source_name(source: Source) -> str:
@@ -111,19 +171,12 @@ def is_one_table(source: Source) -> bool:
         return False  # a name too long: an error when it is opened
 
 
-def _refuse_arguments(source: str, kind: str, **arguments: Any) -> None:
-    """Refuse arguments without effect.
-
-    Raises:
-        CorpusError: for the first one that is given.
-    """
-    if useless := [name for name, value in arguments.items() if value is not None]:
-        raise CorpusError(f"{source}: {useless[0]} says nothing {kind or 'of this corpus'}: leave it out.")
-
-
 def file_suffix(path: Path) -> str:
-    """The ending of a file's name, which tells its format, in lower case and without `.gz`."""
-    return "".join(path.suffixes[-2:]).lower().removesuffix(".gz")
+    """The ending of a file's name, which tells its format, in lower case and without those of packed files."""
+    suffix = "".join(path.suffixes[-2:]).lower()
+    for packed in PACKED_ENDINGS:
+        suffix = suffix.removesuffix(packed)
+    return suffix
 
 
 def open_table(source: Source, split: str | None) -> datasets.Dataset | None:
@@ -225,13 +278,7 @@ def _load_from_hub(name: str, config: str | None, revision: str | None, split: s
     return _choose_split(name, cast("datasets.DatasetDict", loaded), split)
 
 
-def _sentences_of_dataset(
-    source: str,
-    dataset: datasets.Dataset,
-    tokens_column: str | None,
-    tags_column: str | None,
-    label_names: Sequence[str] | None,
-) -> Iterator[RawSentence]:
+def _sentences_of_dataset(source: str, dataset: datasets.Dataset, options: ReadingOptions) -> Iterator[RawSentence]:
     rows = numbered_rows(source, dataset)
     class_names = {
         name: inner.names
@@ -242,7 +289,11 @@ def _sentences_of_dataset(
         return iter(())
     # The column of the tags decides what numbers in it mean; where a table has none, reading its first row raises.
     lists = [name for name, feature in dataset.features.items() if hasattr(feature, "feature")]
-    if tags_column is not None or any(name in TAG_COLUMNS for name in dataset.column_names):
-        tags_column = pick_column(source, dataset.column_names, tags_column, TAG_COLUMNS, "tags", lists)
-    names = class_names.get(tags_column or "", label_names)
-    return sentences_from_rows(source, rows, tokens_column, tags_column, names)
+    wanted = _column_name(options.tags_column)
+    tags_column = None
+    if wanted is not None or (
+        any(name in TAG_COLUMNS for name in dataset.column_names)
+        and any(name in TOKEN_COLUMNS for name in dataset.column_names)
+    ):
+        tags_column = pick_column(source, dataset.column_names, wanted, TAG_COLUMNS, "tags", lists)
+    return _sentences_of_rows(source, rows, options, class_names.get(tags_column or "", options.label_names))

@@ -4,19 +4,22 @@ import logging
 import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 from ..modeling.tag_scheme import SchemeName, TagScheme, convert_tags, infer_scheme, split_tag
+from .foreign_schemes import rewrite_foreign_tags
 from .source_text import CorpusError, RawSentence
 
 logger = logging.getLogger(__name__)
 
 Orphans = Literal["accept", "repair", "refuse"]
+CorpusScheme = Literal["BIO", "BIOES", "plain", "BILOU", "BMES", "IOB1", "IO", "brackets"]
+CORPUS_SCHEMES: tuple[str, ...] = get_args(CorpusScheme)
+# What a corpus of a scheme is rewritten as. (BMES and BILOU are BIOES in other letters.)
+_BECOMES: dict[str, SchemeName] = {
+    "BILOU": "BIOES", "BMES": "BIOES", "IOB1": "BIO", "IO": "BIO", "brackets": "BIO",
+}  # fmt: skip
 _OTHER_PREFIX = re.compile(r"([BIESLUMW])-.+", re.DOTALL)  # of BILOU, BMES and their relatives
-_SUFFIX = re.compile(r".+-([BIESLUM])", re.DOTALL)
-_NOTATION = re.compile(r"([BIESLUMW])([-_:/|.])(.+)", re.DOTALL | re.IGNORECASE)  # B_PER, b-per, B:PER
-# In place of O; the last two are the Cyrillic and the Greek letter.
-_LIKE_O = ("o", "0", "_", "-", "out", "outside", "none", "null", "other", "\u043e", "\u03bf")
 
 
 def check_labels(sentences: Iterable[RawSentence], label_names: Sequence[str]) -> None:
@@ -37,10 +40,39 @@ def check_labels(sentences: Iterable[RawSentence], label_names: Sequence[str]) -
                 )
 
 
+def read_scheme(
+    source: str, sentences: Sequence[RawSentence], scheme: CorpusScheme | None, label_names: Sequence[str] | None
+) -> None:
+    """Rewrite tags of another scheme or notation, in place, as BIO or BIOES.
+
+    Args:
+        source: the name of the corpus, for messages.
+        sentences: the sentences that have tags.
+        scheme: as for [`load_corpus`]. With BIO, BIOES and plain the tags are taken as they stand.
+        label_names: the label set; tags that are all in it are taken as they stand.
+
+    Raises:
+        CorpusError: if `scheme` is another one, and the tags do not follow it.
+    """
+    if scheme in ("BIO", "BIOES", "plain"):
+        return
+    tags = {tag for sentence in sentences for tag in sentence.tags or ()}
+    if scheme is None and label_names is not None and tags <= set(label_names):
+        return
+    notation = rewrite_foreign_tags(source, sentences)
+    if scheme in ("BILOU", "BMES", "brackets"):
+        # Where no entity has a last or a single word, BILOU and BMES tags are those of BIO or BIOES.
+        others = [name for name in ("BILOU", "BMES", "brackets") if name in (notation or "") and name != scheme]
+        unread = notation is None and any(scheme == "brackets" or not split_tag(tag)[0] for tag in tags - {"O"})
+        if others or unread:
+            shown = ", ".join(sorted(tags)[:8])
+            raise CorpusError(f"{source}: the tags {shown} are not those of {scheme}.")
+
+
 def treat_orphans(
     source: str,
     sentences: Sequence[RawSentence],
-    scheme: SchemeName | None,
+    scheme: CorpusScheme | None,
     orphans: Orphans,
     label_names: Sequence[str] | None,
 ) -> SchemeName:
@@ -58,7 +90,9 @@ def treat_orphans(
         CorpusError: if the tags follow a scheme that is not supported, or are illegal and `orphans` is "refuse".
     """
     tags = sorted({tag for sentence in sentences for tag in sentence.tags or ()})
-    name = scheme or infer_scheme(label_names or tags)
+    name = infer_scheme(label_names or tags)
+    if scheme is not None:
+        name = cast("SchemeName", _BECOMES.get(scheme, scheme))
     if name == "plain":
         if scheme is None:
             _check_plain(source, tags)
@@ -77,7 +111,7 @@ def treat_orphans(
     first = full.violations(illegal[0].tags or ())[0]
     where, before = illegal[0].place(first), ("O", *(illegal[0].tags or ()))[first]
     tag = (illegal[0].tags or ())[first]
-    is_iob1 = name == "BIO" and _is_iob1(sentences)
+    is_iob1 = scheme in ("IOB1", "IO") or (name == "BIO" and _is_iob1(sentences))
     if orphans == "refuse":
         reading = "The corpus reads as IOB1, which orphans='accept' makes BIO" if is_iob1 else "Correct it"
         raise CorpusError(
@@ -143,35 +177,15 @@ def _check_plain(source: str, tags: Sequence[str]) -> None:
         CorpusError: if they follow another scheme of entities, or one of them stands in place of `O`.
     """
     inside = [tag for tag in tags if tag != "O"]
-    advice = "or give scheme='plain' (tag_scheme in recipes) if the tags are no entities"
-    prefixes = {match[1] for tag in inside if (match := _OTHER_PREFIX.fullmatch(tag))}
-    if inside and all(_OTHER_PREFIX.fullmatch(tag) for tag in inside) and prefixes & {"B", "I", "L", "U", "M"}:
-        kind = "BMES" if "M" in prefixes else "BILOU"
-        rewrite = "M- as I-" if "M" in prefixes else "L- as E- and U- as S-"
+    letters = {match[1] for tag in inside if (match := _OTHER_PREFIX.fullmatch(tag))}
+    if inside and all(_OTHER_PREFIX.fullmatch(tag) for tag in inside) and letters & set("BILUM"):
         raise CorpusError(
-            f"{source}: the tags {', '.join(inside[:8])} look like {kind}, which is not read. Write {rewrite} "
-            f"(W- as S-), which is BIOES, {advice}."
+            f"{source}: the tags {', '.join(inside[:8])} have the letters of several schemes "
+            f"({', '.join(sorted(letters))}). Write BIO (B-, I-) or BIOES (B-, I-, E-, S-), or give scheme='plain' "
+            "(tag_scheme in recipes) if the tags are no entities."
         )
-    suffixes = {match[1] for tag in inside if (match := _SUFFIX.fullmatch(tag))}
-    if inside and all(_SUFFIX.fullmatch(tag) for tag in inside) and suffixes & {"B", "S", "U"}:
-        raise CorpusError(
-            f"{source}: the tags {', '.join(inside[:8])} have B and I at their end. Write PER-B as B-PER, {advice}."
-        )
-    written = [_NOTATION.fullmatch(tag) for tag in inside if tag.lower() not in _LIKE_O]
-    prefixes = {match[1].upper() for match in written if match}
-    if written and all(written) and "B" in prefixes and any(not split_tag(match[0])[0] for match in written if match):
-        example = next(match for match in written if match and not split_tag(match[0])[0])
-        raise CorpusError(
-            f"{source}: the tags {', '.join(inside[:8])} look like entities in another notation. Write {example[0]} "
-            f"as {example[1].upper()}-{example[3]}, and what is outside of all entities as O, {advice}."
-        )
-    odd = [tag for tag in inside if not split_tag(tag)[0]]
     prefixed = [tag for tag in inside if split_tag(tag)[0] and tag not in ("B", "I", "E", "S")]
-    if prefixed and "O" not in tags and len(odd) == 1 and odd[0].lower() in _LIKE_O:
-        raise CorpusError(
-            f"{source}: {odd[0]!r} stands where O is meant: all other tags ({', '.join(prefixed[:8])}) begin with B- "
-            f"or I-, and only 'O' is outside of all entities. Write 'O', {advice}."
-        )
+    odd = [tag for tag in inside if not split_tag(tag)[0]]
     if inside and "O" in tags and not prefixed:
         logger.warning(
             "%s: the tags %s are read as plain ones: one for each word, scored by word. If they mark entities, write "

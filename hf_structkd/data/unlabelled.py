@@ -5,7 +5,7 @@ told apart from it.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,16 @@ from typing import Any
 import datasets
 from datasets import Dataset, Features, concatenate_datasets
 
+from ..modeling.segmenters import DEFAULT_WORDS, Segmenter, SegmenterError, get_segmenter
 from .column_files import read_columns
 from .columns import IGNORED, SUBWORD_LABELS, SUBWORDS, TOKEN_COLUMNS, TOKENS
 from .conllu import read_conllu
-from .foreign_formats import describe_foreign_row
-from .readers import pick_column, read_json
+from .docbin import read_docbin
+from .offset_spans import SpanCounts
+from .readers import pick_column, read_csv_texts, read_json
 from .source_text import CorpusError, is_text, read_lines
 from .sources import JSON_ENDINGS, Source, file_suffix, numbered_rows, open_table, source_name
+from .tool_exports import is_export_row, is_word_span_row, texts_of_rows
 from .words import check_corpus, is_tokenised, tag_column, with_column
 
 logger = logging.getLogger(__name__)
@@ -35,19 +38,23 @@ def load_sentences(
     tokens_column: str | int | None = None,
     sentence_column: str | int | None = None,
     max_sentences: int | None = None,
+    words: str | Callable[[str], Iterable[Any]] | None = None,
 ) -> datasets.Dataset:
     """Load the sentences of one language; tags are ignored.
 
     Args:
-        source: a `.txt` file with one sentence per line, its words between blanks (gzipped or not); or any source of
-            `load_corpus`: column files, `.csv`, `.conllu`, `.json`, `.jsonl`, `.parquet`, a folder
-            written by `save_to_disk`, a Hub id, a `Dataset`. No tag column is needed.
+        source: a `.txt` file with one sentence per line; or any source of `load_corpus`: column files, `.csv`,
+            `.conllu`, `.json`, `.jsonl`, `.parquet`, a folder written by `save_to_disk`, a Hub id, a `Dataset`. No tag
+            column is needed. Tables may have a column `text` in place of words.
         language: the value of the `language` column.
         split: the split, for sources that have several.
         tokens_column: the column of the words: a name in tables (by default one of `TOKEN_COLUMNS`); in column
             files and CSV a number (by default 0), or a name where the first line names the columns.
         sentence_column: as for `load_corpus`.
         max_sentences: Load only so many, from the start.
+        words: how texts become words: the name of a segmenter or a function, see
+            [`~.modeling.segmenters.get_segmenter`]. By default the words of a `.txt` file stand between blanks
+            (`"whitespace"`), and those of other texts follow `"rules"`; words that a source holds stay as they are.
 
     Returns:
         A dataset with the columns `tokens` and `language`. Empty lines and sentences without words are left out.
@@ -56,7 +63,8 @@ def load_sentences(
         CorpusError: if the source is missing, empty or broken; the message names file and line, or row.
     """
     name = source_name(source)
-    filled = (words for words in _open(source, split, tokens_column, sentence_column) if words)
+    sentences_of_source = _open(source, split, tokens_column, sentence_column, words)
+    filled = (sentence for sentence in sentences_of_source if sentence)
     try:
         sentences = list(islice(filled, max_sentences))
     except MemoryError:
@@ -68,28 +76,37 @@ def load_sentences(
 
 
 def _open(
-    source: Source, split: str | None, tokens_column: str | int | None, sentence_column: str | int | None
+    source: Source,
+    split: str | None,
+    tokens_column: str | int | None,
+    sentence_column: str | int | None,
+    words: str | Callable[[str], Iterable[Any]] | None,
 ) -> Iterator[list[str]]:
     name = source_name(source)
+    segment = get_segmenter(words or DEFAULT_WORDS)
     table = open_table(source, split)
     path = Path(name)
     suffix = "" if table is not None else file_suffix(path)
-    is_columns = table is None and not suffix.endswith((".txt", ".conllu", *JSON_ENDINGS))
+    is_columns = table is None and not suffix.endswith((".txt", ".conllu", ".conllup", ".spacy", *JSON_ENDINGS))
     if sentence_column is not None and not is_columns:
         raise CorpusError(f"{name}: sentence_column has no effect on a source of this kind: leave it out.")
     if table is not None:
-        return _words_of_rows(name, numbered_rows(name, table), tokens_column)
+        return _words_of_rows(name, numbered_rows(name, table), tokens_column, segment)
     if suffix.endswith(".txt"):
         if tokens_column is not None:
             raise CorpusError(
                 f"{name}: a .txt file holds one sentence per line and has no columns: leave tokens_column out, or "
                 "give a file with columns another ending, such as .conll."
             )
-        return _words_of_lines(path)
+        return _words_of_lines(path) if words is None else _words_of_texts(path, segment)
     if suffix.endswith(JSON_ENDINGS):
-        return _words_of_rows(name, read_json(path), tokens_column)
-    if suffix.endswith(".conllu"):
+        return _words_of_rows(name, read_json(path), tokens_column, segment)
+    if suffix.endswith((".conllu", ".conllup")):
         return (sentence.tokens for sentence in read_conllu(path, "form"))
+    if suffix.endswith(".spacy"):
+        return (sentence.tokens for sentence in read_docbin(path))
+    if suffix.endswith((".csv", ".tsv")) and (texts := read_csv_texts(path, without_spans=True)) is not None:
+        return _words_of_rows(name, texts, tokens_column, segment)
     is_csv = suffix.endswith(".csv")
     rows = read_columns(path, None, tokens_column, sentence_column, is_csv=is_csv, words_only=True)
     return (sentence.tokens for sentence in rows)
@@ -100,19 +117,38 @@ def _words_of_lines(path: Path) -> Iterator[list[str]]:
         if "\t" in line:
             raise CorpusError(
                 f"{path}:{number}: a tab; a .txt file holds one sentence per line, words between spaces. Give a "
-                "file with columns another ending, such as .conll."
+                "file with columns another ending, such as .conll; for raw text, say how it becomes words (words=)."
             )
         yield [word for word in line.split(" ") if word]
 
 
-def _words_of_rows(source: str, rows: Any, tokens_column: str | int | None) -> Iterator[list[str]]:
+def _words_of_texts(path: Path, segment: Segmenter) -> Iterator[list[str]]:
+    for number, line in read_lines(path):
+        yield _segmented(f"{path}:{number}", line, segment)
+
+
+def _segmented(where: str, text: str, segment: Segmenter) -> list[str]:
+    try:
+        return [text[start:end] for start, end in segment(text)]
+    except SegmenterError as error:
+        raise CorpusError(f"{where}: {error}") from error
+
+
+def _words_of_rows(source: str, rows: Any, tokens_column: str | int | None, segment: Segmenter) -> Iterator[list[str]]:
     wanted = None if tokens_column is None else str(tokens_column)
     for place, row in rows:
-        try:
-            column = pick_column(f"{source}{place}", row, wanted, TOKEN_COLUMNS, "tokens")
-        except CorpusError as error:
-            description = describe_foreign_row(row)
-            raise CorpusError(f"{source}{place}: {description}.") if description else error from None
+        if wanted is None and is_word_span_row(row):
+            yield list(row["tokenized_text"])
+            continue
+        is_text_row = is_text(row.get("text")) and not any(name in row for name in TOKEN_COLUMNS)
+        if wanted is None and (is_export_row(row) or is_text_row):
+            for item in texts_of_rows(source, [(place, row)], SpanCounts()):
+                if item.words is not None:
+                    yield [item.text[start:end] for start, end in item.words]
+                else:
+                    yield _segmented(f"{source}{place}", item.text, segment)
+            continue
+        column = pick_column(f"{source}{place}", row, wanted, TOKEN_COLUMNS, "tokens")
         words = row[column]
         if not isinstance(words, (list, tuple)) or not all(is_text(word) and word for word in words):
             raise CorpusError(f"{source}{place}: {column!r} must be a list of words, not {words!r:.80}.")

@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from ..modeling.configuration import label_names
+from ..modeling.segmenters import DEFAULT_WORDS, get_segmenter
 from ..modeling.windows import encoder_window
 from ..modeling.words import as_sentences, tokenize_words
 from .exported_files import read_settings, write_export
@@ -73,6 +74,7 @@ def export_onnx(model: Any, tokenizer: Any, folder: str | Path) -> Path:
     assert program is not None  # only exporters that write to a file return None
     settings = {
         "labels": label_names(model.config),
+        "words": model.config.words,
         "window": encoder_window(model),
         "pad_token_id": tokenizer.pad_token_id or 0,
     }
@@ -127,12 +129,23 @@ class OnnxTagger:
         runtime = _import_extra("onnxruntime")
         settings = read_settings(Path(folder))
         self.labels, self.window, self.pad = settings["labels"], settings["window"], settings["pad_token_id"]
+        self.words = settings.get("words", DEFAULT_WORDS)
         self.tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, trust_remote_code=False)
         options = runtime.SessionOptions()
         options.log_severity_level = 3
         if threads:
             options.intra_op_num_threads = threads
         self.session = runtime.InferenceSession(str(Path(folder) / MODEL_FILE), options, providers=list(providers))
+
+    def split(self, text: str) -> list[tuple[int, int]]:
+        """The words of a raw text, as the model knows them: first character and one past the last of each.
+
+        `tagger.tag([[text[start:end] for start, end in tagger.split(text)]])` tags a text.
+
+        Raises:
+            SegmenterError: if the model's segmenter is not installed; the message names what to install.
+        """
+        return get_segmenter(self.words)(text)
 
     def tag(self, sentences: Sequence[Sequence[str]], batch_size: int = 32) -> list[list[str]]:
         """The best tag sequence of each sentence.

@@ -69,6 +69,8 @@ class CRFConfigMixin:
         crf_learning_rate: the learning rate for the CRF's transition, start and end scores. They start at zero and
             need a larger one than a pretrained encoder.
         languages: the languages (ISO 639 codes) of the training data.
+        words: how raw text becomes words, the name of a segmenter (see [`~.segmenters.get_segmenter`]): as the
+            training corpora were cut. A function has no name that a checkpoint could store: give it to the pipeline.
         word_pooling: the vector of a word: that of its `"first"` subword or the `"mean"` over its subwords.
         window_overlap: subwords that neighbouring encoder windows share when a text is longer than the encoder's
             window; `None` for a quarter of the window.
@@ -99,6 +101,7 @@ class CRFConfigMixin:
         crf_constraints: str = "decode",
         crf_learning_rate: float | None = None,
         languages: list[str] | None = None,
+        words: str = "rules",
         word_pooling: str = "first",
         window_overlap: int | None = None,
         freeze_encoder: bool = False,
@@ -110,6 +113,12 @@ class CRFConfigMixin:
             raise ValueError(f"crf_constraints must be one of {CONSTRAINT_MODES}, not {crf_constraints!r}")
         if word_pooling not in POOLING_MODES:
             raise ValueError(f"word_pooling must be one of {POOLING_MODES}, not {word_pooling!r}")
+        if not isinstance(words, str):
+            raise ValueError(
+                f"words must be the name of a segmenter, not {type(words).__name__}: a checkpoint stores names. Give "
+                "a function to the pipeline, pipeline(..., words=function), or offer it as an entry point of the "
+                "group 'hf_structkd.segmenters'"
+            )
         if (lstm_hidden_size is not None and lstm_hidden_size < 1) or lstm_layers < 1:
             raise ValueError(
                 f"lstm_hidden_size ({lstm_hidden_size}) and lstm_layers ({lstm_layers}) must be at least 1; "
@@ -119,6 +128,7 @@ class CRFConfigMixin:
         self.crf_constraints = crf_constraints
         self.crf_learning_rate = crf_learning_rate
         self.languages = languages
+        self.words = words
         self.word_pooling = word_pooling
         self.window_overlap = window_overlap
         self.freeze_encoder = freeze_encoder

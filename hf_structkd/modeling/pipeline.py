@@ -5,7 +5,7 @@ pipeline runs the same models, but reads only one score per subword.
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from numbers import Integral, Real
 from typing import Any
@@ -15,6 +15,7 @@ from transformers import Pipeline
 
 from .entities import Analysis, analyses, entropies, label_marginals
 from .pipeline_inputs import Sentence, is_one_sentence, iterate_inputs, read_sentence
+from .segmenters import get_segmenter
 from .tag_scheme import Span, TagScheme
 from .windows import encoder_window
 from .words import tokenize_words
@@ -30,7 +31,8 @@ class CRFTokenClassificationPipeline(Pipeline):
     `pipe(inputs, batch_size=16, **options)`: a text or a list of words (with `is_split_into_words=True`) gives one
     answer, a list of texts or of lists of words a list of answers; a generator, a numpy array, a pandas `Series`, a
     `KeyDataset` or a `datasets.Dataset` (its column `tokens`, or else `text`) is read when needed, in order of
-    iteration, and gives an iterator over answers. Texts are split into words by the rules of [`~.words.split_words`].
+    iteration, and gives an iterator over answers. Texts are split into words as the model's configuration says
+    (`words`).
     Texts of any length are tagged whole: the encoder reads overlapping windows, the CRF is one chain over all words.
 
     Options, for the constructor or a call:
@@ -38,6 +40,8 @@ class CRFTokenClassificationPipeline(Pipeline):
         marginals (`bool`): adds the probability of every label per word.
         entropy (`bool`): adds the entropy of the distribution over tag sequences, nats per sentence.
         threshold (`float`): leaves out entities (plain tags: words) whose probability is lower.
+        words (`str` or function): how texts become words, instead of the model's `words`; see
+            [`~.segmenters.get_segmenter`].
         is_split_into_words (`bool`): a list, array or `Series` of strings is the words of one sentence, not several
             texts; texts are then refused.
 
@@ -54,7 +58,7 @@ class CRFTokenClassificationPipeline(Pipeline):
 
     Raises:
         ValueError: if the model has no CRF of this package, the tokenizer is not a fast one, or an option is out of
-            range.
+            range, or the segmenter is unknown, not installed or gives words that are not those of the text.
         TypeError: for inputs that are neither texts nor words, and options of another type.
     """
 
@@ -86,9 +90,12 @@ class CRFTokenClassificationPipeline(Pipeline):
         entropy: bool | None = None,
         threshold: float | None = None,
         is_split_into_words: bool | None = None,
+        words: str | Callable[[str], Iterable[Any]] | None = None,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         _check_whole_number("top_k", top_k)
         _check_probability("threshold", threshold)
+        if words is not None:
+            get_segmenter(words)
         for name, switch in (
             ("marginals", marginals),
             ("entropy", entropy),
@@ -96,7 +103,7 @@ class CRFTokenClassificationPipeline(Pipeline):
         ):
             _check_switch(name, switch)
         parameters = (
-            {"is_split_into_words": is_split_into_words},
+            {"is_split_into_words": is_split_into_words, "words": words},
             {"top_k": top_k, "marginals": marginals, "entropy": entropy},
             {"threshold": threshold},
         )
@@ -163,9 +170,18 @@ class CRFTokenClassificationPipeline(Pipeline):
                 },
             )
 
-    def preprocess(self, item: Any, is_split_into_words: bool = False) -> Sentence:  # type: ignore[override]
+    def preprocess(  # type: ignore[override]
+        self,
+        item: Any,
+        is_split_into_words: bool = False,
+        words: str | Callable[[str], Iterable[Any]] | None = None,
+    ) -> Sentence:
         """The words of one input. Raises TypeError if it is neither a text nor a list of words."""
-        return read_sentence(item, is_split_into_words)
+
+        def segment(text: str) -> list[tuple[int, int]]:  # looked up for texts alone: words need no segmenter
+            return get_segmenter(words or self.model.config.words)(text)
+
+        return read_sentence(item, segment, is_split_into_words)
 
     def _forward(  # type: ignore[override]
         self,

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import Any, NamedTuple
 
-from .words import split_words
+from .segmenters import Segmenter
 
 TEXT_COLUMNS = ("tokens", "text")
 _ADVICE = (
@@ -36,8 +36,13 @@ def is_one_sentence(inputs: Any, is_split_into_words: bool) -> bool:
     return isinstance(inputs, str) or (is_split_into_words and _is_words(inputs))
 
 
-def read_sentence(item: Any, is_split_into_words: bool = False) -> Sentence:
+def read_sentence(item: Any, segment: Segmenter, is_split_into_words: bool = False) -> Sentence:
     """The words of one input.
+
+    Args:
+        item: a text, or a list or array of words.
+        segment: finds the words of a text.
+        is_split_into_words: whether a text is an error.
 
     Raises:
         TypeError: if it is neither a text nor a list or array of words, or a text with `is_split_into_words`.
@@ -48,7 +53,7 @@ def read_sentence(item: Any, is_split_into_words: bool = False) -> Sentence:
                 f"with is_split_into_words=True an input is a list of words, not a text: {item[:80]!r}; leave the "
                 "option out for texts"
             )
-        return Sentence(item, split_words(item))
+        return Sentence(item, segment(item))
     if not _is_words(item):
         raise TypeError(f"an input is a text or a list of words, not {type(item).__name__}: {_hint(item)}")
     words = list(item)

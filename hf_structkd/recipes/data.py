@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from datasets import Dataset, DatasetDict, concatenate_datasets
 
 from ..data.corpora import label_inventory, load_corpora
+from ..data.sources import file_suffix
 from ..data.unlabelled import load_sentences, select_gold
 from .fields import DataArguments
 from .parser import RecipeError
@@ -117,6 +119,9 @@ def load_data(
         column=args.column,
         # With corpus_scheme the recipe's labels are those after rewriting, not those in the files.
         label_names=None if args.corpus_scheme else args.labels,
+        words=args.words,
+        spans=args.spans,
+        offset_unit=args.offset_unit,
     )
     return {
         language: DatasetDict(
@@ -167,12 +172,13 @@ def load_unlabelled(args: DataArguments, languages: Sequence[str]) -> dict[str, 
     loaded = {}
     for language, source in sources.items():
         # tokens_column holds for files like those of the corpora; plain text and CoNLL-U have no such column.
-        has_columns = not source.lower().removesuffix(".gz").endswith((".txt", ".conllu"))
+        has_columns = not file_suffix(Path(source)).endswith((".txt", ".conllu", ".conllup", ".spacy"))
         loaded[language] = load_sentences(
             source,
             language=language,
             max_sentences=args.unlabelled_sentences,
             tokens_column=args.tokens_column if has_columns else None,
+            words=args.words,
         )
     return loaded
 

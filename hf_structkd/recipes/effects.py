@@ -100,12 +100,13 @@ def _limits(scored: Callable[[Any], Sequence[str]]) -> list[Rule]:
 
 DATA = (
     Rule(
-        ("tags_column", "column", "sentence_column", "corpus_scheme"),
+        ("tags_column", "column", "sentence_column", "corpus_scheme", "spans", "offset_unit"),
         lambda r: r.corpus != "demo",
         "corpus 'demo' is read as it is",
     ),
     Rule(("tokens_column",), _has_files, "corpus 'demo' is read as it is"),
 )
+WORDS_OF_TEXTS = Rule(("words",), lambda r: r.corpus != "demo", "corpus 'demo' holds words")
 TRAINED = (
     Rule(("revision",), lambda r: r.model != SCRATCH, "model 'scratch' is made anew"),
     Rule(("crf_learning_rate",), lambda r: r.head == "crf", "head 'softmax' has no transition scores"),
@@ -161,10 +162,12 @@ CONDITIONAL_FIELDS: dict[str, tuple[Rule, ...]] = {
     ),
     "evaluate": (
         *DATA,
+        WORDS_OF_TEXTS,
         *_limits(lambda recipe: recipe.splits),
     ),
     "calibrate": (
         *DATA,
+        WORDS_OF_TEXTS,
         *_limits(lambda recipe: [recipe.split]),
     ),
 }

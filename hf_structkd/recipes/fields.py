@@ -5,7 +5,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from ..data.augmentation import Augmentation
+from ..data.tag_checks import CorpusScheme
 from ..evaluation.calibration import DEFAULT_BINS
+from ..modeling.segmenters import get_segmenter
 from ..training.argument_checks import check_numbers, refuse_addresses
 
 Temperature = float | Literal["auto"]
@@ -55,11 +57,34 @@ class DataArguments:
     tag_scheme: Literal["BIO", "BIOES", "plain"] | None = field(
         default=None, metadata={"help": "Tag scheme: BIO, BIOES or plain; by default inferred from the tags."}
     )
-    corpus_scheme: Literal["BIO", "BIOES"] | None = field(
+    corpus_scheme: CorpusScheme | None = field(
         default=None,
         metadata={
             "help": "Tag scheme of the files if it is not tag_scheme: BIO corpora are rewritten as BIOES, or the "
-            "reverse. The entities stay the same."
+            "reverse; BILOU, BMES, IOB1, IO and brackets, which are recognised, can be forced. The entities stay the "
+            "same."
+        },
+    )
+    words: str | None = field(
+        default=None,
+        metadata={
+            "help": "How raw text becomes words: rules (the default), whitespace, characters, icu, jieba, pythainlp, "
+            "spacy:LANGUAGE, or the entry point of another package. It cuts the texts of corpora with character "
+            "offsets and of unlabelled_corpus, and the models that are trained store it for the texts they tag. "
+            "Corpora that hold words keep them."
+        },
+    )
+    spans: Literal["refuse", "drop"] = field(
+        default="refuse",
+        metadata={
+            "help": "For corpora with character offsets: whether a span that fits no words is an error (refuse) or "
+            "left out and counted (drop)."
+        },
+    )
+    offset_unit: Literal["characters", "utf-16"] | None = field(
+        default=None,
+        metadata={
+            "help": "For corpora with character offsets: what these count; by default recognised, or asked for."
         },
     )
     labels: list[str] | None = field(
@@ -93,8 +118,9 @@ class DataArguments:
         metadata={
             "help": "Sentences without tags, from which the student learns by the teachers' answers alone: a path or "
             "Hub id with {language}, or a mapping language -> path (other languages have none). A .txt file has one "
-            "sentence per line and words separated by blanks; of all other formats of `corpus` the words are read "
-            "and the tags are not. unlabelled_sentences then limits the sentences per language (default: all)."
+            "sentence per line, its words separated by blanks unless `words` says how raw text becomes words; tables "
+            "may have texts in a column `text`. Of all other formats of `corpus` the words are read and the tags are "
+            "not. unlabelled_sentences then limits the sentences per language (default: all)."
         },
     )
     augmentation: Augmentation | None = field(
@@ -115,6 +141,8 @@ class DataArguments:
     def __post_init__(self) -> None:
         sizes = ("max_dev_sentences", "max_test_sentences", "unlabelled_sentences")
         check_numbers(self, counts=sizes, not_negative=("max_train_sentences",))  # a grid may train without gold tags
+        if self.words is not None:
+            get_segmenter(self.words)
         if self.corpus_scheme is not None and self.tag_scheme not in ("BIO", "BIOES"):
             raise ValueError(
                 f"corpus_scheme {self.corpus_scheme} is rewritten as tag_scheme: BIO or BIOES, not {self.tag_scheme}"

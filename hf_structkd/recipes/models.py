@@ -75,7 +75,11 @@ def make_tokenizer(args: ModelArguments, sentences: Callable[[], list[list[str]]
 
 
 def make_tagger(
-    args: ModelArguments, labels: Sequence[str], scheme: str | None, sentences: Callable[[], list[list[str]]]
+    args: ModelArguments,
+    labels: Sequence[str],
+    scheme: str | None,
+    sentences: Callable[[], list[list[str]]],
+    words: str | None = None,
 ) -> tuple[PreTrainedModel, Any]:
     """Make the model to train.
 
@@ -84,6 +88,7 @@ def make_tagger(
         labels: The label set in the order of the ids.
         scheme: The tag scheme; `None` to infer it from the labels.
         sentences: Returns the sentences, lists of words, that a tokenizer from scratch is trained on.
+        words: How raw text becomes words; `None` for what the model says, at first by rules.
 
     Returns:
         The model in float32 and its tokenizer.
@@ -98,6 +103,8 @@ def make_tagger(
     }
     if args.head == "crf":
         fields.setdefault("tag_scheme", scheme)
+        if words is not None and fields.setdefault("words", words) != words:
+            raise RecipeError(f"words: {words!r}, but model_config says words: {fields['words']!r}; give one")
     elif unused := sorted(CRF_FIELDS & set(fields)):
         raise RecipeError(f"model_config: {', '.join(unused)} need a model with head: crf")
     tokenizer = make_tokenizer(args, sentences)

@@ -315,7 +315,11 @@ class DistillationRun:
 
         def fit(training_args: StructKDTrainingArguments) -> Any:
             model, tokenizer = make_tagger(
-                recipe.model, data.labels, recipe.data.tag_scheme, lambda: list(data.train["tokens"])
+                recipe.model,
+                data.labels,
+                recipe.data.tag_scheme,
+                lambda: list(data.train["tokens"]),
+                recipe.data.words,
             )
             if teacher_share is not None:
                 embed_from_teachers(model, tokenizer, self.teachers(), teacher_share)

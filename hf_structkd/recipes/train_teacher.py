@@ -46,7 +46,7 @@ def main(arguments: Sequence[str], program: str) -> None:
     folder, title = Path(args.output_dir or "."), f"Teacher for {', '.join(corpora)}"
 
     def fit(training_args: StructKDTrainingArguments) -> Any:
-        tagger = make_tagger(model_args, labels, data_args.tag_scheme, lambda: list(train["tokens"]))
+        tagger = make_tagger(model_args, labels, data_args.tag_scheme, lambda: list(train["tokens"]), data_args.words)
         return train_tagger(*tagger, train, dev, training_args, title=title)
 
     seconds = train_into(folder, settings, args, fit, title)

@@ -486,7 +486,11 @@ class TestTheSameSentencesTwice:
 
     @pytest.mark.parametrize("ending", [".ner", ".data", ".csv", "", ".conllup", ".ndjson"])
     def test_whatever_a_file_is_called(self, tmp_path, ending):
-        content = {".csv": "word,tag\na,O\n", ".ndjson": '{"tokens": ["a"], "tags": ["O"]}'}.get(ending, "a\tO\n")
+        content = {
+            ".csv": "word,tag\na,O\n",
+            ".ndjson": '{"tokens": ["a"], "tags": ["O"]}',
+            ".conllup": "# global.columns = FORM UPOS\na\tO\n",
+        }.get(ending, "a\tO\n")
         path = tmp_path / f"en{ending}"
         path.write_text(content)
         for corpus in (str(path), path, {"en": path}, f"{tmp_path}/{{language}}{ending}"):

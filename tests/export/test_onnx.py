@@ -16,6 +16,7 @@ pytest.importorskip("onnxruntime", reason="needs the onnx extra: onnx, onnxrunti
 from hf_structkd import StructKDTrainer, StructKDTrainingArguments, TaggingMetrics, Teacher, load_corpus
 from hf_structkd.export.exported_files import ExportError, read_settings, write_export
 from hf_structkd.export.onnx import MODEL_FILE, OnnxTagger, export_onnx, quantize_onnx
+from hf_structkd.modeling.words import split_words
 from tests.conftest import draw_student
 from tests.modeling.conftest import Family, wordpiece
 
@@ -226,3 +227,17 @@ def test_a_damaged_or_mixed_export_is_refused_by_file(exported, tmp_path):
         assert not (tmp_path / f"{name} int8").exists()
     with pytest.raises(ExportError, match="holds no finished export"):
         OnnxTagger(tmp_path / "nothing")
+
+
+def test_raw_text_is_cut_as_the_model_knows_words(exported, teacher):
+    """Danger: an exported model meets other words than its pipeline finds."""
+    text = "Anna-Lena isn't in\nParis."
+    assert exported["full"].split(text) == split_words(text)
+    folder = folder_of(exported["full"])
+    settings = read_settings(folder)
+    files = settings.pop("files")
+    assert settings["words"] == teacher.model.config.words
+    with write_export(folder.parent / "characters", {**settings, "words": "characters"}) as work:
+        for name in files:
+            shutil.copyfile(folder / name, work / name)
+    assert OnnxTagger(folder.parent / "characters", threads=1).split("a b")[1] == (2, 3)

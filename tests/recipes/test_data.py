@@ -1,11 +1,16 @@
 """Danger: a corpus that Python reads cannot be named in a recipe, or is read otherwise there."""
 
+import json
+
 import pytest
 import yaml
+from transformers import pipeline
 
 from hf_structkd.recipes.data import labels_of, load_data, load_unlabelled
 from hf_structkd.recipes.fields import DataArguments
 from hf_structkd.recipes.parser import RecipeError, parse_recipe
+from hf_structkd.recipes.recipe import Recipe
+from hf_structkd.recipes.run import DistillationRun
 
 NUMBERED = "# text = Olu hums\n1\tOlu\tB-P\t-\tq\n2\thums\tO\t-\tq\n\n1\tKano\tB-L\n"
 ANSWER = [(["Olu", "hums"], ["B-P", "O"]), (["Kano"], ["B-L"])]
@@ -70,3 +75,53 @@ def test_text_has_no_columns(tmp_path):
         assert load_unlabelled(args, ["ha"])["ha"]["tokens"] == words
     with pytest.raises(RecipeError, match="would give every language the same"):
         load_unlabelled(args, ["ha", "yo"])
+
+
+TEXTS = [
+    {"text": "สมชายไปกรุงเทพ", "label": [[0, 5, "P"], [7, 14, "L"]]},
+    {"text": "กรุงเทพ", "label": [[0, 7, "L"]]},
+]
+
+
+@pytest.mark.slow
+def test_a_recipe_over_exports_trains_a_tagger_of_raw_text(tmp_path):
+    """Danger: a model is trained on other words than its pipeline finds, or its offsets are not those of the text."""
+    for split in ("train", "dev", "test"):
+        (tmp_path / f"th.{split}.jsonl").write_text(
+            "\n".join(json.dumps(row, ensure_ascii=False) for row in TEXTS * 4)
+        )
+    (tmp_path / "more.txt").write_text("สมชาย\n")
+    shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    recipe = {
+        "corpus": {"th": {split: str(tmp_path / f"th.{split}.jsonl") for split in ("train", "dev", "test")}},
+        "words": "characters",
+        "teacher_model": "scratch",
+        "teacher_model_config": shape,
+        "teacher_num_train_epochs": 1,
+        "baseline": False,
+        "model": "scratch",
+        "vocab_size": 60,
+        "model_config": shape,
+        "objective": "none",
+        "num_train_epochs": 40,
+        "learning_rate": 1e-2,
+        "output_dir": str(tmp_path / "out"),
+        "use_cpu": True,
+        "report_to": "none",
+    }
+    DistillationRun(Recipe.from_mapping(recipe)).run()
+    pipe = pipeline("crf-token-classification", model=str(tmp_path / "out" / "student"))
+    text = "สมชาย ไปกรุงเทพ"
+    entities = pipe(text)["entities"]
+    assert [(entity["entity_group"], text[entity["start"] : entity["end"]]) for entity in entities] == [
+        ("P", "สมชาย"),
+        ("L", "กรุงเทพ"),
+    ]
+    assert load_unlabelled(DataArguments(corpus="demo", unlabelled_corpus={"th": str(tmp_path / "more.txt")},
+                                         words="characters"), ["th"])["th"]["tokens"] == [list("สมชาย")]  # fmt: skip
+    other = {**recipe, "model_config": {**shape, "words": "rules"}, "output_dir": str(tmp_path / "o")}
+    run = DistillationRun(Recipe.from_mapping(other))
+    with pytest.raises(RecipeError, match=r"words: 'characters', but model_config says words: 'rules'"):
+        run.run()
+    with pytest.raises(RecipeError, match="unknown segmenter 'thai'"):
+        Recipe.from_mapping({**recipe, "words": "thai"})

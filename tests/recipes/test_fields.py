@@ -64,15 +64,15 @@ HANDED_ON = fields(
 ALWAYS = {
     "distill": HANDED_ON
     | fields(
-        """corpus languages tag_scheme labels orphans max_train_sentences unlabelled_sentences unlabelled_corpus
+        """corpus languages words tag_scheme labels orphans max_train_sentences unlabelled_sentences unlabelled_corpus
     augmentation max_dev_sentences max_test_sentences model model_config keep_layers head trust_remote_code
     teacher_embeddings teachers baseline objective unlabelled_rate normalization language_sampling_temperature
     license label_examples"""
     ),
     "teacher": HANDED_ON
     | fields(
-        """corpus languages tag_scheme labels orphans max_train_sentences max_dev_sentences max_test_sentences model
-    model_config keep_layers head trust_remote_code normalization language_sampling_temperature"""
+        """corpus languages words tag_scheme labels orphans max_train_sentences max_dev_sentences max_test_sentences
+    model model_config keep_layers head trust_remote_code normalization language_sampling_temperature"""
     ),
     "evaluate": fields(
         """corpus languages tag_scheme labels orphans checkpoint splits label_map batch_size revision trust_remote_code

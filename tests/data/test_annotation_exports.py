@@ -1,0 +1,347 @@
+"""Dangers: an entity that moves, or is lost without a word, between a text with character offsets and its words."""
+
+import bz2
+import csv
+import io
+import json
+import logging
+import lzma
+import zipfile
+from pathlib import Path
+
+import datasets
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from hf_structkd.data.corpora import load_corpora, load_corpus
+from hf_structkd.data.readers import CorpusError
+from hf_structkd.data.unlabelled import load_sentences
+from hf_structkd.modeling.segmenters import get_segmenter
+
+TEXT = "Olu Ade hums in Kano."
+SPANS = [(0, 7, "P"), (16, 20, "L")]
+RIGHT = ["Olu/B-P Ade/I-P hums/O in/O Kano/B-L ./O"]
+PRODIGY_TOKENS = [
+    {"text": TEXT[a:b], "start": a, "end": b, "id": i}
+    for i, (a, b) in enumerate([(0, 3), (4, 7), (8, 12), (13, 15), (16, 20), (20, 21)])
+]
+VALUES = [{"start": a, "end": b, "text": TEXT[a:b], "labels": [k]} for a, b, k in SPANS]
+RESULT = [{"type": "labels", "from_name": "ner", "to_name": "t", "value": value} for value in VALUES]
+EXPORTS = {
+    "doccano, label": {"id": 1, "text": TEXT, "label": [list(span) for span in SPANS]},
+    "doccano, labels": {"text": TEXT, "labels": [list(span) for span in SPANS]},
+    "doccano, entities": {
+        "text": TEXT,
+        "entities": [{"id": 4, "label": k, "start_offset": a, "end_offset": b} for a, b, k in SPANS],
+        "relations": [],
+    },
+    "doccano, annotations": {
+        "text": TEXT,
+        "annotations": [{"label": k, "start_offset": a, "end_offset": b, "user": 1} for a, b, k in SPANS],
+    },
+    "Prodigy": {
+        "text": TEXT,
+        "tokens": PRODIGY_TOKENS,
+        "spans": [{"start": a, "end": b, "label": k} for a, b, k in SPANS],
+        "answer": "accept",
+    },
+    "Prodigy without tokens": {"text": TEXT, "spans": [{"start": a, "end": b, "label": k} for a, b, k in SPANS]},
+    "Label Studio": {
+        "id": 1,
+        "data": {"text": TEXT},
+        "annotations": [{"was_cancelled": True, "result": []}, {"was_cancelled": False, "result": RESULT}],
+    },
+    "Label Studio, JSON-MIN": {"id": 1, "text": TEXT, "label": VALUES, "annotator": 2},
+    "GLiNER": {"tokenized_text": [t["text"] for t in PRODIGY_TOKENS], "ner": [[0, 1, "P"], [4, 4, "L"]]},
+}
+
+
+def show(dataset):
+    return [
+        " ".join(f"{word}/{tag}" for word, tag in zip(row["tokens"], row["tags"] or ["?"] * len(row["tokens"])))
+        for row in dataset
+    ]
+
+
+@pytest.fixture
+def read(tmp_path):
+    """Writes rows as JSON lines and reads them: the sentences as `word/tag word/tag`, `?` where there are no tags."""
+
+    def read(*rows, name="export.jsonl", **options):
+        path = tmp_path / name
+        path.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows))
+        return show(load_corpus(path, language="xx", **options))
+
+    return read
+
+
+@pytest.mark.parametrize("row", EXPORTS.values(), ids=list(EXPORTS))
+def test_exports_of_every_tool_give_the_same_tags(read, tmp_path, row, caplog):
+    with caplog.at_level(logging.INFO):
+        assert read(row) == RIGHT
+    assert "entities: 1 L, 1 P" in caplog.text
+    (tmp_path / "list.json").write_text(json.dumps([row], indent=1))
+    assert show(load_corpus(tmp_path / "list.json", language="xx")) == RIGHT
+    if not any(isinstance(span, list) for value in row.values() if isinstance(value, list) for span in value):
+        # (Arrow holds no lists of numbers and texts.)
+        assert show(load_corpus(datasets.Dataset.from_list([row]), language="xx")) == RIGHT
+    words = load_sentences(tmp_path / "export.jsonl", language="xx")
+    assert words["tokens"] == [[part.split("/")[0] for part in RIGHT[0].split()]]
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("form", [json.dumps, str])
+def test_tables_with_texts_and_spans(tmp_path, separator, form):
+    """Danger: the list in a cell is a word; a text with a line break ends its row."""
+    content = io.StringIO()
+    writer = csv.writer(content, delimiter=separator)
+    writer.writerow(["Text", "spans"])
+    writer.writerow([TEXT, form([list(span) for span in SPANS])])
+    writer.writerow(["Olu\nhums", form([[0, 3, "P"]])])
+    path = tmp_path / ("a.tsv" if separator == "\t" else "a.csv")
+    path.write_text(content.getvalue())
+    assert show(load_corpus(path, language="xx")) == [*RIGHT, "Olu/B-P hums/O"]
+
+
+@pytest.mark.parametrize(
+    ("name", "pack"),
+    [
+        ("a.jsonl.bz2", bz2.compress),
+        ("a.jsonl.xz", lzma.compress),
+        ("a.jsonl", bz2.compress),
+        ("A.JSONL", lambda data: data),
+        ("a.jsonl.zip", lambda data: zip_of({"inside.jsonl": data})),
+    ],
+)
+def test_packed_files(tmp_path, name, pack):
+    path = tmp_path / name
+    path.write_bytes(pack(json.dumps(EXPORTS["Prodigy"]).encode()))
+    assert show(load_corpus(path, language="xx")) == RIGHT
+    assert show(load_corpora({"xx": {"train": path}}, splits=["train"])["xx"]["train"]) == RIGHT
+
+
+def zip_of(files):
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return content.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (zip_of({"a": b"x", "b": b"y"}), r"a zip archive of 2 files \(a, b\)"),
+        (zip_of({}), "a zip archive of 0 files"),
+        (bz2.compress(b"a O\n" * 9)[:-9], "cannot be read"),
+        (lzma.compress(b"a O\n" * 9)[:-9], "cannot be read"),
+    ],
+)
+def test_damaged_archives(tmp_path, content, message):
+    (tmp_path / "a.conll.zip").write_bytes(content)
+    with pytest.raises(CorpusError, match=rf"a.conll.zip: {message}"):
+        load_corpus(tmp_path / "a.conll.zip", language="xx")
+
+
+def row_of(text, *spans):
+    return {"text": text, "label": [list(span) for span in spans]}
+
+
+@pytest.mark.parametrize(
+    ("span", "problem"),
+    [
+        ((0, 2, "P"), r"the span P 'Ol' \[0, 2\] is cutting a word.*words: characters.*The words there are \['Olu'\]"),
+        ((1, 3, "P"), "is cutting a word"),
+        ((3, 4, "P"), "is empty"),
+        ((5, 5, "P"), "is empty"),
+        ((0, 99, "P"), "is outside of its text"),
+        ((-1, 3, "P"), "is outside of its text"),
+        ((8, 3, "P"), "is outside of its text"),
+    ],
+)
+def test_spans_that_no_words_fit(read, caplog, span, problem):
+    with pytest.raises(CorpusError, match=f"export.jsonl:1: .*{problem}"):
+        read(row_of(TEXT, span, (16, 20, "L")))
+    assert read(row_of(TEXT, span, (16, 20, "L")), spans="drop") == ["Olu/O Ade/O hums/O in/O Kano/B-L ./O"]
+    assert f"1 spans dropped, each {problem.split('is ')[1].split('.*')[0]}" in caplog.text
+    assert "export.jsonl:1: P" in caplog.text
+
+
+@pytest.mark.parametrize("second", [(0, 3, "Q"), (4, 12, "Q"), (0, 7, "P"), (0, 12, "Q")])
+def test_overlapping_spans(read, caplog, second):
+    with pytest.raises(CorpusError, match="is overlapping another span: a tagger needs"):
+        read(row_of(TEXT, (0, 7, "P"), second))
+    dropped = read(row_of(TEXT, (0, 7, "P"), second), spans="drop")[0]
+    assert dropped.count("/B-") == 1
+    assert "1 spans dropped, each overlapping" in caplog.text
+
+
+def test_blanks_at_the_ends_are_trimmed_and_counted(read, caplog):
+    with caplog.at_level(logging.INFO):
+        assert read(row_of(TEXT, (0, 8, "P"), (15, 20, "L"))) == RIGHT
+    assert "blanks trimmed from the ends of 2 spans" in caplog.text
+
+
+class TestOffsetUnits:
+    EMOJI = "\U0001f600 Olu hums"
+
+    @pytest.mark.parametrize(("start", "unit"), [(2, "characters"), (3, "utf-16")])
+    def test_the_spans_own_text_tells(self, read, start, unit):
+        span = {"start": start, "end": start + 3, "label": "P", "text": "Olu"}
+        assert read({"text": self.EMOJI, "spans": [span]}) == ["\U0001f600/O Olu/B-P hums/O"]
+        assert read({"text": self.EMOJI, "spans": [span]}, offset_unit=unit) == ["\U0001f600/O Olu/B-P hums/O"]
+        other = {"characters": "utf-16", "utf-16": "characters"}[unit]
+        with pytest.raises(CorpusError, match="has the text 'Olu', but there the text reads"):
+            read({"text": self.EMOJI, "spans": [span]}, offset_unit=other)
+
+    def test_where_nothing_tells_it_is_asked_for(self, read):
+        with pytest.raises(CorpusError, match=r"Say what offsets count: offset_unit='characters' or 'utf-16'"):
+            read(row_of(self.EMOJI, (6, 10, "V")))
+        assert read(row_of(self.EMOJI, (6, 10, "V")), offset_unit="characters")[0].endswith("hums/B-V")
+        assert read(row_of(self.EMOJI, (7, 11, "V")), offset_unit="utf-16")[0].endswith("hums/B-V")
+
+    def test_it_is_not_asked_for_where_it_does_not_matter(self, read):
+        assert read(row_of("Olu \U0001f600", (0, 3, "P"))) == ["Olu/B-P \U0001f600/O"]
+
+    def test_offsets_of_another_text(self, read):
+        span = {"start": 0, "end": 4, "label": "P", "text": "Hums"}
+        with pytest.raises(CorpusError, match="has the text 'Hums', but there the text reads 'Olu '"):
+            read({"text": TEXT, "spans": [span]})
+
+    def test_wrong_choices(self, read):
+        with pytest.raises(ValueError, match="offset_unit must be one of characters, utf-16, not 'bytes'"):
+            read(row_of(TEXT), offset_unit="bytes")
+        with pytest.raises(ValueError, match="spans must be one of refuse, drop, not 'ignore'"):
+            read(row_of(TEXT), spans="ignore")
+
+
+class TestWhatNobodyAccepted:
+    def test_rejected_and_ignored_rows_are_counted(self, read, caplog):
+        rejected = {**EXPORTS["Prodigy"], "answer": "reject"}
+        assert read(EXPORTS["Prodigy"], rejected, {**rejected, "answer": "ignore"}) == RIGHT
+        assert "1 texts left out: answer 'reject'" in caplog.text
+        assert "1 texts left out: answer 'ignore'" in caplog.text
+
+    def test_cancelled_tasks_and_tasks_without_annotation(self, read, caplog):
+        task = EXPORTS["Label Studio"]
+        cancelled = {**task, "annotations": [{"was_cancelled": True, "result": RESULT}]}
+        assert read(task, cancelled, {**task, "annotations": []}) == [*RIGHT, RIGHT[0].replace("B-P", "?").replace(
+            "I-P", "?").replace("B-L", "?").replace("/O", "/?")]  # fmt: skip
+        assert "1 texts left out: cancelled by the annotator" in caplog.text
+
+    def test_of_several_annotations_the_ground_truth_is_read(self, read, caplog):
+        task = {"data": {"text": TEXT}, "annotations": [{"result": []}, {"result": RESULT, "ground_truth": True}]}
+        assert read(task) == RIGHT
+        assert "annotated several times" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"text": TEXT, "spans": [{"start": 0, "end": 3}]}, "is no span with a start, an end and a label"),
+        ({"text": TEXT, "label": [[0, 3]]}, "is no span"),
+        ({"text": TEXT, "label": [["a", "b", "P"]]}, "is no span"),
+        ({"text": TEXT, "entities": [{"label": 3, "start_offset": 0, "end_offset": 3}]}, "label 3 .* is a number"),
+        ({"text": TEXT, "label": [{"start": 0, "end": 3, "labels": ["P", "Q"]}]}, "has 2 labels"),
+        ({"text": TEXT, "spans": [], "tokens": [{"text": "Kano", "start": 0, "end": 99}]}, "does not fit its text"),
+        ({"data": {"a": "x", "b": "y"}, "annotations": []}, "which of the data is the text"),
+        ({"tokenized_text": ["Olu"], "ner": [[0, 1, "P"]]}, r"the span P \[0, 1\] of words is outside"),
+        ({"tokenized_text": ["Olu"], "ner": [[0, 0, "P"], [0, 0, "Q"]]}, "is overlapping"),
+        ({"tokenized_text": ["Olu", " "], "ner": []}, "word 2: ' ' is not a word"),
+    ],
+)
+def test_broken_exports_are_named(read, row, message):
+    with pytest.raises(CorpusError, match=f"export.jsonl:1.*{message}"):
+        read(row)
+
+
+class TestWords:
+    THAI = row_of("สมชายไปกรุงเทพ", (0, 5, "P"), (7, 14, "L"))
+
+    def test_a_script_without_spaces_needs_other_words(self, read):
+        with pytest.raises(CorpusError, match="cutting a word"):
+            read(self.THAI)
+        characters = read(self.THAI, words="characters")[0]
+        assert characters.startswith("ส/B-P ม/I-P")
+        assert characters.count("/B-") == 2
+
+    @pytest.mark.parametrize(("words", "package"), [("pythainlp", "pythainlp"), ("icu", "icu")])
+    def test_words_of_a_dictionary(self, read, words, package):
+        pytest.importorskip(package, reason=f"needs {package}, an extra of the package")
+        pairs = [pair.split("/") for pair in read(self.THAI, words=words)[0].split()]
+        assert 3 <= len(pairs) <= 4
+        assert "".join(word for word, tag in pairs if tag.endswith("P")) == "สมชาย"
+        assert [word for word, tag in pairs if tag == "B-L"] == ["กรุงเทพ"]
+
+    def test_a_function_and_its_faults(self, read):
+        row = row_of("Olu|hums", (0, 3, "P"))
+        assert read(row, words=lambda text: [text[:3], "|", text[4:]]) == ["Olu/B-P |/O hums/O"]
+        with pytest.raises(CorpusError, match=r"export.jsonl:1: .*lost the character '\|' at 3"):
+            read(row, words=lambda text: text.split("|"))
+
+    def test_a_tools_own_words_are_kept(self, read):
+        row = {"text": "Olu-Ade", "spans": [{"start": 0, "end": 3, "label": "P"}], "tokens": PRODIGY_TOKENS[:1]}
+        row["tokens"] = [{"start": 0, "end": 3}, {"start": 3, "end": 4}, {"start": 4, "end": 7}]
+        assert read(row, words="whitespace") == ["Olu/B-P -/O Ade/O"]
+
+
+def test_docbin(tmp_path):
+    tokens = pytest.importorskip("spacy.tokens", reason="needs spaCy, the `spacy` extra")
+    vocab = pytest.importorskip("spacy.vocab").Vocab()
+    first = tokens.Doc(vocab, words=["Olu", "Ade", "\n", "hums"], sent_starts=[True, False, False, False])
+    first.ents = [tokens.Span(first, 0, 2, label="P")]
+    second = tokens.Doc(vocab, words=["Kano", "is"])
+    path = tmp_path / "a.spacy"
+    tokens.DocBin(attrs=["ENT_IOB", "ENT_TYPE", "SENT_START"], docs=[first, second]).to_disk(path)
+    assert show(load_corpus(path, language="xx")) == ["Olu/B-P Ade/I-P hums/O", "Kano/? is/?"]
+    path.write_bytes(b"garbage")
+    with pytest.raises(CorpusError, match="not a DocBin file of spaCy"):
+        load_corpus(path, language="xx")
+
+
+def test_conllu_plus(tmp_path):
+    path = tmp_path / "a.conllup"
+    path.write_text("# global.columns = ID FORM LAB:NER\n# text = Olu hums\n1\tOlu\tB-P\n2-3\thums\t_\n2\thums\tO\n")
+    assert show(load_corpus(path, language="xx", tags_column="LAB:NER")) == ["Olu/B-P hums/O"]
+    with pytest.raises(
+        CorpusError, match=r"choose the column of the tags with tags_column=; there are id, form, lab:ner"
+    ):
+        load_corpus(path, language="xx")
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.text(st.sampled_from("abc é’'\n\r\u3000שלמ北京กรุงเ\u0e31\U0001f600\u200d\u200b\u0301.,-"), max_size=40),
+    st.sampled_from(["rules", "whitespace", "characters"]),
+    st.sampled_from(["characters", "utf-16"]),
+    st.randoms(use_true_random=False),
+)
+@example("\U0001f600\U0001f600a b", "rules", "utf-16", __import__("random").Random(0))
+def test_the_words_of_an_entity_are_its_text(tmp_path, text, words, unit, random):
+    """Danger: offsets that drift behind an emoji, a mark or a line break; checked against the spans' own texts."""
+    boundaries = get_segmenter(words)(text)
+    spans, position = [], 0
+    while position < len(boundaries):
+        last = min(len(boundaries), position + random.randint(1, 3))
+        if random.random() < 0.5:
+            spans.append((boundaries[position][0], boundaries[last - 1][1], random.choice("PL")))
+        position = last
+
+    def count(offset):
+        return len(text[:offset].encode("utf-16-le")) // 2 if unit == "utf-16" else offset
+
+    path = Path(tmp_path) / "a.jsonl"
+    path.write_text(json.dumps(row_of(text, *((count(a), count(b), kind) for a, b, kind in spans))))
+    if not boundaries:
+        return
+    row = load_corpus(path, language="xx", words=words, offset_unit=unit)[0]
+    assert row["tokens"] == [text[a:b] for a, b in boundaries]
+    found, starts = [], [a for a, _ in boundaries]
+    for (start, end), tag in zip(boundaries, row["tags"]):
+        if tag.startswith("B-"):
+            found.append([start, end, tag[2:]])
+        elif tag.startswith("I-"):
+            found[-1][1] = end
+    assert [tuple(span) for span in found] == spans
+    assert starts == sorted(starts)
