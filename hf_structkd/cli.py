@@ -85,6 +85,17 @@ COMMANDS = {
         "  structkd calibrate --checkpoint runs/demo/student --corpus demo --output_dir runs/demo/calibration",
         "recipes.calibrate:main",
     ),
+    "convert": Command(
+        "write a corpus in another format, and count what is in it",
+        "SOURCE TARGET [--to FORMAT] [--to_scheme BIO|BIOES] [--words NAME] ...",
+        "Reads a corpus in any format that recipes read, and writes it: conll, csv, jsonl, doccano, prodigy,\n"
+        "label-studio, gliner or spacy, by the ending of TARGET or --to. The options are those of recipes: scheme,\n"
+        "tags_column, tokens_column, sentence_column, labels, words, spans, offset_unit, orphans, split,\n"
+        "max_sentences.\n\n"
+        "  structkd convert export.jsonl train.conll --words icu --spans drop",
+        "recipes.convert:main",
+        reads_recipe=False,
+    ),
     "card": Command(
         "make a card from the results of one run, or of several seeds",
         "FOLDER [RUN ...]",

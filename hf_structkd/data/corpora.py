@@ -98,6 +98,38 @@ def load_corpus(
         CorpusError: if the source is missing, empty or broken; the message names file and line, or row.
         ValueError: if an argument has a value that is not listed here, or is a text in place of a list.
     """
+    options = ReadingOptions(
+        tags_column, tokens_column, sentence_column, column, label_names, words, spans, offset_unit
+    )
+    sentences = read_sentences(source, language, split, options, scheme, to_scheme, orphans, max_sentences)
+    columns = {
+        "tokens": [sentence.tokens for sentence in sentences],
+        "tags": [sentence.tags for sentence in sentences],
+        "language": [language] * len(sentences),
+    }
+    return datasets.Dataset.from_dict(columns, features=FEATURES)
+
+
+def read_sentences(
+    source: Source,
+    language: str,
+    split: str | None,
+    options: ReadingOptions,
+    scheme: CorpusScheme | None = None,
+    to_scheme: SchemeName | None = None,
+    orphans: Orphans = "accept",
+    max_sentences: int | None = None,
+) -> list[RawSentence]:
+    """The sentences of [`load_corpus`] with their places and, where the source has it, their text.
+
+    Args:
+        options: the arguments of `load_corpus` that say how the source is read.
+        source, language, split, scheme, to_scheme, orphans, max_sentences: as for `load_corpus`.
+
+    Raises:
+        CorpusError, ValueError: as `load_corpus`.
+    """
+    label_names = options.label_names
     if isinstance(label_names, str):
         raise ValueError(f"label_names is the text {label_names!r}, but must be a list of labels.")
     if scheme not in (None, *CORPUS_SCHEMES):
@@ -107,9 +139,6 @@ def load_corpus(
     if max_sentences is not None and max_sentences < 1:
         raise ValueError(f"max_sentences must be at least 1, not {max_sentences}.")
     name = source_name(source)
-    options = ReadingOptions(
-        tags_column, tokens_column, sentence_column, column, label_names, words, spans, offset_unit
-    )
     raw = open_source(source, language, split, options)
     try:
         sentences, empty = _first_sentences(raw, max_sentences)
@@ -136,12 +165,7 @@ def load_corpus(
     present_scheme = treat_orphans(name, tagged, scheme, orphans, label_names)
     if to_scheme not in (None, present_scheme):
         convert(name, tagged, present_scheme, to_scheme)
-    columns = {
-        "tokens": [sentence.tokens for sentence in sentences],
-        "tags": [sentence.tags for sentence in sentences],
-        "language": [language] * len(sentences),
-    }
-    return datasets.Dataset.from_dict(columns, features=FEATURES)
+    return sentences
 
 
 def load_corpora(

@@ -134,7 +134,7 @@ def sentences_from_texts(
         if item.spans is not None:
             spans = _in_characters(where, item, unit)
             tags = _tags(where, item, words, spans, choice, counts)
-        yield RawSentence(tokens, tags, source, row=item.place)
+        yield RawSentence(tokens, tags, source, row=item.place, text=item.text, offsets=words)
     counts.log(source)
 
 
@@ -211,7 +211,8 @@ def _in_characters(where: str, item: AnnotatedText, unit: OffsetUnit | None) -> 
         _check_own_texts(where, item, spans)
         return spans
     converted = _from_utf16(item.text, spans)
-    if unit == "characters" or (unit is None and _fit_own_texts(item, spans)):
+    # A tool's own words are checked: they count characters, and then its spans do too.
+    if unit == "characters" or (unit is None and (item.words is not None or _fit_own_texts(item, spans))):
         _check_own_texts(where, item, spans)
         return spans
     if unit == "utf-16" or _fit_own_texts(item, converted):
@@ -230,7 +231,10 @@ def _in_characters(where: str, item: AnnotatedText, unit: OffsetUnit | None) -> 
 def _fit_own_texts(item: AnnotatedText, spans: Sequence[TextSpan]) -> bool:
     """Whether there are spans with their own text, and all of these stand where the offsets say."""
     known = [span for span in spans if span.text is not None]
-    return bool(known) and all(item.text[span.start : span.end] == span.text for span in known)
+    return bool(known) and all(
+        0 <= span.start <= span.end <= len(item.text) and item.text[span.start : span.end] == span.text
+        for span in known
+    )
 
 
 def _check_own_texts(where: str, item: AnnotatedText, spans: Sequence[TextSpan]) -> None:

@@ -36,6 +36,8 @@ class RawSentence:
         source: the file or dataset.
         lines: the line of each word, in formats with one word per line.
         row: in other formats the row (or line) of the sentence, as text: `":12"` or `", row 12"`.
+        text: the text that the words were cut out of, where the source has it.
+        offsets: the first character and one past the last of each word in `text`.
     """
 
     tokens: list[str]
@@ -43,6 +45,8 @@ class RawSentence:
     source: str
     lines: Sequence[int] = ()
     row: str = ""
+    text: str | None = None
+    offsets: Sequence[tuple[int, int]] = ()
 
     def place(self, word: int) -> str:
         """The place of word number `word`, for messages: `train.conll:17` or `train.jsonl:3, word 5`."""

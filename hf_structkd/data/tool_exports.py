@@ -115,7 +115,8 @@ def _words(where: str, text: str, tokens: Any) -> list[tuple[int, int]] | None:
         if start is None and is_text(token.get("text")):  # spaCy's own tokens, where a tool did not place them
             start = text.find(token["text"], position)
             end = start + len(token["text"])
-        if not (isinstance(start, int) and isinstance(end, int) and position <= start <= end <= len(text)):
+        fits = isinstance(start, int) and isinstance(end, int) and position <= start <= end <= len(text)
+        if not fits or token.get("text", text[start:end]).strip() != text[start:end].strip():
             raise CorpusError(f"{where}: the token {dict(token)!r:.80} does not fit its text.")
         if text[start:end].strip():
             words.append((start, end))
