@@ -29,6 +29,7 @@ from hf_structkd.training.teacher_embeddings import mix_embeddings
 from .grid import RESULTS_FILE, SENTENCES_FILE, Cell, Grid
 from .grid_corpora import GridCorpora
 from .pool import Pool
+from .stored_runs import short_floats
 from .teacher_sets import TeacherSets
 from .trimming import train_trimmed
 
@@ -179,19 +180,10 @@ def write_counts(counts: dict[str, np.ndarray], folder: Path) -> None:
 def write_record(results: dict[str, Any], folder: Path) -> None:
     """Write `results.json`, a line for each member: small, and a diff shows what changed."""
     lines = [
-        f"{json.dumps(name)}: {json.dumps(_short(member), ensure_ascii=False, allow_nan=False)}"
+        f"{json.dumps(name)}: {json.dumps(short_floats(member), ensure_ascii=False, allow_nan=False)}"
         for name, member in to_json_types(results).items()
     ]
     write_atomically(folder / RESULTS_FILE, "{\n" + ",\n".join(lines) + "\n}\n")
-
-
-def _short(value: Any) -> Any:
-    """Floats to 7 significant digits: far below any deviation, and half the size."""
-    if isinstance(value, float):
-        return float(f"{value:.7g}")
-    if isinstance(value, dict):
-        return {key: _short(member) for key, member in value.items()}
-    return [_short(member) for member in value] if isinstance(value, list) else value
 
 
 def dev_curve(history: list[dict[str, Any]], metric: str) -> list[dict[str, Any]]:

@@ -151,5 +151,5 @@ def _against_teachers(runs: list[Run], results: GridResults) -> tuple[float | No
 
 
 def summary(rows: Mapping[str, Row]) -> dict[str, Any]:
-    """All rows as JSON types, unrounded."""
+    """All rows as dictionaries, unrounded."""
     return {name: asdict(row) for name, row in rows.items()}

@@ -23,6 +23,7 @@ from .figures import draw_all
 from .grid import Grid, GridError
 from .grid_results import GridResults, keep
 from .result_blocks import blocks_of, score_table
+from .stored_runs import short_floats
 
 HERE = Path(__file__).resolve().parent
 
@@ -45,7 +46,8 @@ def main() -> None:
             folder = keep(grid, folder, options.keep / grid.name)
         results = GridResults.read(grid, folder)
         rows = compare(results, options.resamples)
-        write_atomically(folder / "summary.json", json.dumps(to_json_types(summary(rows)), indent=1) + "\n")
+        summed_up = short_floats(to_json_types(summary(rows)))
+        write_atomically(folder / "summary.json", json.dumps(summed_up, indent=1) + "\n")
         figures = {} if options.no_figures else draw_all(results, rows, folder / "figures")
         print(f"{grid.name}: {len(results.runs())} runs of {len(rows)} cells\n\n{score_table(results, rows)}\n")
         names.add(grid.name)
