@@ -30,15 +30,19 @@ _MODULES = {
     "DistillationRun": "recipes.run",
     "embed_from_teachers": "training.teacher_embeddings",
     "encode_corpus": "data.words",
+    "GlinerTeacher": "teachers.gliner_model",
     "label_inventory": "data.corpora",
     "LinearChainCRF": "modeling.crf",
     "load_corpora": "data.corpora",
     "load_corpus": "data.corpora",
+    "load_teacher": "teachers.kinds",
     "ModernBertCRFConfig": "modeling.taggers",
     "ModernBertForTokenClassificationCRF": "modeling.taggers",
     "Recipe": "recipes.recipe",
     "RecipeError": "recipes.parser",
     "smaller_student": "training.smaller_student",
+    "SpacyTeacher": "teachers.spacy_pipeline",
+    "SpanTeacher": "teachers.spans",
     "StructKDTrainer": "training.trainer",
     "StructKDTrainingArguments": "training.arguments",
     "SufficientStatistics": "modeling.crf",
@@ -64,15 +68,19 @@ __all__ = [
     "DistillationRun",
     "embed_from_teachers",
     "encode_corpus",
+    "GlinerTeacher",
     "label_inventory",
     "LinearChainCRF",
     "load_corpora",
     "load_corpus",
+    "load_teacher",
     "ModernBertCRFConfig",
     "ModernBertForTokenClassificationCRF",
     "Recipe",
     "RecipeError",
     "smaller_student",
+    "SpacyTeacher",
+    "SpanTeacher",
     "StructKDTrainer",
     "StructKDTrainingArguments",
     "SufficientStatistics",
@@ -112,6 +120,10 @@ if TYPE_CHECKING:
     from .teachers.annotate import annotate as annotate
     from .teachers.checkpoint import Teacher as Teacher
     from .teachers.function import CallableTeacher as CallableTeacher
+    from .teachers.gliner_model import GlinerTeacher as GlinerTeacher
+    from .teachers.kinds import load_teacher as load_teacher
+    from .teachers.spacy_pipeline import SpacyTeacher as SpacyTeacher
+    from .teachers.spans import SpanTeacher as SpanTeacher
     from .training.arguments import StructKDTrainingArguments as StructKDTrainingArguments
     from .training.smaller_student import smaller_student as smaller_student
     from .training.teacher_embeddings import embed_from_teachers as embed_from_teachers

@@ -32,27 +32,32 @@ def compare(
     Args:
         rows: Row of the table -> tagger, or language -> tagger. The other rows are compared with `teachers` and
             `baseline`.
-        corpora: Language -> split -> sentences.
+        corpora: Language -> split -> sentences. A language that lacks a split is left out there.
         labels: The label set.
         splits: The splits to score.
         batch_size: Sentences per forward pass.
         scheme: The tag scheme; by default inferred from the labels.
 
     Returns:
-        Split -> row -> language -> full report (the macro average under `avg`), and split -> table.
+        Split -> row -> language -> full report (the macro average under `avg`), and split -> table; without the
+        splits that no language has.
     """
     metrics = TaggingMetrics(labels, scheme)
     scores: dict[str, Any] = {}
     tables = {}
     for split in splits:
+        languages = [language for language, data in corpora.items() if split in data]
+        if not languages:
+            continue
         headline: dict[str, dict[str, float]] = {}
         scores[split] = {}
         for row, tagger in rows.items():
             reports = {}
-            for language, data in corpora.items():
+            for language in languages:
+                data = corpora[language][split]
                 language_tagger = tagger[language] if isinstance(tagger, Mapping) else tagger
-                predictions = language_tagger.tag(list(data[split]["tokens"]), labels, batch_size=batch_size)
-                reports[language] = metrics.report(predictions, list(data[split]["tags"]))
+                predictions = language_tagger.tag(list(data["tokens"]), labels, batch_size=batch_size)
+                reports[language] = metrics.report(predictions, list(data["tags"]))
             headline[row] = {language: report[metrics.metric_name] for language, report in reports.items()}
             scores[split][row] = {**reports, "avg": macro_average(reports)}
         tables[split] = ComparisonReport(
@@ -61,6 +66,6 @@ def compare(
             baseline=headline.pop("baseline", None),
             students=headline,
             split=split,
-            languages=list(corpora),
+            languages=languages,
         )
     return scores, tables

@@ -10,6 +10,7 @@ from .markdown import escaped, table
 AVERAGE = "avg"
 GAP_CLOSED = "gap closed"
 MISSING = "n/a"
+AGREEMENT = "held-out text, against the teachers' tags"  # a split without gold tags: agreement with the teachers
 
 
 @dataclass

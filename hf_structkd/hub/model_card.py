@@ -12,6 +12,7 @@ from urllib.parse import quote
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..evaluation.markdown import code, escaped, fenced, one_line
+from ..evaluation.report import AGREEMENT
 from ..files import write_atomically
 from .card_data import StudentCardData, TeacherCard
 from .card_tables import (
@@ -72,6 +73,7 @@ def build_model_card(data: StudentCardData) -> ModelCard:
         task="part-of-speech or other word tagging" if data.scheme == "plain" else "entity recognition",
         has_crf=data.has_crf,
         distilled=distilled,
+        without_gold=bool(data.gold_sentences) and not any(data.gold_sentences.values()),
         base_model=code(public_name(data.base_model)) if data.base_model else None,
         teachers=list(data.teachers),
         objective=code(data.objective),
@@ -221,7 +223,7 @@ def hub_languages(codes: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def _eval_results(data: StudentCardData) -> list[EvalResult]:
     report = data.comparison
-    if report is None or not report.students:
+    if report is None or not report.students or report.split == AGREEMENT:  # the metadata's scores are against gold
         return []
     row = data.student_row or next(iter(report.students))
     if row not in report.students:
@@ -252,6 +254,8 @@ def _metric_line(data: StudentCardData) -> str:
     what = "Word accuracy" if data.comparison.metric == "accuracy" else "Strict entity F1 (seqeval)"
     split = f" on {escaped(data.comparison.split)}" if data.comparison.split else ""
     line = f"{what} x 100{split}; `avg` is the macro average over languages."
+    if data.comparison.split == AGREEMENT:
+        line += " This is agreement with the teachers, on text that nobody tagged: it does not say who is right."
     if data.comparison.baseline is not None:
         line += " `baseline` is the same student trained on gold tags alone."
     if len(data.seeds) > 1:

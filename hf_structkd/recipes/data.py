@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from datasets import Dataset, DatasetDict, concatenate_datasets
 
-from ..data.corpora import label_inventory, load_corpora
+from ..data.corpora import FEATURES, label_inventory, load_corpora
 from ..data.sources import file_suffix
 from ..data.unlabelled import load_sentences, select_gold
+from ..modeling.tag_scheme import infer_scheme, split_tag
+from ..teachers.panel import Panel
 from .fields import DataArguments
 from .parser import RecipeError
 from .recipe import Recipe
+
+_NOTHING = Dataset.from_dict({"tokens": [], "tags": [], "language": []}, features=FEATURES)
 
 
 @dataclass
@@ -25,17 +29,29 @@ class RunData:
         corpora: Language -> its splits with the student's training sentences, the first ones.
         unlabelled: Language -> sentences that the student learns from teachers alone; some languages may have none.
         labels: The label set, in the order of the ids.
+        agreement: The languages whose dev sentences have no gold tags, but those of the teachers.
     """
 
     whole: dict[str, DatasetDict]
     corpora: dict[str, DatasetDict]
     unlabelled: dict[str, Dataset]
     labels: list[str]
+    agreement: tuple[str, ...] = ()
 
     @property
     def train(self) -> Dataset:
         """The student's training sentences with gold tags, of all languages."""
         return concatenate_datasets([splits["train"] for splits in self.corpora.values()])
+
+    @property
+    def without_gold(self) -> set[tuple[str, str]]:
+        """(split, language) of the sentences to score on that have no gold tags."""
+        return {("dev", language) for language in self.agreement}
+
+    def words(self) -> list[list[str]]:
+        """The sentences that a tokenizer is trained on: those with gold tags, or all if there are none."""
+        gold = list(self.train["tokens"])
+        return gold or [words for text in self.unlabelled.values() for words in text["tokens"]]
 
     @property
     def dev(self) -> dict[str, Dataset]:
@@ -50,7 +66,8 @@ class RunData:
             unlabelled: Whether to add the sentences without gold tags, as the split `"unlabelled"`, if there are any.
         """
         chosen = {
-            split: {language: by_split[split] for language, by_split in self.corpora.items()} for split in splits
+            split: {language: by_split[split] for language, by_split in self.corpora.items() if split in by_split}
+            for split in splits
         }
         return chosen | ({"unlabelled": self.unlabelled} if unlabelled and self.unlabelled else {})
 
@@ -59,23 +76,119 @@ class RunData:
         lines = []
         for language, splits in self.corpora.items():
             parts = {**splits, **({"unlabelled": self.unlabelled[language]} if language in self.unlabelled else {})}
-            lines.append(f"{language}: " + ", ".join(f"{len(data):,} {part}" for part, data in parts.items()))
+            names = {"dev": "to compare with the teachers"} if language in self.agreement else {}
+            lines.append(
+                f"{language}: " + ", ".join(f"{len(data):,} {names.get(part, part)}" for part, data in parts.items())
+            )
         return "\n".join(lines)
 
 
-def read_run_data(recipe: Recipe) -> RunData:
+def read_run_data(recipe: Recipe, teachers: Callable[[Sequence[str]], Mapping[str, Panel]]) -> RunData:
     """Read the corpora and the sentences without gold tags of a recipe.
+
+    Without gold tags to learn from, the label set is that of the teachers. A language without a dev corpus gets
+    sentences of its unlabelled text for dev, with the tags that its teachers find most probable: scores on them say
+    how far the student agrees with its teachers.
+
+    Args:
+        recipe: The recipe.
+        teachers: Loads the given teachers of some languages; called where gold tags are missing.
 
     Raises:
         RecipeError: If the recipe does not fit what is read.
         CorpusError: If a corpus cannot be read; the message names file and line.
     """
-    whole = load_data(recipe.data, whole_train=True)
+    whole = load_gold_parts(recipe)
     corpora = {
         language: DatasetDict({**splits, "train": first_sentences(splits["train"], recipe.data.max_train_sentences)})
         for language, splits in whole.items()
     }
-    return RunData(whole, corpora, unlabelled_part(whole, recipe), labels_of(recipe.data, whole))
+    unlabelled = unlabelled_part(whole, recipe)
+    if any(len(splits["train"]) for splits in whole.values()):
+        labels = labels_of(recipe.data, whole)
+    else:
+        labels = recipe.data.labels or labels_of_teachers(teachers(list(whole)), whole, recipe.data.tag_scheme)
+    without_dev = [language for language, splits in whole.items() if "dev" not in splits]
+    panels = teachers(without_dev) if without_dev else {}
+    for language in without_dev:
+        if language not in unlabelled:
+            raise RecipeError(f"{language} has neither a dev corpus nor text in unlabelled_corpus to hold out for it")
+        text = unlabelled[language]
+        count = recipe.data.max_dev_sentences or min(1000, len(text) // 10)
+        if not 0 < count < len(text):
+            raise RecipeError(f"{language} has {len(text):,} sentences without tags: too few to hold out {count:,}")
+        held_out, unlabelled[language] = text.select(range(count)), text.select(range(count, len(text)))
+        try:
+            tags = panels[language].tag(list(held_out["tokens"]), labels)
+        except ValueError as error:
+            raise RecipeError(f"teacher for {language}, {panels[language].name}: {error}") from error
+        corpora[language]["dev"] = Dataset.from_dict(
+            {"tokens": held_out["tokens"], "tags": tags, "language": held_out["language"]}, features=FEATURES
+        )
+    return RunData(whole, corpora, unlabelled, labels, tuple(without_dev))
+
+
+def load_gold_parts(recipe: Recipe) -> dict[str, DatasetDict]:
+    """Language -> the splits that have gold tags, all training sentences; `train` may be empty, others missing."""
+    data = recipe.data
+    if data.corpus is None:
+        return {language: DatasetDict(train=_NOTHING) for language in data.languages or []}
+    if not isinstance(data.corpus, Mapping) or not any(isinstance(own, Mapping) for own in data.corpus.values()):
+        splits = ["dev", "test"] if _learns_from_text_alone(recipe) else ["train", "dev", "test"]
+        loaded = load_data(data, splits, whole_train=True)
+        return {language: DatasetDict({"train": _NOTHING, **parts}) for language, parts in loaded.items()}
+    parts = {}
+    languages = data.languages or list(data.corpus)
+    if data.unlabelled_corpus is not None and recipe.teachers.teachers:
+        for language in [language for language in languages if language not in data.corpus]:
+            parts[language] = DatasetDict(train=_NOTHING)
+    for language in [language for language in languages if language not in parts]:
+        own = data.corpus.get(language)
+        splits = ["train", "dev", "test"]
+        if isinstance(own, Mapping) and recipe.teachers.sources(language) and data.unlabelled_corpus is not None:
+            if unknown := [split for split in own if split not in splits]:
+                raise RecipeError(f"the corpus of {language} has {', '.join(unknown)}; splits are train, dev and test")
+            splits = [split for split in splits if split in own]
+        if _learns_from_text_alone(recipe):
+            splits = [split for split in splits if split != "train"]
+        of_language = replace(data, corpus={language: own} if own is not None else data.corpus, languages=[language])
+        loaded = load_data(of_language, splits, whole_train=True)[language]
+        parts[language] = DatasetDict({"train": _NOTHING, **loaded})
+    return {language: parts[language] for language in languages}
+
+
+def _learns_from_text_alone(recipe: Recipe) -> bool:
+    """Whether nobody reads the training corpora."""
+    return recipe.data.max_train_sentences == 0 and not recipe.teachers.teacher_model
+
+
+def labels_of_teachers(panels: Mapping[str, Panel], gold: Mapping[str, DatasetDict], scheme: str | None) -> list[str]:
+    """The label set of teachers, through their label maps, and of gold tags that the student is scored on.
+
+    Args:
+        panels: Language -> its teachers.
+        gold: Language -> corpora to score on.
+        scheme: The tag scheme; by default the teachers', BIO where they have several.
+
+    Returns:
+        The labels, in the order of [`label_inventory`].
+
+    Raises:
+        RecipeError: If some teachers have entities and others plain tags.
+    """
+    names = [name for panel in panels.values() for teacher, _ in panel.members for name in teacher.names_of_labels()]
+    scored = [splits[split] for splits in gold.values() for split in splits if len(splits[split])]
+    names += label_inventory(scored) if scored else []
+    schemes = {infer_scheme(teacher.labels) for panel in panels.values() for teacher, _ in panel.members}
+    if len(schemes) > 1 and "plain" in schemes:
+        raise RecipeError("some teachers give entities and others plain tags: they cannot teach one student")
+    if scheme is None:
+        scheme = schemes.pop() if len(schemes) == 1 else "BIO"
+    if scheme == "plain":
+        return sorted(set(names), key=lambda tag: (tag != "O", tag))
+    types = sorted({split_tag(name)[1] if split_tag(name)[0] else name for name in names if name != "O"})
+    prefixes = "BI" if scheme == "BIO" else "BIES"
+    return ["O", *(f"{prefix}-{kind}" if kind else prefix for kind in types for prefix in prefixes)]
 
 
 def first_sentences(dataset: Dataset, count: int | None) -> Dataset:
@@ -102,6 +215,8 @@ def load_data(
     Raises:
         CorpusError: If a corpus cannot be read; the message names file and line.
     """
+    if args.corpus is None:
+        raise RecipeError("the recipe names no `corpus`")  # null, given on purpose
     limits = {"train": args.max_train_sentences, "dev": args.max_dev_sentences, "test": args.max_test_sentences}
     if whole_train:
         limits["train"] = None
@@ -197,6 +312,8 @@ def unlabelled_part(whole: Mapping[str, DatasetDict], recipe: Recipe) -> dict[st
         RecipeError: If fields of the recipe contradict each other, or there are no such sentences.
     """
     data_args, teacher_args, args = recipe.data, recipe.teachers, recipe.training
+    if not any(len(splits["train"]) for splits in whole.values()) and data_args.unlabelled_corpus is None:
+        raise RecipeError("there are no training sentences: give a train corpus, or an unlabelled_corpus and teachers")
     sources = [data_args.unlabelled_sentences, data_args.unlabelled_corpus, data_args.augmentation]
     if sources == [None, None, None]:
         if args.unlabelled_rate is not None:

@@ -129,6 +129,11 @@ DISTILLED = (
     Rule(
         ("lambda_end",), lambda r: r.lambda_schedule != "constant", "lambda_schedule 'constant' stays at lambda_start"
     ),
+    Rule(
+        _LAMBDA,
+        lambda r: r.corpus is not None and r.max_train_sentences != 0,
+        "without gold tags there is nothing to weigh distillation against",
+    ),
     Rule(("teacher_label_map",), lambda r: bool(r.teachers), "it is for given teachers, and the recipe gives none"),
     Rule(
         (

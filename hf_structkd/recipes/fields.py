@@ -23,7 +23,7 @@ def check_temperature(temperature: Temperature | None) -> None:
 class DataArguments:
     """The corpora, one per language, and the sentences without gold tags."""
 
-    corpus: str | dict[str, Any] = field(
+    corpus: str | dict[str, Any] | None = field(
         metadata={
             "help": "The corpora: a path or Hub id (owner/name:config@revision) with the placeholders {language} and "
             "{split}; or a mapping language -> such a path, or language -> {train, dev, test}; or 'demo' for the "
@@ -132,7 +132,12 @@ class DataArguments:
         },
     )
     max_dev_sentences: int | None = field(
-        default=None, metadata={"help": "Number of dev sentences per language, the first ones."}
+        default=None,
+        metadata={
+            "help": "Number of dev sentences per language, the first ones. Of a language without a dev corpus: how "
+            "many sentences of unlabelled_corpus are held out, on which the student is compared with its teachers "
+            "(default: a tenth of them, at most 1,000)."
+        },
     )
     max_test_sentences: int | None = field(
         default=None, metadata={"help": "Number of test sentences per language, the first ones."}
@@ -147,6 +152,21 @@ class DataArguments:
             raise ValueError(
                 f"corpus_scheme {self.corpus_scheme} is rewritten as tag_scheme: BIO or BIOES, not {self.tag_scheme}"
             )
+
+
+@dataclass
+class DistillationData(DataArguments):
+    """The corpora of `structkd distill`, where teachers may stand in for gold tags."""
+
+    corpus: str | dict[str, Any] | None = field(
+        default=None,
+        metadata={
+            "help": "The corpora: a path or Hub id (owner/name:config@revision) with the placeholders {language} and "
+            "{split}; or a mapping language -> such a path, or language -> {train, dev, test}; or 'demo' for the "
+            "built-in corpus. To learn from teachers alone, give `teachers` and an unlabelled_corpus; then corpora "
+            "may be left out, or have no train or no dev."
+        },
+    )
 
 
 @dataclass
@@ -214,24 +234,26 @@ class TeacherSource:
     """A teacher that a recipe gives, with its own settings.
 
     Args:
-        checkpoint: A Hub id or a folder.
+        checkpoint: A Hub id or a folder, or `kind:NAME` (`spacy:fr_core_news_sm`), see [`load_teacher`].
         weight: Its weight relative to the other teachers of the language, above 0.
         temperature: Divides its scores; `"auto"` fits it to the gold tags of the dev sentences. By default
             `teacher_temperature`.
-        label_map: As in [`Teacher`]; by default `teacher_label_map`.
+        label_map: As in [`TagTeacher`], a mapping or a name; by default `teacher_label_map`.
         scheme: Its tag scheme, if it cannot be inferred from its labels.
         revision: Branch, tag or commit on the Hub.
         trust_remote_code: Whether to run the code that comes with the checkpoint; by default the recipe's
             `trust_remote_code`.
+        options: What a kind of teacher takes beside these (`{annotation: pos}` of spaCy).
     """
 
     checkpoint: str
     weight: float = 1.0
     temperature: Temperature | None = None
-    label_map: dict[str, str | list[str]] | None = None
+    label_map: dict[str, str | list[str]] | str | None = None
     scheme: Literal["BIO", "BIOES", "plain"] | None = None
     revision: str | None = None
     trust_remote_code: bool | None = None
+    options: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         check_temperature(self.temperature)
@@ -250,16 +272,18 @@ class TeacherArguments(StartArguments):
         default=None,
         metadata={
             "help": "Language -> its teacher; for a language without one a teacher is trained. A teacher is a "
-            "checkpoint (a Hub id or a folder), a mapping {checkpoint, weight, temperature, label_map, scheme, "
-            "revision, trust_remote_code}, or a list of these: several teachers of one language. One teacher or one "
+            "checkpoint (a Hub id or a folder), a tagger of another library (spacy:NAME, gliner:NAME), a "
+            "mapping {checkpoint, weight, temperature, label_map, scheme, revision, "
+            "trust_remote_code, options}, or a list of these: several teachers of one language. One teacher or one "
             "list instead of the mapping teaches all languages; runs/teachers/{language} is one teacher per language."
         },
     )
-    teacher_label_map: dict[str, str | list[str]] | None = field(
+    teacher_label_map: dict[str, str | list[str]] | str | None = field(
         default=None,
         metadata={
             "help": "Label of the given teachers -> label of the corpora, if the names differ, or a list of labels "
-            "that the teachers cannot tell apart."
+            "that the teachers cannot tell apart. Or the name of a map: ontonotes-to-conll, ontonotes-to-wikiann, "
+            "conll-to-wikiann."
         },
     )
     teacher_temperature: Temperature | None = field(

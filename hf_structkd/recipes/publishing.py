@@ -56,7 +56,8 @@ def complete_results(
             **base_model(model_args),
         },
     )
-    scores: Mapping[str, float] = results.comparison["test"]["teachers"] or {}
+    table = results.comparison.get("test") or results.comparison.get("dev") or {}
+    scores: Mapping[str, float] = table.get("teachers") or {}
     taught = [teacher["language"] for teacher in described.teachers]  # several of one language have one score
     return replace(
         results,

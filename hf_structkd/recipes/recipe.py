@@ -9,11 +9,11 @@ from typing import Any
 from ..distillation.objectives import WeightedObjectives
 from ..training.arguments import StructKDTrainingArguments
 from .effects import refuse_idle_fields
-from .fields import DataArguments, ModelArguments, TeacherArguments
+from .fields import DistillationData, ModelArguments, TeacherArguments
 from .folder import settings_of
 from .parser import RecipeError, parse_recipe, read_mapping
 
-KINDS = (DataArguments, ModelArguments, TeacherArguments, StructKDTrainingArguments)
+KINDS = (DistillationData, ModelArguments, TeacherArguments, StructKDTrainingArguments)
 
 
 @dataclass
@@ -30,15 +30,27 @@ class Recipe:
         RecipeError: If fields contradict each other.
     """
 
-    data: DataArguments
+    data: DistillationData
     model: ModelArguments
     teachers: TeacherArguments
     training: StructKDTrainingArguments
 
     def __post_init__(self) -> None:
-        if self.data.max_train_sentences == 0:
+        given = {
+            "languages": self.data.languages,
+            "teachers": self.teachers.teachers,
+            "unlabelled_corpus": self.data.unlabelled_corpus,
+        }
+        if self.data.corpus is None and not all(given.values()):
+            lacking = ", ".join(name for name, value in given.items() if not value)
             raise RecipeError(
-                "max_train_sentences 0 leaves no gold tags to learn from: give at least 1, or leave it out"
+                "No value for ['corpus']: set it in the recipe, or with --corpus: files with gold tags, a Hub id, or "
+                f"'demo' for the built-in corpus. To learn from teachers alone, it needs no corpus, but {lacking}"
+            )
+        if self.data.max_train_sentences == 0 and (self.data.unlabelled_corpus is None or not self.objectives):
+            raise RecipeError(
+                "max_train_sentences 0 leaves no gold tags to learn from: give at least 1, or leave it out; or an "
+                "objective and an unlabelled_corpus about which the teachers answer"
             )
         if self.teachers.teacher_embeddings is not None and (self.model.model_config or {}).get("freeze_encoder"):
             raise RecipeError("a frozen encoder (freeze_encoder) cannot get used to teacher_embeddings: leave one out")
@@ -86,7 +98,7 @@ class Recipe:
         return self.training.objectives
 
     @property
-    def gold_only(self) -> DataArguments:
+    def gold_only(self) -> DistillationData:
         """The data fields without sentences that lack gold tags: what teachers and baseline learn from."""
         return replace(self.data, unlabelled_sentences=None, unlabelled_corpus=None, augmentation=None)
 

@@ -22,7 +22,7 @@ from ..data.augmentation import augment
 from ..data.unlabelled import mix_unlabelled
 from ..distillation.objectives import annotation_temperatures, needed_columns
 from ..evaluation.compare import compare
-from ..evaluation.report import ComparisonReport
+from ..evaluation.report import AGREEMENT, ComparisonReport
 from ..evaluation.results import RunResults, write_results
 from ..files import write_atomically
 from ..hub.describe import describe_student
@@ -52,7 +52,7 @@ from .parser import RecipeError
 from .progress import announce, show
 from .publishing import complete_results, push_student, student_repository
 from .recipe import Recipe
-from .teachers import calibrate_teachers, given_teachers, trained_teacher
+from .teachers import calibrate_teachers, check_teachers, given_teachers, trained_teacher
 
 BASELINE = "baseline"  # the table row of the student that learns from gold tags alone
 Result = TypeVar("Result")
@@ -93,6 +93,7 @@ class DistillationRun:
         self.step_results: dict[str, Any] = {}
         self.folders: dict[str, Path] = {}
         self.seconds: dict[str, float] = {"teachers": 0.0}
+        self._given: dict[str, Panel] | None = None
         file = self.output / SETTINGS_FILE
         stored = file.exists() and holds_work(self.output)  # what failed before it began is forgotten
         self._stored: dict[str, Any] | None = json.loads(file.read_text()) if stored else None
@@ -148,15 +149,18 @@ class DistillationRun:
             Language -> its teachers.
         """
         recipe, data = self.recipe, self.data
-        panels = given_teachers(list(data.corpora), data.labels, recipe)
+        panels = self._given_teachers(list(data.corpora))
+        check_teachers(panels, data.labels, recipe)
         self._record_settings()
         for language, splits in data.whole.items():
             if language not in panels:
+                if not len(splits["train"]):
+                    raise RecipeError(f"no teacher can be trained for {language}, which has no train corpus")
                 train = first_sentences(splits["train"], recipe.teachers.teacher_max_train_sentences)
                 panels[language], seconds = trained_teacher(language, train, splits["dev"], data.labels, recipe)
                 self.seconds["teachers"] += seconds
         if recipe.objectives:
-            calibrate_teachers(panels, data.corpora, data.labels, recipe.teachers)
+            calibrate_teachers(panels, data.corpora, data.labels, recipe.teachers, data.agreement)
         return panels
 
     @step
@@ -164,9 +168,12 @@ class DistillationRun:
         """Train the baseline: the same student, which learns from gold tags alone.
 
         Returns:
-            The folder of the model; `None` if the recipe has no baseline.
+            The folder of the model; `None` if the recipe has no baseline, or no gold tags to learn from.
         """
         if not self.recipe.teachers.baseline:
+            return None
+        if not len(self.data.train):
+            show("There are no gold tags for a baseline to learn from.")
             return None
         self.teachers()
         folder = Path(self.recipe.teachers.baseline_dir or self.output / BASELINE)
@@ -229,7 +236,7 @@ class DistillationRun:
             The results; `None` on all processes but the main one.
         """
         baseline, student_folder = self.baseline(), self.student()
-        args, data = self.recipe.training, self.data
+        args = self.recipe.training
         if not args.should_save:
             return None
         announce("Scores")
@@ -238,17 +245,39 @@ class DistillationRun:
         if baseline is not None:
             rows[BASELINE] = Teacher.from_pretrained(str(baseline), device=args.device)
         rows[self.name] = student
-        scores, tables = compare(rows, data.corpora, data.labels, ("dev", "test"), scheme=self.recipe.data.tag_scheme)
+        scores, tables = self._compare(rows)
         results = self._results(student, scores, tables)
         results_file = write_results(results, self.output)
-        write_atomically(self.output / "table.md", tables["test"].to_markdown() + "\n")
-        show(tables["test"].to_text())
+        shown = [tables[split] for split in ("test", "agreement") if split in tables] or [tables["dev"]]
+        write_atomically(self.output / "table.md", "\n\n".join(table.to_markdown() for table in shown) + "\n")
+        show("\n\n".join(table.to_text() for table in shown))
         self._show_examples(student)
         describe_student(student_folder, results)
         self._show_locations(results_file)
         return results
 
     # ---- parts of the steps ----
+
+    def _given_teachers(self, languages: Sequence[str]) -> dict[str, Panel]:
+        """The teachers that the recipe gives, loaded once."""
+        if self._given is None:
+            self._given = given_teachers(languages, self.recipe)
+        return dict(self._given)
+
+    def _compare(self, rows: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, ComparisonReport]]:
+        """Scores against gold tags, on dev and test; and agreement with the teachers, where dev has no gold tags."""
+        data, scheme = self.data, self.recipe.data.tag_scheme
+        gold = {
+            language: {split: part for split, part in splits.items() if (split, language) not in data.without_gold}
+            for language, splits in data.corpora.items()
+        }
+        scores, tables = compare(rows, gold, data.labels, ("dev", "test"), scheme=scheme)
+        taught = {row: tagger for row, tagger in rows.items() if row != "teachers"}
+        held_out = {language: {"agreement": data.corpora[language]["dev"]} for language in data.agreement}
+        agreement, agreement_tables = compare(taught, held_out, data.labels, ["agreement"], scheme=scheme)
+        for table in agreement_tables.values():
+            table.split = AGREEMENT
+        return scores | agreement, tables | agreement_tables
 
     @cached_property
     def data(self) -> RunData:
@@ -258,7 +287,7 @@ class DistillationRun:
             # A wrong token is an error now, not after hours of training.
             args.hub_model_id = student_repository(args)
         announce("Corpora")
-        data = read_run_data(recipe)
+        data = read_run_data(recipe, self._given_teachers)
         show(data.sizes())
         check_model(recipe.model)
         check_head(recipe.model.head, args)
@@ -295,7 +324,7 @@ class DistillationRun:
         sentences = mix_unlabelled(gold, list(data.unlabelled.values())) if data.unlabelled else gold
         if recipe.data.augmentation is None:
             return sentences
-        tokenizer = make_tokenizer(recipe.model, lambda: list(gold["tokens"]))
+        tokenizer = make_tokenizer(recipe.model, data.words)
         rewritten = augment(sentences, recipe.data.augmentation, tokenizer, recipe.training.seed)
         show(f"{len(rewritten):,} sentences rewritten for the teachers to answer")
         return mix_unlabelled(sentences, rewritten)
@@ -318,7 +347,7 @@ class DistillationRun:
                 recipe.model,
                 data.labels,
                 recipe.data.tag_scheme,
-                lambda: list(data.train["tokens"]),
+                data.words,
                 recipe.data.words,
             )
             if teacher_share is not None:
@@ -349,7 +378,7 @@ class DistillationRun:
         """Print the first test sentences of each language with the student's tags behind the words."""
         announce("The student at work")
         for language, splits in self.data.corpora.items():
-            sentences = list(first_sentences(splits["test"], count)["tokens"])
+            sentences = list(first_sentences(splits.get("test") or splits["dev"], count)["tokens"])
             for words, tags in zip(sentences, student.tag(sentences)):
                 show(f"[{language}] " + " ".join(w if tag == "O" else f"{w}/{tag}" for w, tag in zip(words, tags)))
 

@@ -9,7 +9,9 @@ from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 
 from ..distillation.objectives import needed_columns
+from ..teachers.base import TagTeacher
 from ..teachers.checkpoint import Teacher
+from ..teachers.kinds import load_teacher
 from ..teachers.panel import Panel
 from ..training.arguments import StructKDTrainingArguments
 from .fields import TeacherArguments, TeacherSource
@@ -20,24 +22,18 @@ from .progress import show
 from .recipe import Recipe
 
 
-def given_teachers(
-    languages: Sequence[str],
-    labels: Sequence[str],
-    recipe: Recipe,
-) -> dict[str, Panel]:
-    """Load the teachers that a recipe gives, and check them before any training.
+def given_teachers(languages: Sequence[str], recipe: Recipe) -> dict[str, Panel]:
+    """Load the teachers that a recipe gives.
 
     Args:
         languages: The languages of the corpora.
-        labels: The label set.
         recipe: The recipe.
 
     Returns:
         Language -> its teachers; without the languages whose teacher is to be trained.
 
     Raises:
-        RecipeError: If a language has no teacher and none is trained, a teacher cannot be loaded, or its labels or
-            answers do not fit.
+        RecipeError: If a language has no teacher and none is trained, or a teacher cannot be loaded.
     """
     teacher_args = recipe.teachers
     sources = {language: teacher_args.sources(language) for language in languages}
@@ -50,40 +46,55 @@ def given_teachers(
     named = teacher_args.teachers if isinstance(teacher_args.teachers, dict) else {}
     if unused := [language for language in named if language not in languages]:
         raise RecipeError(f"there are teachers for {', '.join(unused)}, but no such language in the corpora")
-    targets = needed_columns(recipe.objectives)
-    loaded: dict[str, Teacher] = {}
+    loaded: dict[str, TagTeacher] = {}
     panels = {}
     for language, given in sources.items():
         members = []
         for source in given:
             try:
                 members.append((_load(source, recipe, loaded), source.weight))
-            except (OSError, ValueError) as error:
+            except (ImportError, OSError, ValueError) as error:
                 raise RecipeError(f"teacher for {language}, {source.checkpoint!r}: {error}") from error
         if members:
             panels[language] = Panel(members)
-            try:
-                panels[language].check(labels, targets)
-            except ValueError as error:
-                names = " + ".join(repr(source.checkpoint) for source in given)
-                raise RecipeError(f"teacher for {language}, {names}: {error}") from error
     return panels
 
 
-def _load(source: TeacherSource, recipe: Recipe, loaded: dict[str, Teacher]) -> Teacher:
+def check_teachers(panels: Mapping[str, Panel], labels: Sequence[str], recipe: Recipe) -> None:
+    """Refuse, before any training, teachers that cannot teach the student.
+
+    Args:
+        panels: Language -> its teachers.
+        labels: The label set.
+        recipe: The recipe.
+
+    Raises:
+        RecipeError: If labels or answers do not fit.
+    """
+    targets = needed_columns(recipe.objectives)
+    for language, panel in panels.items():
+        try:
+            panel.check(labels, targets)
+        except ValueError as error:
+            names = " + ".join(repr(source.checkpoint) for source in recipe.teachers.sources(language))
+            raise RecipeError(f"teacher for {language}, {names}: {error}") from error
+
+
+def _load(source: TeacherSource, recipe: Recipe, loaded: dict[str, TagTeacher]) -> TagTeacher:
     """Load a teacher with its settings; a teacher of several languages is loaded once, into `loaded`."""
     teacher_args = recipe.teachers
     remote = recipe.model.trust_remote_code if source.trust_remote_code is None else source.trust_remote_code
     label_map = teacher_args.teacher_label_map if source.label_map is None else source.label_map
-    key = repr((source.checkpoint, source.revision, remote, label_map, source.scheme))
+    key = repr((source.checkpoint, source.revision, remote, label_map, source.scheme, source.options))
     if key not in loaded:
-        loaded[key] = Teacher.from_pretrained(
+        loaded[key] = load_teacher(
             source.checkpoint,
             revision=source.revision,
             trust_remote_code=remote,
             device=recipe.training.device,
             label_map=label_map,
             scheme=source.scheme,
+            options=source.options,
         )
     teacher = copy.copy(loaded[key])  # languages share the model and have their own temperature
     temperature = source.temperature if source.temperature is not None else teacher_args.teacher_temperature
@@ -143,6 +154,7 @@ def calibrate_teachers(
     corpora: Mapping[str, Mapping[str, Dataset]],
     labels: Sequence[str],
     teacher_args: TeacherArguments,
+    without_gold: Sequence[str] = (),
 ) -> None:
     """Fit the temperatures that the recipe sets to `auto` on the dev sentences of each teacher's language.
 
@@ -151,6 +163,7 @@ def calibrate_teachers(
         corpora: Language -> split -> sentences.
         labels: The label set.
         teacher_args: The teacher fields of the recipe.
+        without_gold: The languages whose dev sentences have no gold tags.
 
     Raises:
         RecipeError: If a temperature cannot be fitted.
@@ -160,6 +173,11 @@ def calibrate_teachers(
         for (teacher, _), temperature in zip(panel.members, temperatures):
             if (temperature if temperature is not None else teacher_args.teacher_temperature) != "auto":
                 continue
+            if language in without_gold:
+                raise RecipeError(
+                    f"teacher for {language}: temperature auto is fitted to gold tags, and {language} has no dev "
+                    "corpus"
+                )
             try:
                 fitted = teacher.calibrate(corpora[language]["dev"], labels)
             except ValueError as error:

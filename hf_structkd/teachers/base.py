@@ -18,6 +18,7 @@ from ..modeling.tag_scheme import infer_scheme
 from ..modeling.words import as_sentences
 from .distribution import TagDistribution
 from .label_map import LabelMap, Reading, mapped_labels, read_labels
+from .label_maps import resolve_label_map
 from .readings import read_chain
 
 logger = logging.getLogger(__name__)
@@ -75,7 +76,8 @@ class TagTeacher(ABC):
             value merge (probabilities are added, exactly); `{"MISC": "O"}` drops a type; `{"O": ["O", "MISC"]}` says
             that the student's MISC, which this teacher does not know, hides in its O, and
             `{"LOC": ["LOC", "GPE"]}` that it cannot tell two of the student's types apart. BIO and BIOES labels are
-            read in each other without a map.
+            read in each other without a map. Or the name of a map that comes with the package:
+            `"ontonotes-to-conll"`, `"ontonotes-to-wikiann"`, `"conll-to-wikiann"`.
         scheme: `"BIO"`, `"BIOES"` or `"plain"`; inferred from the (mapped) labels where `None`.
         temperature: divides all its scores, before anything else: a calibration of its confidence, which
             `calibrate` finds.
@@ -100,7 +102,7 @@ class TagTeacher(ABC):
         check_temperature(temperature, f"teacher {name}: the temperature")
         self.name = name
         self.unmapped_labels = list(labels)
-        self.label_map = dict(label_map or {})
+        self.label_map = resolve_label_map(label_map, self.unmapped_labels, name)
         self.scheme = scheme
         self.temperature = temperature
         self._mapped = mapped_labels(self.unmapped_labels, self.label_map, name)
@@ -154,6 +156,10 @@ class TagTeacher(ABC):
             mapped = [names[:1] for names in self._mapped] if key is None else self._mapped
             self._readings[key] = read_labels(mapped, self.labels if key is None else key, self.name, self.scheme)
         return self._readings[key]
+
+    def names_of_labels(self) -> list[str]:
+        """All labels and types that its labels are read as: those that it cannot tell from others included."""
+        return list(dict.fromkeys(name for names in self._mapped for name in names))
 
     def check(self, label_names: Sequence[str], targets: Sequence[str] = ()) -> None:
         """Refuse labels that do not match, and target columns that the teacher cannot give.

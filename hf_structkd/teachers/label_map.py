@@ -20,8 +20,9 @@ from torch import Tensor
 
 from ..data.columns import EDGE_COUNTS, EMISSIONS, START_END, TRANSITIONS
 from ..modeling.tag_scheme import infer_scheme, split_tag
+from .label_maps import LABEL_MAPS, suggest_map
 
-LabelMap = Mapping[str, str | Sequence[str]]
+LabelMap = Mapping[str, str | Sequence[str]] | str  # or the name of one, see label_maps.py
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,9 @@ class Reading:
             )
 
 
-def mapped_labels(labels: Sequence[str], label_map: LabelMap, teacher: str) -> list[list[str]]:
+def mapped_labels(
+    labels: Sequence[str], label_map: Mapping[str, str | Sequence[str]], teacher: str
+) -> list[list[str]]:
     """For each of the teacher's labels the student's labels that it is read as; several form a group.
 
     Args:
@@ -161,11 +164,28 @@ def read_labels(
             f"the labels of teacher {teacher} and of the student differ: the teacher lacks {missing or 'none'}, "
             f"and has {list(extra) or 'none'} beyond the student's. Give the teacher a label_map from its names to "
             "the student's: {'PERSON': 'PER'} renames or merges, {'MISC': 'O'} drops, {'O': ['O', 'MISC']} says that "
-            "a type it does not know hides in its O; or train one with the student's labels"
+            "a type it does not know hides in its O; or train one with the student's labels."
+            + _suggestion(primary, label_names)
         )
     student_tags, groups = _group_tags(members, label_names, teacher)
     masks = _boundary_masks(states, primary) if converts else (None, None, None)
     return Reading(len(label_names), tuple(state.tag for state in states), student_tags, groups, *masks)
+
+
+def _suggestion(teacher_labels: Sequence[str], student_labels: Sequence[str]) -> str:
+    """The label map to write, as a sentence; empty for plain tags."""
+    own, wanted = (
+        list(dict.fromkeys(kind for prefix, kind in map(split_tag, labels) if prefix and kind))
+        for labels in (teacher_labels, student_labels)
+    )
+    if not own or not wanted:
+        return ""
+    fitting = [name for name, known in LABEL_MAPS.items() if set(own) == set(known) | (set(own) & set(wanted))]
+    fitting = [
+        name for name in fitting if {*LABEL_MAPS[name].values(), *own} - set(LABEL_MAPS[name]) <= {*wanted, "O"}
+    ]
+    named = f" (the map {fitting[0]!r} may be what you want)" if fitting else ""
+    return f" Nearest names, to be checked: label_map: {suggest_map(own, wanted)}{named}"
 
 
 def _group_tags(

@@ -10,10 +10,12 @@ from ..data.columns import TRANSITIONS
 from .base import TagTeacher, tag_sentences
 from .checkpoint import Teacher
 from .distribution import TagDistribution
+from .kinds import load_teacher, split_kind
 from .readings import Mixture
+from .spacy_pipeline import SpacyTeacher
 
-# A checkpoint's name or folder, or a token-classification pipeline, may be given in place of a teacher.
-TeacherLike = Union[TagTeacher, str, "PathLike[str]", Pipeline]
+# A name or folder, or a pipeline of transformers or spaCy, may be given in place of a teacher.
+TeacherLike = Union[TagTeacher, str, "PathLike[str]", Pipeline, Any]
 PanelLike = Union[TeacherLike, "Panel", Sequence["TeacherLike | tuple[TeacherLike, float]"]]
 Teachers = Mapping[str, PanelLike] | PanelLike
 
@@ -23,8 +25,8 @@ class Panel:
 
     Args:
         teachers: one teacher, or a list of teachers (of equal weight) or of (teacher, weight); or a panel. A teacher
-            may be given as a checkpoint's name or folder, which is loaded, or as a transformers token-classification
-            pipeline.
+            may be given as a name or folder, which [`load_teacher`] loads (`"spacy:fr_core_news_sm"`), as a
+            transformers token-classification pipeline, or as a spaCy pipeline.
 
     Attributes:
         members: (teacher, weight), the weights adding up to 1.
@@ -152,8 +154,10 @@ def _teacher(item: Any) -> TagTeacher:
         return item
     if isinstance(item, str | PathLike):
         try:
-            return Teacher.from_pretrained(str(item))
+            return load_teacher(str(item))
         except OSError as error:
+            if split_kind(str(item))[0] is not None:
+                raise
             raise OSError(
                 f"no teacher can be loaded from {str(item)!r}: it is neither the folder of a checkpoint nor the name "
                 f"of one that can be had from the Hub ({error})"
@@ -163,7 +167,9 @@ def _teacher(item: Any) -> TagTeacher:
     kind = f"{type(item).__module__}.{type(item).__name__}"
     if isinstance(item, PreTrainedModel):
         advice = "it needs its own tokenizer: give Teacher(model, tokenizer), or the checkpoint's name"
-    elif kind.startswith(("spacy.", "flair.", "stanza.")) or callable(item):
+    elif kind.startswith("spacy.lang"):
+        return SpacyTeacher(item)
+    elif kind.startswith(("flair.", "stanza.")) or callable(item):
         advice = (
             "give CallableTeacher(function, labels, name=..., revision=...) with a function that asks it about lists "
             "of words (docs/teachers.md, 'Anything else: a function')"

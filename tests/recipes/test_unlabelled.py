@@ -12,7 +12,7 @@ from hf_structkd import StructKDTrainingArguments
 from hf_structkd.data.augmentation import Augmentation
 from hf_structkd.data.demo_corpus import load_demo_corpus
 from hf_structkd.recipes.data import unlabelled_part
-from hf_structkd.recipes.fields import DataArguments, ModelArguments, TeacherArguments
+from hf_structkd.recipes.fields import DistillationData, ModelArguments, TeacherArguments
 from hf_structkd.recipes.parser import RecipeError
 from hf_structkd.recipes.recipe import Recipe
 
@@ -26,7 +26,7 @@ def part(data=None, teachers=None, **args):
     arguments = StructKDTrainingArguments(output_dir="x", use_cpu=True, report_to="none", **args)
     teacher_args = TeacherArguments(teacher_model="x", **(teachers or {}))
     return unlabelled_part(
-        whole, Recipe(DataArguments("demo", **(data or {})), ModelArguments(), teacher_args, arguments)
+        whole, Recipe(DistillationData("demo", **(data or {})), ModelArguments(), teacher_args, arguments)
     )
 
 

@@ -12,4 +12,4 @@ def test_the_worked_example_runs_and_prints_what_it_says(capsys):
     printed = capsys.readouterr().out.strip().splitlines()
     promised = re.findall(r"print\(.*\)  # .*: (\[.*\])$", code, flags=re.MULTILINE)
     assert printed == promised
-    assert len(promised) == 2
+    assert len(promised) == 4

@@ -1,0 +1,75 @@
+"""Label maps between common label sets, by name, and what to write where a map is missing."""
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+
+from ..modeling.tag_scheme import split_tag
+
+_NUMBERS_AND_TIMES = ("CARDINAL", "DATE", "MONEY", "ORDINAL", "PERCENT", "QUANTITY", "TIME")
+_NAMES = {"PERSON": "PER", "ORG": "ORG", "GPE": "LOC", "LOC": "LOC", "FAC": "LOC"}
+_MISCELLANEOUS = ("EVENT", "LANGUAGE", "LAW", "NORP", "PRODUCT", "WORK_OF_ART")
+
+LABEL_MAPS: Mapping[str, Mapping[str, str]] = {
+    # the 18 types of OntoNotes in the four of CoNLL-2003: nationalities, events, works and the like are MISC
+    "ontonotes-to-conll": _NAMES | dict.fromkeys(_MISCELLANEOUS, "MISC") | dict.fromkeys(_NUMBERS_AND_TIMES, "O"),
+    # ... in the three of WikiAnn and Universal NER
+    "ontonotes-to-wikiann": _NAMES | dict.fromkeys((*_MISCELLANEOUS, *_NUMBERS_AND_TIMES), "O"),
+    "conll-to-wikiann": {"MISC": "O"},
+}
+# Other words for a type, for suggestions only.
+_ALIASES = (
+    ("PER", "PERSON", "PERS", "PEOPLE", "HUM"),
+    ("LOC", "LOCATION", "PLACE", "GPE", "FAC", "CITY", "COUNTRY"),
+    ("ORG", "ORGANIZATION", "ORGANISATION", "COMPANY", "CORPORATION", "GROUP"),
+    ("MISC", "MISCELLANEOUS", "OTHER"),
+)
+
+
+def resolve_label_map(
+    label_map: Mapping[str, str | Sequence[str]] | str | None, labels: Sequence[str], teacher: str
+) -> dict[str, str | Sequence[str]]:
+    """A label map as a mapping; of a map that is named, the part about the types that the teacher has.
+
+    Args:
+        label_map: a mapping, the name of one in `LABEL_MAPS`, or nothing.
+        labels: the teacher's.
+        teacher: its name, for messages.
+
+    Raises:
+        ValueError: if there is no map of this name, or it is about none of the teacher's types.
+    """
+    if not isinstance(label_map, str):
+        return dict(label_map or {})
+    if label_map not in LABEL_MAPS:
+        near = difflib.get_close_matches(label_map, LABEL_MAPS, n=1)
+        advice = f"did you mean {near[0]}?" if near else f"there are {', '.join(LABEL_MAPS)}"
+        raise ValueError(f"teacher {teacher}: there is no label_map {label_map!r}; {advice}")
+    types = {kind for prefix, kind in map(split_tag, labels) if prefix}
+    chosen: dict[str, str | Sequence[str]] = {
+        kind: target for kind, target in LABEL_MAPS[label_map].items() if kind in types
+    }
+    if not chosen:
+        raise ValueError(f"teacher {teacher}: label_map {label_map!r} is about none of its labels {list(labels)}")
+    return chosen
+
+
+def suggest_map(teacher_types: Iterable[str], student_types: Iterable[str]) -> dict[str, str | list[str]]:
+    """A label map to start from: nearest names; `O` for what has none; what the teacher lacks hides in its `O`."""
+    own, wanted = list(teacher_types), list(student_types)
+    suggested: dict[str, str | list[str]] = {kind: _nearest(kind, wanted) for kind in own if kind not in wanted}
+    if missing := [kind for kind in wanted if kind not in (*own, *suggested.values())]:
+        suggested["O"] = ["O", *missing]
+    return suggested
+
+
+def _nearest(kind: str, wanted: list[str]) -> str:
+    upper = {other.upper(): other for other in wanted}
+    if kind.upper() in upper:
+        return upper[kind.upper()]
+    for names in _ALIASES:
+        if kind.upper() in names:
+            for name in names:
+                if name in upper:
+                    return upper[name]
+    near = difflib.get_close_matches(kind.upper(), upper, n=1, cutoff=0.75)
+    return upper[near[0]] if near else "O"

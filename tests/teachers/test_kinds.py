@@ -1,0 +1,81 @@
+"""Danger: a name is taken for another teacher than the user meant, or a label map for another one."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from hf_structkd.teachers import kinds
+from hf_structkd.teachers.function import CallableTeacher
+from hf_structkd.teachers.kinds import load_teacher, split_kind
+from hf_structkd.teachers.label_map import read_labels
+from hf_structkd.teachers.label_maps import LABEL_MAPS, suggest_map
+
+from .test_function import teacher_of
+
+ONTONOTES = sorted(LABEL_MAPS["ontonotes-to-conll"])
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("spacy:en_core_web_sm", ("spacy", "en_core_web_sm")),
+        ("gliner:owner/model", ("gliner", "owner/model")),
+        ("spacy:/some/folder", ("spacy", "/some/folder")),
+        ("owner/model", (None, "owner/model")),
+        ("runs/a:b", (None, "runs/a:b")),
+        (r"C:\models\x", (None, r"C:\models\x")),
+        ("https://example.org/x", (None, "https://example.org/x")),
+    ],
+)
+def test_a_kind_is_told_from_a_place(name, expected):
+    assert split_kind(name) == expected
+
+
+def test_an_existing_folder_is_no_kind(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "spacy:x").mkdir()
+    assert split_kind("spacy:x") == (None, "spacy:x")
+
+
+def test_other_packages_add_kinds_and_unknown_ones_are_named(monkeypatch):
+    class Added:
+        @classmethod
+        def from_pretrained(cls, name, *, label_map, scheme, temperature, device):
+            return (cls, name, label_map, temperature)
+
+    point = SimpleNamespace(name="rules", load=lambda: Added)
+    monkeypatch.setattr(kinds, "entry_points", lambda group: [point] if group == "hf_structkd.teachers" else [])
+    assert load_teacher("rules:one", label_map={"A": "B"}) == (Added, "one", {"A": "B"}, 1.0)
+    with pytest.raises(ValueError, match="no kind of teacher 'spcy'; did you mean spacy:"):
+        load_teacher("spcy:en")
+    with pytest.raises(ValueError, match=r"no kind of teacher 'zzz'; the kinds are .*rules, spacy"):
+        load_teacher("zzz:en")
+    with pytest.raises(ValueError, match="kind rules has no option size"):
+        load_teacher("rules:one", options={"size": 3})
+    with pytest.raises(ValueError, match="is a checkpoint and takes no options, not size"):
+        load_teacher("owner/model", options={"size": 3})
+
+
+def test_a_named_map_is_about_the_types_that_the_teacher_has():
+    labels = ["O", *(f"{prefix}-{kind}" for kind in ("PERSON", "DATE", "GPE") for prefix in "BI")]
+    for name in ("ontonotes-to-conll", "ontonotes-to-wikiann"):
+        teacher = CallableTeacher(len, labels, name="T", revision="1", label_map=name)
+        assert teacher.label_map == {"PERSON": "PER", "DATE": "O", "GPE": "LOC"}
+        assert teacher.labels == ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
+    with pytest.raises(ValueError, match="no label_map 'ontonotes-to-conl'; did you mean ontonotes-to-conll"):
+        teacher_of([], label_map="ontonotes-to-conl")
+    with pytest.raises(ValueError, match="'conll-to-wikiann' is about none of its labels"):
+        teacher_of([], label_map="conll-to-wikiann")
+
+
+def test_the_map_to_write_is_shown_with_nearest_names():
+    assert suggest_map(["PERSON", "GPE", "DATE"], ["LOC", "ORG", "PER"]) == {
+        "PERSON": "PER",
+        "GPE": "LOC",
+        "DATE": "O",
+        "O": ["O", "ORG"],
+    }
+    labels = ["O", *(f"{prefix}-{kind}" for kind in ONTONOTES for prefix in "BI")]
+    student = ["O", *(f"{prefix}-{kind}" for kind in ("LOC", "MISC", "ORG", "PER") for prefix in "BI")]
+    with pytest.raises(ValueError, match=r"'PERSON': 'PER'.*the map 'ontonotes-to-conll' may be what you want"):
+        read_labels([[label] for label in labels], student, "T")
