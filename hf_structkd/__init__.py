@@ -30,6 +30,7 @@ _MODULES = {
     "DistillationRun": "recipes.run",
     "embed_from_teachers": "training.teacher_embeddings",
     "encode_corpus": "data.words",
+    "extend_labels": "training.extended_labels",
     "GlinerTeacher": "teachers.gliner_model",
     "label_inventory": "data.corpora",
     "LinearChainCRF": "modeling.crf",
@@ -68,6 +69,7 @@ __all__ = [
     "DistillationRun",
     "embed_from_teachers",
     "encode_corpus",
+    "extend_labels",
     "GlinerTeacher",
     "label_inventory",
     "LinearChainCRF",
@@ -125,6 +127,7 @@ if TYPE_CHECKING:
     from .teachers.spacy_pipeline import SpacyTeacher as SpacyTeacher
     from .teachers.spans import SpanTeacher as SpanTeacher
     from .training.arguments import StructKDTrainingArguments as StructKDTrainingArguments
+    from .training.extended_labels import extend_labels as extend_labels
     from .training.smaller_student import smaller_student as smaller_student
     from .training.teacher_embeddings import embed_from_teachers as embed_from_teachers
     from .training.trainer import StructKDTrainer as StructKDTrainer

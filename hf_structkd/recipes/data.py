@@ -14,6 +14,7 @@ from ..data.unlabelled import load_sentences, select_gold
 from ..modeling.tag_scheme import infer_scheme, split_tag
 from ..teachers.panel import Panel
 from .fields import DataArguments
+from .growth import student_labels
 from .parser import RecipeError
 from .recipe import Recipe
 
@@ -105,9 +106,10 @@ def read_run_data(recipe: Recipe, teachers: Callable[[Sequence[str]], Mapping[st
     }
     unlabelled = unlabelled_part(whole, recipe)
     if any(len(splits["train"]) for splits in whole.values()):
-        labels = labels_of(recipe.data, whole)
+        corpus_labels = labels_of(recipe.data, whole)
     else:
-        labels = recipe.data.labels or labels_of_teachers(teachers(list(whole)), whole, recipe.data.tag_scheme)
+        corpus_labels = recipe.data.labels or labels_of_teachers(teachers(list(whole)), whole, recipe.data.tag_scheme)
+    labels = student_labels(recipe.model, corpus_labels, recipe.data)
     without_dev = [language for language, splits in whole.items() if "dev" not in splits]
     panels = teachers(without_dev) if without_dev else {}
     for language in without_dev:

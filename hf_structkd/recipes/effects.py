@@ -108,7 +108,7 @@ DATA = (
 )
 WORDS_OF_TEXTS = Rule(("words",), lambda r: r.corpus != "demo", "corpus 'demo' holds words")
 TRAINED = (
-    Rule(("revision",), lambda r: r.model != SCRATCH, "model 'scratch' is made anew"),
+    Rule(("revision", "add_types"), lambda r: r.model != SCRATCH, "model 'scratch' is made anew"),
     Rule(("crf_learning_rate",), lambda r: r.head == "crf", "head 'softmax' has no transition scores"),
 )
 DISTILLED = (

@@ -187,6 +187,14 @@ class ModelArguments:
             "lstm_hidden_size: 256} or {word_pooling: mean}."
         },
     )
+    add_types: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Entity types (for plain tags: tags) to add to `model`, a tagger: its labels and their scores are "
+            "kept, and new ones stand behind them. Given teachers that do not know these types leave them open: they "
+            "hide in the teachers' O."
+        },
+    )
     keep_layers: int | list[int] | None = field(
         default=None,
         metadata={
@@ -209,6 +217,8 @@ class ModelArguments:
 
     def __post_init__(self) -> None:
         check_numbers(self, counts=("vocab_size",))
+        if self.add_types is not None and not self.add_types:
+            raise ValueError("add_types names no type; leave the field out")
 
 
 @dataclass
@@ -275,7 +285,8 @@ class TeacherArguments(StartArguments):
             "checkpoint (a Hub id or a folder), a tagger of another library (spacy:NAME, gliner:NAME), a "
             "mapping {checkpoint, weight, temperature, label_map, scheme, revision, "
             "trust_remote_code, options}, or a list of these: several teachers of one language. One teacher or one "
-            "list instead of the mapping teaches all languages; runs/teachers/{language} is one teacher per language."
+            "list instead of the mapping teaches all languages; runs/teachers/{language} is one teacher per language, "
+            "and {model} is the tagger that training starts from, as it was."
         },
     )
     teacher_label_map: dict[str, str | list[str]] | str | None = field(

@@ -77,7 +77,8 @@ def train_tagger(
     Returns:
         The trainer after training.
     """
-    model.config.languages = sorted(set(train["language"]))
+    # A tagger that learns a language keeps those that it had.
+    model.config.languages = sorted({*train["language"], *(getattr(model.config, "languages", None) or [])})
     trainer = StructKDTrainer(model, args, None, train, dict(dev), tokenizer, teachers=teachers)
     make_brief(trainer, title)
     checkpoints = list(Path(args.output_dir or ".").glob("checkpoint-*")) if resume else []

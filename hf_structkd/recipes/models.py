@@ -22,11 +22,12 @@ from ..files import refuse_missing_folder
 from ..modeling.configuration import CRFConfigMixin, label_names
 from ..modeling.taggers import XLMRobertaCRFConfig, XLMRobertaForTokenClassificationCRF, crf_class_for
 from ..training.arguments import StructKDTrainingArguments
+from ..training.extended_labels import extend_labels
 from ..training.smaller_student import smaller_student
 from .fields import ModelArguments
+from .growth import SCRATCH, is_tagger
 from .parser import RecipeError
 
-SCRATCH = "scratch"
 CRF_FIELDS = set(inspect.signature(CRFConfigMixin.__init__).parameters) - {"self", "kwargs"}
 
 
@@ -119,7 +120,10 @@ def make_tagger(
     else:
         common = {"revision": args.revision or "main", "trust_remote_code": args.trust_remote_code}
         config = AutoConfig.from_pretrained(args.model, **common)
-        refuse_other_labels(args.model, config, labels)
+        if args.add_types is None:
+            refuse_other_labels(args.model, config, labels)
+        else:
+            fields = {name: value for name, value in fields.items() if name not in ("id2label", "label2id")}
         cls: Any = AutoModelForTokenClassification
         if args.head == "crf":
             try:
@@ -128,6 +132,8 @@ def make_tagger(
                 raise RecipeError(f"model {args.model!r}: {error}") from error
         # Always float32: training a half-precision checkpoint without autocast diverges.
         model = cls.from_pretrained(args.model, dtype=torch.float32, **common, **fields)
+    if args.add_types is not None:
+        model = extend_labels(model, args.add_types)
     if args.keep_layers is not None:
         try:
             model = smaller_student(model, args.keep_layers)
@@ -152,9 +158,8 @@ def check_head(head: str, args: StructKDTrainingArguments) -> None:
 
 def refuse_other_labels(model: str, config: Any, labels: Sequence[str]) -> None:
     """Raise RecipeError if training would start from a tagger with other labels, which would be renamed silently."""
-    is_tagger = any("ForTokenClassification" in name for name in config.architectures or [])
     trained_labels = label_names(config)
-    if is_tagger and trained_labels != list(labels):
+    if is_tagger(config) and trained_labels != list(labels):
         raise RecipeError(
             f"model {model!r} is trained on the labels {trained_labels}, in this order; the corpora have {labels}"
         )
@@ -168,5 +173,6 @@ def model_arguments_of_teacher(args: Any, model_args: ModelArguments) -> ModelAr
         model_config=args.teacher_model_config,
         head=args.teacher_head,
         keep_layers=None,
+        add_types=None,
         revision=None,
     )

@@ -11,6 +11,7 @@ from ..training.arguments import StructKDTrainingArguments
 from .effects import refuse_idle_fields
 from .fields import DistillationData, ModelArguments, TeacherArguments
 from .folder import settings_of
+from .growth import name_the_model
 from .parser import RecipeError, parse_recipe, read_mapping
 
 KINDS = (DistillationData, ModelArguments, TeacherArguments, StructKDTrainingArguments)
@@ -36,6 +37,7 @@ class Recipe:
     training: StructKDTrainingArguments
 
     def __post_init__(self) -> None:
+        self.teachers = name_the_model(self.teachers, self.model)
         given = {
             "languages": self.data.languages,
             "teachers": self.teachers.teachers,

@@ -16,6 +16,7 @@ from ..teachers.panel import Panel
 from ..training.arguments import StructKDTrainingArguments
 from .fields import TeacherArguments, TeacherSource
 from .folder import provenance, replace_output, settings_of, train_into, train_tagger
+from .growth import blind_spots
 from .models import encoder_of, make_tagger, model_arguments_of_teacher
 from .parser import RecipeError
 from .progress import show
@@ -87,15 +88,13 @@ def _load(source: TeacherSource, recipe: Recipe, loaded: dict[str, TagTeacher]) 
     label_map = teacher_args.teacher_label_map if source.label_map is None else source.label_map
     key = repr((source.checkpoint, source.revision, remote, label_map, source.scheme, source.options))
     if key not in loaded:
-        loaded[key] = load_teacher(
-            source.checkpoint,
-            revision=source.revision,
-            trust_remote_code=remote,
-            device=recipe.training.device,
-            label_map=label_map,
-            scheme=source.scheme,
-            options=source.options,
-        )
+        settings: dict[str, Any] = {
+            **{"revision": source.revision, "trust_remote_code": remote, "device": recipe.training.device},
+            **{"scheme": source.scheme, "options": source.options},
+        }
+        loaded[key] = load_teacher(source.checkpoint, label_map=label_map, **settings)
+        if (open_types := blind_spots(loaded[key], recipe.model.add_types)) is not None:
+            loaded[key] = load_teacher(source.checkpoint, label_map=open_types, **settings)
     teacher = copy.copy(loaded[key])  # languages share the model and have their own temperature
     temperature = source.temperature if source.temperature is not None else teacher_args.teacher_temperature
     teacher.temperature = 1.0 if temperature in (None, "auto") else float(temperature)

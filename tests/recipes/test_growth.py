@@ -1,0 +1,136 @@
+"""Dangers: a tagger that grows forgets what it knew, is taught that unknown types are O, or starts from other labels
+than the recipe says."""
+
+import json
+
+import pytest
+
+from hf_structkd import Teacher, load_corpora
+from hf_structkd.recipes.parser import RecipeError
+from hf_structkd.recipes.recipe import Recipe
+from hf_structkd.recipes.run import DistillationRun
+
+from ..conftest import draw_student
+
+LANGUAGES = ["de", "en"]
+OLD = ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, tokenizer):
+    """An old tagger of LOC and PER, and files with gold tags of ORG alone."""
+    folder = tmp_path_factory.mktemp("growth")
+    for language, splits in load_corpora("demo", LANGUAGES, max_sentences=24).items():
+        for split, rows in splits.items():
+            lines = [
+                "\n".join(f"{word} {tag if tag.endswith('ORG') else 'O'}" for word, tag in zip(words, tags))
+                for words, tags in zip(rows["tokens"], rows["tags"])
+            ]
+            (folder / f"{language}.{split}.conll").write_text("\n\n".join(lines) + "\n")
+    draw_student(tokenizer, OLD, languages=["en", "fr"]).save_pretrained(folder / "old")
+    tokenizer.save_pretrained(folder / "old")
+    return folder
+
+
+def recipe_of(place, tmp_path, **changes):
+    fields = {
+        **{"corpus": str(place / "{language}.{split}.conll"), "languages": LANGUAGES, "baseline": False},
+        **{"model": str(place / "old"), "add_types": ["ORG"], "teachers": "{model}", "objective": "posterior"},
+        **{"num_train_epochs": 1, "per_device_train_batch_size": 16, "use_cpu": True, "disable_tqdm": True},
+        **{"output_dir": str(tmp_path / "run"), "report_to": "none"},
+    }
+    return Recipe.from_mapping({name: value for name, value in (fields | changes).items() if value is not None})
+
+
+def test_the_old_tagger_teaches_with_the_new_type_hidden_in_its_o(place, tmp_path):
+    run = DistillationRun(recipe_of(place, tmp_path))
+    run.run()
+    for panel in run.teachers().values():
+        ((teacher, weight),) = panel.members
+        assert teacher.label_map == {"O": ["O", "ORG"]}
+        assert weight == 1.0
+    groups = run.annotate()["teacher_groups"][0]
+    assert groups == [0, 1, 2, 3, 4, 0, 0], "O and ORG are one group"
+    config = json.loads((tmp_path / "run" / "student" / "config.json").read_text())
+    assert [config["id2label"][str(i)] for i in range(7)] == [*OLD, "B-ORG", "I-ORG"]
+    assert config["languages"] == ["de", "en", "fr"], "the languages of the old tagger and of the new sentences"
+    assert Teacher.from_pretrained(str(tmp_path / "run" / "student")).labels == [*OLD, "B-ORG", "I-ORG"]
+
+
+def test_a_language_is_added_to_a_tagger_whose_types_the_corpus_has_in_part(place, tmp_path):
+    run = DistillationRun(
+        recipe_of(
+            place,
+            tmp_path,
+            add_types=None,
+            labels=None,
+            corpus={"de": str(place / "plain.{split}.conll")},
+            languages=["de"],
+            **files_of(place, "plain", lambda tag: tag if tag.endswith("PER") else "O"),
+        )
+    )
+    assert run.data.labels == OLD
+
+
+def files_of(place, name, keep):
+    for split, rows in load_corpora("demo", ["de"], max_sentences=24)["de"].items():
+        lines = [
+            "\n".join(f"{word} {keep(tag)}" for word, tag in zip(words, tags))
+            for words, tags in zip(rows["tokens"], rows["tags"])
+        ]
+        (place / f"{name}.{split}.conll").write_text("\n\n".join(lines) + "\n")
+    return {}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"add_types": ["PER"]}, "knows the type 'PER' already"),
+        ({"add_types": ["O"]}, "cannot be named 'O'"),
+        ({"add_types": None}, r"to add what is new, give add_types: \[ORG\]"),
+        ({"add_types": ["ORG"], "head": "softmax"}, "that of .* is crf: give head: crf"),
+        ({"tag_scheme": "BIOES", "corpus_scheme": "BIO"}, "tag_scheme is BIOES, and the tagger .* has BIO tags"),
+        ({"labels": ["O", "B-ORG", "I-ORG"]}, "leave the field out"),
+        ({"teachers": "{model}/x"}, "stands for the whole name of a teacher"),
+    ],
+)
+def test_what_cannot_grow_is_refused_before_any_training(place, tmp_path, changes, message):
+    with pytest.raises(RecipeError, match=message):
+        DistillationRun(recipe_of(place, tmp_path, **changes)).run()
+    assert not (tmp_path / "run" / "student").exists()
+
+
+def test_an_encoder_has_no_types_to_add_to(place, tmp_path, tokenizer):
+    from transformers import XLMRobertaConfig, XLMRobertaModel
+
+    config = XLMRobertaConfig(
+        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+    )
+    XLMRobertaModel(config).save_pretrained(tmp_path / "encoder")
+    tokenizer.save_pretrained(tmp_path / "encoder")
+    with pytest.raises(RecipeError, match="adds types to a tagger"):
+        DistillationRun(recipe_of(place, tmp_path, model=str(tmp_path / "encoder"), teachers=str(place / "old"))).run()
+    with pytest.raises(RecipeError, match=r"no effect here.*add_types"):
+        recipe_of(place, tmp_path, model="scratch", teachers=str(place / "old"))
+    with pytest.raises(RecipeError, match="model is 'scratch'"):
+        recipe_of(place, tmp_path, model="scratch", add_types=None)
+
+
+def test_a_teacher_that_knows_the_new_type_is_read_as_it_is(place, tmp_path, tokenizer):
+    draw_student(tokenizer, [*OLD, "B-ORG", "I-ORG"]).save_pretrained(tmp_path / "expert")
+    tokenizer.save_pretrained(tmp_path / "expert")
+    run = DistillationRun(
+        recipe_of(place, tmp_path, teachers={"de": str(tmp_path / "expert"), "en": "{model}"}, add_types=["ORG"])
+    )
+    maps = {language: panel.members[0][0].label_map for language, panel in run.teachers().items()}
+    assert maps == {"de": {}, "en": {"O": ["O", "ORG"]}}
+
+
+def test_the_command_teacher_extends_a_tagger_too(place, tmp_path, run_script):
+    run_script(
+        "structkd teacher",
+        *("--corpus", place / "{language}.{split}.conll", "--languages", '["de"]', "--model", place / "old"),
+        *("--add_types", '["ORG"]', "--output_dir", tmp_path / "naive", "--num_train_epochs", 1, "--use_cpu"),
+        *("--disable_tqdm", "--report_to", "none"),
+    )
+    assert Teacher.from_pretrained(str(tmp_path / "naive")).labels == [*OLD, "B-ORG", "I-ORG"]
