@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .columns import GROUPS, IGNORED, LABELS, TARGET_COLUMNS, TargetColumn, labels_key
+from ..modeling.tag_scheme import split_tag
+from .columns import ANNOTATED_TYPES, GROUPS, IGNORED, LABELS, TARGET_COLUMNS, TargetColumn, labels_key
 
 
 @dataclass
@@ -33,10 +34,12 @@ class DataCollatorForStructKD:
 
         Returns:
             `input_ids, attention_mask, labels, word_mask` (batch, subwords), and for each teacher column that a row
-            has a tensor padded as in `TARGET_COLUMNS`; a sentence without an answer has zero mass in it.
+            has a tensor padded as in `TARGET_COLUMNS`; a sentence without an answer has zero mass in it. If a row has
+            `annotated_types`: `open_tags` (batch, tags), boolean, the tags of all other types.
 
         Raises:
-            ValueError: if answers have another number of words than their sentence, or number other labels.
+            ValueError: if answers have another number of words than their sentence, or number other labels; if rows
+                have `annotated_types` and there are no `label_names`.
         """
         width = max(len(feature["input_ids"]) for feature in features)
         if self.pad_to_multiple_of:
@@ -49,6 +52,8 @@ class DataCollatorForStructKD:
             batch["word_mask"] = self._subwords(features, "word_mask", 0, width).bool()
         if "labels" in features[0]:
             batch["labels"] = self._subwords(features, "labels", IGNORED, width)
+        if any(feature.get(ANNOTATED_TYPES) is not None for feature in features):
+            batch["open_tags"] = self._open_tags(features)
         for name, column in TARGET_COLUMNS.items():
             if any(feature.get(name) is not None for feature in features):
                 batch[name] = self._targets(features, name, column)
@@ -63,6 +68,15 @@ class DataCollatorForStructKD:
             else:
                 values[row, :length] = feature[name]
         return torch.from_numpy(values)
+
+    def _open_tags(self, features: Sequence[Mapping[str, Any]]) -> Tensor:
+        if self.label_names is None:
+            raise ValueError("corpora with annotated_types need a collator with label_names")
+        types = [(bool(prefix), kind) for prefix, kind in map(split_tag, self.label_names)]
+        declared = [feature.get(ANNOTATED_TYPES) for feature in features]
+        return torch.tensor(
+            [[own is not None and entity and kind not in own for entity, kind in types] for own in declared]
+        )
 
     def _targets(self, features: Sequence[Mapping[str, Any]], name: str, column: TargetColumn) -> Tensor:
         if name == LABELS and self.label_names is not None:

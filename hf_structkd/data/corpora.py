@@ -14,6 +14,7 @@ from typing import Any, cast
 import datasets
 
 from ..modeling.tag_scheme import SchemeName, infer_scheme, split_tag
+from .columns import ANNOTATED_TYPES
 from .demo_corpus import DEMO_LANGUAGES
 from .offset_spans import OffsetUnit, SpanChoice
 from .source_text import CorpusError, RawSentence
@@ -30,6 +31,7 @@ FEATURES = datasets.Features(
         "language": datasets.Value("string"),
     }
 )
+PARTLY_ANNOTATED = datasets.Features({**FEATURES, ANNOTATED_TYPES: datasets.List(datasets.Value("string"))})
 SPLITS = ("train", "dev", "test")
 
 
@@ -50,6 +52,7 @@ def load_corpus(
     words: str | Callable[[str], Iterable[Any]] | None = None,
     spans: SpanChoice = "refuse",
     offset_unit: OffsetUnit | None = None,
+    annotated_types: Sequence[str] | None = None,
 ) -> datasets.Dataset:
     """Load the annotated sentences of one language.
 
@@ -89,10 +92,13 @@ def load_corpus(
             JavaScript); by default recognised from the spans' own texts, and asked for where it matters and none
             tells.
         label_names: the label set. Tags outside it are an error; it gives class indices without names their names.
+        annotated_types: the entity types that the annotators looked for, if these are not all that the student will
+            know. A column `annotated_types` of a table says it sentence by sentence.
 
     Returns:
-        A dataset with the columns `tokens`, `tags` (lists of strings) and `language` (string). Sentences
-        without words are left out; their number is logged.
+        A dataset with the columns `tokens`, `tags` (lists of strings) and `language` (string), and `annotated_types`
+        (a list of strings, or `None` for all) if any sentence says so. Sentences without words are left out; their
+        number is logged.
 
     Raises:
         CorpusError: if the source is missing, empty or broken; the message names file and line, or row.
@@ -102,12 +108,29 @@ def load_corpus(
         tags_column, tokens_column, sentence_column, column, label_names, words, spans, offset_unit
     )
     sentences = read_sentences(source, language, split, options, scheme, to_scheme, orphans, max_sentences)
-    columns = {
+    columns: dict[str, list[Any]] = {
         "tokens": [sentence.tokens for sentence in sentences],
         "tags": [sentence.tags for sentence in sentences],
         "language": [language] * len(sentences),
     }
-    return datasets.Dataset.from_dict(columns, features=FEATURES)
+    if isinstance(annotated_types, str):
+        raise ValueError(f"annotated_types is the text {annotated_types!r}, but must be a list of entity types.")
+    types = [s.annotated_types if annotated_types is None else list(annotated_types) for s in sentences]
+    if any(own is not None for own in types):
+        for sentence, own in zip(sentences, types):
+            _refuse_undeclared(sentence, own)
+        columns[ANNOTATED_TYPES] = types
+    features = {name: feature for name, feature in PARTLY_ANNOTATED.items() if name in columns}
+    return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
+
+
+def _refuse_undeclared(sentence: RawSentence, types: Sequence[str] | None) -> None:
+    """Raise CorpusError for a gold entity of a type that the sentence's annotators did not look for."""
+    for word, tag in enumerate(sentence.tags or () if types is not None else ()):
+        prefix, kind = split_tag(tag)
+        if prefix and kind not in (types or ()):
+            declared = ", ".join(types or ()) or "none"
+            raise CorpusError(f"{sentence.place(word)}: the tag {tag}, but annotated_types has only {declared}.")
 
 
 def read_sentences(
@@ -174,6 +197,7 @@ def load_corpora(
     splits: Sequence[str] = SPLITS,
     *,
     max_sentences: int | Mapping[str, int] | None = None,
+    annotated_types: Mapping[str, Sequence[str]] | Sequence[str] | None = None,
     **kwargs: Any,
 ) -> dict[str, datasets.DatasetDict]:
     """Load several languages.
@@ -185,10 +209,12 @@ def load_corpora(
         languages: the languages to load; may be left out for `"demo"` and if `corpus` is a mapping.
         splits: the splits to load.
         max_sentences: at most so many per split, or a mapping from split to number (all of a missing split).
+        annotated_types: as for [`load_corpus`], of all languages, or a mapping from language to types (all of a
+            missing language).
         **kwargs: as for [`load_corpus`].
 
     Returns:
-        Language -> `DatasetDict` with the splits.
+        Language -> `DatasetDict` with the splits. If any has a column `annotated_types`, all have.
 
     Raises:
         CorpusError: as for [`load_corpus`], with language and split named; and if a template would give several
@@ -205,6 +231,9 @@ def load_corpora(
             languages = DEMO_LANGUAGES
         else:
             raise CorpusError(f"{source_name(cast('Source', corpus))}: say which languages to load (languages).")
+    types_of = annotated_types
+    if isinstance(types_of, Mapping) and (unknown := [language for language in types_of if language not in languages]):
+        raise CorpusError(f"annotated_types names {', '.join(unknown)}, but the languages are {', '.join(languages)}.")
     # Every path is checked before anything is read: a missing last file should not cost reading the others.
     sources = {
         lang: {split: _source_of(corpus, lang, split, languages, splits) for split in splits} for lang in languages
@@ -220,11 +249,36 @@ def load_corpora(
         for split, source in by_split.items():
             limit = max_sentences.get(split) if isinstance(max_sentences, Mapping) else max_sentences
             try:
-                loaded[split] = load_corpus(source, language=language, split=split, max_sentences=limit, **kwargs)
+                loaded[split] = load_corpus(
+                    source,
+                    language=language,
+                    split=split,
+                    max_sentences=limit,
+                    annotated_types=types_of.get(language) if isinstance(types_of, Mapping) else types_of,
+                    **kwargs,
+                )
             except CorpusError as error:
                 raise CorpusError(f"language {language!r}, split {split!r}: {error}") from error
         corpora[language] = datasets.DatasetDict(loaded)
-    return corpora
+    return with_annotated_types(corpora)
+
+
+def with_annotated_types(corpora: Mapping[str, datasets.DatasetDict]) -> dict[str, datasets.DatasetDict]:
+    """The same corpora; if any has a column `annotated_types`, all have, so that they can be concatenated."""
+    partly = any(ANNOTATED_TYPES in data.column_names for splits in corpora.values() for data in splits.values())
+    if not partly:
+        return dict(corpora)
+    return {
+        language: datasets.DatasetDict(
+            {
+                split: data
+                if ANNOTATED_TYPES in data.column_names
+                else data.add_column(ANNOTATED_TYPES, [None] * len(data), feature=PARTLY_ANNOTATED[ANNOTATED_TYPES])
+                for split, data in splits.items()
+            }
+        )
+        for language, splits in corpora.items()
+    }
 
 
 def label_inventory(corpora: Any) -> list[str]:

@@ -7,7 +7,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from .columns import TAG_COLUMNS, TOKEN_COLUMNS
+from .columns import ANNOTATED_TYPES, TAG_COLUMNS, TOKEN_COLUMNS
 from .source_text import CorpusError, RawSentence, is_text, read_lines
 from .tool_exports import SPAN_COLUMNS
 
@@ -188,6 +188,11 @@ def sentences_from_rows(
                 raise CorpusError(f"{sentence.place(i)}: an empty word: {token!r:.80} in {tokens_name!r}.")
         if tags is not None:
             sentence.tags = [_tag_name(sentence, i, tag, names) for i, tag in enumerate(tags)]
+        types = row.get(ANNOTATED_TYPES)
+        if types is not None:
+            if not isinstance(types, (list, tuple)) or not all(map(is_text, types)):
+                raise CorpusError(f"{where}: {ANNOTATED_TYPES!r} must be a list of entity types, not {types!r:.80}.")
+            sentence.annotated_types = list(types)
         yield sentence
 
 

@@ -38,6 +38,7 @@ class RawSentence:
         row: in other formats the row (or line) of the sentence, as text: `":12"` or `", row 12"`.
         text: the text that the words were cut out of, where the source has it.
         offsets: the first character and one past the last of each word in `text`.
+        annotated_types: the entity types that its annotators looked for; `None` where they looked for all.
     """
 
     tokens: list[str]
@@ -47,6 +48,7 @@ class RawSentence:
     row: str = ""
     text: str | None = None
     offsets: Sequence[tuple[int, int]] = ()
+    annotated_types: list[str] | None = None
 
     def place(self, word: int) -> str:
         """The place of word number `word`, for messages: `train.conll:17` or `train.jsonl:3, word 5`."""

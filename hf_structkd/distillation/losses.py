@@ -1,17 +1,53 @@
 """The loss of each sentence: the likelihood of its gold tags, distillation from its teachers, mixed by lambda."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..modeling.crf import LinearChainCRF
+from ..modeling.crf import LinearChainCRF, SufficientStatistics
 from ..modeling.crf_head import gold_statistics
 from ..modeling.tag_scheme import IGNORED
 from .objectives import WeightedObjectives, weighted_losses
 from .targets import Targets
 
 Parts = dict[str, Tensor]  # name of a part -> a loss for each sentence, (batch,) in nats
+
+
+@dataclass(frozen=True)
+class PartlyAnnotated:
+    """Gold tags of sentences whose annotators looked for some types only.
+
+    Where the gold tag is O, the word may also have a tag of a type that nobody looked for. The loss is -log of the
+    probability of all tag sequences that agree; for a sentence whose types were all looked for, that is its NLL.
+
+    Args:
+        open_tags: (batch, tags), boolean: the tags of the types that nobody looked for.
+        outside: the id of O.
+
+    Source: the likelihood of partial annotations, Tsuboi et al. 2008, "Training Conditional Random Fields Using
+        Incomplete Annotations", as applied to label sets that differ.
+    """
+
+    open_tags: Tensor
+    outside: int
+
+    def nll(self, student: LinearChainCRF, gold: SufficientStatistics, complete: Tensor) -> Tensor:
+        """-log p(what agrees with the gold tags), (batch,) in nats.
+
+        Args:
+            student: the distribution of the sentences' tags.
+            gold: the gold tags.
+            complete: (batch,), the loss of the gold tags as they stand, for sentences that leave nothing open.
+        """
+        given = gold.nodes > 0
+        leaves_open = self.open_tags.any(dim=1) & given.flatten(1).any(dim=1)
+        if not bool(leaves_open.any()):
+            return complete
+        allowed = given | (given[..., self.outside, None] & self.open_tags[:, None])
+        allowed = allowed | ~given.any(dim=-1, keepdim=True)  # beyond the words, and where there are no gold tags
+        return torch.where(leaves_open, -student.log_prob_of_set(allowed), complete)
 
 
 def mixed_losses(
@@ -21,6 +57,7 @@ def mixed_losses(
     targets: Targets,
     objectives: WeightedObjectives,
     lam: float,
+    partly: PartlyAnnotated | None = None,
 ) -> tuple[Parts, Parts]:
     """`lam * kd + (1 - lam) * nll` for each sentence (SLKD Algorithm 1), part by part.
 
@@ -35,6 +72,7 @@ def mixed_losses(
         targets: the teachers' answers.
         objectives: name -> (objective, weight).
         lam: the weight of distillation against gold.
+        partly: what the gold tags leave open; `None` where they leave nothing open.
 
     Returns:
         Two mappings from a part (`nll`, then the objectives by name) to its loss: weighted by lambda, so that the
@@ -45,6 +83,8 @@ def mixed_losses(
     if labels is not None:
         gold, _ = gold_statistics(labels, word_mask, student.scores.emissions.shape[-1])
         nll = student.cross_entropy(gold)
+        if partly is not None:
+            nll = partly.nll(student, gold, nll)
         unlabelled = 1.0 - gold.mass.float()
     if not objectives:
         return {"nll": nll}, {"nll": nll}

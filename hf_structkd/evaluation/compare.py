@@ -5,6 +5,8 @@ from typing import Any, Protocol
 
 from datasets import Dataset
 
+from ..data.columns import ANNOTATED_TYPES
+from ..modeling.tag_scheme import split_tag
 from .aggregate import macro_average
 from .report import ComparisonReport
 from .tagging_metrics import TaggingMetrics
@@ -17,6 +19,14 @@ class Tagger(Protocol):
         self, sentences: Sequence[Sequence[str]], label_names: Sequence[str] | None = None, *, batch_size: int = 64
     ) -> list[list[str]]:
         """The tags of each word, out of `label_names`."""
+
+
+def declared_only(tags: Sequence[str], annotated_types: Sequence[str] | None) -> list[str]:
+    """Predicted tags, with O for entities of types that a sentence's annotators did not look for (`None`: for all)."""
+    if annotated_types is None:
+        return list(tags)
+    parts = zip(tags, map(split_tag, tags))
+    return ["O" if prefix and kind not in annotated_types else tag for tag, (prefix, kind) in parts]
 
 
 def compare(
@@ -32,7 +42,8 @@ def compare(
     Args:
         rows: Row of the table -> tagger, or language -> tagger. The other rows are compared with `teachers` and
             `baseline`.
-        corpora: Language -> split -> sentences. A language that lacks a split is left out there.
+        corpora: Language -> split -> sentences. Of a sentence with `annotated_types`, predictions of other types
+            count as O. A language that lacks a split is left out there.
         labels: The label set.
         splits: The splits to score.
         batch_size: Sentences per forward pass.
@@ -57,6 +68,10 @@ def compare(
                 data = corpora[language][split]
                 language_tagger = tagger[language] if isinstance(tagger, Mapping) else tagger
                 predictions = language_tagger.tag(list(data["tokens"]), labels, batch_size=batch_size)
+                if ANNOTATED_TYPES in data.column_names:
+                    predictions = [
+                        declared_only(tags, types) for tags, types in zip(predictions, data[ANNOTATED_TYPES])
+                    ]
                 reports[language] = metrics.report(predictions, list(data["tags"]))
             headline[row] = {language: report[metrics.metric_name] for language, report in reports.items()}
             scores[split][row] = {**reports, "avg": macro_average(reports)}

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from datasets import Dataset, DatasetDict, concatenate_datasets
 
-from ..data.corpora import FEATURES, label_inventory, load_corpora
+from ..data.columns import ANNOTATED_TYPES
+from ..data.corpora import FEATURES, label_inventory, load_corpora, with_annotated_types
 from ..data.sources import file_suffix
 from ..data.unlabelled import load_sentences, select_gold
 from ..modeling.tag_scheme import infer_scheme, split_tag
@@ -44,6 +45,12 @@ class RunData:
         """The student's training sentences with gold tags, of all languages."""
         return concatenate_datasets([splits["train"] for splits in self.corpora.values()])
 
+    def annotated_types(self, language: str) -> str:
+        """The types that a language's training corpus declares, for a message; empty if it declares all."""
+        train = self.corpora[language]["train"]
+        declared = train[ANNOTATED_TYPES] if ANNOTATED_TYPES in train.column_names else []
+        return ", ".join(sorted({kind for types in declared for kind in types or ()}))
+
     @property
     def without_gold(self) -> set[tuple[str, str]]:
         """(split, language) of the sentences to score on that have no gold tags."""
@@ -78,8 +85,10 @@ class RunData:
         for language, splits in self.corpora.items():
             parts = {**splits, **({"unlabelled": self.unlabelled[language]} if language in self.unlabelled else {})}
             names = {"dev": "to compare with the teachers"} if language in self.agreement else {}
+            types = self.annotated_types(language)
             lines.append(
-                f"{language}: " + ", ".join(f"{len(data):,} {names.get(part, part)}" for part, data in parts.items())
+                f"{language}{f' ({types} only)' if types else ''}: "
+                + ", ".join(f"{len(data):,} {names.get(part, part)}" for part, data in parts.items())
             )
         return "\n".join(lines)
 
@@ -138,7 +147,9 @@ def load_gold_parts(recipe: Recipe) -> dict[str, DatasetDict]:
     if not isinstance(data.corpus, Mapping) or not any(isinstance(own, Mapping) for own in data.corpus.values()):
         splits = ["dev", "test"] if _learns_from_text_alone(recipe) else ["train", "dev", "test"]
         loaded = load_data(data, splits, whole_train=True)
-        return {language: DatasetDict({"train": _NOTHING, **parts}) for language, parts in loaded.items()}
+        return with_annotated_types(
+            {language: DatasetDict({"train": _NOTHING, **parts}) for language, parts in loaded.items()}
+        )
     parts = {}
     languages = data.languages or list(data.corpus)
     if data.unlabelled_corpus is not None and recipe.teachers.teachers:
@@ -153,10 +164,15 @@ def load_gold_parts(recipe: Recipe) -> dict[str, DatasetDict]:
             splits = [split for split in splits if split in own]
         if _learns_from_text_alone(recipe):
             splits = [split for split in splits if split != "train"]
-        of_language = replace(data, corpus={language: own} if own is not None else data.corpus, languages=[language])
+        of_language = replace(
+            data,
+            corpus={language: own} if own is not None else data.corpus,
+            languages=[language],
+            annotated_types={key: types for key, types in (data.annotated_types or {}).items() if key == language},
+        )
         loaded = load_data(of_language, splits, whole_train=True)[language]
         parts[language] = DatasetDict({"train": _NOTHING, **loaded})
-    return {language: parts[language] for language in languages}
+    return with_annotated_types({language: parts[language] for language in languages})
 
 
 def _learns_from_text_alone(recipe: Recipe) -> bool:
@@ -239,6 +255,7 @@ def load_data(
         words=args.words,
         spans=args.spans,
         offset_unit=args.offset_unit,
+        annotated_types=args.annotated_types,
     )
     return {
         language: DatasetDict(

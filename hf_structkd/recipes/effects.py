@@ -99,6 +99,7 @@ def _limits(scored: Callable[[Any], Sequence[str]]) -> list[Rule]:
 
 
 DATA = (
+    Rule(("annotated_types",), lambda r: r.corpus is not None, "there is no corpus"),
     Rule(
         ("tags_column", "column", "sentence_column", "corpus_scheme", "spans", "offset_unit"),
         lambda r: r.corpus != "demo",

@@ -87,6 +87,14 @@ class DataArguments:
             "help": "For corpora with character offsets: what these count; by default recognised, or asked for."
         },
     )
+    annotated_types: dict[str, list[str]] | None = field(
+        default=None,
+        metadata={
+            "help": "Language -> the entity types that the annotators of its corpus looked for, if these are not all "
+            "types of the label set. A word outside of these types may then be of any other type, in the loss as in "
+            "the scores. Rows of tables may have such a list themselves, in a column annotated_types."
+        },
+    )
     labels: list[str] | None = field(
         default=None,
         metadata={

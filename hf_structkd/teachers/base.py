@@ -10,11 +10,11 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
-from ..data.columns import IGNORED, TOKENS
+from ..data.columns import ANNOTATED_TYPES, IGNORED, TOKENS
 from ..data.words import tag_column, tag_names
 from ..distillation.objectives import check_temperature
 from ..modeling.crf_reference import Scores
-from ..modeling.tag_scheme import infer_scheme
+from ..modeling.tag_scheme import infer_scheme, split_tag
 from ..modeling.words import as_sentences
 from .distribution import TagDistribution
 from .label_map import LabelMap, Reading, mapped_labels, read_labels
@@ -331,7 +331,12 @@ def _sentences_with_gold(dataset: Dataset, labels: Sequence[str]) -> tuple[list[
         raise ValueError(f"a teacher is calibrated on gold tags; the corpus has only {dataset.column_names}")
     names, ids = tag_names(dataset), {label: i for i, label in enumerate(labels)}
     sentences, gold = [], []
-    for words, tags in zip(dataset[TOKENS], dataset[column]):
+    partly = ANNOTATED_TYPES in dataset.column_names  # an O may hide what nobody looked for
+    for words, tags, types in zip(
+        dataset[TOKENS], dataset[column], dataset[ANNOTATED_TYPES] if partly else [None] * len(dataset)
+    ):
+        if types is not None and any(prefix and kind not in types for prefix, kind in map(split_tag, labels)):
+            continue
         named = [names[tag] if names and isinstance(tag, int) and tag >= 0 else tag for tag in tags or []]
         if len(named) == len(words) and all(tag in ids for tag in named):
             sentences.append(words)

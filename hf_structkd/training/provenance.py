@@ -11,6 +11,7 @@ from datasets import Dataset
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 
+from ..data.columns import ANNOTATED_TYPES
 from ..data.words import gold_tags, tag_column
 from ..files import file_sha256, json_sha256
 from ..teachers.annotate import corpus_fingerprint
@@ -33,6 +34,8 @@ def data_fingerprint(data: Dataset) -> str:
         text = (", " if row else "") + json.dumps(tags, ensure_ascii=False)
         tag_hash.update(text.encode("utf-8", "surrogatepass"))
     tag_hash.update(b"]")
+    if ANNOTATED_TYPES in data.column_names:
+        tag_hash.update(json.dumps(list(data[ANNOTATED_TYPES]), ensure_ascii=False).encode("utf-8", "surrogatepass"))
     return f"{corpus_fingerprint(data)}-{tag_hash.hexdigest()[:16]}"
 
 

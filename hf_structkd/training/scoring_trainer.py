@@ -61,10 +61,12 @@ class ScoringTrainer(PushingTrainer):
         """As in `Trainer`, with the decoded tags as predictions: (batch, subwords), -100 off the words.
 
         `preprocess_logits_for_metrics`, if given, gets the logits; `ignore_keys` chooses among `logits` and `tags`.
-        Labels count only on the first subword of each word, in the metrics as in the loss.
+        Labels count only on the first subword of each word, in the metrics as in the loss. Where a sentence that has
+        labels was annotated for some types only, predictions of other types count as O: nobody knows whether they are
+        right.
         """
         inputs = self._prepare_inputs(inputs)
-        labels = inputs.get("labels")
+        labels, open_tags = inputs.get("labels"), inputs.get("open_tags")
         with torch.no_grad(), self.compute_loss_context_manager():
             items = self._get_num_items_in_batch([inputs], self.args.device) if labels is not None else None
             loss, outputs = self.compute_loss(model, inputs, return_outputs=True, num_items_in_batch=items)
@@ -73,6 +75,10 @@ class ScoringTrainer(PushingTrainer):
             return loss, None, None
         if ignore_keys is None:
             ignore_keys = ["logits" if self.preprocess_logits_for_metrics is None else "tags"]
+        if labels is not None and open_tags is not None and "tags" in outputs:
+            tags = outputs["tags"]
+            unknown = open_tags.gather(1, tags.clamp(min=0)) & (tags >= 0)
+            outputs["tags"] = torch.where(unknown, self.label_names_in_order.index("O"), tags)
         predictions = tuple(value.detach() for name, value in outputs.items() if name not in ("loss", *ignore_keys))
         if labels is not None and inputs.get("word_mask") is not None:
             labels = torch.where(inputs["word_mask"].bool(), labels, IGNORED)

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from transformers import EvalPrediction, PreTrainedModel
 
 from ..data.collator import DataCollatorForStructKD
-from ..data.columns import IGNORED, TARGET_COLUMNS, TRANSITIONS
-from ..distillation.losses import loss_items, mixed_losses
+from ..data.columns import ANNOTATED_TYPES, IGNORED, TARGET_COLUMNS, TRANSITIONS
+from ..distillation.losses import PartlyAnnotated, loss_items, mixed_losses
 from ..distillation.objectives import describe_objectives, needed_columns
 from ..distillation.schedules import LambdaSchedule, Progress, make_schedule
 from ..distillation.targets import Targets
@@ -201,7 +201,7 @@ class StructKDTrainer(ScoringTrainer):
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
         # The loss reads the teachers' answers; they are no arguments of the model's forward.
-        columns = [*(self._signature_columns or []), "word_mask", *TARGET_COLUMNS]
+        columns = [*(self._signature_columns or []), "word_mask", ANNOTATED_TYPES, *TARGET_COLUMNS]
         self._signature_columns = list(dict.fromkeys(columns))  # type: ignore[assignment]
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> torch.utils.data.Sampler | None:
@@ -237,6 +237,7 @@ class StructKDTrainer(ScoringTrainer):
         inputs = dict(inputs)
         targets = Targets.pop_from(inputs, self.args.top_k)
         labels = inputs.pop("labels", None)
+        partly = self._partly_annotated(inputs.pop("open_tags", None))
         plain: Any = self.accelerator.unwrap_model(model)
         word_mask = words_of_batch(plain, inputs, labels)
         outputs = student_scores(model, plain, inputs, word_mask)
@@ -244,7 +245,7 @@ class StructKDTrainer(ScoringTrainer):
             self.loss_guard.remember({}, outputs.emissions)
         student = training_distribution(plain, outputs)
         lam = self.current_lambda()
-        weighted, unweighted = mixed_losses(student, labels, word_mask, targets, self.objectives, lam)
+        weighted, unweighted = mixed_losses(student, labels, word_mask, targets, self.objectives, lam, partly)
 
         if num_items_in_batch is None:
             num_items_in_batch = loss_items({"word_mask": word_mask}, self.args.normalization).sum()
@@ -266,6 +267,13 @@ class StructKDTrainer(ScoringTrainer):
         if not return_outputs:
             return loss
         return loss, {"loss": loss, "logits": outputs.logits, "tags": outputs.tags}
+
+    def _partly_annotated(self, open_tags: Tensor | None) -> PartlyAnnotated | None:
+        if open_tags is None:
+            return None
+        if "O" not in self.label_names_in_order:
+            raise ValueError(f"annotated_types are for entities; the labels {self.label_names_in_order} have no O")
+        return PartlyAnnotated(open_tags, self.label_names_in_order.index("O"))
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
         """As in `Trainer`. Raises NonFiniteLossError, naming the sentences, if the loss is NaN or infinite."""
