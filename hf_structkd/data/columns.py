@@ -8,11 +8,11 @@ from typing import Literal
 
 import torch
 
+from ..modeling.tag_scheme import ANNOTATED_TYPES as ANNOTATED_TYPES
 from ..modeling.tag_scheme import IGNORED
 
 TOKENS = "tokens"
 LANGUAGE = "language"
-ANNOTATED_TYPES = "annotated_types"  # the entity types that a sentence's annotators looked for; None: all
 SUBWORDS = "input_ids"  # a corpus with this column is tokenised
 SUBWORD_LABELS = "labels"  # in a tokenised corpus: the label of each subword
 # The usual names of columns, in files, tables, datasets in memory and recipes. Where a corpus has several of one kind,

@@ -5,8 +5,7 @@ from typing import Any, Protocol
 
 from datasets import Dataset
 
-from ..data.columns import ANNOTATED_TYPES
-from ..modeling.tag_scheme import split_tag
+from ..modeling.tag_scheme import ANNOTATED_TYPES, split_tag
 from .aggregate import macro_average
 from .report import ComparisonReport
 from .tagging_metrics import TaggingMetrics

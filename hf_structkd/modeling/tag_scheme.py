@@ -17,6 +17,7 @@ from torch import Tensor
 SchemeName = Literal["BIO", "BIOES", "plain"]
 SCHEME_NAMES: tuple[SchemeName, ...] = ("BIO", "BIOES", "plain")
 IGNORED = -100  # replaces a tag on padding, on later subwords and on unlabelled words (`ignore_index` of torch)
+ANNOTATED_TYPES = "annotated_types"  # column: the types that a sentence's annotators looked for; None: all
 
 _PREFIXES = {"BIO": "BI", "BIOES": "BIES"}
 # A type may itself contain hyphens (`B-event-war`); a bare `B` or `I` (aspect and term extraction) has the type "".
