@@ -51,6 +51,8 @@ _MODULES = {
     "TaggingMetrics": "evaluation.tagging_metrics",
     "TagScheme": "modeling.tag_scheme",
     "Teacher": "teachers.checkpoint",
+    "trim_vocabulary": "training.smaller_vocabulary",
+    "words_cut_otherwise": "training.smaller_vocabulary",
     "XLMRobertaCRFConfig": "modeling.taggers",
     "XLMRobertaForTokenClassificationCRF": "modeling.taggers",
 }
@@ -90,6 +92,8 @@ __all__ = [
     "TaggingMetrics",
     "TagScheme",
     "Teacher",
+    "trim_vocabulary",
+    "words_cut_otherwise",
     "XLMRobertaCRFConfig",
     "XLMRobertaForTokenClassificationCRF",
 ]
@@ -129,6 +133,8 @@ if TYPE_CHECKING:
     from .training.arguments import StructKDTrainingArguments as StructKDTrainingArguments
     from .training.extended_labels import extend_labels as extend_labels
     from .training.smaller_student import smaller_student as smaller_student
+    from .training.smaller_vocabulary import trim_vocabulary as trim_vocabulary
+    from .training.smaller_vocabulary import words_cut_otherwise as words_cut_otherwise
     from .training.teacher_embeddings import embed_from_teachers as embed_from_teachers
     from .training.trainer import StructKDTrainer as StructKDTrainer
 

@@ -107,9 +107,15 @@ COMMANDS = {
     ),
     "export": Command(
         "write a checkpoint as ONNX and, on request, as int8",
-        "CHECKPOINT FOLDER [--int8 FOLDER]",
+        "CHECKPOINT FOLDER [--int8 FOLDER] [--trim_vocabulary] [--text [LANGUAGE=]FILE ...]",
         "Writes encoder and Viterbi decoding as one ONNX graph into FOLDER, together with the tokenizer and the\n"
-        "labels; with --int8 also a quantized copy into another folder. Needs the extra `onnx`.",
+        "labels. Needs the extra `onnx`.\n\n"
+        "  --int8 FOLDER         also a quantized copy, whose tags are compared with those of the model\n"
+        "  --trim_vocabulary [N] keep only the pieces that occur N times (1) in the text; says what is then cut\n"
+        "                        otherwise, in percent, and refuses to lose most of a language\n"
+        "  --text [LANGUAGE=]FILE ...  sentences for both, in any format that recipes read without tags (a .txt file\n"
+        "                        has one sentence per line); without it int8 is compared on the demo corpus\n\n"
+        "  structkd export runs/1/student small --int8 small-int8 --trim_vocabulary --text en=en.txt es=es.txt",
         "cli:export_checkpoint",
         reads_recipe=False,
     ),
@@ -232,23 +238,65 @@ def make_card(arguments: Sequence[str], program: str) -> None:
 
 
 def export_checkpoint(arguments: Sequence[str], program: str) -> None:
-    """`structkd export`: write a checkpoint as ONNX and, on request, as int8."""
-    from .export.onnx import export_onnx, quantize_onnx
-    from .teachers.checkpoint import Teacher
-
+    """`structkd export`: write a checkpoint as ONNX and, on request, with fewer pieces and as int8."""
     parser = argparse.ArgumentParser(prog=program, allow_abbrev=False)
     parser.add_argument("checkpoint")
     parser.add_argument("folder")
     parser.add_argument("--int8", metavar="FOLDER")
+    parser.add_argument("--trim_vocabulary", metavar="N", type=int, nargs="?", const=1)
+    parser.add_argument("--text", metavar="[LANGUAGE=]FILE", nargs="+")
     parser.add_argument("--revision")
     parser.add_argument("--trust_remote_code", action="store_true")
     options = parser.parse_args(arguments)
+    if options.trim_vocabulary is not None and not options.text:
+        parser.error(
+            "--trim_vocabulary keeps the pieces that a text uses: give --text FILE, or --text en=FILE de=FILE"
+        )
+    if options.text and options.trim_vocabulary is None and not options.int8:
+        parser.error("--text has no effect without --trim_vocabulary or --int8")
+
+    from .data.demo_corpus import DEMO_LANGUAGES, load_demo_corpus
+    from .export.onnx import OnnxTagger, compare_tags, export_onnx, quantize_onnx
+    from .recipes.parser import RecipeError
+    from .teachers.checkpoint import Teacher
+
     loaded = Teacher.from_pretrained(
         options.checkpoint, revision=options.revision, trust_remote_code=options.trust_remote_code
     )
-    print(export_onnx(loaded.model, loaded.tokenizer, options.folder))
+    model, tokenizer = loaded.model, loaded.tokenizer
+    text = _read_text(options.text or [], getattr(model.config, "words", None))
+    if options.trim_vocabulary is not None:
+        from .training.smaller_vocabulary import trim_vocabulary
+
+        try:
+            named = list(text) != [""]
+            trimmed = trim_vocabulary(model, tokenizer, text if named else text[""], min_count=options.trim_vocabulary)
+        except ValueError as error:
+            raise RecipeError(f"{options.checkpoint}: {error}") from error
+        print(trimmed)
+        model, tokenizer = trimmed.model, trimmed.tokenizer
+    print(export_onnx(model, tokenizer, options.folder))
     if options.int8:
         print(quantize_onnx(options.folder, options.int8))
+        where = "the text" if text else "the demo corpus"
+        text = text or {name: list(load_demo_corpus(name, "test")["tokens"]) for name in DEMO_LANGUAGES}
+        sentences = [words for part in text.values() for words in part]
+        print(f"int8 on {where}: {compare_tags(OnnxTagger(options.folder), OnnxTagger(options.int8), sentences)}")
+
+
+def _read_text(sources: Sequence[str], words: str | None) -> dict[str, list[list[str]]]:
+    """Language -> its sentences; the one key is empty if no languages are named."""
+    from .data.source_text import CorpusError
+    from .data.unlabelled import load_sentences
+
+    text: dict[str, list[list[str]]] = {}
+    for source in sources:
+        language, separator, path = source.partition("=")
+        name, path = (language, path) if separator else ("", source)
+        text.setdefault(name, []).extend(load_sentences(path, language=name or "und", words=words)["tokens"])
+    if "" in text and len(text) > 1:
+        raise CorpusError("--text: name the language of every file (en=FILE), or of none")
+    return text
 
 
 def overview() -> str:

@@ -4,6 +4,7 @@ import copy
 import importlib
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -186,3 +187,63 @@ class OnnxTagger:
             for row, path in zip(rows, tags.tolist()):
                 tagged[row] = [self.labels[tag] for tag in path if tag >= 0]
         return tagged
+
+
+@dataclass(frozen=True)
+class TagAgreement:
+    """How often two taggers give the same tags.
+
+    Args:
+        words: The words that both have tagged.
+        same_words: Those of them with the same tag.
+        sentences: The sentences.
+        same_sentences: Those of them with the same tag on every word.
+        too_long: Sentences that were left out, longer than the window of one of the taggers.
+    """
+
+    words: int
+    same_words: int
+    sentences: int
+    same_sentences: int
+    too_long: int = 0
+
+    def __str__(self) -> str:
+        left_out = f"; {self.too_long:,} longer than the encoder's window left out" if self.too_long else ""
+        words, sentences = self.same_words / max(self.words, 1), self.same_sentences / max(self.sentences, 1)
+        return (
+            f"{100 * words:.2f} % of {self.words:,} words and {100 * sentences:.2f} % of {self.sentences:,} sentences "
+            f"have the same tags as before{left_out}"
+        )
+
+
+def compare_tags(before: OnnxTagger, after: OnnxTagger, sentences: Sequence[Sequence[str]]) -> TagAgreement:
+    """Tag sentences with two exported models, for instance in float and in int8, and compare.
+
+    Args:
+        before, after: The taggers.
+        sentences: Lists of words. Sentences that are too long for a window are left out and counted.
+
+    Raises:
+        ValueError: If no sentences are left.
+    """
+    sentences = [words for words in as_sentences(sentences) if words]
+    lengths = [
+        [len(ids) for ids in tokenize_words(sentences, tagger.tokenizer)["input_ids"]] if sentences else []
+        for tagger in (before, after)
+    ]
+    fits = [
+        all(tagger.window is None or length <= tagger.window for tagger, length in zip((before, after), both))
+        for both in zip(*lengths)
+    ]
+    kept = [words for words, fit in zip(sentences, fits) if fit]
+    if not kept:
+        raise ValueError("there are no sentences to compare tags on that fit into the encoder's window")
+    pairs = list(zip(before.tag(kept), after.tag(kept)))
+    same = [[old == new for old, new in zip(*pair)] for pair in pairs]
+    return TagAgreement(
+        words=sum(map(len, same)),
+        same_words=sum(map(sum, same)),
+        sentences=len(kept),
+        same_sentences=sum(map(all, same)),
+        too_long=len(sentences) - len(kept),
+    )

@@ -110,6 +110,11 @@ DATA = (
 WORDS_OF_TEXTS = Rule(("words",), lambda r: r.corpus != "demo", "corpus 'demo' holds words")
 TRAINED = (
     Rule(("revision", "add_types"), lambda r: r.model != SCRATCH, "model 'scratch' is made anew"),
+    Rule(
+        ("trim_vocabulary",),
+        lambda r: r.model != SCRATCH,
+        "model 'scratch' has no pieces but those of its own sentences; vocab_size limits them",
+    ),
     Rule(("crf_learning_rate",), lambda r: r.head == "crf", "head 'softmax' has no transition scores"),
 )
 DISTILLED = (

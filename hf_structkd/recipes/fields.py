@@ -210,6 +210,14 @@ class ModelArguments:
             "from 0. Everything else is kept, the head of a trained tagger included."
         },
     )
+    trim_vocabulary: int | None = field(
+        default=None,
+        metadata={
+            "help": "Make the model smaller: keep the pieces of its vocabulary that occur at least so often in the "
+            "sentences that it learns from, all single characters and special tokens. 1 keeps every piece that "
+            "occurs. What is cut otherwise in the dev sentences is counted and shown."
+        },
+    )
     head: Literal["crf", "softmax"] = field(
         default="crf",
         metadata={
@@ -224,7 +232,7 @@ class ModelArguments:
     )
 
     def __post_init__(self) -> None:
-        check_numbers(self, counts=("vocab_size",))
+        check_numbers(self, counts=("vocab_size", "trim_vocabulary"))
         if self.add_types is not None and not self.add_types:
             raise ValueError("add_types names no type; leave the field out")
 

@@ -1,11 +1,12 @@
 """The models that training starts from: checked early, then made with the labels of the corpora."""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
+from datasets import Dataset
 from transformers import (
     AutoConfig,
     AutoModelForTokenClassification,
@@ -15,7 +16,7 @@ from transformers import (
     XLMRobertaForTokenClassification,
 )
 
-from ..data.columns import TRANSITIONS
+from ..data.columns import LANGUAGE, TRANSITIONS
 from ..data.tokenizer import train_tokenizer
 from ..distillation.objectives import needed_columns
 from ..files import refuse_missing_folder
@@ -24,9 +25,11 @@ from ..modeling.taggers import XLMRobertaCRFConfig, XLMRobertaForTokenClassifica
 from ..training.arguments import StructKDTrainingArguments
 from ..training.extended_labels import extend_labels
 from ..training.smaller_student import smaller_student
+from ..training.smaller_vocabulary import trim_vocabulary, words_cut_otherwise
 from .fields import ModelArguments
 from .growth import SCRATCH, is_tagger
 from .parser import RecipeError
+from .progress import show
 
 CRF_FIELDS = set(inspect.signature(CRFConfigMixin.__init__).parameters) - {"self", "kwargs"}
 
@@ -146,6 +149,40 @@ def make_tagger(
     return model, tokenizer
 
 
+def trim_tagger(
+    model: PreTrainedModel, tokenizer: Any, args: ModelArguments, train: Dataset, dev: Mapping[str, Dataset]
+) -> tuple[PreTrainedModel, Any]:
+    """The model to train with the pieces that its sentences use, if the recipe says `trim_vocabulary`.
+
+    Args:
+        model, tokenizer: As [`make_tagger`] returns them.
+        args: The model fields of a recipe.
+        train: The sentences that it learns from, with a column `language`.
+        dev: Language -> development sentences, in which what is cut otherwise is counted.
+
+    Returns:
+        The smaller model and its tokenizer, or the same ones.
+
+    Raises:
+        RecipeError: If most of a language would be lost; the message says which, in percent.
+    """
+    if args.trim_vocabulary is None:
+        return model, tokenizer
+    text: dict[str, list[list[str]]] = {}
+    for language, words in zip(train[LANGUAGE], train["tokens"]):
+        text.setdefault(language, []).append(words)
+    model.config.languages = sorted(text)
+    try:
+        trimmed = trim_vocabulary(model, tokenizer, text, min_count=args.trim_vocabulary)
+    except ValueError as error:
+        raise RecipeError(f"trim_vocabulary of model {args.model!r}: {error}") from error
+    show(str(trimmed))
+    held_out = {language: list(sentences["tokens"]) for language, sentences in dev.items() if len(sentences)}
+    for language, cut in words_cut_otherwise(tokenizer, trimmed, held_out).items() if held_out else ():
+        show(f"in the dev sentences of {language}: {cut}")
+    return trimmed.model, trimmed.tokenizer
+
+
 def check_head(head: str, args: StructKDTrainingArguments) -> None:
     """Raise RecipeError, before any training, if an objective needs transition scores and the head has none."""
     if head == "crf":
@@ -174,5 +211,6 @@ def model_arguments_of_teacher(args: Any, model_args: ModelArguments) -> ModelAr
         head=args.teacher_head,
         keep_layers=None,
         add_types=None,
+        trim_vocabulary=None,
         revision=None,
     )

@@ -47,7 +47,15 @@ from .folder import (
     train_tagger,
     training_record,
 )
-from .models import check_head, check_model, encoder_of, make_tagger, make_tokenizer, model_arguments_of_teacher
+from .models import (
+    check_head,
+    check_model,
+    encoder_of,
+    make_tagger,
+    make_tokenizer,
+    model_arguments_of_teacher,
+    trim_tagger,
+)
 from .parser import RecipeError
 from .progress import announce, show
 from .publishing import complete_results, push_student, student_repository
@@ -350,6 +358,7 @@ class DistillationRun:
                 data.words,
                 recipe.data.words,
             )
+            model, tokenizer = trim_tagger(model, tokenizer, recipe.model, sentences, data.dev)
             if teacher_share is not None:
                 embed_from_teachers(model, tokenizer, self.teachers(), teacher_share)
             return train_tagger(model, tokenizer, sentences, data.dev, training_args, title=title)

@@ -16,7 +16,7 @@ from .effects import refuse_idle_fields
 from .fields import DataArguments, ModelArguments
 from .folder import provenance, settings_of, train_into, train_tagger
 from .growth import student_labels
-from .models import check_head, check_model, encoder_of, make_tagger
+from .models import check_head, check_model, encoder_of, make_tagger, trim_tagger
 from .parser import RecipeError, parse_recipe
 from .progress import show
 
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str], program: str) -> None:
 
     def fit(training_args: StructKDTrainingArguments) -> Any:
         tagger = make_tagger(model_args, labels, data_args.tag_scheme, lambda: list(train["tokens"]), data_args.words)
-        return train_tagger(*tagger, train, dev, training_args, title=title)
+        return train_tagger(*trim_tagger(*tagger, model_args, train, dev), train, dev, training_args, title=title)
 
     seconds = train_into(folder, settings, args, fit, title)
     if not args.should_save:

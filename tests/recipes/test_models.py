@@ -5,7 +5,7 @@ import torch
 from transformers import AutoTokenizer, ElectraConfig, ElectraModel
 
 from hf_structkd.recipes.fields import ModelArguments
-from hf_structkd.recipes.models import check_model, make_tagger
+from hf_structkd.recipes.models import check_model, make_tagger, trim_tagger
 from hf_structkd.recipes.parser import RecipeError
 
 
@@ -79,3 +79,18 @@ def test_a_frozen_encoder_with_an_lstm_is_two_fields_of_the_recipe(family, tmp_p
     arguments = ModelArguments(model=str(tmp_path), model_config=fields, head="softmax")
     with pytest.raises(RecipeError, match="freeze_encoder, lstm_hidden_size need a model with head: crf"):
         make_tagger(arguments, family.labels, None, no_sentences)
+
+
+def test_a_recipe_trims_the_vocabulary_and_says_what_is_cut_otherwise(family, saved, corpus, capsys):
+    arguments = ModelArguments(model=saved, trim_vocabulary=1)
+    model, tokenizer = make_tagger(arguments, family.labels, "BIO", no_sentences)
+    train = corpus.select(range(10))
+    smaller, its_tokenizer = trim_tagger(model, tokenizer, arguments, train, {"ru": corpus.select(range(50, 60))})
+    assert smaller.config.vocab_size == len(its_tokenizer) < len(tokenizer)
+    said = capsys.readouterr().out
+    assert "pieces kept" in said
+    assert "in the dev sentences of ru: " in said
+    starts = its_tokenizer.convert_ids_to_tokens(smaller.word_starts.pieces.nonzero().flatten().tolist())
+    assert set(starts) <= set(tokenizer.convert_ids_to_tokens(model.word_starts.pieces.nonzero().flatten().tolist()))
+    same = trim_tagger(model, tokenizer, ModelArguments(model=saved), train, {})
+    assert same == (model, tokenizer)
