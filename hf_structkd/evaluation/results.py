@@ -30,6 +30,8 @@ class RunResults:
         scores: Split (`"dev"`, `"test"`) -> row (`"teachers"`, `"baseline"`, a student's name) -> language ->
             report of [`TaggingMetrics.report`], scores in [0, 1]; the macro average under `"avg"`.
         comparison: Split -> `ComparisonReport.to_dict()`.
+        flips: Split -> row -> language -> what [`~hf_structkd.evaluation.flips.flips`] counts against the tagger that
+            was replaced, all languages together under `"all"`; empty where none was.
         seed: The run's seed.
         train_sentences: Language -> number of sentences trained on, with those that have no gold tags.
         gold_sentences: Language -> number of those with gold tags; empty if all have them.
@@ -56,6 +58,7 @@ class RunResults:
     settings: dict[str, Any] = field(default_factory=dict)
     scores: dict[str, Any] = field(default_factory=dict)
     comparison: dict[str, Any] = field(default_factory=dict)
+    flips: dict[str, Any] = field(default_factory=dict)
     seed: int | None = None
     train_sentences: dict[str, int] = field(default_factory=dict)
     gold_sentences: dict[str, int] = field(default_factory=dict)

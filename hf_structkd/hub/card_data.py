@@ -78,6 +78,7 @@ class StudentCardData:
         comparison: Scores of student, teachers and baseline to show, means where there were several runs.
         own_scores: Language -> score of these very weights, for the metadata; by default those of `comparison`.
         type_scores: Scores of each entity type, or tag.
+        flips: Row -> language -> what changed against the tagger that this one replaces, of these very weights.
         student_row: The student's row in `comparison`; by default its first student.
         seeds: Of the runs that were scored, that of these weights first.
         dataset_name: Name of the corpora, or their Hub id.
@@ -115,6 +116,7 @@ class StudentCardData:
     comparison: ComparisonReport | None = None
     own_scores: Mapping[str, float] | None = None
     type_scores: TypeScores = field(default_factory=dict)
+    flips: Mapping[str, Any] = field(default_factory=dict)
     student_row: str | None = None
     seeds: Sequence[int] = ()
     dataset_name: str | None = None
@@ -183,6 +185,7 @@ def card_data(
         comparison=comparison,
         own_scores=None if split is None or row is None else results.comparison[split]["students"][row],
         type_scores=type_scores(runs, split) if split is not None else {},
+        flips={} if split is None else results.flips.get(split, {}),
         student_row=row,
         seeds=[run.seed for run in runs if run.seed is not None],
         dataset_name=model.get("dataset"),

@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from ..evaluation.flips import flip_table
 from ..evaluation.markdown import code, escaped, fenced, one_line
 from ..evaluation.report import AGREEMENT
 from ..files import write_atomically
@@ -88,6 +89,7 @@ def build_model_card(data: StudentCardData) -> ModelCard:
         metric_line=_metric_line(data),
         score_table=data.comparison.to_markdown() if data.comparison else None,
         type_tables=type_tables(data.type_scores, data.comparison.languages or [] if data.comparison else []),
+        flip_table=flip_table(data.flips),
         type_name="tag" if data.scheme == "plain" else "entity type",
         images={which: quote(place) for which, place in data.images.items()},
         training_table=training_table(data),

@@ -5,7 +5,7 @@ pipeline runs the same models, but reads only one score per subword.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from numbers import Integral, Real
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from transformers import Pipeline
 
+from .congruence import check_congruence, congruent, label_order
 from .entities import Analysis, analyses, entropies, label_marginals
 from .pipeline_inputs import Sentence, is_one_sentence, iterate_inputs, read_sentence
 from .segmenters import get_segmenter
@@ -44,6 +45,9 @@ class CRFTokenClassificationPipeline(Pipeline):
             [`~.segmenters.get_segmenter`].
         is_split_into_words (`bool`): a list, array or `Series` of strings is the words of one sentence, not several
             texts; texts are then refused.
+        previous ([`CRFTokenClassificationPipeline`]): of the tagger that this one replaces, with the same labels.
+            Everything is then read from the distribution between the two, see `congruence.py`: fewer answers change.
+        congruence (`float`): the weight of the previous tagger, 0 to 1; by default 0.5.
 
     An answer is a `dict`:
         entities: the entities of the best analysis from left to right, each a `dict` of `entity_group` (its type),
@@ -91,6 +95,8 @@ class CRFTokenClassificationPipeline(Pipeline):
         threshold: float | None = None,
         is_split_into_words: bool | None = None,
         words: str | Callable[[str], Iterable[Any]] | None = None,
+        previous: Any = None,
+        congruence: float | None = None,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         _check_whole_number("top_k", top_k)
         _check_probability("threshold", threshold)
@@ -102,9 +108,18 @@ class CRFTokenClassificationPipeline(Pipeline):
             ("is_split_into_words", is_split_into_words),
         ):
             _check_switch(name, switch)
+        if previous is not None:
+            _check_previous(previous, self.model)
+        if congruence is not None:
+            check_congruence(congruence)
+            if previous is None and "previous" not in getattr(self, "_forward_params", {}):
+                raise ValueError("congruence is the weight of a previous tagger: give previous=, its pipeline")
         parameters = (
             {"is_split_into_words": is_split_into_words, "words": words},
-            {"top_k": top_k, "marginals": marginals, "entropy": entropy},
+            {
+                **{"top_k": top_k, "marginals": marginals, "entropy": entropy},
+                **{"previous": previous, "congruence": congruence},
+            },
             {"threshold": threshold},
         )
         preprocess, forward, postprocess = (
@@ -141,7 +156,11 @@ class CRFTokenClassificationPipeline(Pipeline):
             non_empty = [row for row, sentence in enumerate(sentences) if sentence.offsets]
             for row in set(range(len(sentences))) - set(non_empty):
                 answers[row] = self.postprocess(_empty_output(forward), sentences[row], **postprocess)
+            previous = forward.get("previous")
             for rows, model_inputs in self._batches(sentences, non_empty, batch_size):
+                if previous is not None:
+                    words = [sentences[row].words for row in rows]
+                    model_inputs = {**model_inputs, "previous_inputs": previous.padded(words)}
                 batch_outputs = self.forward(model_inputs, **forward)
                 for i, row in enumerate(rows):
                     outputs = {name: values[i] for name, values in batch_outputs.items()}
@@ -157,18 +176,23 @@ class CRFTokenClassificationPipeline(Pipeline):
         encoded = tokenize_words([sentences[row].words for row in rows], self.tokenizer)
         ids = encoded["input_ids"]
         order = sorted(range(len(rows)), key=lambda i: (-len(ids[i]), i))
-        padding = {"input_ids": self.tokenizer.pad_token_id or 0, "attention_mask": 0, "word_mask": 0}
         while order:
             size = 1 if len(ids[order[0]]) > self.window else batch_size
             batch, order = order[:size], order[size:]
-            width = len(ids[batch[0]])
-            yield (
-                [rows[i] for i in batch],
-                {
-                    name: torch.tensor([encoded[name][i] + [fill] * (width - len(ids[i])) for i in batch])
-                    for name, fill in padding.items()
-                },
-            )
+            yield [rows[i] for i in batch], self._pad(encoded, batch)
+
+    def _pad(self, encoded: Mapping[str, Any], batch: Sequence[int]) -> dict[str, torch.Tensor]:
+        """Some rows of encoded sentences as tensors (batch, subwords)."""
+        width = max(len(encoded["input_ids"][i]) for i in batch)
+        padding = {"input_ids": self.tokenizer.pad_token_id or 0, "attention_mask": 0, "word_mask": 0}
+        return {
+            name: torch.tensor([encoded[name][i] + [fill] * (width - len(encoded[name][i])) for i in batch])
+            for name, fill in padding.items()
+        }
+
+    def padded(self, sentences: Sequence[list[str]]) -> dict[str, torch.Tensor]:
+        """The model's inputs for lists of words, in their order."""
+        return self._pad(tokenize_words(sentences, self.tokenizer), range(len(sentences)))
 
     def preprocess(  # type: ignore[override]
         self,
@@ -185,13 +209,21 @@ class CRFTokenClassificationPipeline(Pipeline):
 
     def _forward(  # type: ignore[override]
         self,
-        model_inputs: dict[str, torch.Tensor],
+        model_inputs: dict[str, Any],
         top_k: int | None = None,
         marginals: bool = False,
         entropy: bool = False,
+        previous: Any = None,
+        congruence: float = 0.5,
     ) -> dict[str, list[Any]]:
-        """The outputs per sentence of a batch, by name; one pass of the encoder, one forward-backward pass."""
+        """The outputs per sentence of a batch, by name; one pass of each encoder, one forward-backward pass."""
+        previous_inputs = model_inputs.pop("previous_inputs", None)
         distribution = self.model.distribution(self.model(**model_inputs, decode=False), "decode")
+        if previous is not None:
+            inputs = {name: value.to(previous.model.device) for name, value in previous_inputs.items()}
+            old = previous.model.distribution(previous.model(**inputs, decode=False), "decode")
+            order = label_order(self.scheme.tags, previous.scheme.tags)
+            distribution = congruent(distribution, old, congruence, order)
         outputs: dict[str, list[Any]] = {"analyses": analyses(distribution, self.scheme, top_k)}
         if top_k is not None:
             outputs["top_k"] = outputs["analyses"]
@@ -259,6 +291,15 @@ def _check_whole_number(name: str, value: Any) -> None:
         raise TypeError(f"{name} must be a whole number, not {value!r}")
     if value < 1:
         raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
+
+
+def _check_previous(previous: Any, model: Any) -> None:
+    if not all(hasattr(previous, name) for name in ("model", "scheme", "padded")):
+        raise TypeError(
+            f"previous is the pipeline of the tagger that is replaced, pipeline({TASK!r}, model=...), not "
+            f"{type(previous).__name__}"
+        )
+    label_order(model.tag_scheme.tags, previous.scheme.tags)
 
 
 def _check_probability(name: str, value: Any) -> None:

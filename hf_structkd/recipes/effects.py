@@ -160,6 +160,7 @@ DISTILLED = (
         lambda r: r.max_steps == -1,
         "max_steps says how long everything is trained",
     ),
+    Rule(("previous_label_map",), lambda r: r.previous is not None, "there is no previous tagger"),
     Rule(("baseline_dir",), lambda r: r.baseline, "baseline is false"),
     Rule(_HUB, lambda r: r.push_to_hub, "push_to_hub is false"),
     Rule(("vocab_size",), lambda r: SCRATCH in (r.model, r.teacher_model), "no model is 'scratch'"),
@@ -174,6 +175,11 @@ CONDITIONAL_FIELDS: dict[str, tuple[Rule, ...]] = {
     "evaluate": (
         *DATA,
         WORDS_OF_TEXTS,
+        Rule(
+            ("previous_revision", "previous_label_map", "congruence"),
+            lambda r: r.previous is not None,
+            "there is no previous tagger",
+        ),
         *_limits(lambda recipe: recipe.splits),
     ),
     "calibrate": (

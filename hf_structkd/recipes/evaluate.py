@@ -7,7 +7,7 @@ from pathlib import Path
 from datasets import Dataset
 
 from ..data.corpora import label_inventory
-from ..evaluation.compare import compare
+from ..evaluation.compare import Tagger, compare
 from ..evaluation.results import RunResults, write_results
 from ..modeling.tag_scheme import TagScheme, split_tag
 from ..processes import refuse_several_processes
@@ -17,6 +17,7 @@ from .data import load_data
 from .effects import refuse_idle_fields
 from .fields import DataArguments, EvaluationArguments
 from .parser import RecipeError, parse_recipe
+from .previous import PREVIOUS, Congruent, Remembered, answer_labels, flips_by_split, flips_text
 from .progress import show
 
 
@@ -45,26 +46,63 @@ def main(arguments: Sequence[str], program: str) -> None:
         show(f"zero-shot, not among the languages of its training ({', '.join(trained_on)}): {', '.join(unseen)}\n")
     scheme = common_labels(tagger, corpora, data_args.tag_scheme)
     name = Path(evaluation_args.checkpoint).name
+    if name == PREVIOUS:
+        name = evaluation_args.checkpoint
+    rows: dict[str, Tagger] = {name: Remembered(tagger, answer_labels(tagger, scheme))}
+    if evaluation_args.previous is not None:
+        rows = with_previous(rows, name, tagger, corpora, scheme, evaluation_args)
     started = time.perf_counter()
-    scores, comparison = compare(
-        {name: tagger},
-        corpora,
-        answer_labels(tagger, scheme),
-        evaluation_args.splits,
-        evaluation_args.batch_size,
-        scheme.name,
-    )
+    splits, batch_size = evaluation_args.splits, evaluation_args.batch_size
+    scores, comparison = compare(rows, corpora, list(scheme.tags), splits, batch_size, scheme.name)
+    flips = {}
+    if evaluation_args.previous is not None:
+        flips = flips_by_split(rows, rows[PREVIOUS], corpora, scheme.tags, splits, scheme.name, batch_size)
     seconds = {"evaluation": time.perf_counter() - started}
-    for table in comparison.values():
+    for split, table in comparison.items():
         show(table.to_text() + "\n")
+        if split in flips:
+            show(flips_text(flips[split], split) + "\n")
     if evaluation_args.output_file:
         results = RunResults(
             settings=dump_settings(data_args, evaluation_args),
             scores=scores,
             comparison={split: table.to_dict() for split, table in comparison.items()},
             seconds=seconds,
+            flips=flips,
         )
         show(f"Scores: {write_results(results, evaluation_args.output_file)}")
+
+
+def with_previous(
+    rows: Mapping[str, Tagger],
+    name: str,
+    tagger: Teacher,
+    corpora: Mapping[str, Mapping[str, Dataset]],
+    scheme: TagScheme,
+    args: EvaluationArguments,
+) -> dict[str, Tagger]:
+    """The rows of the table with the tagger that is replaced and, where `congruence` is given, the one in between.
+
+    Raises:
+        RecipeError: If the previous tagger cannot be loaded, or has nothing to be compared in.
+    """
+    assert args.previous is not None
+    try:
+        previous = Teacher.from_pretrained(
+            args.previous,
+            revision=args.previous_revision,
+            label_map=args.previous_label_map,
+            trust_remote_code=args.trust_remote_code,
+        )
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"previous {args.previous!r}: {error}") from error
+    common_labels(previous, corpora, scheme.name)
+    all_rows: dict[str, Tagger] = {PREVIOUS: Remembered(previous, answer_labels(previous, scheme)), **rows}
+    if args.congruence is not None:
+        between = Congruent(tagger, previous, args.congruence)
+        row = f"{name}, congruence {args.congruence:g}"
+        all_rows[row] = Remembered(between, answer_labels(tagger, scheme))
+    return all_rows
 
 
 def common_labels(tagger: Teacher, corpora: Mapping[str, Mapping[str, Dataset]], scheme: str | None) -> TagScheme:
@@ -107,11 +145,3 @@ def common_labels(tagger: Teacher, corpora: Mapping[str, Mapping[str, Dataset]],
     if gold.name == "plain":
         return TagScheme(all_types, "plain")
     return TagScheme.from_entity_types(all_types, gold.name)
-
-
-def answer_labels(tagger: Teacher, scheme: TagScheme) -> list[str]:
-    """The labels that a checkpoint predicts: its own, or its types written in the tag scheme of the corpora."""
-    if TagScheme(tagger.labels, tagger.scheme).name == scheme.name:
-        return tagger.labels
-    types = {split_tag(tag)[1] for tag in tagger.labels if tag != "O"}
-    return [tag for tag in scheme.tags if tag == "O" or split_tag(tag)[1] in types]

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from ..data.augmentation import Augmentation
 from ..data.tag_checks import CorpusScheme
 from ..evaluation.calibration import DEFAULT_BINS
+from ..modeling.congruence import check_congruence
 from ..modeling.segmenters import get_segmenter
 from ..training.argument_checks import check_numbers, refuse_addresses
 
@@ -351,6 +352,16 @@ class TeacherArguments(StartArguments):
             "help": "Folder of the trained teachers, where later runs find them; by default output_dir/teachers."
         },
     )
+    previous: str | None = field(
+        default=None,
+        metadata={
+            "help": "The tagger that the student replaces, a Hub id or a folder: it is scored too, and what it has "
+            "right and the student wrong is counted, and the reverse. In `teachers`, {previous} stands for it."
+        },
+    )
+    previous_label_map: dict[str, str | list[str]] | str | None = field(
+        default=None, metadata={"help": "As teacher_label_map, of the previous tagger where it is scored."}
+    )
     baseline: bool = field(
         default=True, metadata={"help": "Whether to train the same student on gold tags alone too, for comparison."}
     )
@@ -394,12 +405,32 @@ class EvaluationArguments:
     trust_remote_code: bool = field(
         default=False, metadata={"help": "Allow the checkpoint to run the code that comes with it."}
     )
+    previous: str | None = field(
+        default=None,
+        metadata={
+            "help": "The tagger that `checkpoint` replaces, a Hub id or a folder: it is scored too, and what it has "
+            "right and the new one wrong is counted, and the reverse."
+        },
+    )
+    previous_revision: str | None = field(default=None, metadata={"help": "As revision, of the previous tagger."})
+    previous_label_map: dict[str, str] | None = field(
+        default=None, metadata={"help": "As label_map, of the previous tagger."}
+    )
+    congruence: float | None = field(
+        default=None,
+        metadata={
+            "help": "Score the two decoded together as well: the weight of the previous tagger, 0 to 1. The pipeline "
+            "has the same option."
+        },
+    )
     output_file: str | None = field(
         default=None, metadata={"help": "File for the scores, in the layout of results.json."}
     )
 
     def __post_init__(self) -> None:
         check_splits(self.splits)
+        if self.congruence is not None:
+            check_congruence(self.congruence)
         check_numbers(self, counts=("batch_size",))
         refuse_addresses(self, ("output_file",))
 

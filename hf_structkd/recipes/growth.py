@@ -15,7 +15,6 @@ from .fields import DataArguments, ModelArguments, TeacherArguments, TeacherSour
 from .parser import RecipeError
 
 SCRATCH = "scratch"
-THE_MODEL = "{model}"  # in `teachers`: the tagger that training starts from, as it was
 
 
 def is_tagger(config: Any) -> bool:
@@ -104,29 +103,32 @@ def _advice(args: ModelArguments, labels: Sequence[str], corpus_labels: Sequence
 
 
 def name_the_model(teachers: TeacherArguments, model: ModelArguments) -> TeacherArguments:
-    """The teachers of a recipe, with the model in place of `{model}`.
+    """The teachers of a recipe, with names in place of `{model}` and `{previous}`.
 
     Raises:
-        RecipeError: If the model is made from scratch, and has nothing to teach.
+        RecipeError: If there is no such tagger, or the name has more than the placeholder.
     """
-    if THE_MODEL not in repr(teachers.teachers):
-        return teachers
-    if model.model == SCRATCH:
-        raise RecipeError(f"teachers: {THE_MODEL} is the tagger that training starts from, and model is 'scratch'")
+    names = {"{model}": (model.model, model.revision), "{previous}": (teachers.previous, None)}
+    used = [placeholder for placeholder in names if placeholder in repr(teachers.teachers)]
+    if "{model}" in used and model.model == SCRATCH:
+        raise RecipeError("teachers: {model} is the tagger that training starts from, and model is 'scratch'")
+    if "{previous}" in used and teachers.previous is None:
+        raise RecipeError("teachers: {previous} is the tagger that is replaced: name it in `previous`")
 
     def named(item: Any) -> Any:
         if isinstance(item, list):
             return [named(one) for one in item]
         source = TeacherSource(item) if isinstance(item, str) else item
-        if source.checkpoint != THE_MODEL:
+        if source is None or source.checkpoint not in names:
             return item
-        return replace(source, checkpoint=model.model, revision=source.revision or model.revision)
+        name, revision = names[source.checkpoint]
+        return replace(source, checkpoint=name, revision=source.revision or revision)
 
     given = teachers.teachers
     named_teachers = {key: named(item) for key, item in given.items()} if isinstance(given, dict) else named(given)
-    if THE_MODEL in repr(named_teachers):
-        raise RecipeError(f"teachers: {THE_MODEL} stands for the whole name of a teacher, not for a part of it")
-    return replace(teachers, teachers=named_teachers)
+    if left := [placeholder for placeholder in used if placeholder in repr(named_teachers)]:
+        raise RecipeError(f"teachers: {left[0]} stands for the whole name of a teacher, not for a part of it")
+    return replace(teachers, teachers=named_teachers) if used else teachers
 
 
 def blind_spots(teacher: TagTeacher, types: Sequence[str] | None) -> LabelMap | None:

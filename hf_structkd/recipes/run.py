@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, wraps
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,6 +27,7 @@ from ..evaluation.report import AGREEMENT, ComparisonReport
 from ..evaluation.results import RunResults, write_results
 from ..files import write_atomically
 from ..hub.describe import describe_student
+from ..modeling.tag_scheme import TagScheme
 from ..settings import dump_settings
 from ..teachers.annotate import annotate
 from ..teachers.checkpoint import Teacher
@@ -57,10 +59,11 @@ from .models import (
     trim_tagger,
 )
 from .parser import RecipeError
+from .previous import PREVIOUS, Remembered, check_previous, flips_by_split, flips_text
 from .progress import announce, show
 from .publishing import complete_results, push_student, student_repository
 from .recipe import Recipe
-from .teachers import calibrate_teachers, check_teachers, given_teachers, trained_teacher
+from .teachers import calibrate_teachers, check_teachers, given_teachers, previous_tagger, trained_teacher
 
 BASELINE = "baseline"  # the table row of the student that learns from gold tags alone
 Result = TypeVar("Result")
@@ -159,6 +162,7 @@ class DistillationRun:
         recipe, data = self.recipe, self.data
         panels = self._given_teachers(list(data.corpora))
         check_teachers(panels, data.labels, recipe)
+        _ = self.previous  # an error, if it cannot be compared
         self._record_settings()
         for language, splits in data.whole.items():
             if language not in panels:
@@ -253,12 +257,19 @@ class DistillationRun:
         if baseline is not None:
             rows[BASELINE] = Teacher.from_pretrained(str(baseline), device=args.device)
         rows[self.name] = student
+        rows = {row: tagger if row == "teachers" else Remembered(tagger) for row, tagger in rows.items()}
+        if self.previous is not None:
+            rows = {PREVIOUS: self.previous, **rows}
         scores, tables = self._compare(rows)
-        results = self._results(student, scores, tables)
+        flips = self._flips(rows) if self.previous is not None else {}
+        results = replace(self._results(student, scores, tables), flips=flips)
         results_file = write_results(results, self.output)
         shown = [tables[split] for split in ("test", "agreement") if split in tables] or [tables["dev"]]
-        write_atomically(self.output / "table.md", "\n\n".join(table.to_markdown() for table in shown) + "\n")
-        show("\n\n".join(table.to_text() for table in shown))
+        changes = [flips_text(by_row, split) for split, by_row in flips.items()]
+        write_atomically(
+            self.output / "table.md", "\n\n".join([table.to_markdown() for table in shown] + changes) + "\n"
+        )
+        show("\n\n".join([table.to_text() for table in shown] + changes))
         self._show_examples(student)
         describe_student(student_folder, results)
         self._show_locations(results_file)
@@ -272,20 +283,43 @@ class DistillationRun:
             self._given = given_teachers(languages, self.recipe)
         return dict(self._given)
 
-    def _compare(self, rows: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, ComparisonReport]]:
-        """Scores against gold tags, on dev and test; and agreement with the teachers, where dev has no gold tags."""
-        data, scheme = self.data, self.recipe.data.tag_scheme
-        gold = {
+    def _flips(self, rows: Mapping[str, Any]) -> dict[str, Any]:
+        """What changes against the previous tagger, on test, or on dev without a test split."""
+        labels, gold = self.data.labels, self._gold()
+        split = "test" if any("test" in parts for parts in gold.values()) else "dev"
+        taggers = {row: tagger for row, tagger in rows.items() if row != "teachers"}
+        scheme = TagScheme(labels, self.recipe.data.tag_scheme).name
+        return flips_by_split(taggers, rows[PREVIOUS], gold, labels, [split], scheme)
+
+    def _gold(self) -> dict[str, Any]:
+        """Language -> the splits that have gold tags to score against."""
+        data = self.data
+        return {
             language: {split: part for split, part in splits.items() if (split, language) not in data.without_gold}
             for language, splits in data.corpora.items()
         }
-        scores, tables = compare(rows, gold, data.labels, ("dev", "test"), scheme=scheme)
+
+    def _compare(self, rows: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, ComparisonReport]]:
+        """Scores against gold tags, on dev and test; and agreement with the teachers, where dev has no gold tags."""
+        data, scheme = self.data, self.recipe.data.tag_scheme
+        scores, tables = compare(rows, self._gold(), data.labels, ("dev", "test"), scheme=scheme)
         taught = {row: tagger for row, tagger in rows.items() if row != "teachers"}
         held_out = {language: {"agreement": data.corpora[language]["dev"]} for language in data.agreement}
         agreement, agreement_tables = compare(taught, held_out, data.labels, ["agreement"], scheme=scheme)
         for table in agreement_tables.values():
             table.split = AGREEMENT
         return scores | agreement, tables | agreement_tables
+
+    @cached_property
+    def previous(self) -> Remembered | None:
+        """The tagger that the student replaces, if the recipe names one."""
+        tagger, labels = previous_tagger(self.recipe), self.data.labels
+        if tagger is None:
+            return None
+        if not any({"dev", "test"} & parts.keys() for parts in self._gold().values()):
+            raise RecipeError("previous is compared with the student on gold tags: give a dev or a test corpus")
+        name = str(self.recipe.teachers.previous)
+        return Remembered(tagger, check_previous(tagger, name, labels, self.recipe.data.tag_scheme))
 
     @cached_property
     def data(self) -> RunData:

@@ -61,6 +61,24 @@ def given_teachers(languages: Sequence[str], recipe: Recipe) -> dict[str, Panel]
     return panels
 
 
+def previous_tagger(recipe: Recipe) -> TagTeacher | None:
+    """The tagger that the student replaces, if the recipe names one.
+
+    It answers in its own labels where it knows fewer types than the student.
+
+    Raises:
+        RecipeError: If it cannot be loaded, or some of its labels are none of the student's.
+    """
+    args = recipe.teachers
+    if args.previous is None:
+        return None
+    remote, device = recipe.model.trust_remote_code, recipe.training.device
+    try:
+        return load_teacher(args.previous, label_map=args.previous_label_map, trust_remote_code=remote, device=device)
+    except (ImportError, OSError, ValueError) as error:
+        raise RecipeError(f"previous {args.previous!r}: {error}") from error
+
+
 def check_teachers(panels: Mapping[str, Panel], labels: Sequence[str], recipe: Recipe) -> None:
     """Refuse, before any training, teachers that cannot teach the student.
 
