@@ -46,6 +46,7 @@ _MODULES = {
     "SpanTeacher": "teachers.spans",
     "StructKDTrainer": "training.trainer",
     "StructKDTrainingArguments": "training.arguments",
+    "start_from_teachers": "training.teacher_weights",
     "SufficientStatistics": "modeling.crf",
     "tag_dataset": "data.tagging",
     "TaggingMetrics": "evaluation.tagging_metrics",
@@ -87,6 +88,7 @@ __all__ = [
     "SpanTeacher",
     "StructKDTrainer",
     "StructKDTrainingArguments",
+    "start_from_teachers",
     "SufficientStatistics",
     "tag_dataset",
     "TaggingMetrics",
@@ -136,6 +138,7 @@ if TYPE_CHECKING:
     from .training.smaller_vocabulary import trim_vocabulary as trim_vocabulary
     from .training.smaller_vocabulary import words_cut_otherwise as words_cut_otherwise
     from .training.teacher_embeddings import embed_from_teachers as embed_from_teachers
+    from .training.teacher_weights import start_from_teachers as start_from_teachers
     from .training.trainer import StructKDTrainer as StructKDTrainer
 
 

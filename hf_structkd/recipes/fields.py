@@ -306,6 +306,14 @@ class TeacherArguments(StartArguments):
             "and {model} is the tagger that training starts from, as it was."
         },
     )
+    teacher_layers: Literal["spread"] | list[int] | None = field(
+        default=None,
+        metadata={
+            "help": "Start the student from its teachers' weights, their mean if there are several: spread takes "
+            "layers evenly spaced over theirs, as many as the student has; a list names a layer, counted from 0, for "
+            "each of its own. The teachers must be of the student's family and width. Default: the model's own."
+        },
+    )
     teacher_label_map: dict[str, str | list[str]] | str | None = field(
         default=None,
         metadata={
@@ -372,6 +380,8 @@ class TeacherArguments(StartArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.teacher_layers is not None and self.teacher_embeddings is not None:
+            raise ValueError("teacher_layers brings the teachers' embeddings; leave out it or teacher_embeddings")
         check_temperature(self.teacher_temperature)
         check_numbers(
             self,

@@ -80,8 +80,10 @@ def recipe_settings(
     """Fields beside the training arguments that the card lists among the hyperparameters, if the recipe sets them."""
     fields = {
         "keep_layers": model_args.keep_layers,
+        "trim_vocabulary": model_args.trim_vocabulary,
         "model_config": model_args.model_config,
         "teacher_embeddings": start_args.teacher_embeddings,
+        "teacher_layers": getattr(start_args, "teacher_layers", None),  # grids have no such field
         "augmentation": data_args.augmentation,
     }
     return {name: str(value) for name, value in fields.items() if value is not None}

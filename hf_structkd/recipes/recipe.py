@@ -54,8 +54,9 @@ class Recipe:
                 "max_train_sentences 0 leaves no gold tags to learn from: give at least 1, or leave it out; or an "
                 "objective and an unlabelled_corpus about which the teachers answer"
             )
-        if self.teachers.teacher_embeddings is not None and (self.model.model_config or {}).get("freeze_encoder"):
-            raise RecipeError("a frozen encoder (freeze_encoder) cannot get used to teacher_embeddings: leave one out")
+        for name in ("teacher_embeddings", "teacher_layers"):
+            if getattr(self.teachers, name) is not None and (self.model.model_config or {}).get("freeze_encoder"):
+                raise RecipeError(f"a frozen encoder (freeze_encoder) cannot get used to {name}: leave one out")
 
     @classmethod
     def from_mapping(cls, fields: Mapping[str, Any]) -> Recipe:

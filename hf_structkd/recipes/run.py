@@ -35,6 +35,7 @@ from ..teachers.panel import Panel
 from ..training.arguments import StructKDTrainingArguments
 from ..training.card import examples_of, gold_by_language, objective_name, sentences_by_language
 from ..training.teacher_embeddings import embed_from_teachers
+from ..training.teacher_weights import start_from_teachers
 from .data import RunData, first_sentences, read_run_data
 from .fields import DataArguments
 from .folder import (
@@ -233,11 +234,12 @@ class DistillationRun:
         args = replace_output(self.recipe.training, folder, push_to_hub=self.recipe.training.push_to_hub)
         settings = self._student_settings(self.recipe.data, args, unlabelled=True) | {
             "teacher_embeddings": teacher_share,
+            "teacher_layers": self.recipe.teachers.teacher_layers,
             "teachers": {language: panel.record() for language, panel in teachers.items()},
             "readings": {language: panel.settings() for language, panel in teachers.items() if any(panel.settings())}
             or None,
         }
-        self._train(self.name, folder, settings, args, annotated, f"Student, {self.name}", teacher_share)
+        self._train(self.name, folder, settings, args, annotated, f"Student, {self.name}", for_student=True)
         return folder
 
     @step
@@ -379,10 +381,15 @@ class DistillationRun:
         args: StructKDTrainingArguments,
         sentences: Dataset,
         title: str,
-        teacher_share: float | None = None,
+        for_student: bool = False,
     ) -> None:
-        """Train a student into a folder, unless the finished model is there already."""
+        """Train a student into a folder, unless the finished model is there already.
+
+        The baseline learns nothing from teachers: its weights are its own.
+        """
         data, recipe = self.data, self.recipe
+        start_from = recipe.teachers.teacher_layers if for_student else None
+        teacher_share = recipe.teachers.teacher_embeddings if for_student else None
 
         def fit(training_args: StructKDTrainingArguments) -> Any:
             model, tokenizer = make_tagger(
@@ -393,6 +400,11 @@ class DistillationRun:
                 recipe.data.words,
             )
             model, tokenizer = trim_tagger(model, tokenizer, recipe.model, sentences, data.dev)
+            if start_from is not None:
+                try:
+                    start_from_teachers(model, tokenizer, self.teachers(), start_from)
+                except (TypeError, ValueError) as error:
+                    raise RecipeError(f"teacher_layers: {error}") from error
             if teacher_share is not None:
                 embed_from_teachers(model, tokenizer, self.teachers(), teacher_share)
             return train_tagger(model, tokenizer, sentences, data.dev, training_args, title=title)

@@ -14,8 +14,9 @@ from torch import Tensor
 from ..data.augmentation import piece_texts
 from ..modeling.words import tokenize_words
 from ..teachers.checkpoint import Teacher
-from ..teachers.panel import Teachers, teachers_by_language
+from ..teachers.panel import Teachers
 from ..teachers.soundness import evaluation_mode
+from .teacher_weights import checkpoint_teachers
 
 _ROWS = 8192  # pieces per block of computation
 
@@ -56,15 +57,9 @@ def teacher_views(tokenizer: Any, teachers: Teachers, *, batch_size: int = 512) 
 
     A teacher of several languages is asked once, with the sum of its weights.
     """
-    weighted: dict[int, tuple[Teacher, float]] = {}
-    for panel in teachers_by_language(teachers).values():
-        for teacher, weight in panel:
-            if not isinstance(teacher, Teacher):
-                raise TypeError(f"teacher {teacher.name} is no checkpoint: it has no vectors to start embeddings from")
-            key = id(teacher.model)  # the copies of a teacher for several languages share it
-            weighted[key] = (teacher, weight + weighted.get(key, (teacher, 0.0))[1])
+    weighted = checkpoint_teachers(teachers, "vectors to start embeddings from")
     pieces = _pieces(tokenizer)
-    return [(piece_vectors(teacher, tokenizer, pieces, batch_size), weight) for teacher, weight in weighted.values()]
+    return [(piece_vectors(teacher, tokenizer, pieces, batch_size), weight) for teacher, weight in weighted]
 
 
 @torch.no_grad()

@@ -68,7 +68,7 @@ ALWAYS = {
     | fields(
         """corpus languages words tag_scheme labels orphans max_train_sentences unlabelled_sentences unlabelled_corpus
     augmentation max_dev_sentences max_test_sentences model model_config keep_layers head trust_remote_code
-    teacher_embeddings teachers baseline objective unlabelled_rate normalization language_sampling_temperature
+    teacher_embeddings teacher_layers teachers baseline objective unlabelled_rate normalization language_sampling_temperature
     license label_examples"""
     ),
     "teacher": HANDED_ON
@@ -131,6 +131,7 @@ IDLE = [
     ("distill", "hub_private_repo", ("--hub_private_repo",)),
     ("distill", "vocab_size", ("--vocab_size", "100")),
     ("distill", "revision", ("--model", "scratch", "--revision", "v1")),
+    ("distill", "trim_vocabulary", ("--model", "scratch", "--trim_vocabulary", "1")),
     ("distill", "crf_learning_rate", ("--head", "softmax", "--crf_learning_rate", "1")),
     ("distill", "column", ("--column", "2")),
     ("distill", "tags_column", ("--tags_column", "upos")),
