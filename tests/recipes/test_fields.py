@@ -68,7 +68,8 @@ ALWAYS = {
     | fields(
         """corpus languages words tag_scheme labels orphans max_train_sentences unlabelled_sentences unlabelled_corpus
     augmentation max_dev_sentences max_test_sentences model model_config keep_layers head trust_remote_code
-    teacher_embeddings teacher_layers teachers baseline objective unlabelled_rate normalization language_sampling_temperature
+    teacher_embeddings teacher_layers teachers baseline objective unlabelled_rate normalization
+    language_sampling_temperature
     license label_examples"""
     ),
     "teacher": HANDED_ON
