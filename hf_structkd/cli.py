@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -131,7 +132,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0 for success, 1 for an error, 2 for wrong usage, 130 after Ctrl-C.
     """
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _main(list(sys.argv[1:] if arguments is None else arguments))
+    except BrokenPipeError:  # `structkd --help | head`: whoever reads has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that Python's own flush does not fail
+        return 0
+
+
+def _main(arguments: list[str]) -> int:
     if not arguments:
         print(overview(), file=sys.stderr)
         return 2
@@ -172,7 +180,7 @@ def run_command(name: str, arguments: list[str]) -> int:
             from .recipes.progress import quiet_libraries
 
             quiet_libraries()
-        run_main(lambda: run(arguments, program), errors_for_users())
+        run_main(lambda: run(arguments, program), errors_for_users(), program)
     except KeyboardInterrupt:  # before the command's own work began
         print(f"\n{program}: stopped", file=sys.stderr)
         return STOPPED
@@ -222,16 +230,20 @@ def make_card(arguments: Sequence[str], program: str) -> None:
     """`structkd card`: write a card from the results of one run, or of several with different seeds."""
     from .evaluation.results import read_results
     from .hub.describe import describe_student, redescribe
+    from .recipes.parser import RecipeError
 
     parser = argparse.ArgumentParser(prog=program, allow_abbrev=False)
     parser.add_argument("folder")
     parser.add_argument("runs", nargs="*")
     options = parser.parse_args(arguments)
-    if options.runs:
-        results, *others = [read_results(run) for run in options.runs]
-        card = describe_student(options.folder, results, others)
-    else:
-        card = redescribe(options.folder)
+    try:
+        if options.runs:
+            results, *others = [read_results(run) for run in options.runs]
+            card = describe_student(options.folder, results, others)
+        else:
+            card = redescribe(options.folder)
+    except ValueError as error:  # a damaged file, or runs that differ in more than their seeds
+        raise RecipeError(str(error)) from error
     if card is None:
         raise OSError("the card could not be written; the log says why")
     print(card)

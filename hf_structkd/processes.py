@@ -85,7 +85,7 @@ def wait_for_main_process() -> None:
         time.sleep(_GRACE)
 
 
-def run_main(main: Callable[[], None], errors: tuple[type[Exception], ...]) -> None:
+def run_main(main: Callable[[], None], errors: tuple[type[Exception], ...], program: str | None = None) -> None:
     """Run the main function of a command; its errors end the process with one line instead of a traceback.
 
     Of several processes one prints the line. Ctrl-C ends the process in the same way, with exit status 130.
@@ -93,22 +93,26 @@ def run_main(main: Callable[[], None], errors: tuple[type[Exception], ...]) -> N
     Args:
         main: The function.
         errors: Exception classes whose messages are for the user. All others keep their traceback.
+        program: The name of the command, which its errors begin with.
 
     Raises:
         SystemExit: After an error of these classes (status 1) and after Ctrl-C (status 130).
     """
+    prefix = f"{program}: error" if program else "error"
     try:
         main()
+    except BrokenPipeError:
+        raise
     except KeyboardInterrupt:
         if int(os.environ.get("RANK") or 0) == 0:
             print("\nstopped; started again, it goes on where it stopped", file=sys.stderr)
         sys.exit(STOPPED)
     except errors as error:
         wait_for_main_process()
-        sys.exit(f"error: {error}")
+        sys.exit(f"{prefix}: {error}")
     except RuntimeError as error:
         if launched_processes() == 1 or not any(part in str(error) for part in _CONNECTION_LOST):
             raise
         # The other process prints what ended it, and a launcher ends this process while it waits.
         time.sleep(_GRACE)
-        sys.exit("error: another process of this run has ended; its message, or the launcher's, says why")
+        sys.exit(f"{prefix}: another process of this run has ended; its message, or the launcher's, says why")

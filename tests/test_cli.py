@@ -74,6 +74,38 @@ def test_wrong_recipes_are_told_with_status_2(arguments, message, capsys):
     assert said.startswith(f"structkd {arguments[0]}: error: ")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("card", "nowhere"), "structkd card: error: there is no folder 'nowhere' with a results.json"),
+        (("card", "."), "structkd card: error: there is no 'results.json', which `structkd distill` and"),
+        (("card", "damaged"), "structkd card: error: damaged/results.json"),
+        (("export", "./nowhere", "onnx"), "structkd export: error: "),
+        (("evaluate", "--corpus", "demo", "--checkpoint", "./nowhere"), "structkd evaluate: error: "),
+    ],
+)
+def test_what_goes_wrong_is_one_line_and_status_1(arguments, message, tmp_path):
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "results.json").write_text("{")
+    done = subprocess.run(
+        [sys.executable, "-m", "hf_structkd", *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert message in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("distill", "--help"), ("distill", "--list-recipes")])
+def test_a_reader_that_has_seen_enough_is_no_error(arguments):
+    """`structkd --help | head -1`"""
+    command = subprocess.Popen(
+        [sys.executable, "-m", "hf_structkd", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    command.stdout.close()
+    assert command.stderr.read() == b""
+    assert command.wait(timeout=60) == 0
+
+
 def test_version(capsys):
     assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out == f"structkd {__version__}\n"

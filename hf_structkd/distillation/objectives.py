@@ -333,9 +333,11 @@ def parse_objective(
         takes_default |= "temperature" not in part and mode in objective.temperature_modes
         weight = part["weight"] / total if combination == "average" else part["weight"]
         chosen[name] = (objective(part.get("temperature", default), mode), weight)
+    if temperature != 1.0 and not parts:
+        raise ValueError(f"temperature {temperature:g} has no effect: objective {NO_DISTILLATION!r} asks no teacher")
     if temperature != 1.0 and not takes_default:
         raise ValueError(
-            f"temperature {temperature:g} has no effect: of {', '.join(parts) or NO_DISTILLATION} none has a "
+            f"temperature {temperature:g} has no effect: of {', '.join(parts)} none has a "
             f"{temperature_mode} temperature without naming one of its own"
         )
     annotation_temperatures(chosen)

@@ -135,7 +135,13 @@ def read_results(path: str | os.PathLike[str]) -> RunResults:
     """
     source = Path(path)
     if source.suffix != ".json":
+        if not source.is_dir():
+            raise FileNotFoundError(f"there is no folder {str(source)!r} with a {RESULTS_NAME}")
         source = source / RESULTS_NAME
+    if not source.exists():
+        raise FileNotFoundError(
+            f"there is no {str(source)!r}, which `structkd distill` and `structkd teacher` write beside a model"
+        )
     return _parse(source.read_bytes(), str(source))
 
 
