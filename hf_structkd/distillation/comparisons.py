@@ -87,7 +87,9 @@ def word_mask(student: LinearChainCRF) -> Tensor:
     return inside.unsqueeze(-1).to(torch.float32)
 
 
-def local_cross_entropy(teacher: Tensor, student_log_probs: Tensor, temperature: float) -> Tensor:
+def local_cross_entropy(
+    teacher: Tensor, student_log_probs: Tensor, temperature: float, word_weights: Tensor | None = None
+) -> Tensor:
     """Sum over words and tags of -q_t^(1/T)/Z_t * log(q_s^(1/T)/Z_s).
 
     A tag whose probability is exactly 0 for the teacher, or was rounded to 0 in float16, stays at 0 whatever T is.
@@ -96,6 +98,7 @@ def local_cross_entropy(teacher: Tensor, student_log_probs: Tensor, temperature:
         teacher: (batch, words, tags), probabilities, 0 on padding.
         student_log_probs: (batch, words, tags), nats.
         temperature: T.
+        word_weights: (batch, words), what each word's cross-entropy is multiplied by; `None`: 1.
 
     Returns:
         (batch,), nats.
@@ -108,7 +111,8 @@ def local_cross_entropy(teacher: Tensor, student_log_probs: Tensor, temperature:
     # where: 0 * -inf is NaN, and a tag that the student's constraints forbid has log-probability -inf.
     possible = teacher > 0
     terms = teacher * torch.where(possible, student_log_probs, torch.zeros((), dtype=student_log_probs.dtype))
-    return -terms.sum(dim=(1, 2))
+    by_word = terms.sum(dim=2)
+    return -(by_word if word_weights is None else by_word * word_weights).sum(dim=1)
 
 
 def pair_distance(

@@ -66,6 +66,7 @@ class Objective:
         source: the paper, a key of `citations.BIBTEX` (arXiv identifier or anthology key).
         temperature_modes: the modes of temperature that change it.
         temperature_power: the power of T that the loss is multiplied by, see the module.
+        weighs_words: whether it is a sum over words, which may have weights (`Targets.word_weights`).
 
     Raises:
         ValueError: for a temperature that is not above 0, an unknown mode, or a mode that the objective lacks.
@@ -79,6 +80,7 @@ class Objective:
     source: ClassVar[str]
     temperature_modes: ClassVar[tuple[str, ...]] = TEMPERATURE_MODES
     temperature_power: ClassVar[int] = 2
+    weighs_words: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_temperature(self.temperature)
@@ -177,10 +179,11 @@ class Posterior(Objective):
     """
 
     name, needs, source = "posterior", (MARGINALS,), SLKD
+    weighs_words = True
 
     def loss(self, student: LinearChainCRF, targets: Targets, temperature: float) -> Tensor:
         log_q = group_log_probs(student.log_marginals, targets.teacher_groups)
-        return local_cross_entropy(targets[MARGINALS], log_q, temperature)
+        return local_cross_entropy(targets[MARGINALS], log_q, temperature, targets.word_weights)
 
 
 class Token(Objective):
@@ -192,10 +195,11 @@ class Token(Objective):
     """
 
     name, needs, source = "token", (MARGINALS,), SLKD
+    weighs_words = True
 
     def loss(self, student: LinearChainCRF, targets: Targets, temperature: float) -> Tensor:
         log_p = group_log_probs(_local_log_probs(student), targets.teacher_groups)
-        return local_cross_entropy(targets[MARGINALS], log_p, temperature)
+        return local_cross_entropy(targets[MARGINALS], log_p, temperature, targets.word_weights)
 
 
 class Emission(Objective):
@@ -206,12 +210,13 @@ class Emission(Objective):
     """
 
     name, needs, source = "emission", (EMISSIONS,), SLKD
+    weighs_words = True
 
     def loss(self, student: LinearChainCRF, targets: Targets, temperature: float) -> Tensor:
         teacher = targets[EMISSIONS].softmax(dim=-1) * word_mask(student)
         teacher = teacher * targets.answered(EMISSIONS)[:, None, None]
         log_p = group_log_probs(_local_log_probs(student), targets.teacher_groups)
-        return local_cross_entropy(teacher, log_p, temperature)
+        return local_cross_entropy(teacher, log_p, temperature, targets.word_weights)
 
 
 class Structural(Objective):

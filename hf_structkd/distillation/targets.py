@@ -34,6 +34,8 @@ class Targets:
             tell apart (a tag that is alone represents itself); the other answers name groups by representatives.
         teacher_temperature: (batch, columns), the number that all scores of the teacher were divided by, for each of
             `TEMPERED_COLUMNS`.
+        word_weights: (batch, words), what the losses that are sums over words multiply each word's by; `None`: 1. No
+            answer of a teacher, but see `focal.py`.
         teacher_labels: (batch,), the `labels_key` of the labels that number the tags; 0 without an answer.
     """
 
@@ -48,6 +50,7 @@ class Targets:
     teacher_groups: Tensor | None = None
     teacher_temperature: Tensor | None = None
     teacher_labels: Tensor | None = None
+    word_weights: Tensor | None = None
 
     @classmethod
     def pop_from(cls, batch: dict[str, Any], top_k: int | None = None) -> "Targets":
@@ -86,7 +89,7 @@ class Targets:
         return value
 
     def __bool__(self) -> bool:
-        return any(getattr(self, field.name) is not None for field in fields(self))
+        return any(getattr(self, field.name) is not None for field in fields(self) if field.name != "word_weights")
 
     def statistics(self) -> SufficientStatistics:
         """The teacher's exact expectations (marginals and edge counts)."""

@@ -39,6 +39,7 @@ IDLE_FIELDS: dict[str, dict[str, str]] = {
         **IDLE_EVERYWHERE,
         **dict.fromkeys(
             (
+                "focal_weights",
                 *("objective", "objective_combination", "temperature", "temperature_mode", "top_k", *_LAMBDA),
                 *("unlabelled_rate", "annotation_dir", "annotation_batch_size"),
                 *("unlabelled_sentences", "unlabelled_corpus", "augmentation"),

@@ -236,7 +236,8 @@ def replace_output(args: StructKDTrainingArguments, folder: Path, **changes: Any
         changes: Other fields to change; `push_to_hub` is false unless it is among them.
     """
     if changes.get("objective") == NO_DISTILLATION:
-        changes = {"temperature": 1.0, **changes}  # without distillation there is nothing to soften
+        # Without distillation there is nothing to soften, and no word to weigh.
+        changes = {"temperature": 1.0, "focal_weights": None, **changes}
     copied = copy.deepcopy(args)
     for name, value in {"output_dir": str(folder), "push_to_hub": False, **changes}.items():
         setattr(copied, name, value)

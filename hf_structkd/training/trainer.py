@@ -11,6 +11,7 @@ from transformers import EvalPrediction, PreTrainedModel
 
 from ..data.collator import DataCollatorForStructKD
 from ..data.columns import ANNOTATED_TYPES, IGNORED, TARGET_COLUMNS, TRANSITIONS
+from ..distillation.focal import focal_weights
 from ..distillation.losses import PartlyAnnotated, loss_items, mixed_losses
 from ..distillation.objectives import describe_objectives, needed_columns
 from ..distillation.schedules import LambdaSchedule, Progress, make_schedule
@@ -244,6 +245,8 @@ class StructKDTrainer(ScoringTrainer):
         if model.training:
             self.loss_guard.remember({}, outputs.emissions)
         student = training_distribution(plain, outputs)
+        if self.args.focal_weights is not None and targets:
+            targets.word_weights = focal_weights(targets, labels, word_mask, *self.args.focal_weights)
         lam = self.current_lambda()
         weighted, unweighted = mixed_losses(student, labels, word_mask, targets, self.objectives, lam, partly)
 

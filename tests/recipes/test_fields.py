@@ -68,7 +68,7 @@ ALWAYS = {
     | fields(
         """corpus languages words tag_scheme labels orphans max_train_sentences unlabelled_sentences unlabelled_corpus
     augmentation max_dev_sentences max_test_sentences model model_config keep_layers head trust_remote_code
-    teacher_embeddings teacher_layers teachers baseline objective unlabelled_rate normalization
+    teacher_embeddings teacher_layers teachers previous baseline objective focal_weights unlabelled_rate normalization
     language_sampling_temperature
     license label_examples"""
     ),
@@ -79,7 +79,7 @@ ALWAYS = {
     ),
     "evaluate": fields(
         """corpus languages tag_scheme labels orphans checkpoint splits label_map batch_size revision trust_remote_code
-    output_file"""
+    output_file previous"""
     ),
     "calibrate": fields(
         """corpus languages tag_scheme labels orphans checkpoint output_dir split bins batch_size write

@@ -8,6 +8,7 @@ import pytest
 from hf_structkd import Teacher, load_corpora
 from hf_structkd.evaluation import read_results
 from hf_structkd.evaluation.flips import flips
+from hf_structkd.recipes.folder import SETTINGS_FILE
 from hf_structkd.recipes.parser import RecipeError
 from hf_structkd.recipes.recipe import Recipe
 from hf_structkd.recipes.run import DistillationRun
@@ -90,6 +91,21 @@ def test_a_student_is_compared_with_the_tagger_that_it_replaces(place, tmp_path,
     assert "### Against the previous tagger" in card
     assert "entities lost" in (tmp_path / "run" / "table.md").read_text()
     assert "Against the previous tagger, on test" in capsys.readouterr().out
+
+
+def test_the_recipe_replace_weighs_what_the_old_tagger_has_right(place, tmp_path):
+    recipe = Recipe.from_files(
+        "replace",
+        **{"previous": str(place / "same"), "model": str(place / "new"), "corpus": "demo", "languages": ["de"]},
+        **{"max_train_sentences": 20, "max_dev_sentences": 10, "max_test_sentences": 10, "num_train_epochs": 1},
+        **{"output_dir": str(tmp_path / "run"), "use_cpu": True, "disable_tqdm": True},
+    )
+    run = DistillationRun(recipe)
+    results = run.run()
+    assert set(results.flips["test"]) == {"baseline", "posterior"}
+    seen = json.loads((run.folders["posterior"] / SETTINGS_FILE).read_text())["settings"]
+    assert seen["focal_weights"] == [1, 5]
+    assert recipe.training.objectives["posterior"][0].weighs_words
 
 
 def test_a_previous_tagger_may_know_fewer_types_and_not_others(place, tmp_path, tokenizer):
