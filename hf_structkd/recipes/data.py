@@ -15,7 +15,7 @@ from ..data.unlabelled import load_sentences, select_gold
 from ..modeling.tag_scheme import infer_scheme, split_tag
 from ..teachers.panel import Panel
 from .fields import DataArguments
-from .growth import student_labels
+from .growth import refuse_silent_gold, student_labels
 from .parser import RecipeError
 from .recipe import Recipe
 
@@ -119,8 +119,9 @@ def read_run_data(recipe: Recipe, teachers: Callable[[Sequence[str]], Mapping[st
     else:
         corpus_labels = recipe.data.labels or labels_of_teachers(teachers(list(whole)), whole, recipe.data.tag_scheme)
     labels = student_labels(recipe.model, corpus_labels, recipe.data)
+    refuse_silent_gold(recipe.model, {language: splits["train"] for language, splits in corpora.items()}, labels)
     without_dev = [language for language, splits in whole.items() if "dev" not in splits]
-    panels = teachers(without_dev) if without_dev else {}
+    panels = teachers(list(whole)) if without_dev else {}
     for language in without_dev:
         if language not in unlabelled:
             raise RecipeError(f"{language} has neither a dev corpus nor text in unlabelled_corpus to hold out for it")

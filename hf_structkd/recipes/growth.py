@@ -1,11 +1,13 @@
 """Recipes that start from a tagger: its labels, the types that they add, and the tagger itself as a teacher."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from datasets import Dataset
 from transformers import AutoConfig
 
+from ..data.columns import ANNOTATED_TYPES
 from ..modeling.configuration import label_names
 from ..modeling.tag_scheme import infer_scheme, split_tag
 from ..teachers.base import TagTeacher
@@ -67,6 +69,35 @@ def student_labels(args: ModelArguments, corpus_labels: list[str], data: DataArg
     if unknown := [label for label in corpus_labels if label not in labels]:
         raise RecipeError(_advice(args, labels, corpus_labels, unknown))
     return labels
+
+
+def refuse_silent_gold(args: ModelArguments, train: Mapping[str, Dataset], labels: Sequence[str]) -> None:
+    """Refuse gold tags that would teach a tagger to forget: no word has a type that it knows, and nobody says why.
+
+    Args:
+        args: The model fields of a recipe.
+        train: Language -> training sentences; those that say which types were looked for are not in question.
+        labels: The tagger's labels, those that are added included.
+
+    Raises:
+        RecipeError: It names the language, the types, and what to say.
+    """
+    config = _config(args)
+    if config is None or not is_tagger(config) or infer_scheme(labels) == "plain":
+        return
+    types = list(dict.fromkeys(split_tag(label)[1] for label in labels if label != OUTSIDE))
+    for language, sentences in train.items():
+        declared = list(sentences[ANNOTATED_TYPES]) if ANNOTATED_TYPES in sentences.column_names else []
+        if not len(sentences) or any(own is not None for own in declared):
+            continue
+        seen = {split_tag(tag)[1] for tags in sentences["tags"] for tag in tags or [] if tag != OUTSIDE}
+        if missing := [name for name in types if name not in seen]:
+            present = [name for name in types if name in seen]
+            raise RecipeError(
+                f"the training corpus of {language} has no {', '.join(missing)}, which the tagger {args.model!r} "
+                f"would learn to forget. If nobody looked for them, say annotated_types: {{{language}: "
+                f"[{', '.join(present)}]}}; if there are really none, name all types there"
+            )
 
 
 def _config(args: ModelArguments) -> Any:

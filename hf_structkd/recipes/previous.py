@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from datasets import Dataset
 
-from ..evaluation.compare import Tagger
+from ..data.columns import ANNOTATED_TYPES
+from ..evaluation.compare import Tagger, declared_only
 from ..evaluation.flips import ALL, flip_table, flips, pooled_flips
 from ..modeling.congruence import congruent
 from ..modeling.crf import LinearChainCRF
@@ -109,6 +110,9 @@ def flips_by_split(
                 if split in parts:
                     sentences, gold = list(parts[split]["tokens"]), list(parts[split]["tags"])
                     before, now = (one.tag(sentences, labels, batch_size=batch_size) for one in (previous, tagger))
+                    if ANNOTATED_TYPES in parts[split].column_names:
+                        types = list(parts[split][ANNOTATED_TYPES])
+                        before, now = (list(map(declared_only, answers, types)) for answers in (before, now))
                     reports[language] = flips(before, now, gold, scheme)
             if reports:
                 everything = {ALL: pooled_flips(reports)} if len(reports) > 1 else {}

@@ -15,7 +15,7 @@ from .data import labels_of, load_data
 from .effects import refuse_idle_fields
 from .fields import DataArguments, ModelArguments
 from .folder import provenance, settings_of, train_into, train_tagger
-from .growth import student_labels
+from .growth import refuse_silent_gold, student_labels
 from .models import check_head, check_model, encoder_of, make_tagger, trim_tagger
 from .parser import RecipeError, parse_recipe
 from .progress import show
@@ -36,6 +36,7 @@ def main(arguments: Sequence[str], program: str) -> None:
     check_head(model_args.head, args)
     corpora = load_data(data_args)
     labels = student_labels(model_args, labels_of(data_args, corpora), data_args)
+    refuse_silent_gold(model_args, {language: splits["train"] for language, splits in corpora.items()}, labels)
     train = concatenate_datasets([splits["train"] for splits in corpora.values()])
     dev = {language: splits["dev"] for language, splits in corpora.items()}
     check_model(model_args)

@@ -38,6 +38,7 @@ def recipe_of(place, tmp_path, **changes):
         **{"model": str(place / "old"), "add_types": ["ORG"], "teachers": "{model}", "objective": "posterior"},
         **{"num_train_epochs": 1, "per_device_train_batch_size": 16, "use_cpu": True, "disable_tqdm": True},
         **{"output_dir": str(tmp_path / "run"), "report_to": "none"},
+        **{"annotated_types": {language: ["ORG"] for language in LANGUAGES}},
     }
     return Recipe.from_mapping({name: value for name, value in (fields | changes).items() if value is not None})
 
@@ -67,6 +68,7 @@ def test_a_language_is_added_to_a_tagger_whose_types_the_corpus_has_in_part(plac
             corpus={"de": str(place / "plain.{split}.conll")},
             languages=["de"],
             **files_of(place, "plain", lambda tag: tag if tag.endswith("PER") else "O"),
+            annotated_types={"de": ["PER"]},
         )
     )
     assert run.data.labels == OLD
@@ -89,6 +91,7 @@ def files_of(place, name, keep):
         ({"add_types": ["O"]}, "cannot be named 'O'"),
         ({"add_types": None}, r"to add what is new, give add_types: \[ORG\]"),
         ({"add_types": ["ORG"], "head": "softmax"}, "that of .* is crf: give head: crf"),
+        ({"annotated_types": None}, "has no LOC, PER, which .* forget.*annotated_types: {de: \\[ORG\\]}"),
         ({"tag_scheme": "BIOES", "corpus_scheme": "BIO"}, "tag_scheme is BIOES, and the tagger .* has BIO tags"),
         ({"labels": ["O", "B-ORG", "I-ORG"]}, "leave the field out"),
         ({"teachers": "{model}/x"}, "stands for the whole name of a teacher"),
@@ -130,7 +133,37 @@ def test_the_command_teacher_extends_a_tagger_too(place, tmp_path, run_script):
     run_script(
         "structkd teacher",
         *("--corpus", place / "{language}.{split}.conll", "--languages", '["de"]', "--model", place / "old"),
-        *("--add_types", '["ORG"]', "--output_dir", tmp_path / "naive", "--num_train_epochs", 1, "--use_cpu"),
+        *(
+            "--add_types",
+            '["ORG"]',
+            "--annotated_types",
+            '{"de": ["ORG"]}',
+            "--output_dir",
+            tmp_path / "naive",
+            "--num_train_epochs",
+            1,
+            "--use_cpu",
+        ),
         *("--disable_tqdm", "--report_to", "none"),
     )
     assert Teacher.from_pretrained(str(tmp_path / "naive")).labels == [*OLD, "B-ORG", "I-ORG"]
+
+
+def test_old_languages_are_plain_text_and_the_new_one_has_gold_tags(place, tmp_path):
+    """Some languages have gold tags and others only text: each is taught by its own teacher."""
+    for language in LANGUAGES:
+        words = load_corpora("demo", [language], ["train"], max_sentences=40)[language]["train"]["tokens"]
+        (tmp_path / f"{language}.txt").write_text("\n".join(" ".join(sentence) for sentence in words))
+    gold = {split: str(place / f"de.{split}.conll") for split in ("train", "dev", "test")}
+    run = DistillationRun(
+        recipe_of(
+            place,
+            tmp_path,
+            **{"corpus": {"de": gold}, "unlabelled_corpus": str(tmp_path / "{language}.txt")},
+            **{"languages": LANGUAGES, "annotated_types": {"de": ["ORG"]}, "unlabelled_rate": 0.5},
+            teachers={"de": "{model}", "en": "{model}"},
+        )
+    )
+    results = run.run()
+    assert run.data.agreement == ("en",)
+    assert results.gold_sentences == {"de": 24, "en": 0}

@@ -1,0 +1,68 @@
+"""Danger: a page that says how a tagger grows, and whose commands do not run."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from hf_structkd import load_corpora
+
+from ..conftest import draw_student
+
+DOCS = Path(__file__).parents[2] / "docs"
+OLD = ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]
+QUICK = ("--num_train_epochs", "1", "--use_cpu", "--disable_tqdm")
+
+
+def commands(page: str) -> list[list[str]]:
+    """The commands of a page, in order, as lists of words."""
+    blocks = re.findall(r"```bash\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), flags=re.DOTALL)
+    return [shlex.split(block.replace("\\\n", " ")) for block in blocks]
+
+
+def programs(page: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, tokenizer, labels):
+    """What the pages take as given: taggers, and files of the demo corpus."""
+    folder = tmp_path_factory.mktemp("pages")
+    for language, splits in load_corpora("demo", ["de", "en", "es"], max_sentences=20).items():
+        name = "fr" if language == "es" else language
+        for split, rows in splits.items():
+            for kind, keep in (("all", lambda tag: tag), ("new", lambda tag: tag if tag.endswith("ORG") else "O")):
+                lines = [
+                    "\n".join(f"{word} {keep(tag)}" for word, tag in zip(words, tags))
+                    for words, tags in zip(rows["tokens"], rows["tags"])
+                ]
+                for target in (folder / kind / name, *([folder / name] if kind == "all" else [])):
+                    target.mkdir(parents=True, exist_ok=True)
+                    (target / f"{split}.conll").write_text("\n\n".join(lines) + "\n")
+        (folder / "text").mkdir(exist_ok=True)
+        text = "\n".join(" ".join(words) for words in splits["train"]["tokens"])
+        (folder / "text" / f"{name}.txt").write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("page", "old", "candidate"),
+    [("add_a_type.md", OLD, None), ("add_a_language.md", None, None), ("update_it.md", None, 3)],
+)
+def test_the_commands_of_a_page_run(page, old, candidate, place, tokenizer, labels, run_script, monkeypatch, tmp_path):
+    for name in place.iterdir():
+        (tmp_path / name.name).symlink_to(name)
+    monkeypatch.chdir(tmp_path)
+    for name, own, seed in (("old", old or labels, 1), ("candidate", labels, candidate or 2)):
+        draw_student(tokenizer, own, seed=seed, languages=["de", "en"]).save_pretrained(f"runs/{name}")
+        tokenizer.save_pretrained(f"runs/{name}")
+    found = commands(page)
+    assert len(found) >= 2
+    for program, verb, *options in found:
+        assert program == "structkd"
+        printed = run_script(f"structkd {verb}", *options, *(QUICK if verb == "distill" else ()))
+        if verb == "evaluate":
+            assert "Against the previous tagger" in printed
+    for program in programs(page):
+        exec(compile(program, page, "exec"), {"__name__": "page"})
