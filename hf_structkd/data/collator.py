@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..modeling.tag_scheme import split_tag
-from .columns import ANNOTATED_TYPES, GROUPS, IGNORED, LABELS, TARGET_COLUMNS, TargetColumn, labels_key
+from .columns import ANNOTATED_TYPES, GROUPS, IGNORED, LABELS, TARGET_COLUMNS, TargetColumn, labels_key, target_of
 
 
 @dataclass
@@ -54,9 +54,10 @@ class DataCollatorForStructKD:
             batch["labels"] = self._subwords(features, "labels", IGNORED, width)
         if any(feature.get(ANNOTATED_TYPES) is not None for feature in features):
             batch["open_tags"] = self._open_tags(features)
-        for name, column in TARGET_COLUMNS.items():
+        answers = dict.fromkeys(name for feature in features for name in feature if target_of(name))
+        for name in answers:
             if any(feature.get(name) is not None for feature in features):
-                batch[name] = self._targets(features, name, column)
+                batch[name] = self._targets(features, name, TARGET_COLUMNS[target_of(name) or name])
         return batch
 
     def _subwords(self, features: Sequence[Mapping[str, Any]], name: str, padding: int, width: int) -> Tensor:
@@ -97,7 +98,7 @@ class DataCollatorForStructKD:
             elif meaning == "tags" and self.num_tags is not None and shape[axis] != self.num_tags:
                 raise ValueError(f"{name} has {shape[axis]} tags where the student has {self.num_tags}")
         values = np.full((len(features), *shape), column.padding)
-        if name == GROUPS:  # without an answer every tag is alone
+        if target_of(name) == GROUPS:  # without an answer every tag is alone
             values[:] = np.arange(shape[0])
         for row, answer in enumerate(answers):
             if answer is not None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -30,7 +31,7 @@ class TargetColumn:
         axes: the meaning of each axis of one sentence's value: `"k"` (paths), `"words"`, `"tags"`, `"ends"` (the
             sentence's start and its end), or `"columns"` (`TEMPERED_COLUMNS`).
         padding: fills a batch where a sentence is shorter, has fewer paths, or has no answer. `teacher_groups` are
-            padded with the identity: every tag alone.
+            padded with the identity: every tag alone. A `teacher_weight` that is missing is 1.
         stored: the Arrow type of the numbers.
         dtype: the torch type in a batch.
     """
@@ -50,6 +51,7 @@ TRANSITIONS = "teacher_transitions"
 START_END = "teacher_start_end"
 ENTROPY = "teacher_entropy"
 GROUPS = "teacher_groups"
+WEIGHT = "teacher_weight"
 TEMPERATURE = "teacher_temperature"
 LABELS = "teacher_labels"
 # Each of these may have another temperature of the teacher; `teacher_temperature` holds them in this order.
@@ -65,11 +67,28 @@ TARGET_COLUMNS = {
     START_END: TargetColumn(("ends", "tags"), 0.0, "float32", torch.float32),
     ENTROPY: TargetColumn((), 0.0, "float32", torch.float32),
     GROUPS: TargetColumn(("tags",), 0, "int16", torch.long),
+    WEIGHT: TargetColumn((), 1.0, "float32", torch.float32),
     TEMPERATURE: TargetColumn(("columns",), 1.0, "float32", torch.float32),
     LABELS: TargetColumn((), 0, "int64", torch.long),
 }
 # Columns that `annotate` adds without being asked.
-AUTOMATIC_COLUMNS = (GROUPS, TEMPERATURE, LABELS)
+AUTOMATIC_COLUMNS = (GROUPS, WEIGHT, TEMPERATURE, LABELS)
+
+
+def voice_column(name: str, voice: int) -> str:
+    """The column of a voice's answers: teachers of one language that leave different labels open are several voices.
+
+    Args:
+        name: of [`TARGET_COLUMNS`].
+        voice: from 0; the first one has the column's plain name, the second `teacher_marginals_2`.
+    """
+    return name if voice == 0 else f"{name}_{voice + 1}"
+
+
+def target_of(column: str) -> str | None:
+    """The key of [`TARGET_COLUMNS`] whose answers a column of a corpus holds; `None` if it holds none."""
+    name = re.sub(r"_[1-9][0-9]*$", "", column)
+    return name if name in TARGET_COLUMNS else None
 
 
 def labels_key(label_names: Sequence[str]) -> int:

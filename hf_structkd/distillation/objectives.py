@@ -6,7 +6,8 @@ distribution. Posterior, token and emission distillation are cross-entropies bet
 word. Fuzzy distillation is the likelihood of a set of paths, sub-structure distillation a distance between scores.
 
 A teacher that cannot tell some tags of the student apart (`teacher_groups`) is compared with the student's
-probability of its *groups* of tags: exact, by sums over the student's marginals or over the student's paths.
+probability of its *groups* of tags: exact, by sums over the student's marginals or over the student's paths. Where the
+teachers of one language leave different labels open, each has a loss of its own over its groups.
 
 Temperature T > 1 softens, and each objective may have its own. With `temperature_mode="local"` it acts on what the
 loss compares (each word's distribution, or the list of k best), which only some objectives have; with `"global"` every
@@ -96,7 +97,20 @@ class Objective:
 
     def __call__(self, student: LinearChainCRF, targets: Targets) -> Tensor:
         """The loss of each sentence in nats, (batch,); 0 where a sentence has no targets."""
-        return self.scale * self.loss(self.softened(student), targets, self.temperature if self.is_local else 1.0)
+        return self.loss_of_softened(self.softened(student), targets)
+
+    def loss_of_softened(self, student: LinearChainCRF, targets: Targets) -> Tensor:
+        """The loss of each sentence for a student that has the objective's global temperature already.
+
+        Teachers that leave different labels open are several voices: each has its own loss, and the losses are added
+        up by their weights.
+        """
+        temperature = self.temperature if self.is_local else 1.0
+        losses = [
+            loss if voice.teacher_weight is None else voice.teacher_weight * loss
+            for voice, loss in ((voice, self.loss(student, voice, temperature)) for voice in targets.voices())
+        ]
+        return self.scale * (losses[0] if len(losses) == 1 else torch.stack(losses).sum(dim=0))
 
     @property
     def is_local(self) -> bool:
@@ -430,8 +444,7 @@ def weighted_losses(objectives: WeightedObjectives, student: LinearChainCRF, tar
         temperature = 1.0 if objective.is_local else objective.temperature
         if temperature not in students:
             students[temperature] = objective.softened(student)
-        local = objective.temperature if objective.is_local else 1.0
-        losses[name] = weight * objective.scale * objective.loss(students[temperature], targets, local)
+        losses[name] = weight * objective.loss_of_softened(students[temperature], targets)
     return losses
 
 

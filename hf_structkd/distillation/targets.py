@@ -11,8 +11,10 @@ from ..data.columns import (
     EDGE_COUNTS,
     EMISSIONS,
     MARGINALS,
+    TARGET_COLUMNS,
     TOPK_LOG_PROBS,
     TOPK_TAGS,
+    voice_column,
 )
 from ..modeling.crf import SufficientStatistics
 
@@ -32,11 +34,13 @@ class Targets:
         teacher_entropy: (batch,), nats, of the distribution over tag sequences.
         teacher_groups: (batch, tags), for each tag the representative of its group of tags that the teacher cannot
             tell apart (a tag that is alone represents itself); the other answers name groups by representatives.
+        teacher_weight: (batch,), of these answers in the loss.
         teacher_temperature: (batch, columns), the number that all scores of the teacher were divided by, for each of
             `TEMPERED_COLUMNS`.
         word_weights: (batch, words), what the losses that are sums over words multiply each word's by; `None`: 1. No
             answer of a teacher, but see `focal.py`.
         teacher_labels: (batch,), the `labels_key` of the labels that number the tags; 0 without an answer.
+        others: the answers of further voices: of teachers that leave other labels open than the ones before.
     """
 
     teacher_topk_tags: Tensor | None = None
@@ -48,9 +52,11 @@ class Targets:
     teacher_start_end: Tensor | None = None
     teacher_entropy: Tensor | None = None
     teacher_groups: Tensor | None = None
+    teacher_weight: Tensor | None = None
     teacher_temperature: Tensor | None = None
     teacher_labels: Tensor | None = None
     word_weights: Tensor | None = None
+    others: tuple["Targets", ...] = ()
 
     @classmethod
     def pop_from(cls, batch: dict[str, Any], top_k: int | None = None) -> "Targets":
@@ -60,7 +66,16 @@ class Targets:
             batch: the columns are removed from it.
             top_k: how many of the k best paths to take; all where `None`.
         """
-        targets = cls(**{field.name: batch.pop(field.name, None) for field in fields(cls)})
+        targets = cls._pop_voice(batch, top_k, 0)
+        others = []
+        while any(voice_column(name, len(others) + 1) in batch for name in TARGET_COLUMNS):
+            others.append(cls._pop_voice(batch, top_k, len(others) + 1))
+        targets.others = tuple(others)
+        return targets
+
+    @classmethod
+    def _pop_voice(cls, batch: dict[str, Any], top_k: int | None, voice: int) -> "Targets":
+        targets = cls(**{name: batch.pop(voice_column(name, voice), None) for name in cls._columns()})
         groups = targets.teacher_groups
         if groups is not None and bool((groups == torch.arange(groups.shape[1], device=groups.device)).all()):
             targets.teacher_groups = None  # every tag alone in the whole batch: the plain formulas are cheaper
@@ -69,6 +84,14 @@ class Targets:
         if top_k is not None and targets.teacher_topk_log_probs is not None:
             targets.teacher_topk_log_probs = targets.teacher_topk_log_probs[:, :top_k]
         return targets
+
+    @classmethod
+    def _columns(cls) -> list[str]:
+        return [field.name for field in fields(cls) if field.name in TARGET_COLUMNS]
+
+    def voices(self) -> tuple["Targets", ...]:
+        """The answers of each voice."""
+        return (self, *self.others)
 
     def __getitem__(self, column: str) -> Tensor:
         """A column, with 0 in place of NaN.
@@ -89,7 +112,7 @@ class Targets:
         return value
 
     def __bool__(self) -> bool:
-        return any(getattr(self, field.name) is not None for field in fields(self) if field.name != "word_weights")
+        return any(getattr(self, name) is not None for name in self._columns())
 
     def statistics(self) -> SufficientStatistics:
         """The teacher's exact expectations (marginals and edge counts)."""

@@ -25,6 +25,8 @@ from ..data.columns import (
     TOKENS,
     TOPK_LOG_PROBS,
     TOPK_TAGS,
+    WEIGHT,
+    target_of,
 )
 from ..data.words import check_corpus
 from ..distillation.objectives import check_temperature
@@ -90,7 +92,9 @@ def annotate(
 
     Returns:
         The dataset with the target columns, and `teacher_labels`, which identifies the labels that number the tags.
-        Where a teacher cannot tell some tags apart, there is also `teacher_groups`.
+        Where a teacher cannot tell some tags apart, there is also `teacher_groups`. Where the teachers of one language
+        leave different labels open, each group of teachers that leave the same ones open is a voice: the first has the
+        plain columns, the second `teacher_marginals_2` and so on, and `teacher_weight` says how much each counts.
 
     Raises:
         ValueError: for k < 1, an unknown target, a sentence without words, a language without a teacher, label sets
@@ -120,8 +124,11 @@ def annotate(
     temperatures = _temperatures(temperature, wanted)
     if any(value != 1.0 for value in temperatures.values()):
         wanted.add(TEMPERATURE)
-    if any(panel.groups(label_names) is not None for panel in panels.values()):
+    voices = [voice for panel in panels.values() for voice in panel.voices(label_names)]
+    if any(voice.groups is not None for voice in voices):
         wanted.add(GROUPS)
+    if len(voices) > len(panels):
+        wanted.add(WEIGHT)
     ordered = [name for name in TARGET_COLUMNS if name in wanted]
     question = Question(dataset, panels, label_names, ordered, top_k, temperatures, batch_size)
     record = {
@@ -133,7 +140,7 @@ def annotate(
         "data": corpus_fingerprint(dataset),
         "format": ANSWER_FORMAT,
     }
-    corpus = dataset.remove_columns([name for name in TARGET_COLUMNS if name in dataset.column_names])
+    corpus = dataset.remove_columns([name for name in dataset.column_names if target_of(name)])
     if not len(dataset):
         features = Features({**corpus.features, **question.features})
         return Dataset.from_dict({name: [] for name in features}, features)

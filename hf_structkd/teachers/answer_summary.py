@@ -43,6 +43,18 @@ def batch_sums(
     return sums
 
 
+def mean_over_voices(parts: Sequence[Sums], weights: Sequence[float]) -> Sums:
+    """The sums of several voices about the same sentences: what depends on the voice is averaged by their weights."""
+    if len(parts) == 1:
+        return parts[0]
+    names = [name for name in parts[0] if all(name in part for part in parts)]
+    same = {name for name in names if all(part[name] == parts[0][name] for part in parts)}
+    return {
+        name: parts[0][name] if name in same else float(sum(w * part[name] for w, part in zip(weights, parts)))
+        for name in names
+    }
+
+
 def valid_sums(content: object) -> bool:
     """Whether content that was read from a file can be added up and summarised."""
     required = {"sentences", "words", "entropy", "gold_words", "correct"}

@@ -1,6 +1,11 @@
-"""The teachers of one language: one, or several with weights, whose mixture is one distribution."""
+"""The teachers of one language: one, or several with weights, whose mixture is one distribution.
+
+Teachers that cannot tell the same tags of the student apart are mixed. Teachers with different blind spots give
+probabilities of different groups of tags, which have no mixture: they are several [`Voice`]s, whose losses are added.
+"""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from os import PathLike
 from typing import Any, Union
 
@@ -13,6 +18,7 @@ from .distribution import TagDistribution
 from .kinds import load_teacher, split_kind
 from .readings import Mixture
 from .spacy_pipeline import SpacyTeacher
+from .voices import pooled_chain
 
 # A name or folder, or a pipeline of transformers or spaCy, may be given in place of a teacher.
 TeacherLike = Union[TagTeacher, str, "PathLike[str]", Pipeline, Any]
@@ -75,9 +81,18 @@ class Panel:
             for teacher, weight in self.members
         ]
 
-    def groups(self, label_names: Sequence[str]) -> tuple[int, ...] | None:
-        """For each of the student's tags the representative of its group; `None` where every tag is alone."""
-        return self.members[0][0].reading(label_names).groups
+    def voices(self, label_names: Sequence[str]) -> list["Voice"]:
+        """The teachers by the labels that they leave open: those of one voice are mixed, each voice answers alone.
+
+        Args:
+            label_names: the student's labels.
+        """
+        members: dict[tuple[int, ...] | None, list[tuple[TagTeacher, float]]] = {}
+        for teacher, weight in self.members:
+            members.setdefault(teacher.reading(label_names).groups, []).append((teacher, weight))
+        if len(members) == 1:
+            return [Voice(self, 1.0, next(iter(members)))]
+        return [Voice(Panel([*own]), sum(weight for _, weight in own), groups) for groups, own in members.items()]
 
     def check(self, label_names: Sequence[str], targets: Sequence[str] = ()) -> None:
         """Refuse labels that do not match, and target columns that the teachers cannot give.
@@ -87,12 +102,6 @@ class Panel:
         """
         for teacher, _ in self.members:
             teacher.check(label_names, targets)
-        if len({teacher.reading(label_names).groups for teacher, _ in self.members}) > 1:
-            raise ValueError(
-                f"teachers {self.name} of one language leave different labels open, so there is no mixture of their "
-                "answers: ask each of them on its own and train on both corpora (docs/teachers.md, 'Different blind "
-                "spots'), or give each the same groups in its label_map"
-            )
         if len(self.members) > 1 and TRANSITIONS in targets:
             raise ValueError(
                 f"several teachers ({self.name}) have no transition scores in common: the substructure objective "
@@ -102,17 +111,52 @@ class Panel:
     def tag(
         self, sentences: Sequence[Sequence[str]], label_names: Sequence[str], *, batch_size: int = 64
     ) -> list[list[str]]:
-        """The best tag sequence of each sentence under the mixture, as names; see [`TagTeacher.tag`]."""
-        return tag_sentences(
-            lambda batch: self.distribution(batch, label_names), sentences, list(label_names), batch_size
-        )
+        """The best tag sequence of each sentence under the mixture, as names; see [`TagTeacher.tag`].
+
+        Of several voices it is the best sequence under their [`~.voices.pooled_marginals`].
+        """
+        voices = self.voices(label_names)
+        if len(voices) == 1:
+            distribution_of: Any = lambda batch: self.distribution(batch, label_names)  # noqa: E731
+        else:
+            distribution_of = lambda batch: pooled_chain(  # noqa: E731
+                [voice.panel.distribution(batch, label_names) for voice in voices],
+                [voice.groups for voice in voices],
+                [voice.weight for voice in voices],
+                label_names,
+            )
+        return tag_sentences(distribution_of, sentences, list(label_names), batch_size)
 
     def distribution(self, sentences: Sequence[Sequence[str]], label_names: Sequence[str]) -> TagDistribution:
-        """The teachers' mixture, or the only teacher's distribution; see [`TagTeacher.distribution`]."""
+        """The teachers' mixture, or the only teacher's distribution; see [`TagTeacher.distribution`].
+
+        Raises:
+            ValueError: if the teachers leave different labels open; each of `voices` has a distribution.
+        """
+        if len(self.voices(label_names)) > 1:
+            raise ValueError(
+                f"teachers {self.name} leave different labels open, so there is no mixture of their answers: ask each "
+                "of panel.voices(label_names)"
+            )
         distributions = [teacher.distribution(sentences, label_names) for teacher, _ in self.members]
         if len(distributions) == 1:
             return distributions[0]
         return Mixture(distributions, [weight for _, weight in self.members])
+
+
+@dataclass(frozen=True)
+class Voice:
+    """Teachers of one panel that leave the same labels open.
+
+    Args:
+        panel: the teachers, whose distributions are mixed.
+        weight: of their loss among the panel's voices; the weights of all add up to 1.
+        groups: for each of the student's tags the representative of its group; `None` where every tag is alone.
+    """
+
+    panel: Panel
+    weight: float
+    groups: tuple[int, ...] | None
 
 
 def teachers_by_language(teachers: Teachers) -> dict[str | None, list[tuple[TagTeacher, float]]]:

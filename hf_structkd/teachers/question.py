@@ -32,12 +32,15 @@ from ..data.columns import (
     TOPK_LOG_PROBS,
     TOPK_TAGS,
     TRANSITIONS,
+    WEIGHT,
     labels_key,
+    target_of,
+    voice_column,
 )
 from ..data.words import tag_column, tag_names
-from .answer_summary import Sums, add_sums, batch_sums, count_correct
+from .answer_summary import Sums, add_sums, batch_sums, count_correct, mean_over_voices
 from .distribution import TagDistribution
-from .panel import Panel
+from .panel import Panel, Voice
 
 _ROWS_AT_ONCE = 1000  # whose gold tags are read together
 ALL_LANGUAGES = "*"  # the key of a panel that serves every language
@@ -85,7 +88,17 @@ class Question:
         self.top_k, self.temperatures, self.batch_size = top_k, dict(temperatures), batch_size
         self.count = len(dataset)
         self.lengths, self._panel_of = _lengths_and_panels(dataset, sorted(self.panels))
-        self.features = target_features(self.targets, len(self.label_names))
+        self._voices = {language: panel.voices(self.label_names) for language, panel in self.panels.items()}
+        most = max(map(len, self._voices.values()), default=1)
+        features = target_features(self.targets, len(self.label_names))
+        self.features = Features(
+            {
+                voice_column(name, voice): feature
+                for voice in range(most)
+                for name, feature in features.items()
+                if voice == 0 or name not in (TEMPERATURE, LABELS)
+            }
+        )
         column = tag_column(dataset)
         self._gold_column = column
         self._dataset = dataset.with_format(None).select_columns([TOKENS, *([column] if column else [])])
@@ -93,7 +106,6 @@ class Question:
         ids = {label: i for i, label in enumerate(self.label_names)}
         self._gold_ids: dict[str | int, int] = {i: ids.get(name, -1) for i, name in enumerate(names)}
         self._gold_ids.update(ids)
-        self._groups = {language: panel.groups(self.label_names) for language, panel in self.panels.items()}
 
     def shards(self, size: int) -> list[Shard]:
         """All sentences, by language, longest first, so that batches waste little on padding.
@@ -116,7 +128,8 @@ class Question:
             done: called after each batch with its number of sentences.
 
         Returns:
-            A table with a row for each of the shard's rows, in their order, and the sums for the summary.
+            A table with a row for each of the shard's rows, in their order, and the sums for the summary. The columns
+            of a voice that the shard's language lacks are null.
 
         Raises:
             ValueError: if a teacher answers NaN, or cannot answer; it names teacher and rows.
@@ -132,11 +145,28 @@ class Question:
 
     @torch.inference_mode()
     def _answer_batch(self, language: str, rows: Sequence[int]) -> tuple[pa.RecordBatch, Sums]:
-        panel, groups = self.panels[language], self._groups[language]
+        voices = self._voices[language]
         batch = self._dataset[list(rows)]
         sentences: list[list[str]] = batch[TOKENS]
         gold_tags = batch[self._gold_column] if self._gold_column else [None] * len(rows)
+        gold = [self._gold_ids_of(tags, words) for tags, words in zip(gold_tags, sentences)]
         lengths = np.array([len(words) for words in sentences])
+        answers = [self._ask(voice, rows, sentences) for voice in voices]
+        unproven = [values[UNPROVEN] for values in answers if UNPROVEN in values]
+        sums = []
+        for voice, values in zip(voices, answers):
+            best = values[TOPK_TAGS][:, 0] if TOPK_TAGS in values else values[MARGINALS].argmax(axis=-1)
+            read_gold = [_representatives(tags, voice.groups) for tags in gold]
+            any_unproven = np.logical_or.reduce(unproven) if unproven else None
+            sums.append(
+                batch_sums(lengths, values[ENTROPY], values.get(TOPK_LOG_PROBS), any_unproven, best, read_gold)
+            )
+        table = arrow_batch(answers, lengths, self.features)
+        return table, mean_over_voices(sums, [voice.weight for voice in voices])
+
+    def _ask(self, voice: Voice, rows: Sequence[int], sentences: list[list[str]]) -> dict[str, np.ndarray]:
+        """A voice's values of the target columns, of those for the summary, and of the automatic ones."""
+        panel = voice.panel
         try:
             distribution = panel.distribution(sentences, self.label_names)
             best_from = TOPK_TAGS if TOPK_TAGS in self.targets else MARGINALS
@@ -155,20 +185,20 @@ class Question:
                     f"{panel.name} answered NaN ({name}) to row {rows[first]}, {' '.join(sentences[first])[:80]!r}: "
                     "check its weights and its dtype"
                 )
-        values[GROUPS] = np.tile(np.array(groups or range(len(self.label_names))), (len(rows), 1))
+        values[GROUPS] = np.tile(np.array(voice.groups or range(len(self.label_names))), (len(rows), 1))
+        values[WEIGHT] = np.full(len(rows), voice.weight)
         values[TEMPERATURE] = np.tile([self._temperature_of(name) for name in TEMPERED_COLUMNS], (len(rows), 1))
         values[LABELS] = np.full(len(rows), labels_key(self.label_names))
-        best = values[TOPK_TAGS][:, 0] if TOPK_TAGS in values else values[MARGINALS].argmax(axis=-1)
-        gold = [self._gold_ids_of(tags, words, groups) for tags, words in zip(gold_tags, sentences)]
-        sums = batch_sums(lengths, values[ENTROPY], values.get(TOPK_LOG_PROBS), values.get(UNPROVEN), best, gold)
-        return arrow_batch(values, lengths, self.features), sums
+        return values
 
     def gold_key(self, shards: Sequence[Shard]) -> str:
         """A hash of the gold tags of the shards' sentences, as the student's labels; the shards' size is ignored."""
         digest = hashlib.sha256()
         for shard in shards:
+            voices = self._voices[shard.language]
+            groups = voices[0].groups if len(voices) == 1 else None  # tags that nobody tells apart are the same
             for _, gold in self._gold_of(shard):
-                for tags in gold:
+                for tags in (_representatives(tags, groups) for tags in gold):
                     digest.update(b"-" if tags is None else b"+" + tags.astype(np.int64).tobytes())
         return digest.hexdigest()
 
@@ -185,37 +215,42 @@ class Question:
         column = next((name for name in (TOPK_TAGS, MARGINALS) if name in answers.column_names), None)
         if column is None:
             return None
-        parts = []
+        voices, parts = self._voices[shard.language], []
         for start, gold in self._gold_of(shard):
-            values = answers[column].slice(start, len(gold)).to_pylist()
-            best = [np.array(row[0] if column == TOPK_TAGS else np.argmax(row, axis=-1)) for row in values]
-            parts.append(count_correct(best, gold))
+            counts = []
+            for number, voice in enumerate(voices):
+                values = answers[voice_column(column, number)].slice(start, len(gold)).to_pylist()
+                best = [np.array(row[0] if column == TOPK_TAGS else np.argmax(row, axis=-1)) for row in values]
+                counts.append(count_correct(best, [_representatives(tags, voice.groups) for tags in gold]))
+            parts.append(mean_over_voices(counts, [voice.weight for voice in voices]))
         return add_sums(parts)
 
     def _gold_of(self, shard: Shard) -> Iterator[tuple[int, list[np.ndarray | None]]]:
         """Some sentences at a time: the position of the first in the shard, and the gold tags of each."""
-        groups, column = self._groups[shard.language], self._gold_column
+        column = self._gold_column
         for start in range(0, len(shard.rows), _ROWS_AT_ONCE):
             rows = shard.rows[start : start + _ROWS_AT_ONCE].tolist()
             if column is None:
                 yield start, [None] * len(rows)
                 continue
             batch = self._dataset[rows]
-            yield start, [self._gold_ids_of(tags, words, groups) for tags, words in zip(batch[column], batch[TOKENS])]
+            yield start, [self._gold_ids_of(tags, words) for tags, words in zip(batch[column], batch[TOKENS])]
 
     def _temperature_of(self, name: str) -> float:
         return self.temperatures.get(TOPK_LOG_PROBS if name in (TOPK_TAGS, UNPROVEN) else name, 1.0)
 
-    def _gold_ids_of(
-        self, tags: Sequence[str | int] | None, words: Sequence[str], groups: tuple[int, ...] | None
-    ) -> np.ndarray | None:
+    def _gold_ids_of(self, tags: Sequence[str | int] | None, words: Sequence[str]) -> np.ndarray | None:
         if not tags or len(tags) != len(words):
             return None
         # A missing tag, or a number without a name, is no error of the teacher's.
         if any(tag is None or (isinstance(tag, int) and tag not in self._gold_ids) for tag in tags):
             return None
-        ids = [self._gold_ids.get(tag, -1) for tag in tags]
-        return np.array([groups[tag] if groups and tag >= 0 else tag for tag in ids])
+        return np.array([self._gold_ids.get(tag, -1) for tag in tags])
+
+
+def _representatives(tags: np.ndarray | None, groups: tuple[int, ...] | None) -> np.ndarray | None:
+    """Gold tags, each as the representative of its group; -1 stays."""
+    return tags if tags is None or groups is None else np.where(tags < 0, tags, np.array(groups)[tags])
 
 
 def _lengths_and_panels(dataset: Dataset, panels: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -284,16 +319,26 @@ def target_features(targets: Sequence[str], num_tags: int) -> Features:
     return Features(features)
 
 
-def arrow_batch(values: Mapping[str, np.ndarray], lengths: np.ndarray, features: Features) -> pa.RecordBatch:
+def arrow_batch(
+    answers: Sequence[Mapping[str, np.ndarray]], lengths: np.ndarray, features: Features
+) -> pa.RecordBatch:
     """The answers to a batch of sentences as rows of the target columns, without padding.
 
     Args:
-        values: for each column an array over the batch, shaped and padded as in [`Targets`].
+        answers: for each voice, for each column an array over the batch, shaped and padded as in [`Targets`].
         lengths: (batch,), words.
-        features: of `target_features`.
+        features: of the columns of all voices; columns of a voice that has no answers are null.
     """
     schema = features.arrow_schema
-    columns = [_ragged_column(field.name, values, lengths, field.type) for field in schema]
+    of_voice = {
+        voice_column(name, voice): (name, values) for voice, values in enumerate(answers) for name in TARGET_COLUMNS
+    }
+    columns = [
+        _ragged_column(*of_voice[field.name], lengths, field.type)
+        if field.name in of_voice
+        else pa.nulls(len(lengths), field.type)
+        for field in schema
+    ]
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
@@ -313,10 +358,11 @@ def check_word_counts(table: pa.Table, words: np.ndarray) -> None:
     for batch in table.to_batches():
         batch_words = words[start : start + len(batch)]
         for name in batch.schema.names:
-            axes = TARGET_COLUMNS[name].axes
+            axes = TARGET_COLUMNS[target_of(name) or name].axes
             if "words" not in axes:
                 continue
-            column, row_of = batch[name], np.arange(len(batch))
+            given = batch[name].is_valid()
+            column, row_of = batch[name].filter(given), np.flatnonzero(given.to_numpy(zero_copy_only=False))
             for _ in axes[: axes.index("words")]:
                 row_of = row_of[pc.list_parent_indices(column).to_numpy()]
                 column = pc.list_flatten(column)

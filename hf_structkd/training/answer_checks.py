@@ -8,7 +8,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
 
-from ..data.columns import LABELS, TEMPERATURE, TEMPERED_COLUMNS, TOPK_LOG_PROBS, labels_key
+from ..data.columns import (
+    LABELS,
+    TEMPERATURE,
+    TEMPERED_COLUMNS,
+    TOPK_LOG_PROBS,
+    WEIGHT,
+    labels_key,
+    target_of,
+)
 from ..distillation.objectives import WeightedObjectives, needed_columns
 
 logger = logging.getLogger(__name__)
@@ -26,8 +34,10 @@ def check_answers(dataset: Dataset, objectives: WeightedObjectives, label_names:
 
     Raises:
         ValueError: If answers number other labels than the student's, were given at another (global) temperature than
-            that of the objectives, or a sentence has some of the columns that the objectives read and lacks others.
+            that of the objectives, or a sentence has some of the columns that the objectives read and lacks others, or
+            the answers of some of its teachers are missing.
     """
+    _check_voices(dataset, objectives)
     needed = [name for name in needed_columns(objectives) if name in dataset.column_names]
     if not needed:
         return
@@ -55,6 +65,32 @@ def check_answers(dataset: Dataset, objectives: WeightedObjectives, label_names:
         start += len(table)
     if TOPK_LOG_PROBS in needed and 0 < most < top_k:
         logger.warning("top_k is %d, and no sentence has more than %d tag sequences among its answers", top_k, most)
+
+
+def _check_voices(dataset: Dataset, objectives: WeightedObjectives) -> None:
+    """Refuse answers where teachers that leave other labels open are missing: the weights do not add up to 1."""
+    weights = [name for name in dataset.column_names if target_of(name) == WEIGHT]
+    if not weights:
+        return
+    columns = needed_columns(objectives)
+    for number in (name.removeprefix(WEIGHT) for name in weights):
+        if lacking := [
+            name for name in columns if name in dataset.column_names and name + number not in dataset.column_names
+        ]:
+            raise ValueError(
+                f"the training data have {WEIGHT}{number} and lack {lacking[0]}{number}: the answers of some teachers "
+                "were removed"
+            )
+    start = 0
+    for table in dataset.with_format("arrow").select_columns(weights).iter(batch_size=_ROWS_AT_ONCE):
+        total = np.sum([table[name].fill_null(0.0).to_numpy() for name in weights], axis=0)
+        given = table[WEIGHT].is_valid().to_numpy() if WEIGHT in weights else np.ones(len(table), bool)
+        if len(wrong := np.flatnonzero(given & (abs(total - 1.0) > 1e-4))):
+            raise ValueError(
+                f"the weights of the teachers' answers at row {start + wrong[0]} of the training data add up to "
+                f"{total[wrong[0]]:g}, not to 1: the columns of some teachers ({WEIGHT}_2, ...) are missing"
+            )
+        start += len(table)
 
 
 def _check_labels(

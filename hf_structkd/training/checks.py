@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset, IterableDataset
 from transformers.training_args import OptimizerNames
 
-from ..data.columns import LANGUAGE, TOKENS
+from ..data.columns import LANGUAGE, TOKENS, target_of
 from ..distillation.objectives import WeightedObjectives, needed_columns
 from ..evaluation.tagging_metrics import TaggingMetrics
 from ..modeling.configuration import label_names
@@ -211,7 +211,8 @@ def refuse_lossy_collator(collator: Callable, dataset: Any, objectives: Weighted
     """
     if not isinstance(dataset, Dataset):
         return
-    needed = [name for name in needed_columns(objectives) if name in dataset.column_names]
+    columns = needed_columns(objectives)
+    needed = [name for name in dataset.column_names if target_of(name) in columns]
     row = next((row for row in dataset if all(row[name] is not None for name in needed)), None) if needed else None
     if row is None:
         return

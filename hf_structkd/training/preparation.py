@@ -7,7 +7,7 @@ from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedConfig
 from transformers.trainer_utils import has_length
 
-from ..data.columns import IGNORED, LANGUAGE, TAG_COLUMNS, TARGET_COLUMNS
+from ..data.columns import IGNORED, LANGUAGE, TAG_COLUMNS, target_of
 from ..data.sampling import MixedSampler
 from ..data.unlabelled import has_any_gold, has_gold
 from ..data.words import check_corpus, encode_corpus, gold_tags, is_tokenised, reorder_labels, tag_column
@@ -42,7 +42,7 @@ def encoded(dataset: Any, tokenizer: Any, labels: list[str]) -> Any:
     if tokenizer is None:
         raise ValueError("the corpora are not tokenised: give StructKDTrainer the tokenizer as processing_class")
     # `map` of `datasets` stores its output in files that nothing verifies, so the teachers' answers bypass it.
-    answers = [name for name in dataset.column_names if name in TARGET_COLUMNS]
+    answers = [name for name in dataset.column_names if target_of(name)]
     if not answers:
         return encode_corpus(dataset, tokenizer, labels)
     words = encode_corpus(dataset.remove_columns(answers), tokenizer, labels)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import EvalPrediction, PreTrainedModel
 
 from ..data.collator import DataCollatorForStructKD
-from ..data.columns import ANNOTATED_TYPES, IGNORED, TARGET_COLUMNS, TRANSITIONS
+from ..data.columns import ANNOTATED_TYPES, IGNORED, TARGET_COLUMNS, TRANSITIONS, target_of
 from ..distillation.focal import focal_weights
 from ..distillation.losses import PartlyAnnotated, loss_items, mixed_losses
 from ..distillation.objectives import describe_objectives, needed_columns
@@ -202,7 +202,8 @@ class StructKDTrainer(ScoringTrainer):
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
         # The loss reads the teachers' answers; they are no arguments of the model's forward.
-        columns = [*(self._signature_columns or []), "word_mask", ANNOTATED_TYPES, *TARGET_COLUMNS]
+        answers = [name for name in getattr(self.train_dataset, "column_names", None) or () if target_of(name)]
+        columns = [*(self._signature_columns or []), "word_mask", ANNOTATED_TYPES, *TARGET_COLUMNS, *answers]
         self._signature_columns = list(dict.fromkeys(columns))  # type: ignore[assignment]
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> torch.utils.data.Sampler | None:
@@ -246,7 +247,8 @@ class StructKDTrainer(ScoringTrainer):
             self.loss_guard.remember({}, outputs.emissions)
         student = training_distribution(plain, outputs)
         if self.args.focal_weights is not None and targets:
-            targets.word_weights = focal_weights(targets, labels, word_mask, *self.args.focal_weights)
+            for voice in targets.voices():
+                voice.word_weights = focal_weights(voice, labels, word_mask, *self.args.focal_weights)
         lam = self.current_lambda()
         weighted, unweighted = mixed_losses(student, labels, word_mask, targets, self.objectives, lam, partly)
 

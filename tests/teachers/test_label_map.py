@@ -205,7 +205,7 @@ def test_what_a_reading_cannot_give_is_refused_before_anyone_is_asked():
     with pytest.raises(ValueError, match="no transition scores in common"):
         Panel([chain_teacher(BIO), chain_teacher(BIO)]).check(BIO, ["teacher_transitions"])
     with pytest.raises(ValueError, match="leave different labels open"):
-        Panel([chain_teacher(BIO), blind]).check(BIO)
+        Panel([chain_teacher(BIO), blind]).distribution([WORDS], BIO)
     with pytest.raises(ValueError, match="weight of teacher T must be above 0"):
         Panel([(chain_teacher(BIO), 0.0)])
 
