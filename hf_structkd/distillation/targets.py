@@ -67,7 +67,7 @@ class Targets:
             top_k: how many of the k best paths to take; all where `None`.
         """
         targets = cls._pop_voice(batch, top_k, 0)
-        others = []
+        others: list[Targets] = []
         while any(voice_column(name, len(others) + 1) in batch for name in TARGET_COLUMNS):
             others.append(cls._pop_voice(batch, top_k, len(others) + 1))
         targets.others = tuple(others)

@@ -375,7 +375,7 @@ def test_each_objective_may_have_its_own_temperature():
         ("substructure", {"temperature": 2.0, "temperature_mode": "global"}, "temperature 2 has no effect"),
         ({"substructure": {"temperature": 2}}, {}, "substructure objective has no temperature"),
         ({"posterior": {"temperature": 3}, "top_k": 1}, {"temperature": 2.0}, "temperature 2 has no effect"),
-        ("none", {"temperature": 2.0}, "temperature 2 has no effect: of none none"),
+        ("none", {"temperature": 2.0}, "temperature 2 has no effect: objective 'none' asks no teacher"),
         ("posterior", {"combination": "mean"}, "combination of objectives must be one of"),
         (
             {"posterior": {"temperature": 2, "temperature_mode": "global"}, "token": 1},
