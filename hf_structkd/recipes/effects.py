@@ -42,6 +42,7 @@ IDLE_FIELDS: dict[str, dict[str, str]] = {
                 "focal_weights",
                 *("objective", "objective_combination", "temperature", "temperature_mode", "top_k", *_LAMBDA),
                 *("unlabelled_rate", "annotation_dir", "annotation_batch_size"),
+                *("hidden_first", "hidden_weight", "hidden_layer", "hidden_thaw"),
                 *("unlabelled_sentences", "unlabelled_corpus", "augmentation"),
             ),
             _TEACHERS_ONLY,

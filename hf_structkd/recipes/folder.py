@@ -20,6 +20,7 @@ from ..files import LOCK_FILE, exclusive_lock, is_held, write_atomically
 from ..settings import ABSENT, compare_settings, dump_settings
 from ..teachers.answer_store import QUESTION_FILE
 from ..teachers.checkpoint import Teacher
+from ..teachers.panel import Panel
 from ..training.arguments import StructKDTrainingArguments
 from ..training.provenance import content_key, data_fingerprint, model_files
 from ..training.trainer import StructKDTrainer
@@ -58,7 +59,7 @@ def train_tagger(
     train: Dataset,
     dev: Mapping[str, Dataset],
     args: StructKDTrainingArguments,
-    teachers: Mapping[str, Teacher] | None = None,
+    teachers: Mapping[str, Teacher | Panel] | None = None,
     resume: bool = True,
     title: str | None = None,
 ) -> Trainer:
@@ -70,7 +71,7 @@ def train_tagger(
         train: Training sentences with a column `language`.
         dev: Language -> development sentences.
         args: The training arguments.
-        teachers: Language -> its teacher; `None` if the sentences hold the answers already, or none are needed.
+        teachers: Language -> its teachers; `None` if the sentences hold the answers already, or none are needed.
         resume: Whether to continue from the newest checkpoint in `args.output_dir`.
         title: The name of the model in a heading with the numbers of sentences and updates; `None` for no heading.
 
@@ -236,8 +237,9 @@ def replace_output(args: StructKDTrainingArguments, folder: Path, **changes: Any
         changes: Other fields to change; `push_to_hub` is false unless it is among them.
     """
     if changes.get("objective") == NO_DISTILLATION:
-        # Without distillation there is nothing to soften, and no word to weigh.
-        changes = {"temperature": 1.0, "focal_weights": None, **changes}
+        # Without distillation there is nothing to soften, no word to weigh, and no teacher to read with.
+        nobody_asked = ("focal_weights", "hidden_first", "hidden_weight", "hidden_layer", "hidden_thaw")
+        changes = {"temperature": 1.0, **dict.fromkeys(nobody_asked), **changes}
     copied = copy.deepcopy(args)
     for name, value in {"output_dir": str(folder), "push_to_hub": False, **changes}.items():
         setattr(copied, name, value)

@@ -34,8 +34,9 @@ from ..teachers.checkpoint import Teacher
 from ..teachers.panel import Panel
 from ..training.arguments import StructKDTrainingArguments
 from ..training.card import examples_of, gold_by_language, objective_name, sentences_by_language
+from ..training.hidden_states import check_hidden_layer
 from ..training.teacher_embeddings import embed_from_teachers
-from ..training.teacher_weights import start_from_teachers
+from ..training.teacher_weights import checkpoint_teachers, start_from_teachers
 from .data import RunData, first_sentences, read_run_data
 from .fields import DataArguments
 from .folder import (
@@ -163,6 +164,7 @@ class DistillationRun:
         recipe, data = self.recipe, self.data
         panels = self._given_teachers(list(data.corpora))
         check_teachers(panels, data.labels, recipe)
+        self._check_checkpoints(panels)
         _ = self.previous  # an error, if it cannot be compared
         self._record_settings()
         for language, splits in data.whole.items():
@@ -301,6 +303,17 @@ class DistillationRun:
             for language, splits in data.corpora.items()
         }
 
+    def _check_checkpoints(self, panels: Mapping[str, Panel]) -> None:
+        """Raise RecipeError, before any training, if fields need weights or vectors that a teacher lacks."""
+        args = self.recipe.training
+        try:
+            if args.learns_hidden_states:
+                check_hidden_layer(panels, args.hidden_layer)
+            if self.recipe.teachers.teacher_layers is not None:
+                checkpoint_teachers(panels, "weights to start from (teacher_layers)")
+        except (TypeError, ValueError) as error:
+            raise RecipeError(str(error)) from error
+
     def _compare(self, rows: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, ComparisonReport]]:
         """Scores against gold tags, on dev and test; and agreement with the teachers, where dev has no gold tags."""
         data, scheme = self.data, self.recipe.data.tag_scheme
@@ -407,7 +420,8 @@ class DistillationRun:
                     raise RecipeError(f"teacher_layers: {error}") from error
             if teacher_share is not None:
                 embed_from_teachers(model, tokenizer, self.teachers(), teacher_share)
-            return train_tagger(model, tokenizer, sentences, data.dev, training_args, title=title)
+            teachers = self.teachers() if training_args.learns_hidden_states else None
+            return train_tagger(model, tokenizer, sentences, data.dev, training_args, teachers, title=title)
 
         self.folders[row] = folder
         self.seconds[row] = train_into(folder, settings, args, fit, title)

@@ -14,7 +14,17 @@ COUNTS = (
 )
 NOT_NEGATIVE = (
     *("learning_rate", "weight_decay", "warmup_steps", "max_grad_norm", "adam_beta1", "adam_beta2", "adam_epsilon"),
-    *("label_smoothing_factor", "eval_delay", "dataloader_num_workers", "seed", "data_seed"),
+    *(
+        "label_smoothing_factor",
+        "hidden_first",
+        "hidden_weight",
+        "hidden_thaw",
+        "hidden_layer",
+        "eval_delay",
+        "dataloader_num_workers",
+        "seed",
+        "data_seed",
+    ),
 )
 ABOVE_ZERO = ("num_train_epochs", "logging_steps", "eval_steps", "save_steps", "neftune_noise_alpha")
 FOLDERS = ("output_dir", "annotation_dir")

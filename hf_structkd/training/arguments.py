@@ -92,6 +92,32 @@ class StructKDTrainingArguments(TrainingArguments):
             "or, as in the paper, sentence (the number of sentences)."
         },
     )
+    hidden_first: float | None = field(
+        default=None,
+        metadata={
+            "help": "Hidden-state distillation, first stage: the share of the updates, in [0, 1), in which the "
+            "student learns its teachers' word vectors and nothing else. Teachers are checkpoints and are asked while "
+            "it learns. Where their hidden size is another, a projection is learnt and thrown away."
+        },
+    )
+    hidden_weight: float | None = field(
+        default=None,
+        metadata={
+            "help": "Weight of the loss of the teachers' word vectors (mean squared distance per word) beside the "
+            "other losses, after the first stage."
+        },
+    )
+    hidden_layer: int | None = field(
+        default=None,
+        metadata={"help": "The teachers' layer whose word vectors are learnt, counted from 0. Default: the last."},
+    )
+    hidden_thaw: float | None = field(
+        default=None,
+        metadata={
+            "help": "After the first stage, the share of the remaining updates, in [0, 1], over which the encoder's "
+            "layers are thawed one by one from the top; at first the head alone is trained."
+        },
+    )
     crf_learning_rate: float | None = field(
         default=None,
         metadata={
@@ -160,6 +186,11 @@ class StructKDTrainingArguments(TrainingArguments):
             self.__dict__["_objectives"] = repr(fields), objectives
         return objectives
 
+    @property
+    def learns_hidden_states(self) -> bool:
+        """Whether the student learns its teachers' word vectors."""
+        return bool(self.hidden_first or self.hidden_weight)
+
     def __post_init__(self) -> None:
         prepare_processes()
         super().__post_init__()
@@ -183,6 +214,14 @@ class StructKDTrainingArguments(TrainingArguments):
                     f"{name} has no effect with train_sampling_strategy={self.train_sampling_strategy!r}: leave it "
                     f"out, or choose one of {DRAWN_ORDERS}"
                 )
+        if self.hidden_first is not None and not 0 <= self.hidden_first < 1:
+            raise ValueError(f"hidden_first must be in [0, 1), not {self.hidden_first}")
+        if self.hidden_thaw is not None and not 0 <= self.hidden_thaw <= 1:
+            raise ValueError(f"hidden_thaw must be in [0, 1], not {self.hidden_thaw}")
+        if self.hidden_layer is not None and not self.learns_hidden_states:
+            raise ValueError("hidden_layer has no effect without hidden_first or hidden_weight")
+        if self.hidden_thaw and not self.hidden_first:
+            raise ValueError("hidden_thaw has no effect without hidden_first: it follows the first stage")
         if self.top_k < 1:
             raise ValueError(f"top_k must be at least 1, not {self.top_k}")
         if self.annotation_batch_size < 1:

@@ -72,7 +72,7 @@ def words_of_batch(plain: Any, inputs: Mapping[str, Any], labels: Tensor | None)
 
 
 def student_scores(
-    model: nn.Module, plain: Any, inputs: dict[str, Any], word_mask: Tensor
+    model: nn.Module, plain: Any, inputs: dict[str, Any], word_mask: Tensor, hidden_states: bool = False
 ) -> CRFTokenClassifierOutput:
     """Run the student's forward pass.
 
@@ -81,13 +81,15 @@ def student_scores(
         plain: The model itself.
         inputs: A batch without labels and targets.
         word_mask: (batch, subwords), boolean, True on the first subword of each word.
+        hidden_states: Whether the output has hidden states, the last one at least.
 
     Returns:
         The output of a model with a CRF head; for a stock model the transition scores in it are 0.
     """
     if has_crf(plain):
-        return model(**{**inputs, "word_mask": word_mask})
-    logits = _logits(model, without_adapter(plain), inputs).float()
+        wanted = {"output_hidden_states": True} if hidden_states else {}
+        return model(**{**inputs, "word_mask": word_mask, **wanted})
+    logits, states = _logits(model, without_adapter(plain), inputs, hidden_states)
     tags = None if plain.training else torch.where(word_mask, logits.argmax(dim=-1), IGNORED)
     zeros = logits.new_zeros(logits.shape[-1])
     return CRFTokenClassifierOutput(
@@ -98,6 +100,7 @@ def student_scores(
         transitions=zeros.expand(len(zeros), -1),
         start_transitions=zeros,
         end_transitions=zeros,
+        hidden_states=None if states is None else (states,),
     )
 
 
@@ -146,17 +149,30 @@ def without_adapter(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def _logits(model: nn.Module, plain: PreTrainedModel, inputs: dict[str, Any]) -> Tensor:
-    """(batch, subwords, tags); sentences that are too long are read in windows, as a teacher reads them."""
+def _logits(
+    model: nn.Module, plain: PreTrainedModel, inputs: dict[str, Any], hidden_states: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Logits (batch, subwords, tags) in float32, and the last hidden states if they are wanted.
+
+    Sentences that are too long are read in windows, as a teacher reads them.
+    """
     inputs = {name: value for name, value in inputs.items() if name != "word_mask"}
+    tags = plain.config.num_labels
+
+    def call(**given: Any) -> Tensor:
+        output = model(**given, **({"output_hidden_states": True} if hidden_states else {}))
+        return torch.cat([output.logits, output.hidden_states[-1]], dim=-1) if hidden_states else output.logits
+
     window = encoder_window(plain)
     if window is None or inputs["input_ids"].shape[1] <= window:
-        return model(**inputs).logits
-    return encode_in_windows(
-        lambda ids, mask: model(input_ids=ids, attention_mask=mask).logits,
-        inputs["input_ids"],
-        inputs["attention_mask"],
-        window=window,
-        pad_token_id=plain.config.pad_token_id or 0,
-        training=plain.training,
-    )
+        both = call(**inputs)
+    else:
+        both = encode_in_windows(
+            lambda ids, mask: call(input_ids=ids, attention_mask=mask),
+            inputs["input_ids"],
+            inputs["attention_mask"],
+            window=window,
+            pad_token_id=plain.config.pad_token_id or 0,
+            training=plain.training,
+        )
+    return both[..., :tags].float(), both[..., tags:] if hidden_states else None

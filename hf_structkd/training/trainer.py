@@ -29,9 +29,10 @@ from .checks import (
     refuse_lossy_collator,
     refuse_without_effect,
 )
+from .hidden_state_trainer import HiddenStateTrainer
+from .hidden_states import TEACHER_BATCHES
 from .loss_watch import EvaluationLoss, LossGuard, LossLog, NonFiniteLossError
 from .preparation import annotated, encoded, scorable, train_sampler
-from .scoring_trainer import ScoringTrainer
 from .students import (
     crf_parameters,
     student_config,
@@ -44,13 +45,15 @@ from .students import (
 logger = logging.getLogger(__name__)
 
 
-class StructKDTrainer(ScoringTrainer):
+class StructKDTrainer(HiddenStateTrainer):
     """Train a multilingual tagger on gold tags and teachers' answers.
 
     Everything that a [`transformers.Trainer`] does still works. In addition:
 
     - corpora with `tokens` (and `tags`) are tokenised with `processing_class`;
     - if the objective needs teachers' answers and the training data have none, `teachers` are asked once;
+    - with `hidden_first` or `hidden_weight` the student learns the word vectors of `teachers`, see
+      [`HiddenStateTrainer`];
     - every part of the loss and lambda are logged, and the parts add up to the loss;
     - with `eval_dataset={language: corpus}` every language is evaluated, and the macro average is logged
       (`eval_macro_f1`, or `eval_macro_accuracy` for plain tags; `metric_for_best_model="macro"` names either).
@@ -141,6 +144,7 @@ class StructKDTrainer(ScoringTrainer):
         self.loss_is_scaled_for_ga = True
         self.loss_log, self.loss_guard = LossLog(), LossGuard()
         self._evaluation_loss: EvaluationLoss | None = None  # during an evaluation
+        self.learn_hidden_states(teachers, config, kwargs.get("optimizers", (None, None)))
         if args.crf_learning_rate is not None and self.model is not None and not crf_parameters(self.model):
             raise ValueError("crf_learning_rate has no effect: the model has no transition scores that are trained")
         if data_collator is not None and train_dataset is not None:
@@ -225,7 +229,14 @@ class StructKDTrainer(ScoringTrainer):
         if not self.objectives:
             return 0.0
         state = self.state
-        progress = Progress(state.global_step, state.max_steps, state.epoch or 0.0, float(state.num_train_epochs or 0))
+        alone, epochs = self.updates_alone, float(state.num_train_epochs or 0)
+        epochs_alone = epochs * alone / max(state.max_steps, 1)  # of the stage before, which has no lambda
+        progress = Progress(
+            max(state.global_step - alone, 0),
+            state.max_steps - alone,
+            max((state.epoch or 0.0) - epochs_alone, 0.0),
+            epochs - epochs_alone,
+        )
         return self.lambda_schedule(progress)
 
     def compute_loss(
@@ -239,10 +250,12 @@ class StructKDTrainer(ScoringTrainer):
         inputs = dict(inputs)
         targets = Targets.pop_from(inputs, self.args.top_k)
         labels = inputs.pop("labels", None)
+        batches = inputs.pop(TEACHER_BATCHES, None)
         partly = self._partly_annotated(inputs.pop("open_tags", None))
         plain: Any = self.accelerator.unwrap_model(model)
         word_mask = words_of_batch(plain, inputs, labels)
-        outputs = student_scores(model, plain, inputs, word_mask)
+        learns_hidden = self.hidden is not None and model.training
+        outputs = student_scores(model, plain, inputs, word_mask, hidden_states=learns_hidden)
         if model.training:
             self.loss_guard.remember({}, outputs.emissions)
         student = training_distribution(plain, outputs)
@@ -251,6 +264,9 @@ class StructKDTrainer(ScoringTrainer):
                 voice.word_weights = focal_weights(voice, labels, word_mask, *self.args.focal_weights)
         lam = self.current_lambda()
         weighted, unweighted = mixed_losses(student, labels, word_mask, targets, self.objectives, lam, partly)
+        if learns_hidden:
+            batch = {"attention_mask": inputs["attention_mask"], "word_mask": word_mask}
+            weighted, unweighted = self.add_hidden_losses(weighted, unweighted, plain, outputs, batch, batches)
 
         if num_items_in_batch is None:
             num_items_in_batch = loss_items({"word_mask": word_mask}, self.args.normalization).sum()
