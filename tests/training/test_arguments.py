@@ -39,7 +39,7 @@ SCRIPTS = {"do_train", "do_eval", "do_predict", "resume_from_checkpoint"}
 _OWN = """
     objective objective_combination temperature temperature_mode top_k lambda_schedule lambda_start lambda_end
     lambda_rate normalization unlabelled_rate annotation_dir annotation_batch_size license label_examples
-    hidden_first hidden_weight hidden_layer hidden_thaw
+    focal_weights hidden_first hidden_weight hidden_layer hidden_thaw
     average_tokens_across_devices logging_nan_inf_filter data_seed length_column_name ignore_data_skip save_only_model
     save_strategy save_steps save_total_limit load_best_model_at_end dataloader_persistent_workers push_to_hub
     hub_model_id hub_strategy hub_token
@@ -55,7 +55,7 @@ TRAINER_PARAMETERS = {
     "data_collator": "refused where it loses teachers' answers", "train_dataset": "honoured",
     "eval_dataset": "honoured", "processing_class": "honoured", "model_init": "honoured",
     "compute_loss_func": "refused",
-    "compute_metrics": "honoured", "callbacks": "Trainer's", "optimizers": "not beside crf_learning_rate or projections",
+    "compute_metrics": "honoured", "callbacks": "Trainer's", "optimizers": "not beside crf_learning_rate",
     "optimizer_cls_and_kwargs": "Trainer's", "preprocess_logits_for_metrics": "honoured",
 }  # fmt: skip
 
