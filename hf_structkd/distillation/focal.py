@@ -1,7 +1,8 @@
-"""Focal distillation: words that the old tagger has right weigh more, so that an update keeps them.
+"""Weights in distillation: of words that the old tagger has right, and of sentences of which teachers are sure.
 
-Source: Yan et al. 2021, "Positive-Congruent Training: Towards Regression-Free Model Updates" (arXiv 2011.09161), whose
-weight of an example is alpha + beta * [old answer = gold]; word by word as in Caciolai et al. 2023.
+Focal distillation keeps what an update should not break. Source: Yan et al. 2021, "Positive-Congruent Training:
+Towards Regression-Free Model Updates" (arXiv 2011.09161), whose weight of an example is
+alpha + beta * [old answer = gold]; word by word as in Caciolai et al. 2023.
 """
 
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..data.columns import EMISSIONS, MARGINALS
+from ..data.columns import EMISSIONS, ENTROPY, MARGINALS
 from ..modeling.crf_head import gold_statistics
 from .objectives import WeightedObjectives
 from .targets import Targets
@@ -67,3 +68,18 @@ def focal_weights(
     if targets.teacher_groups is not None:
         tags, best = targets.teacher_groups.long().gather(1, tags), targets.teacher_groups.long().gather(1, best)
     return alpha + beta * ((tags == best) & given).to(torch.float32)
+
+
+def sentence_confidence(targets: Targets, word_mask: Tensor, gamma: float) -> Tensor:
+    """The weight of each sentence: `exp(-gamma * entropy / words)`.
+
+    Args:
+        targets: The teachers' answers, the entropy among them, nats per sentence.
+        word_mask: (batch, subwords), boolean, True on the first subword of each word.
+        gamma: At least 0; 0 gives every sentence the weight 1.
+
+    Returns:
+        (batch,), in (0, 1].
+    """
+    words = word_mask.sum(dim=1).clamp(min=1)
+    return torch.exp(-gamma * targets[ENTROPY].to(torch.float32) / words)

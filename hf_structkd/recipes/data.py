@@ -93,7 +93,9 @@ class RunData:
         return "\n".join(lines)
 
 
-def read_run_data(recipe: Recipe, teachers: Callable[[Sequence[str]], Mapping[str, Panel]]) -> RunData:
+def read_run_data(
+    recipe: Recipe, teachers: Callable[[Mapping[str, Sequence[list[str]]]], Mapping[str, Panel]]
+) -> RunData:
     """Read the corpora and the sentences without gold tags of a recipe.
 
     Without gold tags to learn from, the label set is that of the teachers. A language without a dev corpus gets
@@ -102,7 +104,7 @@ def read_run_data(recipe: Recipe, teachers: Callable[[Sequence[str]], Mapping[st
 
     Args:
         recipe: The recipe.
-        teachers: Loads the given teachers of some languages; called where gold tags are missing.
+        teachers: Loads the given teachers: language -> some sentences of it. Called where gold tags are missing.
 
     Raises:
         RecipeError: If the recipe does not fit what is read.
@@ -114,14 +116,15 @@ def read_run_data(recipe: Recipe, teachers: Callable[[Sequence[str]], Mapping[st
         for language, splits in whole.items()
     }
     unlabelled = unlabelled_part(whole, recipe)
+    texts = sample_texts(whole, unlabelled)
     if any(len(splits["train"]) for splits in whole.values()):
         corpus_labels = labels_of(recipe.data, whole)
     else:
-        corpus_labels = recipe.data.labels or labels_of_teachers(teachers(list(whole)), whole, recipe.data.tag_scheme)
+        corpus_labels = recipe.data.labels or labels_of_teachers(teachers(texts), whole, recipe.data.tag_scheme)
     labels = student_labels(recipe.model, corpus_labels, recipe.data)
     refuse_silent_gold(recipe.model, {language: splits["train"] for language, splits in corpora.items()}, labels)
     without_dev = [language for language, splits in whole.items() if "dev" not in splits]
-    panels = teachers(list(whole)) if without_dev else {}
+    panels = teachers(texts) if without_dev else {}
     for language in without_dev:
         if language not in unlabelled:
             raise RecipeError(f"{language} has neither a dev corpus nor text in unlabelled_corpus to hold out for it")
@@ -138,6 +141,16 @@ def read_run_data(recipe: Recipe, teachers: Callable[[Sequence[str]], Mapping[st
             {"tokens": held_out["tokens"], "tags": tags, "language": held_out["language"]}, features=FEATURES
         )
     return RunData(whole, corpora, unlabelled, labels, tuple(without_dev))
+
+
+def sample_texts(whole: Mapping[str, DatasetDict], unlabelled: Mapping[str, Dataset]) -> dict[str, list[list[str]]]:
+    """Language -> its first sentences, with gold tags or without, by which languages are compared."""
+    return {
+        language: [
+            *first_sentences(unlabelled[language] if language in unlabelled else splits["train"], 200)["tokens"]
+        ]
+        for language, splits in whole.items()
+    }
 
 
 def load_gold_parts(recipe: Recipe) -> dict[str, DatasetDict]:
@@ -159,7 +172,8 @@ def load_gold_parts(recipe: Recipe) -> dict[str, DatasetDict]:
     for language in [language for language in languages if language not in parts]:
         own = data.corpus.get(language)
         splits = ["train", "dev", "test"]
-        if isinstance(own, Mapping) and recipe.teachers.sources(language) and data.unlabelled_corpus is not None:
+        taught = recipe.teachers.sources(language) or recipe.teachers.borrow_teachers
+        if isinstance(own, Mapping) and taught and data.unlabelled_corpus is not None:
             if unknown := [split for split in own if split not in splits]:
                 raise RecipeError(f"the corpus of {language} has {', '.join(unknown)}; splits are train, dev and test")
             splits = [split for split in splits if split in own]

@@ -39,6 +39,7 @@ IDLE_FIELDS: dict[str, dict[str, str]] = {
         **IDLE_EVERYWHERE,
         **dict.fromkeys(
             (
+                "confidence_weight",
                 "focal_weights",
                 *("objective", "objective_combination", "temperature", "temperature_mode", "top_k", *_LAMBDA),
                 *("unlabelled_rate", "annotation_dir", "annotation_batch_size"),
@@ -161,6 +162,11 @@ DISTILLED = (
         ("teacher_num_train_epochs",),
         lambda r: r.max_steps == -1,
         "max_steps says how long everything is trained",
+    ),
+    Rule(
+        ("borrow_teachers", "teacher_confidence"),
+        lambda r: bool(r.teachers),
+        "it is about given teachers, and the recipe gives none",
     ),
     Rule(("previous_label_map",), lambda r: r.previous is not None, "there is no previous tagger"),
     Rule(("baseline_dir",), lambda r: r.baseline, "baseline is false"),

@@ -322,6 +322,22 @@ class TeacherArguments(StartArguments):
             "conll-to-wikiann."
         },
     )
+    borrow_teachers: bool = field(
+        default=False,
+        metadata={
+            "help": "A language without a teacher, of which there is only text, is taught by the given teachers of "
+            "all other languages, weighted by likeness: the mean cosine between sentences of the two languages in the "
+            "encoder that the student starts from."
+        },
+    )
+    teacher_confidence: float | None = field(
+        default=None,
+        metadata={
+            "help": "Where several teachers answer, each sentence listens most to those that are sure of it: the "
+            "weight of a teacher is multiplied by exp(-its entropy per word / this number of nats). Default: the "
+            "weights are the same for all sentences."
+        },
+    )
     teacher_temperature: Temperature | None = field(
         default=None,
         metadata={
@@ -387,7 +403,7 @@ class TeacherArguments(StartArguments):
             self,
             counts=("teacher_max_train_sentences", "teacher_per_device_train_batch_size"),
             not_negative=("teacher_learning_rate",),
-            above_zero=("teacher_num_train_epochs", "teacher_crf_learning_rate"),
+            above_zero=("teacher_num_train_epochs", "teacher_crf_learning_rate", "teacher_confidence"),
         )
         refuse_addresses(self, ("teachers_dir", "baseline_dir"))
 

@@ -238,7 +238,14 @@ def replace_output(args: StructKDTrainingArguments, folder: Path, **changes: Any
     """
     if changes.get("objective") == NO_DISTILLATION:
         # Without distillation there is nothing to soften, no word to weigh, and no teacher to read with.
-        nobody_asked = ("focal_weights", "hidden_first", "hidden_weight", "hidden_layer", "hidden_thaw")
+        nobody_asked = (
+            "focal_weights",
+            "confidence_weight",
+            "hidden_first",
+            "hidden_weight",
+            "hidden_layer",
+            "hidden_thaw",
+        )
         changes = {"temperature": 1.0, **dict.fromkeys(nobody_asked), **changes}
     copied = copy.deepcopy(args)
     for name, value in {"output_dir": str(folder), "push_to_hub": False, **changes}.items():

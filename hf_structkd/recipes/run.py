@@ -21,7 +21,7 @@ from datasets import Dataset, DatasetDict
 
 from ..data.augmentation import augment
 from ..data.unlabelled import mix_unlabelled
-from ..distillation.objectives import annotation_temperatures, needed_columns
+from ..distillation.objectives import annotation_temperatures
 from ..evaluation.compare import compare
 from ..evaluation.report import AGREEMENT, ComparisonReport
 from ..evaluation.results import RunResults, write_results
@@ -37,7 +37,8 @@ from ..training.card import examples_of, gold_by_language, objective_name, sente
 from ..training.hidden_states import check_hidden_layer
 from ..training.teacher_embeddings import embed_from_teachers
 from ..training.teacher_weights import checkpoint_teachers, start_from_teachers
-from .data import RunData, first_sentences, read_run_data
+from .borrowed import borrow
+from .data import RunData, first_sentences, read_run_data, sample_texts
 from .fields import DataArguments
 from .folder import (
     RECORDED,
@@ -162,7 +163,7 @@ class DistillationRun:
             Language -> its teachers.
         """
         recipe, data = self.recipe, self.data
-        panels = self._given_teachers(list(data.corpora))
+        panels = self._given_teachers(sample_texts(data.whole, data.unlabelled))
         check_teachers(panels, data.labels, recipe)
         self._check_checkpoints(panels)
         _ = self.previous  # an error, if it cannot be compared
@@ -214,7 +215,7 @@ class DistillationRun:
             sentences,
             teachers,
             label_names=self.data.labels,
-            targets=needed_columns(recipe.objectives),
+            targets=args.needed_columns,
             top_k=args.top_k,
             temperature=annotation_temperatures(recipe.objectives),
             batch_size=args.annotation_batch_size,
@@ -281,10 +282,12 @@ class DistillationRun:
 
     # ---- parts of the steps ----
 
-    def _given_teachers(self, languages: Sequence[str]) -> dict[str, Panel]:
-        """The teachers that the recipe gives, loaded once."""
+    def _given_teachers(self, texts: Mapping[str, Sequence[list[str]]]) -> dict[str, Panel]:
+        """The teachers that the recipe gives, loaded once; `texts` has sentences of every language."""
         if self._given is None:
-            self._given = given_teachers(languages, self.recipe)
+            self._given = given_teachers(list(texts), self.recipe)
+            if self.recipe.teachers.borrow_teachers:
+                self._given = borrow(self._given, list(texts), texts, self.recipe)
         return dict(self._given)
 
     def _flips(self, rows: Mapping[str, Any]) -> dict[str, Any]:
@@ -473,4 +476,4 @@ def annotate_only(arguments: Sequence[str], program: str) -> None:
         raise RecipeError("objective 'none' asks no teacher: there is nothing to annotate")
     annotated = run.annotate()
     folder = run.recipe.training.annotation_dir or run.output / "annotations"
-    show(f"{len(annotated):,} sentences with {', '.join(needed_columns(run.recipe.objectives))}: {folder}")
+    show(f"{len(annotated):,} sentences with {', '.join(run.recipe.training.needed_columns)}: {folder}")

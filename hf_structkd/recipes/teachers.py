@@ -39,7 +39,7 @@ def given_teachers(languages: Sequence[str], recipe: Recipe) -> dict[str, Panel]
     teacher_args = recipe.teachers
     sources = {language: teacher_args.sources(language) for language in languages}
     missing = [language for language, given in sources.items() if not given]
-    if missing and not teacher_args.teacher_model:
+    if missing and not teacher_args.teacher_model and not teacher_args.borrow_teachers:
         raise RecipeError(
             f"no teacher for language {', '.join(missing)}: name a checkpoint under `teachers`, or a `teacher_model` "
             "to train one from"
@@ -57,7 +57,7 @@ def given_teachers(languages: Sequence[str], recipe: Recipe) -> dict[str, Panel]
             except (ImportError, OSError, ValueError) as error:
                 raise RecipeError(f"teacher for {language}, {source.checkpoint!r}: {error}") from error
         if members:
-            panels[language] = Panel(members)
+            panels[language] = Panel(members, teacher_args.teacher_confidence)
     return panels
 
 

@@ -52,7 +52,7 @@ class StateChain:
         tags: (batch or 1, words or 1, states), integers, the tag that each state is read as at each word.
     """
 
-    weight: float
+    weight: float | Tensor
     initial: Tensor
     step: Callable[[int], Tensor]
     tags: Tensor

@@ -14,6 +14,7 @@ from transformers import Pipeline, PreTrainedModel
 from ..data.columns import TRANSITIONS
 from .base import TagTeacher, tag_sentences
 from .checkpoint import Teacher
+from .confident_mixture import ConfidentMixture
 from .distribution import TagDistribution
 from .kinds import load_teacher, split_kind
 from .readings import Mixture
@@ -33,6 +34,8 @@ class Panel:
         teachers: one teacher, or a list of teachers (of equal weight) or of (teacher, weight); or a panel. A teacher
             may be given as a name or folder, which [`load_teacher`] loads (`"spacy:fr_core_news_sm"`), as a
             transformers token-classification pipeline, or as a spaCy pipeline.
+        confidence: tau, nats per word, above 0: of several teachers each sentence listens most to those that are sure
+            of it, see [`~.confident_mixture.ConfidentMixture`]. `None`: the weights are those of the list.
 
     Attributes:
         members: (teacher, weight), the weights adding up to 1.
@@ -42,9 +45,13 @@ class Panel:
         OSError, ValueError: for an empty list, a weight that is not above 0, or a checkpoint that cannot be loaded.
     """
 
-    def __init__(self, teachers: PanelLike) -> None:
+    def __init__(self, teachers: PanelLike, confidence: float | None = None) -> None:
+        if confidence is not None and not 0.0 < confidence < float("inf"):
+            raise ValueError(f"confidence is a number of nats per word above 0, not {confidence}")
+        self.confidence = confidence
         if isinstance(teachers, Panel):
             self.members: list[tuple[TagTeacher, float]] = list(teachers.members)
+            self.confidence = teachers.confidence if confidence is None else confidence
             return
         items = list(teachers) if isinstance(teachers, list | tuple) else [teachers]
         pairs = [_weighted_teacher(item) for item in items]
@@ -62,7 +69,8 @@ class Panel:
 
     def record(self) -> Any:
         """Everything that decides its answers, as JSON values: each member's identity and weight."""
-        return [{**teacher.identity(), "weight": weight} for teacher, weight in self.members]
+        sure = {} if self.confidence is None or len(self.members) == 1 else {"confidence": self.confidence}
+        return [{**teacher.identity(), "weight": weight, **sure} for teacher, weight in self.members]
 
     def revisions(self) -> Any:
         """Its members' revisions for a results file: the only member's, or each with its weight."""
@@ -92,7 +100,10 @@ class Panel:
             members.setdefault(teacher.reading(label_names).groups, []).append((teacher, weight))
         if len(members) == 1:
             return [Voice(self, 1.0, next(iter(members)))]
-        return [Voice(Panel([*own]), sum(weight for _, weight in own), groups) for groups, own in members.items()]
+        return [
+            Voice(Panel([*own], self.confidence), sum(weight for _, weight in own), groups)
+            for groups, own in members.items()
+        ]
 
     def check(self, label_names: Sequence[str], targets: Sequence[str] = ()) -> None:
         """Refuse labels that do not match, and target columns that the teachers cannot give.
@@ -141,7 +152,10 @@ class Panel:
         distributions = [teacher.distribution(sentences, label_names) for teacher, _ in self.members]
         if len(distributions) == 1:
             return distributions[0]
-        return Mixture(distributions, [weight for _, weight in self.members])
+        weights = [weight for _, weight in self.members]
+        if self.confidence is not None:
+            return ConfidentMixture(distributions, weights, self.confidence)
+        return Mixture(distributions, weights)
 
 
 @dataclass(frozen=True)

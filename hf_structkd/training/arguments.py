@@ -6,8 +6,9 @@ from typing import Any
 
 from transformers import TrainingArguments
 
+from ..data.columns import ENTROPY
 from ..distillation.focal import check_focal_weights
-from ..distillation.objectives import WeightedObjectives, parse_objective
+from ..distillation.objectives import WeightedObjectives, needed_columns, parse_objective
 from ..distillation.schedules import make_schedule
 from ..processes import check_processes, prepare_processes
 from .argument_checks import check_training_numbers, refuse_addresses
@@ -76,6 +77,13 @@ class StructKDTrainingArguments(TrainingArguments):
     lambda_rate: float | None = field(
         default=None,
         metadata={"help": "For linear_per_epoch: the change of lambda per epoch (the paper's 1 %% is 0.01)."},
+    )
+    confidence_weight: float | None = field(
+        default=None,
+        metadata={
+            "help": "gamma: in distillation a sentence weighs exp(-gamma * the teachers' entropy in nats per word), "
+            "so that sentences of which they are unsure count less. Default: every sentence weighs 1."
+        },
     )
     focal_weights: list[float] | None = field(
         default=None,
@@ -191,6 +199,12 @@ class StructKDTrainingArguments(TrainingArguments):
         """Whether the student learns its teachers' word vectors."""
         return bool(self.hidden_first or self.hidden_weight)
 
+    @property
+    def needed_columns(self) -> tuple[str, ...]:
+        """The target columns that the loss reads: those of the objectives, and of `confidence_weight`."""
+        entropy = () if self.confidence_weight is None else (ENTROPY,)
+        return tuple(dict.fromkeys((*needed_columns(self.objectives), *entropy)))
+
     def __post_init__(self) -> None:
         prepare_processes()
         super().__post_init__()
@@ -203,6 +217,10 @@ class StructKDTrainingArguments(TrainingArguments):
         refuse_addresses(self)
         refuse_without_effect(self)
         check_focal_weights(self.focal_weights, self.objectives)
+        if self.confidence_weight is not None and not (0.0 <= self.confidence_weight < float("inf")):
+            raise ValueError(f"confidence_weight must be a number of at least 0, not {self.confidence_weight}")
+        if self.confidence_weight is not None and not self.objectives:
+            raise ValueError("confidence_weight weighs distillation, and objective 'none' asks no teacher")
         make_schedule(self.lambda_schedule, self.lambda_start, self.lambda_end, self.lambda_rate)
         if self.normalization not in NORMALIZATIONS:
             raise ValueError(f"normalization must be one of {NORMALIZATIONS}, not {self.normalization!r}")

@@ -11,7 +11,7 @@ from ..data.columns import IGNORED, LANGUAGE, TAG_COLUMNS, target_of
 from ..data.sampling import MixedSampler
 from ..data.unlabelled import has_any_gold, has_gold
 from ..data.words import check_corpus, encode_corpus, gold_tags, is_tokenised, reorder_labels, tag_column
-from ..distillation.objectives import WeightedObjectives, annotation_temperatures, needed_columns
+from ..distillation.objectives import WeightedObjectives, annotation_temperatures
 from ..distillation.targets import missing_columns_advice
 from ..modeling.configuration import label_names
 from ..modeling.tag_scheme import TagScheme
@@ -97,7 +97,7 @@ def annotated(
             f"the columns {', '.join(TAG_COLUMNS)}; the columns here are {', '.join(dataset.column_names)}"
         )
     _refuse_illegal_gold(dataset, config)
-    needed = needed_columns(objectives)
+    needed = args.needed_columns
     columns = getattr(dataset, "column_names", None) or []
     if missing := [name for name in needed if name not in columns]:
         if teachers is None:

@@ -11,7 +11,7 @@ from transformers import EvalPrediction, PreTrainedModel
 
 from ..data.collator import DataCollatorForStructKD
 from ..data.columns import ANNOTATED_TYPES, IGNORED, TARGET_COLUMNS, TRANSITIONS, target_of
-from ..distillation.focal import focal_weights
+from ..distillation.focal import focal_weights, sentence_confidence
 from ..distillation.losses import PartlyAnnotated, loss_items, mixed_losses
 from ..distillation.objectives import describe_objectives, needed_columns
 from ..distillation.schedules import LambdaSchedule, Progress, make_schedule
@@ -191,7 +191,7 @@ class StructKDTrainer(HiddenStateTrainer):
         self.args.check()
         self._read_objective(self.args)
         data: Any = self.train_dataset
-        lacking = [name for name in needed_columns(self.objectives) if name not in data.column_names]
+        lacking = [name for name in self.args.needed_columns if name not in data.column_names]
         if lacking or (self.objectives and self.args.top_k != self._annotated_top_k):
             wanted = f"the columns {lacking}" if lacking else f"top_k {self.args.top_k}, not {self._annotated_top_k}"
             raise ValueError(
@@ -262,6 +262,10 @@ class StructKDTrainer(HiddenStateTrainer):
         if self.args.focal_weights is not None and targets:
             for voice in targets.voices():
                 voice.word_weights = focal_weights(voice, labels, word_mask, *self.args.focal_weights)
+        if self.args.confidence_weight is not None and targets:
+            for voice in targets.voices():
+                sure = sentence_confidence(voice, word_mask, self.args.confidence_weight)
+                voice.teacher_weight = sure if voice.teacher_weight is None else sure * voice.teacher_weight
         lam = self.current_lambda()
         weighted, unweighted = mixed_losses(student, labels, word_mask, targets, self.objectives, lam, partly)
         if learns_hidden:

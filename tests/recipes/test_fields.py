@@ -69,7 +69,8 @@ ALWAYS = {
         """corpus languages words tag_scheme labels orphans max_train_sentences unlabelled_sentences unlabelled_corpus
     augmentation max_dev_sentences max_test_sentences model model_config keep_layers head trust_remote_code
     hidden_first hidden_weight hidden_layer hidden_thaw
-    teacher_embeddings teacher_layers teachers previous baseline objective focal_weights unlabelled_rate normalization
+    teacher_embeddings teacher_layers teachers previous baseline objective focal_weights confidence_weight
+    unlabelled_rate normalization
     language_sampling_temperature
     license label_examples"""
     ),

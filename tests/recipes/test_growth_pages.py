@@ -42,7 +42,8 @@ def place(tmp_path_factory, tokenizer, labels):
                     (target / f"{split}.conll").write_text("\n\n".join(lines) + "\n")
         (folder / "text").mkdir(exist_ok=True)
         text = "\n".join(" ".join(words) for words in splits["train"]["tokens"])
-        (folder / "text" / f"{name}.txt").write_text(text)
+        for written in {name, language}:
+            (folder / "text" / f"{written}.txt").write_text(text)
     return folder
 
 

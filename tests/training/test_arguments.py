@@ -37,6 +37,7 @@ _TRAINERS = """
 SCRIPTS = {"do_train", "do_eval", "do_predict", "resume_from_checkpoint"}
 # The package's code does something with these, or sees to it that they do what they say for its loss and its corpora.
 _OWN = """
+    confidence_weight focal_weights
     objective objective_combination temperature temperature_mode top_k lambda_schedule lambda_start lambda_end
     lambda_rate normalization unlabelled_rate annotation_dir annotation_batch_size license label_examples
     focal_weights hidden_first hidden_weight hidden_layer hidden_thaw
