@@ -1,6 +1,7 @@
 """The sources of the objectives: arXiv identifier or anthology key -> BibTeX, for model cards and papers."""
 
 SLKD, SKD, SUBKD, MGKD = "2004.03846", "2010.05010", "2203.04825", "2021.naacl-main.454"
+GATE = "2404.14827"
 
 BIBTEX = {
     SLKD: """@inproceedings{wang-etal-2020-structure,
@@ -30,5 +31,11 @@ BIBTEX = {
   booktitle = {Proceedings of NAACL-HLT},
   year      = {2021},
   url       = {https://aclanthology.org/2021.naacl-main.454},
+}""",
+    GATE: """@misc{wei-etal-2024-sentence,
+  title  = {Sentence-Level or Token-Level? A Comprehensive Study on Knowledge Distillation},
+  author = {Wei, Jingxuan and Sun, Linzhuang and Leng, Yichong and Tan, Xu and Yu, Bihui and Guo, Ruifeng},
+  year   = {2024},
+  url    = {https://arxiv.org/abs/2404.14827},
 }""",
 }

@@ -14,8 +14,8 @@ loss compares (each word's distribution, or the list of k best), which only some
 score of both CRFs is divided by T, the teacher's during annotation. The loss is multiplied by a power of T that keeps
 the scale of its gradient. Where two softened distributions are compared, the factor is T^2 (Hinton et al. 2015): the
 scores are divided by T, and so is the difference of the distributions. Where paths are compared (`top_k`, `top_wk`,
-`fuzzy`) it is T: the student softens and the paths stay the same, so their difference does not shrink. `citations.py`
-lists the sources.
+`fuzzy`) it is T: the student softens and the paths stay the same, so their difference does not shrink. The gates
+compare both, each with its power. `citations.py` lists the sources.
 """
 
 from collections.abc import Mapping
@@ -29,6 +29,7 @@ from torch import Tensor
 from ..data.columns import (
     EDGE_COUNTS,
     EMISSIONS,
+    ENTROPY,
     MARGINALS,
     START_END,
     TEMPERED_COLUMNS,
@@ -37,7 +38,7 @@ from ..data.columns import (
     TRANSITIONS,
 )
 from ..modeling.crf import LinearChainCRF
-from .citations import BIBTEX, MGKD, SKD, SLKD, SUBKD
+from .citations import BIBTEX, GATE, MGKD, SKD, SLKD, SUBKD
 from .comparisons import (
     group_log_probs,
     local_cross_entropy,
@@ -46,6 +47,7 @@ from .comparisons import (
     tag_sets,
     word_mask,
 )
+from .gates import sentence_gates, word_gates, word_log_probs
 from .targets import Targets
 
 TEMPERATURE_MODES = ("local", "global")
@@ -295,6 +297,54 @@ class Fuzzy(Objective):
         return {}
 
 
+class GateWord(Objective):
+    """sum over words i of -g_i sum_j q_t(i, j) log q_s(i, j) - (1 - g_i) sum_y w_y log p_s(y_i | y_1 ... y_{i-1}).
+
+    `posterior` and `top_wk`, mixed word by word: y are the k best tag sequences with their weights w, and
+    g_i = exp(-entropy of the teacher's q_t(i)). Where the teacher is certain, the student learns the word's
+    distribution, and where it wavers, which whole sequences are probable (after Wei et al. 2024, who find
+    distributions better where the task is simple, sequences where it is hard, and learn a gate for translation). The
+    chain rule from the left makes a sequence's likelihood a sum over words: with g = 0 everywhere the loss is that of
+    `top_wk`, with g = 1 that of `posterior`.
+
+    The local temperature softens both parts as it softens each alone, and each keeps its power of T; the gates are of
+    the teacher's answers as they are stored, so a global temperature lowers them.
+    """
+
+    name, needs, source = "gate_word", (MARGINALS, TOPK_TAGS, TOPK_LOG_PROBS), GATE
+    temperature_power = 1  # and once more for the part that compares marginals
+
+    def loss(self, student: LinearChainCRF, targets: Targets, temperature: float) -> Tensor:
+        gates, groups = word_gates(targets[MARGINALS]), targets.teacher_groups
+        log_q = group_log_probs(student.log_marginals, groups)
+        local = local_cross_entropy(targets[MARGINALS], log_q, temperature, gates)
+        softened = student if temperature == 1.0 else student.with_temperature(temperature)
+        weights = targets.path_weights(weighted=True, temperature=temperature)
+        shares = weights[..., None] * (1.0 - gates[:, None])
+        log_probs = word_log_probs(softened, targets[TOPK_TAGS], groups)
+        # where: 0 * -inf is NaN, and the student's constraints may exclude a path that has no weight.
+        paths = -torch.where(shares > 0, shares * log_probs, 0.0).sum(dim=(1, 2))
+        return self.temperature * local + paths.to(local.dtype)
+
+
+class GateSentence(Objective):
+    """g * `posterior` + (1 - g) * `top_wk`, with g = exp(-entropy of the teacher's tag sequence / words).
+
+    Like `gate_word`, with one gate for all words of a sentence.
+    """
+
+    name, needs, source = "gate_sentence", (MARGINALS, TOPK_TAGS, TOPK_LOG_PROBS, ENTROPY), GATE
+    temperature_power = 1
+
+    def loss(self, student: LinearChainCRF, targets: Targets, temperature: float) -> Tensor:
+        gates, groups = sentence_gates(targets[ENTROPY], student.lengths), targets.teacher_groups
+        log_q = group_log_probs(student.log_marginals, groups)
+        local = local_cross_entropy(targets[MARGINALS], log_q, temperature)
+        softened = student if temperature == 1.0 else student.with_temperature(temperature)
+        weights = targets.path_weights(weighted=True, temperature=temperature)
+        return self.temperature * gates * local + (1.0 - gates) * _path_cross_entropy(softened, targets, weights)
+
+
 def _local_log_probs(student: LinearChainCRF) -> Tensor:
     emissions = student.scores.emissions
     emissions = torch.where(word_mask(student) > 0, emissions, torch.zeros_like(emissions))
@@ -309,7 +359,7 @@ def _path_cross_entropy(student: LinearChainCRF, targets: Targets, weights: Tens
     return -torch.where(weights > 0, weights * log_probs, torch.zeros_like(log_probs)).sum(dim=1)
 
 
-_OBJECTIVE_CLASSES = (Token, Emission, TopK, TopWK, Posterior, Structural, SubStructure, Fuzzy)
+_OBJECTIVE_CLASSES = (Token, Emission, TopK, TopWK, Posterior, Structural, SubStructure, Fuzzy, GateWord, GateSentence)
 OBJECTIVES: dict[str, type[Objective]] = {cls.name: cls for cls in _OBJECTIVE_CLASSES}
 NO_DISTILLATION = "none"
 WeightedObjectives = Mapping[str, tuple[Objective, float]]  # name -> (objective, weight in the loss)

@@ -121,7 +121,9 @@ TRAINED = (
     Rule(("crf_learning_rate",), lambda r: r.head == "crf", "head 'softmax' has no transition scores"),
 )
 DISTILLED = (
-    Rule(("top_k",), _reads_paths, "the objective reads no k best tag sequences (top_k, top_wk and fuzzy do)"),
+    Rule(
+        ("top_k",), _reads_paths, "the objective reads no k best tag sequences (top_k, top_wk, fuzzy and the gates do)"
+    ),
     Rule(
         (
             *("temperature", "temperature_mode", "objective_combination", *_LAMBDA),

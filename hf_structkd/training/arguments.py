@@ -39,7 +39,7 @@ class StructKDTrainingArguments(TrainingArguments):
         metadata={
             "help": "Distillation objectives: a name, names joined by '+', or a mapping name -> weight or name -> "
             "{weight, temperature, temperature_mode}. The names are token, emission, top_k, top_wk, posterior, "
-            "structural, substructure and fuzzy; 'none' trains on gold tags alone."
+            "structural, substructure, fuzzy, gate_word and gate_sentence; 'none' trains on gold tags alone."
         },
     )
     objective_combination: str = field(

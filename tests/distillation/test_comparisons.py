@@ -38,6 +38,7 @@ def targets_from(teacher_scores, k=3):
     )
     distribution = teacher.distribution([["w"] * n for n in LENGTHS.tolist()], LABELS)
     names = ["teacher_topk_tags", "teacher_topk_log_probs", "teacher_marginals", "teacher_emissions"]
+    names.append("teacher_entropy")
     batch = {name: torch.as_tensor(values) for name, values in target_values(distribution, names, k).items()}
     groups = torch.tensor(teacher.reading(LABELS).groups)
     assert groups.tolist() == GROUPS
@@ -75,6 +76,20 @@ def brute_force(name, student, teacher, k=3):
             sets = [{seen[p][i] for p in best} for i in range(n)]
             inside = [i for i, z in enumerate(seen) if all(t in s for t, s in zip(z, sets))]
             losses.append(-log_read[inside].logsumexp(dim=0))
+        elif name.startswith("gate"):
+            loss, gates = 0.0, []
+            for i in range(n):
+                at = [[p for p, z in enumerate(seen) if z[i] == c] for c in range(2)]
+                q_t = torch.stack([log_t[one].logsumexp(dim=0).exp() for one in at])
+                gates.append(torch.exp((log_t.exp() * log_t).sum() / n if "sent" in name else (q_t * q_t.log()).sum()))
+                loss = loss - gates[i] * sum(q * log_read[one].logsumexp(dim=0) for q, one in zip(q_t, at))
+            for weight, p in zip(log_t[best].softmax(dim=0), best):
+                before = torch.zeros(())
+                for i in range(n):
+                    same = [z for z, y in enumerate(seen) if y[: i + 1] == seen[p][: i + 1]]
+                    beginning = log_read[same].logsumexp(dim=0)
+                    loss, before = loss - (1 - gates[i]) * weight * (beginning - before), beginning
+            losses.append(loss)
         elif name == "posterior":
             loss = 0.0
             for i, c in itertools.product(range(n), range(2)):
@@ -93,7 +108,9 @@ def brute_force(name, student, teacher, k=3):
     return torch.stack(losses)
 
 
-@pytest.mark.parametrize("name", ["top_k", "top_wk", "fuzzy", "posterior", "token", "emission"])
+@pytest.mark.parametrize(
+    "name", ["top_k", "top_wk", "fuzzy", "posterior", "token", "emission", "gate_word", "gate_sentence"]
+)
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_student_is_compared_by_its_probability_of_what_the_teacher_sees(name, seed):
     student, teacher = random_scores(seed, len(LABELS)), random_scores(seed + 50, len(KNOWN))

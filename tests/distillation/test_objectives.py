@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from hf_structkd import LinearChainCRF
 from hf_structkd.data.columns import TARGET_COLUMNS
+from hf_structkd.distillation.gates import word_log_probs
 from hf_structkd.distillation.objectives import (
     OBJECTIVES,
     annotation_temperatures,
@@ -88,6 +89,22 @@ def brute_force(name: str, student: list[torch.Tensor], teacher: list[torch.Tens
             sets = [{paths[p][i] for p in best} for i in range(n)]
             inside = [p for p, y in enumerate(paths) if all(tag in allowed for tag, allowed in zip(y, sets))]
             losses.append(-log_s[inside].logsumexp(dim=0))
+        elif name.startswith("gate"):
+            member = torch.tensor([[[float(y[i] == c) for c in range(C)] for i in range(n)] for y in paths]).double()
+            q_t = torch.einsum("p,pic->ic", log_t.exp(), member)
+            q_s = torch.einsum("p,pic->ic", log_s.exp(), member)
+            gates = (q_t * q_t.log()).sum(dim=1).exp()
+            if name == "gate_sentence":
+                gates = ((log_t.exp() * log_t).sum() / n).exp().expand(n)
+            total = -(gates[:, None] * q_t * q_s.log()).sum()
+            for weight, p in zip(log_t[best].softmax(dim=0), best):
+                before = torch.zeros(())
+                for i in range(n):  # the probability of the beginning: of all that begin so
+                    same = [z for z, y in enumerate(paths) if y[: i + 1] == paths[p][: i + 1]]
+                    beginning = log_s[same].logsumexp(dim=0)
+                    total = total - (1 - gates[i]) * weight * (beginning - before)
+                    before = beginning
+            losses.append(total)
         else:
             losses.append(sum(pair_variances((emissions, transitions, start, end), teacher, b, n)))
     return torch.stack(losses)
@@ -255,7 +272,7 @@ def test_targets_that_were_not_stored_are_named_with_the_call_that_makes_them(na
         OBJECTIVES[name]()(LinearChainCRF(*random_scores(1), lengths=LENGTHS), Targets())
 
 
-@pytest.mark.parametrize("name", GLOBAL)
+@pytest.mark.parametrize("name", [name for name in GLOBAL if not name.startswith("gate")])
 def test_a_global_temperature_is_the_objective_between_two_divided_chains(name):
     """T^2, or T where paths are compared, times the loss at T = 1 between CRFs whose every score is divided by T."""
     T = 2.0
@@ -269,6 +286,58 @@ def test_a_global_temperature_is_the_objective_between_two_divided_chains(name):
     torch.testing.assert_close(objective(crf, targets), expected)
     both = weighted_losses({name: (objective, 0.5)}, crf, targets)
     torch.testing.assert_close(both[name], 0.5 * expected)
+
+
+@pytest.mark.parametrize("mode", ["local", "global"])
+@pytest.mark.parametrize("name", ["gate_word", "gate_sentence"])
+def test_a_gates_parts_are_softened_as_each_alone(name, mode, monkeypatch):
+    """With every gate 1 or 0 it is `posterior` or `top_wk`, at each temperature."""
+    student, temperature = LinearChainCRF(*random_scores(7), lengths=LENGTHS), 2.0
+    of_teacher = temperature if mode == "global" else 1.0
+    targets = targets_of(random_scores(8), OBJECTIVES[name].needs, temperature=of_teacher)
+    parts = [OBJECTIVES[part](temperature, mode)(student, targets) for part in ("posterior", "top_wk")]
+    if name == "gate_sentence":
+        gates = (-targets.teacher_entropy / LENGTHS).exp()
+        expected = gates * parts[0] + (1 - gates) * parts[1]
+        torch.testing.assert_close(
+            OBJECTIVES[name](temperature, mode)(student, targets), expected, rtol=1e-5, atol=1e-5
+        )
+    shape = (B,) if name == "gate_sentence" else (B, T)
+    for part, everywhere in zip(parts, (1.0, 0.0)):
+        gates = torch.full(shape, everywhere)
+        function = "sentence_gates" if name == "gate_sentence" else "word_gates"
+        monkeypatch.setattr(f"hf_structkd.distillation.objectives.{function}", lambda *given, gates=gates: gates)
+        torch.testing.assert_close(OBJECTIVES[name](temperature, mode)(student, targets), part, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["gate_word", "gate_sentence"])
+def test_the_minimum_of_a_gate_over_all_sequences_is_at_the_teacher(name):
+    teacher = random_scores(3)
+    targets = targets_of(teacher, OBJECTIVES[name].needs, top_k=C**T)
+    student = [part.clone().requires_grad_() for part in teacher]
+    OBJECTIVES[name]()(LinearChainCRF(*student, lengths=LENGTHS), targets).sum().backward()
+    assert all(part.grad.abs().max() < 2e-2 for part in student)
+
+
+def test_the_words_of_a_path_that_the_student_excludes():
+    """-inf where it becomes impossible, no NaN, and no gradient but of what is possible."""
+    scores = [part.requires_grad_() for part in random_scores(2)]
+    allowed = torch.ones(C, C, dtype=torch.bool)
+    allowed[0, 1] = False
+    crf = LinearChainCRF(*scores, lengths=LENGTHS, allowed=allowed)
+    tags = torch.full((B, 2, T), -100)
+    tags[0] = torch.tensor([[0, 0, 1, 2], [2, 2, 0, 0]])
+    tags[1, 0, 0], tags[2, 0, :3] = 1, torch.tensor([0, 1, 1])
+    alone = torch.arange(C).expand(B, -1)
+    for groups in (None, alone):
+        found = word_log_probs(crf, tags, groups)
+        assert (found[0, 0] == -torch.inf).tolist() == [False, False, True, False]
+        assert (found[2, 0] == -torch.inf).tolist() == [False, True, False, False]
+        assert found[0, 1].sum().item() == pytest.approx(crf.log_prob(tags[0:1, 1].expand(B, -1))[0].item())
+        assert (found[1, 1] == 0).all()  # no such path
+        gradients = torch.autograd.grad(found[found > -torch.inf].sum(), scores, retain_graph=True)
+        assert all(part.isfinite().all() for part in gradients)
+    torch.testing.assert_close(word_log_probs(crf, tags, None), word_log_probs(crf, tags, alone))
 
 
 @pytest.mark.parametrize("name", ["top_wk", "emission"])

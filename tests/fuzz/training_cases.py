@@ -28,7 +28,14 @@ WORDS = (
     *("nail", "oak", "plane", "rasp", "saw", "teak", "vise"),
 )
 KINDS = ("TREE", "TOOL")
-OF_GROUPS = ("posterior", "top_k", "top_wk", "fuzzy")  # objectives for teachers that cannot tell some tags apart
+OF_GROUPS = (
+    "posterior",
+    "top_k",
+    "top_wk",
+    "fuzzy",
+    "gate_word",
+    "gate_sentence",
+)  # objectives for teachers that cannot tell some tags apart
 TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32,
         "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "max_position_embeddings": 80,
         "type_vocab_size": 1}  # fmt: skip

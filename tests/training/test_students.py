@@ -4,6 +4,7 @@ precision; a raw traceback for a model that is no tagger."""
 import ast
 import itertools
 import logging
+import math
 import re
 
 import pytest
@@ -108,6 +109,13 @@ def expected_loss(name, student, teacher, tokenizer, words):
         allowed = [{tags[i] for tags in best} for i in range(len(words))]
         inside = [own[tags] for tags in own if all(tag in allowed[i] for i, tag in enumerate(tags))]
         return -torch.tensor(inside).logsumexp(0).item()
+    if name.startswith("gate"):  # a softmax student's words do not depend on each other
+        q = torch.tensor([[sum(theirs[t] for t in own if t[i] == tag) for tag in range(3)] for i in range(len(words))])
+        gates = (q * q.log()).sum(dim=-1).exp()
+        if name == "gate_sentence":
+            gates = torch.full_like(gates, math.exp(sum(p * math.log(p) for p in theirs.values()) / len(words)))
+        paths = sum(theirs[tags] / mass * torch.stack([local[i, tag] for i, tag in enumerate(tags)]) for tags in best)
+        return -(gates * (q * local).sum(dim=-1) + (1 - gates) * paths).sum().item()
     if name == "emission":
         q = chain.scores.emissions[0].double().softmax(dim=-1)
     else:
