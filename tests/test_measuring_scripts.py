@@ -88,6 +88,25 @@ def test_export_cost(run_script, checkpoint, page, tmp_path):
     assert "6 sentences, batches of 32" in page.read_text()
 
 
+@pytest.mark.slow
+def test_smaller_students(run_script, checkpoint, tmp_path):
+    pytest.importorskip("onnxscript", reason="needs the onnx extra: onnx, onnxruntime, onnxscript")
+    printed = run_script(
+        "benchmarks.smaller_students", "--model", checkpoint, "--corpus", "demo", "--languages", "en", "ru",
+        "--max_train_sentences", 30, "--max_dev_sentences", 5, "--max_test_sentences", 6, "--layers", 1,
+        "--epochs", 1, "--rounds", 1, "--work", tmp_path / "work",
+    )  # fmt: skip
+    rows = json.loads((tmp_path / "work" / "smaller_students.json").read_text())
+    assert [(row["distilled"], row["trimmed"], row["numbers"]) for row in rows] == [
+        (distilled, trimmed, numbers)
+        for trimmed in (False, True) for distilled in (False, True) for numbers in ("float", "int8")
+    ]  # fmt: skip
+    assert rows[1]["mib"] < rows[0]["mib"]
+    assert all(row["speed"] > 0 for row in rows)
+    assert (tmp_path / "work" / "smaller_students.png").stat().st_size > 1000
+    assert (tmp_path / "work" / "smaller_students.md").read_text().strip() in printed
+
+
 def test_languages_that_a_checkpoint_was_not_trained_on_are_named(run_script, checkpoint):
     """Danger: a zero-shot score taken for one that was trained for."""
     common = ("--checkpoint", checkpoint, "--corpus", "demo", "--max_test_sentences", 3, "--languages")

@@ -10,6 +10,7 @@ from ..evaluation.calibration import DEFAULT_BINS
 from ..modeling.congruence import check_congruence
 from ..modeling.segmenters import get_segmenter
 from ..training.argument_checks import check_numbers, refuse_addresses
+from ..training.smaller_student import SPREAD
 
 Temperature = float | Literal["auto"]
 
@@ -306,7 +307,7 @@ class TeacherArguments(StartArguments):
             "and {model} is the tagger that training starts from, as it was."
         },
     )
-    teacher_layers: Literal["spread"] | list[int] | None = field(
+    teacher_layers: str | list[int] | None = field(
         default=None,
         metadata={
             "help": "Start the student from its teachers' weights, their mean if there are several: spread takes "
@@ -396,6 +397,11 @@ class TeacherArguments(StartArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if isinstance(self.teacher_layers, str):
+            if self.teacher_layers.isdigit():  # one number on the command line
+                self.teacher_layers = [int(self.teacher_layers)]
+            elif self.teacher_layers != SPREAD:
+                raise ValueError(f"teacher_layers must be {SPREAD} or layer numbers, not {self.teacher_layers!r}")
         if self.teacher_layers is not None and self.teacher_embeddings is not None:
             raise ValueError("teacher_layers brings the teachers' embeddings; leave out it or teacher_embeddings")
         check_temperature(self.teacher_temperature)

@@ -250,6 +250,8 @@ def from_text(text: str | list[str], hint: Any) -> Any:
             return None
         if len(text) == 1 and str in members:
             return text[0]  # str | list[str]: one value is the string, as in the recipe
+        if len(text) == 1 and (numbers := [member for member in members if member in (int, float)]):
+            return from_text(text[0], numbers[0])  # int | list[int]: keep_layers 2 is two layers, not layer 2
         kind = (*get_args(lists[0]), str)[0]
         return [from_text(member, kind) for member in text]
     if text == "null" and (type(None) in members or Any in members):

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+SPREAD = "spread"  # evenly spaced layers
 LAYER_LISTS = ("encoder.layer", "layers")  # module names of the layers in BERT-like models and in ModernBERT
 
 

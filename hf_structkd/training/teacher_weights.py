@@ -15,10 +15,9 @@ from torch import Tensor
 from ..modeling.configuration import label_names
 from ..teachers.checkpoint import Teacher
 from ..teachers.panel import Teachers, teachers_by_language
-from .smaller_student import LAYER_LISTS, evenly_spaced
+from .smaller_student import LAYER_LISTS, SPREAD, evenly_spaced
 
 logger = logging.getLogger(__name__)
-SPREAD = "spread"
 
 Weighted = list[tuple[Teacher, float]]
 

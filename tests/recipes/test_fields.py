@@ -258,3 +258,21 @@ def test_an_option_takes_back_what_a_recipe_says(tmp_path):
     read("teacher", *str(refused.value).rpartition(" by ")[2].split(), "--objective", "none", files=[recipe])
     with pytest.raises(RecipeError, match="--top_k: expected int, got 'null'"):
         read("distill", "--top_k", "null")
+
+
+@pytest.mark.parametrize(("given", "read_as"), [(["spread"], "spread"), (["2"], [2]), (["0", "3"], [0, 3])])
+def test_layers_of_teachers_on_the_command_line(given, read_as):
+    _, _, teachers, _ = read("distill", "--teachers", "x", "--teacher_layers", *given)
+    assert teachers.teacher_layers == read_as
+
+
+def test_a_word_that_names_no_layers_is_refused():
+    with pytest.raises(RecipeError, match="teacher_layers must be spread or layer numbers"):
+        read("distill", "--teachers", "x", "--teacher_layers", "top")
+
+
+@pytest.mark.parametrize(("given", "read_as"), [(["2"], 2), (["[2]"], [2]), (["0", "2"], [0, 2])])
+def test_one_number_on_the_command_line_is_a_number_as_in_a_recipe(given, read_as):
+    """Danger: `--keep_layers 2` that keeps layer 2 alone."""
+    _, model, _, _ = read("distill", "--keep_layers", *given)
+    assert model.keep_layers == read_as
