@@ -1,0 +1,197 @@
+"""Run what a growing tagger is judged by: steps that build on each other, for several seeds, and their scores.
+
+    python -m experiments.growth PLAN.yaml --define DATA=... ENCODERS=... [--output_dir runs/growth] [--seeds 1]
+
+A plan (experiments/plans/) names corpora, cut by entity types and sentences, and steps, each a `structkd teacher` or
+`structkd distill` with fields of its own; `step:NAME` is the tagger of an earlier step, `{NAME}` those of a corpus.
+Every step leaves OUTPUT_DIR/PLAN/seed-N/STEP; started again, the runner does what is not done. table.md has means and
+standard deviations over seeds.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import yaml
+
+from hf_structkd import load_corpora
+from hf_structkd.evaluation import read_results
+from hf_structkd.files import write_atomically
+from hf_structkd.modeling.tag_scheme import split_tag
+
+SCORES = "scores.json"
+STEP = "step:"
+MEMBERS = {"description", "seeds", "corpora", "fields", "steps", "scored"}
+
+
+def main() -> int:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("plan", type=Path)
+    options.add_argument("--define", nargs="*", default=[])
+    options.add_argument("--output_dir", type=Path, default=Path("runs/growth"))
+    options.add_argument("--seeds", type=int, help="fewer seeds than the plan has")
+    options.add_argument("--sentences", type=int, help="at most so many sentences of each split, for a trial")
+    options.add_argument("--max_steps", type=int, help="updates per training, for a trial")
+    given = options.parse_args()
+    plan = read_plan(given.plan, dict(item.split("=", 1) for item in given.define))
+    output = given.output_dir.resolve() / given.plan.stem
+    for name, corpus in plan["corpora"].items():
+        write_corpus(corpus, output / "corpora" / name, given.sentences)
+    seeds = range(1, (given.seeds or plan["seeds"]) + 1)
+    for seed in seeds:
+        for step in plan["steps"]:
+            run_step(plan, step, output, seed, given.max_steps)
+    table = report(plan, output, list(seeds))
+    write_atomically(output / "table.md", table)
+    print(table)
+    return 0
+
+
+def read_plan(file: Path, definitions: Mapping[str, str]) -> dict[str, Any]:
+    """Read a plan, with `${NAME}` replaced. Raises ValueError for unknown members and steps that do not exist."""
+    plan = yaml.safe_load(Template(file.read_text(encoding="utf-8")).substitute(definitions))
+    if set(plan) != MEMBERS:
+        raise ValueError(f"{file}: a plan has {sorted(MEMBERS)}, not {sorted(plan)}")
+    before: list[str] = []
+    for name, step in plan["steps"].items():
+        for used in [text[len(STEP) :] for text in _texts(step) if text.startswith(STEP)]:
+            if used not in before:
+                raise ValueError(f"{file}: step {name!r} builds on {used!r}, which is no earlier step")
+        before.append(name)
+    return plan
+
+
+def _texts(value: Any) -> list[str]:
+    if isinstance(value, Mapping):
+        return [text for member in value.values() for text in _texts(member)]
+    if isinstance(value, list):
+        return [text for member in value for text in _texts(member)]
+    return [value] if isinstance(value, str) else []
+
+
+def write_corpus(corpus: Mapping[str, Any], folder: Path, sentences: int | None) -> None:
+    """Write the files of a corpus, {language}.{split}.conll and .txt, once."""
+    done = folder / "done.json"
+    wanted = json.dumps([corpus, sentences])
+    if done.exists():
+        if done.read_text(encoding="utf-8") != wanted:
+            raise ValueError(f"{folder} holds another corpus than the plan names: remove it, or take another folder")
+        return
+    splits = corpus.get("splits", ["train", "dev", "test"])
+    loaded = load_corpora(corpus["source"], corpus["languages"], splits)
+    folder.mkdir(parents=True, exist_ok=True)
+    for language, parts in loaded.items():
+        for split, rows in parts.items():
+            first, last = corpus.get(split, [0, len(rows)])
+            last = min(last, len(rows), first + (sentences or len(rows)))
+            chosen = rows.select(range(first, last))
+            keep = corpus.get("keep")
+            lines = [
+                "\n".join(
+                    f"{word}\t{tag if keep is None or split_tag(tag)[1] in keep else 'O'}"
+                    for word, tag in zip(words, tags)
+                )
+                for words, tags in zip(chosen["tokens"], chosen["tags"])
+            ]
+            write_atomically(folder / f"{language}.{split}.conll", "\n\n".join(lines) + "\n")
+            text = "\n".join(" ".join(words) for words in chosen["tokens"])
+            write_atomically(folder / f"{language}.{split}.txt", text + "\n")
+    write_atomically(done, wanted)
+
+
+def tagger_of(plan: Mapping[str, Any], name: str, folder: Path) -> Path:
+    """The folder of a step's tagger."""
+    return folder / name / "student" if plan["steps"][name]["command"] == "distill" else folder / name
+
+
+def run_step(plan: Mapping[str, Any], name: str, output: Path, seed: int, max_steps: int | None) -> None:
+    """Train the tagger of a step and score it, unless that is done."""
+    folder = output / f"seed-{seed}"
+    scores = folder / f"{name}.{SCORES}"
+    if scores.exists():
+        return
+
+    def placed(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: placed(member) for key, member in value.items()}
+        if isinstance(value, list):
+            return [placed(member) for member in value]
+        if isinstance(value, str) and value.startswith(STEP):
+            return str(tagger_of(plan, value[len(STEP) :], folder))
+        if isinstance(value, str):
+            for corpus in plan["corpora"]:
+                value = value.replace(f"{{{corpus}}}", str(output / "corpora" / corpus))
+        return value
+
+    own = {key: value for key, value in plan["steps"][name].items() if key not in ("command", "recipe")}
+    common = dict(plan["fields"]) | ({"max_steps": max_steps} if max_steps else {})
+    fields = placed(common | own) | {"seed": seed, "output_dir": str(folder / name)}
+    recipe = folder / f"{name}.yaml"
+    recipe.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(recipe, yaml.safe_dump(fields, sort_keys=False))
+    recipes = [plan["steps"][name]["recipe"]] if "recipe" in plan["steps"][name] else []
+    print(f"seed {seed}: {name}", flush=True)
+    _structkd(plan["steps"][name]["command"], *recipes, recipe)
+    scored = placed(dict(plan["scored"]))
+    asked = ["--checkpoint", tagger_of(plan, name, folder), "--output_file", scores]
+    previous = scored.pop("previous", None)
+    if previous is not None and previous != str(tagger_of(plan, name, folder)):
+        asked += ["--previous", previous]
+    files = folder / f"{name}.scored.yaml"
+    write_atomically(files, yaml.safe_dump(scored, sort_keys=False))
+    _structkd("evaluate", files, *asked)
+
+
+def _structkd(command: str, *arguments: Any) -> None:
+    subprocess.run([sys.executable, "-m", "hf_structkd", command, *map(str, arguments)], check=True)
+
+
+def report(plan: Mapping[str, Any], output: Path, seeds: list[int]) -> str:
+    """F1 of every entity type, micro over the languages' counts, and what is lost against the previous tagger."""
+    columns: dict[str, None] = {}
+    rows: dict[str, dict[str, list[float]]] = {}
+    for name in plan["steps"]:
+        for seed in seeds:
+            results = read_results(output / f"seed-{seed}" / f"{name}.{SCORES}")
+            for column, value in _scores(results, tagger_of(plan, name, output).name).items():
+                columns[column] = None
+                rows.setdefault(name, {}).setdefault(column, []).append(value)
+    lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    for name, values in rows.items():
+        lines.append(f"| {name} | " + " | ".join(_cell(values.get(column, [])) for column in columns) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _scores(results: Any, row: str) -> dict[str, float]:
+    (split,) = results.scores
+    reports = {language: report for language, report in results.scores[split][row].items() if language != "avg"}
+    scores = {f"F1 {language}": 100 * report["f1"] for language, report in reports.items()}
+    types = sorted({name for report in reports.values() for name in report["by_type"]})
+    for name in types:
+        parts = [report["by_type"][name] for report in reports.values() if name in report["by_type"]]
+        right, others = (
+            sum(part["correct"] for part in parts),
+            sum(part["number"] + part["predicted"] for part in parts),
+        )
+        scores[f"F1 {name}"] = 200 * right / others if others else 0.0
+    counted = results.flips.get(split, {}).get(row, {})
+    lost = [report["entities"] for language, report in counted.items() if language != "all"]
+    if right_before := sum(part["right_before"] for part in lost):
+        scores["entities lost, %"] = 100 * sum(part["lost"] for part in lost) / right_before
+    return scores
+
+
+def _cell(values: list[float]) -> str:
+    if not values:
+        return ""
+    return f"{statistics.mean(values):.2f}" + (f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else "")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
