@@ -27,10 +27,9 @@ def tokenizers_by_family(corpus, tokenizer):
 
 def emissions(model, tokenizer, sentences):
     """Each sentence alone: other sentences of a batch would change nothing but the last bits."""
-    for words in sentences:
-        encoded = {name: torch.tensor(rows) for name, rows in tokenize_words([words], tokenizer).items()}
-        with torch.no_grad():
-            yield model(**encoded)
+    batches = [tokenize_words([words], tokenizer) for words in sentences]
+    with torch.no_grad():
+        return [model(**{name: torch.tensor(rows) for name, rows in batch.items()}) for batch in batches]
 
 
 def test_tags_are_the_same_to_the_last_bit_after_saving_and_loading(family: Family, corpus, tmp_path):
