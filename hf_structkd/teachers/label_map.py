@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..data.columns import EDGE_COUNTS, EMISSIONS, START_END, TRANSITIONS
 from ..modeling.tag_scheme import infer_scheme, split_tag
-from .label_maps import LABEL_MAPS, suggest_map
+from .label_maps import LABEL_MAPS, nearest_name, suggest_map
 
 LabelMap = Mapping[str, str | Sequence[str]] | str  # or the name of one, see label_maps.py
 
@@ -173,19 +173,36 @@ def read_labels(
 
 
 def _suggestion(teacher_labels: Sequence[str], student_labels: Sequence[str]) -> str:
-    """The label map to write, as a sentence; empty for plain tags."""
+    """The label map to write, as a sentence; empty if one side has entities and the other plain tags."""
     own, wanted = (
         list(dict.fromkeys(kind for prefix, kind in map(split_tag, labels) if prefix and kind))
         for labels in (teacher_labels, student_labels)
     )
-    if not own or not wanted:
+    if not own and not wanted:  # plain tags
+        unknown = [label for label in teacher_labels if label not in student_labels]
+        suggested: Mapping[str, str | list[str]] = {
+            label: nearest_name(label, list(student_labels)) or "?" for label in dict.fromkeys(unknown)
+        }
+        known_maps = [name for name, known in LABEL_MAPS.items() if set(teacher_labels) <= set(known) | {"O"}]
+        fitting = [
+            name
+            for name in known_maps
+            if {tag for label in unknown for tag in _as_list(LABEL_MAPS[name].get(label, "O"))} <= set(student_labels)
+        ]
+    elif not own or not wanted:
         return ""
-    fitting = [name for name, known in LABEL_MAPS.items() if set(own) == set(known) | (set(own) & set(wanted))]
-    fitting = [
-        name for name in fitting if {*LABEL_MAPS[name].values(), *own} - set(LABEL_MAPS[name]) <= {*wanted, "O"}
-    ]
+    else:
+        suggested = suggest_map(own, wanted)
+        fitting = [
+            name
+            for name, known in LABEL_MAPS.items()
+            if set(own) == set(known) | (set(own) & set(wanted))
+            and {tag for kind in own for tag in _as_list(known.get(kind, kind))} <= {*wanted, "O"}
+        ]
+    if not suggested:
+        return ""
     named = f" (the map {fitting[0]!r} may be what you want)" if fitting else ""
-    return f" Nearest names, to be checked: label_map: {suggest_map(own, wanted)}{named}"
+    return f" Nearest names, to be checked: label_map: {suggested}{named}"
 
 
 def _group_tags(

@@ -8,13 +8,29 @@ from ..modeling.tag_scheme import split_tag
 _NUMBERS_AND_TIMES = ("CARDINAL", "DATE", "MONEY", "ORDINAL", "PERCENT", "QUANTITY", "TIME")
 _NAMES = {"PERSON": "PER", "ORG": "ORG", "GPE": "LOC", "LOC": "LOC", "FAC": "LOC"}
 _MISCELLANEOUS = ("EVENT", "LANGUAGE", "LAW", "NORP", "PRODUCT", "WORK_OF_ART")
+_ADPOSITIONS = ["ADP", "ADV", "PART", "SCONJ"]  # of one PTB tag many words are one, others the other: IN, TO, RB
+_VERBS, _DETERMINERS = ["AUX", "VERB"], ["DET", "PRON"]
 
-LABEL_MAPS: Mapping[str, Mapping[str, str]] = {
+LABEL_MAPS: Mapping[str, Mapping[str, str | Sequence[str]]] = {
     # the 18 types of OntoNotes in the four of CoNLL-2003: nationalities, events, works and the like are MISC
     "ontonotes-to-conll": _NAMES | dict.fromkeys(_MISCELLANEOUS, "MISC") | dict.fromkeys(_NUMBERS_AND_TIMES, "O"),
     # ... in the three of WikiAnn and Universal NER
     "ontonotes-to-wikiann": _NAMES | dict.fromkeys((*_MISCELLANEOUS, *_NUMBERS_AND_TIMES), "O"),
     "conll-to-wikiann": {"MISC": "O"},
+    # The Penn Treebank's parts of speech in the universal ones. Where its tags do not decide, as between verbs and
+    # auxiliaries, the universal ones form a group that the teacher cannot tell apart.
+    "ptb-to-upos": {
+        **dict.fromkeys(("IN", "TO", "RP", "RB", "RBR", "RBS", "WRB"), _ADPOSITIONS),
+        **dict.fromkeys(("VB", "VBD", "VBG", "VBN", "VBP", "VBZ", "MD"), _VERBS),
+        **dict.fromkeys(("DT", "PDT", "WDT", "EX", "PRP", "PRP$", "WP", "WP$"), _DETERMINERS),
+        **dict.fromkeys(("JJ", "JJR", "JJS"), "ADJ"),
+        **dict.fromkeys(("NN", "NNS"), "NOUN"),
+        **dict.fromkeys(("NNP", "NNPS"), "PROPN"),
+        **{"CC": "CCONJ", "CD": "NUM", "UH": "INTJ", "POS": "PART", "$": "SYM", "#": "SYM"},
+        **dict.fromkeys((".", ",", ":", "``", "''", '"', "-LRB-", "-RRB-", "(", ")", "HYPH", "NFP"), "PUNCT"),
+        **dict.fromkeys(("FW", "LS", "ADD", "AFX", "GW", "XX", "_SP"), "X"),
+        "SYM": "SYM",
+    },
 }
 # Other words for a type, for suggestions only.
 _ALIASES = (
@@ -44,7 +60,7 @@ def resolve_label_map(
         near = difflib.get_close_matches(label_map, LABEL_MAPS, n=1)
         advice = f"did you mean {near[0]}?" if near else f"there are {', '.join(LABEL_MAPS)}"
         raise ValueError(f"teacher {teacher}: there is no label_map {label_map!r}; {advice}")
-    types = {kind for prefix, kind in map(split_tag, labels) if prefix}
+    types = {kind if prefix else label for label in labels for prefix, kind in [split_tag(label)]}
     chosen: dict[str, str | Sequence[str]] = {
         kind: target for kind, target in LABEL_MAPS[label_map].items() if kind in types
     }
@@ -56,13 +72,16 @@ def resolve_label_map(
 def suggest_map(teacher_types: Iterable[str], student_types: Iterable[str]) -> dict[str, str | list[str]]:
     """A label map to start from: nearest names; `O` for what has none; what the teacher lacks hides in its `O`."""
     own, wanted = list(teacher_types), list(student_types)
-    suggested: dict[str, str | list[str]] = {kind: _nearest(kind, wanted) for kind in own if kind not in wanted}
+    suggested: dict[str, str | list[str]] = {
+        kind: nearest_name(kind, wanted) or "O" for kind in own if kind not in wanted
+    }
     if missing := [kind for kind in wanted if kind not in (*own, *suggested.values())]:
         suggested["O"] = ["O", *missing]
     return suggested
 
 
-def _nearest(kind: str, wanted: list[str]) -> str:
+def nearest_name(kind: str, wanted: Sequence[str]) -> str | None:
+    """The one of the student's names that a teacher's name probably means, if any."""
     upper = {other.upper(): other for other in wanted}
     if kind.upper() in upper:
         return upper[kind.upper()]
@@ -72,4 +91,4 @@ def _nearest(kind: str, wanted: list[str]) -> str:
                 if name in upper:
                     return upper[name]
     near = difflib.get_close_matches(kind.upper(), upper, n=1, cutoff=0.75)
-    return upper[near[0]] if near else "O"
+    return upper[near[0]] if near else None

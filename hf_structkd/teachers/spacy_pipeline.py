@@ -15,6 +15,7 @@ Annotation = Literal["ner", "pos", "tag"]
 OTHER = "X"  # the universal part of speech of what has no other
 _UNIVERSAL = "ADJ ADP ADV AUX CCONJ DET INTJ NOUN NUM PART PRON PROPN PUNCT SCONJ SYM VERB X"
 UNIVERSAL_TAGS = tuple(_UNIVERSAL.split())
+_RECOGNISERS = ("ner", "beam_ner")  # the factories of entity recognisers, whatever their components are called
 # A hypothesis this much less probable than the best one of its sentence (in nats) is given up.
 _HOPELESS = 12.0
 
@@ -121,19 +122,21 @@ class SpacyTeacher(CallableTeacher):
     # ---- entities ----
 
     def _open_ner(self, name: str) -> tuple[Any, list[str], Any]:
-        self._require("ner", name)
-        labels = ["O"] + [f"{prefix}-{label}" for label in self.nlp.get_pipe("ner").labels for prefix in "BI"]
+        recognisers = [pipe for pipe in self.nlp.pipe_names if self.nlp.get_pipe_meta(pipe).factory in _RECOGNISERS]
+        self._ner = recognisers[0] if recognisers else "ner"
+        self._require(self._ner, name)
+        labels = ["O"] + [f"{prefix}-{label}" for label in self.nlp.get_pipe(self._ner).labels for prefix in "BI"]
         others = [
             pipe
             for pipe in self.nlp.pipe_names
-            if pipe != "ner" and "doc.ents" in self.nlp.get_pipe_meta(pipe).assigns
+            if pipe != self._ner and "doc.ents" in self.nlp.get_pipe_meta(pipe).assigns
         ]
         if self.beam_width == 1:
             return self._greedy_entities, labels, "paths"
         if others:
             raise ValueError(
-                f"teacher {name}: {', '.join(others)} changes the entities beside `ner`, so the pipeline's answers "
-                "are no weighted sequences: give beam_width 1"
+                f"teacher {name}: {', '.join(others)} changes the entities beside `{self._ner}`, so the pipeline's "
+                "answers are no weighted sequences: give beam_width 1"
             )
         return self._beam_entities, labels, "paths"
 
@@ -145,7 +148,8 @@ class SpacyTeacher(CallableTeacher):
         for name, pipe in self.nlp.pipeline:
             if name == until:
                 break
-            if until is None or "tok2vec" in self.nlp.get_pipe_meta(name).factory or "transformer" in name:
+            factory = self.nlp.get_pipe_meta(name).factory
+            if until is None or "tok2vec" in factory or "transformer" in factory:
                 docs = list(pipe.pipe(docs) if hasattr(pipe, "pipe") else map(pipe, docs))
         return docs
 
@@ -156,15 +160,15 @@ class SpacyTeacher(CallableTeacher):
         paths = []
         for doc in docs:
             spans = [(span.start, span.end, span.label_) for span in doc.ents]
-            unknown = sorted({label for _, _, label in spans} - set(self.nlp.get_pipe("ner").labels))
+            unknown = sorted({label for _, _, label in spans} - set(self.nlp.get_pipe(self._ner).labels))
             if unknown:
                 raise ValueError(f"teacher {self.name}: another component adds entities of type {', '.join(unknown)}")
             paths.append([(_bio(len(doc), spans), 1.0)])
         return paths
 
     def _beam_entities(self, sentences: Sequence[Sequence[str]]) -> list[Any]:
-        ner = self.nlp.get_pipe("ner")
-        docs = self._docs(sentences, until="ner")
+        ner = self.nlp.get_pipe(self._ner)
+        docs = self._docs(sentences, until=self._ner)
         beams = [[_Hypothesis(0.0, state, ())] for state in ner.moves.init_batch(docs)]
         step, moves = ner.model.predict(docs), _Moves(ner.moves)
         for word in range(max(len(words) for words in sentences)):
@@ -175,7 +179,8 @@ class SpacyTeacher(CallableTeacher):
             for i in active:
                 rows = scores[row : row + len(beams[i])]
                 row += len(beams[i])
-                beams[i] = moves.advance(beams[i], rows, self.beam_width, word + 1 == len(sentences[i]))
+                last, blank = word + 1 == len(sentences[i]), sentences[i][word].isspace()
+                beams[i] = moves.advance(beams[i], rows, self.beam_width, last, blank)
         return [
             [(_bio_of_actions(found.actions), math.exp(found.log_prob - beam[0].log_prob)) for found in beam]
             for beam in beams
@@ -188,7 +193,9 @@ class SpacyTeacher(CallableTeacher):
         if self.annotation == "tag":
             self._require("tagger", name)
             return self._tag_probabilities, list(self.nlp.get_pipe("tagger").labels), "probabilities"
-        ruled = "attribute_ruler" in names and len(self.nlp.get_pipe("attribute_ruler").patterns) > 0
+        rules = self.nlp.get_pipe("attribute_ruler").patterns if "attribute_ruler" in names else []
+        # Published pipelines with a morphologizer have rules too, but these copy its `pos` into `tag`, or mark blanks.
+        ruled = any(rule["attrs"].get("POS", "SPACE") != "SPACE" for rule in rules)
         if "morphologizer" in names and not ruled:
             return self._pos_probabilities, list(UNIVERSAL_TAGS), "probabilities"
         if "morphologizer" not in names and not (ruled and "tagger" in names):
@@ -266,11 +273,24 @@ class _Moves:
         prefixes = "U" if last else "BU"
         return np.array([p == "O" or (bool(kind) and bool(p) and p in prefixes) for p, kind in self.actions])
 
-    def advance(self, beam: list[_Hypothesis], scores: np.ndarray, width: int, last: bool) -> list[_Hypothesis]:
-        """The `width` most probable continuations of a beam, most probable first; scores are (hypotheses, moves)."""
+    def advance(
+        self, beam: list[_Hypothesis], scores: np.ndarray, width: int, last: bool, blank: bool = False
+    ) -> list[_Hypothesis]:
+        """The `width` most probable continuations of a beam, most probable first.
+
+        Args:
+            beam: the beginnings.
+            scores: (hypotheses, moves).
+            width: how many to keep.
+            last: whether the word is the sentence's last.
+            blank: whether it consists of white space alone, where no entity may begin.
+        """
         continued = []
         for hypothesis, row in zip(beam, scores):
-            possible = np.flatnonzero(self.allowed(hypothesis.open_type, last))
+            allowed = self.allowed(hypothesis.open_type, last)
+            if blank:  # rare, so spaCy's own rules are asked, which takes long
+                allowed &= [self.system.is_valid(hypothesis.state, name) for name in self.names]
+            possible = np.flatnonzero(allowed)
             values = row[possible]
             log_probs = values - values.max()
             log_probs -= np.log(np.exp(log_probs).sum())

@@ -79,3 +79,18 @@ def test_the_map_to_write_is_shown_with_nearest_names():
     student = ["O", *(f"{prefix}-{kind}" for kind in ("LOC", "MISC", "ORG", "PER") for prefix in "BI")]
     with pytest.raises(ValueError, match=r"'PERSON': 'PER'.*the map 'ontonotes-to-conll' may be what you want"):
         read_labels([[label] for label in labels], student, "T")
+
+
+def test_parts_of_speech_of_the_penn_treebank_have_a_map():
+    """Groups where one of its tags is one or another universal tag; plain tags without a map get a suggestion, too."""
+    penn = ["NN", "VB", "IN", "DT", "."]
+    universal = ["ADP", "ADV", "AUX", "DET", "NOUN", "PART", "PRON", "PUNCT", "SCONJ", "VERB"]
+    teacher = CallableTeacher(len, penn, name="T", revision="1", label_map="ptb-to-upos")
+    groups = teacher.reading(universal).groups
+    together = {frozenset(t for t, g in zip(universal, groups) if g == leader) for leader in set(groups)}
+    assert {frozenset({"AUX", "VERB"}), frozenset({"DET", "PRON"}), frozenset({"NOUN"})} < together
+    plain = CallableTeacher(len, penn, name="T", revision="1")
+    with pytest.raises(ValueError, match=r"'NN': .*the map 'ptb-to-upos' may be what you want"):
+        plain.reading(universal)
+    with pytest.raises(ValueError, match=r"label_map: \{'CONJ': 'CCONJ', 'ZZZ': '\?'\}$"):
+        read_labels([["CONJ"], ["ZZZ"]], ["CCONJ", "NOUN"], "T")

