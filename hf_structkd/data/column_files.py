@@ -255,13 +255,14 @@ def _sentences(
         nonlocal words, tags, lines, count
         if words:
             count += 1
-            yield RawSentence(words, None if layout.tags is None else tags, str(path), lines)
+            document = str(documents) if documents else None
+            yield RawSentence(words, None if layout.tags is None else tags, str(path), lines, document=document)
         words, tags, lines = [], [], []
 
     for number, line, cells in rows:
         if not cells or line.startswith(DOCUMENT_START):
-            documents += bool(cells)
             yield from end_sentence()
+            documents += bool(cells)
             continue
         if not is_csv and not words and line.startswith("#"):
             has_all_columns = len(cells) == layout.width

@@ -14,6 +14,7 @@ from ..modeling.tag_scheme import IGNORED
 
 TOKENS = "tokens"
 LANGUAGE = "language"
+DOCUMENT = "document"  # of a sentence: sentences of one document stand together, in their order
 SUBWORDS = "input_ids"  # a corpus with this column is tokenised
 SUBWORD_LABELS = "labels"  # in a tokenised corpus: the label of each subword
 # The usual names of columns, in files, tables, datasets in memory and recipes. Where a corpus has several of one kind,

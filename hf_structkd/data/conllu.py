@@ -1,6 +1,7 @@
 """Reader of CoNLL-U and CoNLL-U Plus files."""
 
 import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -74,12 +75,15 @@ def _columns(path: Path) -> tuple[str, ...]:
 
 def _sentences(path: Path, fields: tuple[str, ...], index: int) -> Iterator[RawSentence]:
     """Sentences with the field of a number for tags."""
+    document: str | None = None
     skipped, form, number_column = 0, fields.index("form"), fields.index("id") if "id" in fields else None
     for block in blocks(read_lines(path)):
         tokens, tags, lines = [], [], []
         for number, line in block:
             columns = line.split("\t")
             if line.startswith("#") and len(columns) != len(fields):
+                if re.match(r"#\s*newdoc\b", line):
+                    document = f"{path}:{number}"
                 continue
             if len(columns) != len(fields):
                 raise CorpusError(
@@ -97,6 +101,6 @@ def _sentences(path: Path, fields: tuple[str, ...], index: int) -> Iterator[RawS
             tags.append(tag)
             lines.append(number)
         if tokens:
-            yield RawSentence(tokens, tags, str(path), lines)
+            yield RawSentence(tokens, tags, str(path), lines, document=document)
     if skipped:
         logger.info("%s: skipped %d multiword range(s) and empty node(s).", path, skipped)

@@ -7,14 +7,14 @@ indices only when the model's label order is known (see [`label_inventory`]).
 
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, TypeAlias, cast, get_args
 
 import datasets
 
 from ..modeling.tag_scheme import SchemeName, infer_scheme, split_tag
-from .columns import ANNOTATED_TYPES
+from .columns import ANNOTATED_TYPES, DOCUMENT
 from .demo_corpus import DEMO_LANGUAGES
 from .offset_spans import OffsetUnit, SpanChoice
 from .source_text import CorpusError, RawSentence
@@ -31,7 +31,11 @@ FEATURES = datasets.Features(
         "language": datasets.Value("string"),
     }
 )
-PARTLY_ANNOTATED = datasets.Features({**FEATURES, ANNOTATED_TYPES: datasets.List(datasets.Value("string"))})
+# The columns that only some corpora have.
+OPTIONAL_FEATURES = datasets.Features(
+    {ANNOTATED_TYPES: datasets.List(datasets.Value("string")), DOCUMENT: datasets.Value("string")}
+)
+Documents: TypeAlias = Literal["marked", "source"]
 SPLITS = ("train", "dev", "test")
 
 
@@ -53,6 +57,7 @@ def load_corpus(
     spans: SpanChoice = "refuse",
     offset_unit: OffsetUnit | None = None,
     annotated_types: Sequence[str] | None = None,
+    documents: Documents | None = None,
 ) -> datasets.Dataset:
     """Load the annotated sentences of one language.
 
@@ -94,6 +99,9 @@ def load_corpus(
         label_names: the label set. Tags outside it are an error; it gives class indices without names their names.
         annotated_types: the entity types that the annotators looked for, if these are not all that the student will
             know. A column `annotated_types` of a table says it sentence by sentence.
+        documents: adds a column `document`, for teachers that read sentences with their neighbours (`annotate`,
+            `context`): `"marked"`: as the source marks them (`-DOCSTART-` lines, `# newdoc` in CoNLL-U, a column
+            `document` of tables); `"source"`: all its sentences, in their order, are one document.
 
     Returns:
         A dataset with the columns `tokens`, `tags` (lists of strings) and `language` (string), and `annotated_types`
@@ -120,8 +128,25 @@ def load_corpus(
         for sentence, own in zip(sentences, types):
             _refuse_undeclared(sentence, own)
         columns[ANNOTATED_TYPES] = types
-    features = {name: feature for name, feature in PARTLY_ANNOTATED.items() if name in columns}
+    if documents is not None:
+        columns[DOCUMENT] = _documents(source, sentences, documents, f"{language}/{split or 'all'}")
+    features = {name: feature for name, feature in {**FEATURES, **OPTIONAL_FEATURES}.items() if name in columns}
     return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
+
+
+def _documents(source: Source, sentences: Sequence[RawSentence], documents: str, prefix: str) -> list[str | None]:
+    """The document of each sentence, named after language and split."""
+    if documents not in get_args(Documents):
+        raise ValueError(f"documents must be one of {', '.join(get_args(Documents))}, not {documents!r}.")
+    if documents == "source":
+        return [prefix] * len(sentences)
+    if all(sentence.document is None for sentence in sentences):
+        raise CorpusError(
+            f"{source_name(source)}: documents='marked', but nothing marks documents: neither -DOCSTART- lines, "
+            "# newdoc comments of CoNLL-U nor a column 'document' of a table. If it is one document, or its sentences "
+            "follow each other throughout, say documents='source'."
+        )
+    return [None if s.document is None else f"{prefix}/{s.document}" for s in sentences]
 
 
 def _refuse_undeclared(sentence: RawSentence, types: Sequence[str] | None) -> None:
@@ -198,6 +223,7 @@ def load_corpora(
     *,
     max_sentences: int | Mapping[str, int] | None = None,
     annotated_types: Mapping[str, Sequence[str]] | Sequence[str] | None = None,
+    documents: Mapping[str, Documents] | Documents | None = None,
     **kwargs: Any,
 ) -> dict[str, datasets.DatasetDict]:
     """Load several languages.
@@ -211,10 +237,11 @@ def load_corpora(
         max_sentences: at most so many per split, or a mapping from split to number (all of a missing split).
         annotated_types: as for [`load_corpus`], of all languages, or a mapping from language to types (all of a
             missing language).
+        documents: as for [`load_corpus`], of all languages, or a mapping from language to it.
         **kwargs: as for [`load_corpus`].
 
     Returns:
-        Language -> `DatasetDict` with the splits. If any has a column `annotated_types`, all have.
+        Language -> `DatasetDict` with the splits. If any has a column `annotated_types` or `document`, all have.
 
     Raises:
         CorpusError: as for [`load_corpus`], with language and split named; and if a template would give several
@@ -234,6 +261,8 @@ def load_corpora(
     types_of = annotated_types
     if isinstance(types_of, Mapping) and (unknown := [language for language in types_of if language not in languages]):
         raise CorpusError(f"annotated_types names {', '.join(unknown)}, but the languages are {', '.join(languages)}.")
+    if isinstance(documents, Mapping) and (unknown := [name for name in documents if name not in languages]):
+        raise CorpusError(f"documents names {', '.join(unknown)}, but the languages are {', '.join(languages)}.")
     # Every path is checked before anything is read: a missing last file should not cost reading the others.
     sources = {
         lang: {split: _source_of(corpus, lang, split, languages, splits) for split in splits} for lang in languages
@@ -255,30 +284,30 @@ def load_corpora(
                     split=split,
                     max_sentences=limit,
                     annotated_types=types_of.get(language) if isinstance(types_of, Mapping) else types_of,
+                    documents=documents.get(language) if isinstance(documents, Mapping) else documents,
                     **kwargs,
                 )
             except CorpusError as error:
                 raise CorpusError(f"language {language!r}, split {split!r}: {error}") from error
         corpora[language] = datasets.DatasetDict(loaded)
-    return with_annotated_types(corpora)
+    return with_common_columns(corpora)
 
 
-def with_annotated_types(corpora: Mapping[str, datasets.DatasetDict]) -> dict[str, datasets.DatasetDict]:
-    """The same corpora; if any has a column `annotated_types`, all have, so that they can be concatenated."""
-    partly = any(ANNOTATED_TYPES in data.column_names for splits in corpora.values() for data in splits.values())
-    if not partly:
-        return dict(corpora)
+def with_common_columns(corpora: Mapping[str, datasets.DatasetDict]) -> dict[str, datasets.DatasetDict]:
+    """The same corpora; if any has a column `annotated_types` or `document`, all have: they can be concatenated."""
+    present = {name for splits in corpora.values() for data in splits.values() for name in data.column_names}
     return {
-        language: datasets.DatasetDict(
-            {
-                split: data
-                if ANNOTATED_TYPES in data.column_names
-                else data.add_column(ANNOTATED_TYPES, [None] * len(data), feature=PARTLY_ANNOTATED[ANNOTATED_TYPES])
-                for split, data in splits.items()
-            }
-        )
+        language: datasets.DatasetDict({split: with_columns(data, present) for split, data in splits.items()})
         for language, splits in corpora.items()
     }
+
+
+def with_columns(data: datasets.Dataset, names: Collection[str]) -> datasets.Dataset:
+    """A corpus with those of `OPTIONAL_FEATURES` that are among `names`, `None` in every row where they are new."""
+    for name, feature in OPTIONAL_FEATURES.items():
+        if name in names and name not in data.column_names:
+            data = data.add_column(name, [None] * len(data), feature=feature)
+    return data
 
 
 def label_inventory(corpora: Any) -> list[str]:

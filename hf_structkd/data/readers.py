@@ -7,7 +7,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from .columns import ANNOTATED_TYPES, TAG_COLUMNS, TOKEN_COLUMNS
+from .columns import ANNOTATED_TYPES, DOCUMENT, TAG_COLUMNS, TOKEN_COLUMNS
 from .source_text import CorpusError, RawSentence, is_text, read_lines
 from .tool_exports import SPAN_COLUMNS
 
@@ -193,6 +193,8 @@ def sentences_from_rows(
             if not isinstance(types, (list, tuple)) or not all(map(is_text, types)):
                 raise CorpusError(f"{where}: {ANNOTATED_TYPES!r} must be a list of entity types, not {types!r:.80}.")
             sentence.annotated_types = list(types)
+        if row.get(DOCUMENT) is not None:
+            sentence.document = str(row[DOCUMENT])
         yield sentence
 
 

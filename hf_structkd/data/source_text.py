@@ -39,6 +39,7 @@ class RawSentence:
         text: the text that the words were cut out of, where the source has it.
         offsets: the first character and one past the last of each word in `text`.
         annotated_types: the entity types that its annotators looked for; `None` where they looked for all.
+        document: the number or name of its document, where the source marks documents.
     """
 
     tokens: list[str]
@@ -49,6 +50,7 @@ class RawSentence:
     text: str | None = None
     offsets: Sequence[tuple[int, int]] = ()
     annotated_types: list[str] | None = None
+    document: str | None = None
 
     def place(self, word: int) -> str:
         """The place of word number `word`, for messages: `train.conll:17` or `train.jsonl:3, word 5`."""

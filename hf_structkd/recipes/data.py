@@ -8,8 +8,16 @@ from pathlib import Path
 
 from datasets import Dataset, DatasetDict, concatenate_datasets
 
-from ..data.columns import ANNOTATED_TYPES
-from ..data.corpora import FEATURES, label_inventory, load_corpora, with_annotated_types
+from ..data.columns import ANNOTATED_TYPES, DOCUMENT
+from ..data.corpora import (
+    FEATURES,
+    OPTIONAL_FEATURES,
+    Documents,
+    label_inventory,
+    load_corpora,
+    with_columns,
+    with_common_columns,
+)
 from ..data.sources import file_suffix
 from ..data.unlabelled import load_sentences, select_gold
 from ..modeling.tag_scheme import infer_scheme, split_tag
@@ -110,12 +118,22 @@ def read_run_data(
         RecipeError: If the recipe does not fit what is read.
         CorpusError: If a corpus cannot be read; the message names file and line.
     """
+    if recipe.training.annotation_context and recipe.objectives and recipe.data.documents is None:
+        raise RecipeError(
+            "annotation_context: say which sentences are neighbours: `documents: marked` where the corpora mark "
+            "documents, `documents: source` where each file is one document"
+        )
     whole = load_gold_parts(recipe)
     corpora = {
         language: DatasetDict({**splits, "train": first_sentences(splits["train"], recipe.data.max_train_sentences)})
         for language, splits in whole.items()
     }
     unlabelled = unlabelled_part(whole, recipe)
+    if any(DOCUMENT in text.column_names for text in unlabelled.values()):
+        corpora = {
+            language: DatasetDict({split: with_columns(part, [DOCUMENT]) for split, part in splits.items()})
+            for language, splits in corpora.items()
+        }
     texts = sample_texts(whole, unlabelled)
     if any(len(splits["train"]) for splits in whole.values()):
         corpus_labels = labels_of(recipe.data, whole)
@@ -161,7 +179,7 @@ def load_gold_parts(recipe: Recipe) -> dict[str, DatasetDict]:
     if not isinstance(data.corpus, Mapping) or not any(isinstance(own, Mapping) for own in data.corpus.values()):
         splits = ["dev", "test"] if _learns_from_text_alone(recipe) else ["train", "dev", "test"]
         loaded = load_data(data, splits, whole_train=True)
-        return with_annotated_types(
+        return with_common_columns(
             {language: DatasetDict({"train": _NOTHING, **parts}) for language, parts in loaded.items()}
         )
     parts = {}
@@ -184,10 +202,11 @@ def load_gold_parts(recipe: Recipe) -> dict[str, DatasetDict]:
             corpus={language: own} if own is not None else data.corpus,
             languages=[language],
             annotated_types={key: types for key, types in (data.annotated_types or {}).items() if key == language},
+            documents=_documents_of(data, language),
         )
         loaded = load_data(of_language, splits, whole_train=True)[language]
         parts[language] = DatasetDict({"train": _NOTHING, **loaded})
-    return with_annotated_types({language: parts[language] for language in languages})
+    return with_common_columns({language: parts[language] for language in languages})
 
 
 def _learns_from_text_alone(recipe: Recipe) -> bool:
@@ -271,6 +290,7 @@ def load_data(
         spans=args.spans,
         offset_unit=args.offset_unit,
         annotated_types=args.annotated_types,
+        documents=args.documents,
     )
     return {
         language: DatasetDict(
@@ -329,7 +349,14 @@ def load_unlabelled(args: DataArguments, languages: Sequence[str]) -> dict[str, 
             tokens_column=args.tokens_column if has_columns else None,
             words=args.words,
         )
+        if _documents_of(args, language) == "source":
+            name = [f"{language}/unlabelled"] * len(loaded[language])
+            loaded[language] = loaded[language].add_column(DOCUMENT, name, feature=OPTIONAL_FEATURES[DOCUMENT])
     return loaded
+
+
+def _documents_of(args: DataArguments, language: str) -> Documents | None:
+    return args.documents.get(language) if isinstance(args.documents, dict) else args.documents
 
 
 def unlabelled_part(whole: Mapping[str, DatasetDict], recipe: Recipe) -> dict[str, Dataset]:
@@ -377,5 +404,13 @@ def unlabelled_part(whole: Mapping[str, DatasetDict], recipe: Recipe) -> dict[st
         if start >= len(train):
             raise RecipeError(f"{language} has {len(train):,} training sentences, none after the first {start:,}")
         end = min(start + (data_args.unlabelled_sentences or 0), len(train))
-        parts[language] = train.select(range(start, end))
+        parts[language] = _as_other_documents(train.select(range(start, end)))
     return parts
+
+
+def _as_other_documents(text: Dataset) -> Dataset:
+    """Sentences whose documents are others than those before them, from which the student's corpus is cut off."""
+    if DOCUMENT not in text.column_names:
+        return text
+    names = [None if name is None else f"unlabelled/{name}" for name in text[DOCUMENT]]
+    return text.remove_columns(DOCUMENT).add_column(DOCUMENT, names, feature=text.features[DOCUMENT])

@@ -42,7 +42,7 @@ IDLE_FIELDS: dict[str, dict[str, str]] = {
                 "confidence_weight",
                 "focal_weights",
                 *("objective", "objective_combination", "temperature", "temperature_mode", "top_k", *_LAMBDA),
-                *("unlabelled_rate", "annotation_dir", "annotation_batch_size"),
+                *("unlabelled_rate", "annotation_dir", "annotation_batch_size", "annotation_context"),
                 *("hidden_first", "hidden_weight", "hidden_layer", "hidden_thaw"),
                 *("unlabelled_sentences", "unlabelled_corpus", "augmentation"),
             ),
@@ -104,6 +104,11 @@ def _limits(scored: Callable[[Any], Sequence[str]]) -> list[Rule]:
 DATA = (
     Rule(("annotated_types",), lambda r: r.corpus is not None, "there is no corpus"),
     Rule(
+        ("documents",),
+        lambda r: r.annotation_context and r.objectives,
+        "it says which sentences teachers read together, and annotation_context is 0 or no teacher is asked",
+    ),
+    Rule(
         ("tags_column", "column", "sentence_column", "corpus_scheme", "spans", "offset_unit"),
         lambda r: r.corpus != "demo",
         "corpus 'demo' is read as it is",
@@ -127,7 +132,7 @@ DISTILLED = (
     Rule(
         (
             *("temperature", "temperature_mode", "objective_combination", *_LAMBDA),
-            *("annotation_dir", "annotation_batch_size"),
+            *("annotation_dir", "annotation_batch_size", "annotation_context"),
         ),
         _asks_teachers,
         "objective 'none' asks no teacher",

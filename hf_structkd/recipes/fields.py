@@ -97,6 +97,14 @@ class DataArguments:
             "the scores. Rows of tables may have such a list themselves, in a column annotated_types."
         },
     )
+    documents: dict[str, Literal["marked", "source"]] | Literal["marked", "source"] | None = field(
+        default=None,
+        metadata={
+            "help": "For annotation_context: which sentences are neighbours. marked: those of one document, as "
+            "-DOCSTART- lines, # newdoc (CoNLL-U) or a column document mark it; source: all of a file, in their "
+            "order. Or language -> one of these."
+        },
+    )
     labels: list[str] | None = field(
         default=None,
         metadata={

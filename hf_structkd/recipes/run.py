@@ -220,6 +220,7 @@ class DistillationRun:
             temperature=annotation_temperatures(recipe.objectives),
             batch_size=args.annotation_batch_size,
             output_dir=args.annotation_dir or self.output / "annotations",
+            context=args.annotation_context,
             progress=not args.disable_tqdm,
         )
         self.seconds["annotation"] = time.perf_counter() - started

@@ -65,6 +65,7 @@ def annotate(
     output_dir: str | os.PathLike | None = None,
     progress: bool = True,
     shard_size: int = 2048,
+    context: int = 0,
 ) -> Dataset:
     """Add the teachers' answers to a corpus.
 
@@ -89,6 +90,9 @@ def annotate(
         output_dir: where the answers are stored, and read from if they exist.
         progress: show a progress bar, with sentences per second.
         shard_size: sentences that are stored together; at most so many are lost when a process is killed.
+        context: how many sentences before and after it in the same document a teacher reads with each sentence; the
+            student reads it alone. The dataset then has a column `document`, and the sentences of a document stand
+            together in their order. Entities do not cross the bounds of sentences.
 
     Returns:
         The dataset with the target columns, and `teacher_labels`, which identifies the labels that number the tags.
@@ -97,8 +101,9 @@ def annotate(
         plain columns, the second `teacher_marginals_2` and so on, and `teacher_weight` says how much each counts.
 
     Raises:
-        ValueError: for k < 1, an unknown target, a sentence without words, a language without a teacher, label sets
-            that differ, targets that a teacher cannot give, or a teacher that answers NaN.
+        ValueError: for k < 1, a negative context, or one without documents, an unknown target, a sentence without
+            words, a language without a teacher, label sets that differ, targets that a teacher cannot give, or a
+            teacher that answers NaN.
         AnnotationError: if `output_dir` holds answers to another question, or damaged answers; it says what differs.
             Also if another job is annotating into the same folder.
     """
@@ -109,6 +114,8 @@ def annotate(
             if value < 1
         )
         raise ValueError("{} must be at least 1, not {}".format(*smallest))
+    if context < 0 or isinstance(context, bool):
+        raise ValueError(f"context is a number of sentences, 0 or more, not {context}")
     if unknown := [name for name in targets if name not in TARGET_COLUMNS]:
         raise ValueError(f"unknown targets {unknown}; there are {list(TARGET_COLUMNS)}")
     check_corpus(dataset)
@@ -117,6 +124,8 @@ def annotate(
     panels = _panels(dataset, teachers)
     for panel in panels.values():
         panel.check(label_names, targets)
+        if context:
+            panel.check_context()
 
     wanted = {*targets, LABELS}
     if TOPK_TAGS in wanted:
@@ -130,7 +139,7 @@ def annotate(
     if len(voices) > len(panels):
         wanted.add(WEIGHT)
     ordered = [name for name in TARGET_COLUMNS if name in wanted]
-    question = Question(dataset, panels, label_names, ordered, top_k, temperatures, batch_size)
+    question = Question(dataset, panels, label_names, ordered, top_k, temperatures, batch_size, context)
     record = {
         "targets": ordered,
         "labels": list(label_names),
@@ -139,6 +148,7 @@ def annotate(
         "teachers": {language: panel.record() for language, panel in sorted(panels.items())},
         "data": corpus_fingerprint(dataset),
         "format": ANSWER_FORMAT,
+        **({"context": question.context_record()} if context else {}),
     }
     corpus = dataset.remove_columns([name for name in dataset.column_names if target_of(name)])
     if not len(dataset):

@@ -33,6 +33,7 @@ from .question import check_word_counts
 logger = logging.getLogger(__name__)
 RECORD_FILE, ANSWERS_FILE, SUMMARY_FILE = "annotation.json", "answers.arrow", "summary.json"
 QUESTION_FILE = "question.json"
+OPTIONAL_PARTS = ("context",)  # of questions: a question that lacks one differs from one that has it
 _ROWS_AT_ONCE = 1000
 
 
@@ -45,8 +46,8 @@ def differences(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
     asked = json.loads(json.dumps(asked))  # as read from a file: tuples are lists
     return "; ".join(
         f"{name}: stored {old}, asked {new}"
-        for key in asked
-        for name, old, new in _json_differences(stored.get(key), asked[key], key)
+        for key in (*asked, *(name for name in OPTIONAL_PARTS if name in stored and name not in asked))
+        for name, old, new in _json_differences(stored.get(key), asked.get(key), key)
     )
 
 

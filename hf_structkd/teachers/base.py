@@ -16,6 +16,7 @@ from ..distillation.objectives import check_temperature
 from ..modeling.crf_reference import Scores
 from ..modeling.tag_scheme import infer_scheme, split_tag
 from ..modeling.words import as_sentences
+from .context import Context, own_words, with_context
 from .distribution import TagDistribution
 from .label_map import LabelMap, Reading, mapped_labels, read_labels
 from .label_maps import resolve_label_map
@@ -183,13 +184,18 @@ class TagTeacher(ABC):
 
     @torch.inference_mode()
     def distribution(
-        self, sentences: Sequence[Sequence[str]], label_names: Sequence[str] | None = None
+        self,
+        sentences: Sequence[Sequence[str]],
+        label_names: Sequence[str] | None = None,
+        context: Context | None = None,
     ) -> TagDistribution:
         """The teacher's distribution over the tag sequences of each sentence, in the student's labels.
 
         Args:
             sentences: lists of words, of any length.
             label_names: the student's labels; `labels` by default.
+            context: for each sentence the words before and after it, which the teacher reads too. The distribution is
+                that of the sentence's own words between start and end scores, with the words' scores in context.
 
         Returns:
             A [`LinearChainCRF`] where labels are only renamed or reordered.
@@ -200,7 +206,10 @@ class TagTeacher(ABC):
         """
         sentences = as_sentences(sentences)
         reading = self.reading(label_names)
-        scores, lengths, constraints = self.chain_scores(sentences)
+        scores, lengths, constraints = self.chain_scores(with_context(sentences, context))
+        if context is not None:
+            scores = scores._replace(emissions=own_words(scores.emissions, sentences, context))
+            lengths = torch.tensor([len(words) for words in sentences])
         return read_chain(scores, lengths, reading, **constraints, temperature=self.temperature)
 
     def tag(

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from ..modeling.crf import LinearChainCRF
 from ..modeling.crf_reference import Scores
-from ..modeling.tag_scheme import IGNORED
+from ..modeling.tag_scheme import IGNORED, TagScheme
 from ..modeling.words import as_sentences
 from .base import TagTeacher, TeacherScores
+from .context import Context, with_context
 from .distribution import TagDistribution
 from .label_map import LabelMap
 from .readings import KnownPaths
@@ -124,16 +125,22 @@ class CallableTeacher(TagTeacher):
 
     @torch.inference_mode()
     def distribution(
-        self, sentences: Sequence[Sequence[str]], label_names: Sequence[str] | None = None
+        self,
+        sentences: Sequence[Sequence[str]],
+        label_names: Sequence[str] | None = None,
+        context: Context | None = None,
     ) -> TagDistribution:
+        """As in [`TagTeacher`]; entities of listed sequences that cross a sentence's bounds are cut there."""
         if self.answers != "paths":
-            return super().distribution(sentences, label_names)
+            return super().distribution(sentences, label_names, context)
         sentences = as_sentences(sentences)
         reading = self.reading(label_names)
         index = {label: i for i, label in enumerate(self.unmapped_labels)}
-        answers = [
-            self._listed_paths(words, answer) for words, answer in zip(sentences, self._call_function(sentences))
-        ]
+        read = with_context(sentences, context)
+        answers = [self._listed_paths(words, answer) for words, answer in zip(read, self._call_function(read))]
+        if context is not None:
+            bounds = [(len(before), len(before) + len(words)) for words, (before, _) in zip(sentences, context)]
+            answers = [self._cut(answer, *bound) for answer, bound in zip(answers, bounds)]
         lengths = torch.tensor([len(words) for words in sentences])
         longest_list = max(1, *(len(answer) for answer in answers))
         tags = torch.full((len(sentences), longest_list, int(lengths.max())), IGNORED)
@@ -159,6 +166,15 @@ class CallableTeacher(TagTeacher):
         student_tags = torch.tensor(reading.student_tags)[states_of_paths.clamp(min=0)]
         paths = KnownPaths(torch.where(tags < 0, IGNORED, student_tags), weights, lengths, reading.num_tags)
         return paths if self.temperature == 1.0 else paths.with_temperature(self.temperature)
+
+    def _cut(self, answer: dict[tuple[str, ...], float], start: int, end: int) -> dict[tuple[str, ...], float]:
+        """The tags of some of the words; sequences that are the same there are one, their probabilities added."""
+        scheme = TagScheme(self.unmapped_labels, self.scheme if not self.label_map else None)
+        cut: dict[tuple[str, ...], float] = {}
+        for path, probability in answer.items():
+            tags = tuple(scheme.repair(path[start:end]))
+            cut[tags] = cut.get(tags, 0.0) + probability
+        return cut
 
     def _listed_paths(self, words: Sequence[str], answer: Any) -> dict[tuple[str, ...], float]:
         """Tag sequence -> probability; of a sequence that is listed twice, the sum."""

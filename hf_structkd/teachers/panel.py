@@ -6,6 +6,7 @@ probabilities of different groups of tags, which have no mixture: they are sever
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from os import PathLike
 from typing import Any, Union
 
@@ -15,6 +16,7 @@ from ..data.columns import TRANSITIONS
 from .base import TagTeacher, tag_sentences
 from .checkpoint import Teacher
 from .confident_mixture import ConfidentMixture
+from .context import Context
 from .distribution import TagDistribution
 from .kinds import load_teacher, split_kind
 from .readings import Mixture
@@ -119,6 +121,19 @@ class Panel:
                 "needs one teacher a language"
             )
 
+    def check_context(self) -> None:
+        """Refuse teachers whose `distribution` takes no context.
+
+        Raises:
+            ValueError: it names the teacher.
+        """
+        for teacher, _ in self.members:
+            if "context" not in signature(teacher.distribution).parameters:
+                raise ValueError(
+                    f"teacher {teacher.name} ({type(teacher).__name__}) reads sentences alone: its distribution takes "
+                    "no argument `context`"
+                )
+
     def tag(
         self, sentences: Sequence[Sequence[str]], label_names: Sequence[str], *, batch_size: int = 64
     ) -> list[list[str]]:
@@ -138,18 +153,22 @@ class Panel:
             )
         return tag_sentences(distribution_of, sentences, list(label_names), batch_size)
 
-    def distribution(self, sentences: Sequence[Sequence[str]], label_names: Sequence[str]) -> TagDistribution:
+    def distribution(
+        self, sentences: Sequence[Sequence[str]], label_names: Sequence[str], context: Context | None = None
+    ) -> TagDistribution:
         """The teachers' mixture, or the only teacher's distribution; see [`TagTeacher.distribution`].
 
         Raises:
-            ValueError: if the teachers leave different labels open; each of `voices` has a distribution.
+            ValueError: if the teachers leave different labels open; each of `voices` has a distribution. Or if there
+                is a context, and a teacher of a class from elsewhere takes none.
         """
         if len(self.voices(label_names)) > 1:
             raise ValueError(
                 f"teachers {self.name} leave different labels open, so there is no mixture of their answers: ask each "
                 "of panel.voices(label_names)"
             )
-        distributions = [teacher.distribution(sentences, label_names) for teacher, _ in self.members]
+        more: dict[str, Any] = {} if context is None else {"context": context}
+        distributions = [teacher.distribution(sentences, label_names, **more) for teacher, _ in self.members]
         if len(distributions) == 1:
             return distributions[0]
         weights = [weight for _, weight in self.members]

@@ -39,6 +39,7 @@ from ..data.columns import (
 )
 from ..data.words import tag_column, tag_names
 from .answer_summary import Sums, add_sums, batch_sums, count_correct, mean_over_voices
+from .context import Context, document_bounds
 from .distribution import TagDistribution
 from .panel import Panel, Voice
 
@@ -72,6 +73,7 @@ class Question:
         targets: the columns wanted, including the automatic ones.
         top_k, batch_size: as for `annotate`.
         temperatures: of each of `TEMPERED_COLUMNS`.
+        context: as for `annotate`.
     """
 
     def __init__(
@@ -83,10 +85,12 @@ class Question:
         top_k: int,
         temperatures: Mapping[str, float],
         batch_size: int,
+        context: int = 0,
     ) -> None:
         self.panels, self.label_names, self.targets = dict(panels), list(label_names), list(targets)
         self.top_k, self.temperatures, self.batch_size = top_k, dict(temperatures), batch_size
-        self.count = len(dataset)
+        self.count, self.context = len(dataset), context
+        self._bounds = document_bounds(dataset) if context else None
         self.lengths, self._panel_of = _lengths_and_panels(dataset, sorted(self.panels))
         self._voices = {language: panel.voices(self.label_names) for language, panel in self.panels.items()}
         most = max(map(len, self._voices.values()), default=1)
@@ -151,7 +155,8 @@ class Question:
         gold_tags = batch[self._gold_column] if self._gold_column else [None] * len(rows)
         gold = [self._gold_ids_of(tags, words) for tags, words in zip(gold_tags, sentences)]
         lengths = np.array([len(words) for words in sentences])
-        answers = [self._ask(voice, rows, sentences) for voice in voices]
+        neighbours = self._context_of(rows)
+        answers = [self._ask(voice, rows, sentences, neighbours) for voice in voices]
         unproven = [values[UNPROVEN] for values in answers if UNPROVEN in values]
         sums = []
         for voice, values in zip(voices, answers):
@@ -164,11 +169,32 @@ class Question:
         table = arrow_batch(answers, lengths, self.features)
         return table, mean_over_voices(sums, [voice.weight for voice in voices])
 
-    def _ask(self, voice: Voice, rows: Sequence[int], sentences: list[list[str]]) -> dict[str, np.ndarray]:
+    def context_record(self) -> dict[str, Any] | None:
+        """What decides the neighbours of each sentence, as JSON values; `None` without context."""
+        if self._bounds is None:
+            return None
+        bounds = np.stack(self._bounds).astype("<i8").tobytes()
+        return {"sentences": self.context, "documents": hashlib.sha256(bounds).hexdigest()[:16]}
+
+    def _context_of(self, rows: Sequence[int]) -> Context | None:
+        """The words before and after each sentence that its teachers read, too."""
+        if self._bounds is None:
+            return None
+        firsts, ends = self._bounds
+        before = [range(max(row - self.context, int(firsts[row])), row) for row in rows]
+        after = [range(row + 1, min(row + 1 + self.context, int(ends[row]))) for row in rows]
+        needed = sorted({row for part in (*before, *after) for row in part})
+        words = dict(zip(needed, self._dataset[needed][TOKENS])) if needed else {}
+        join = lambda part: [word for row in part for word in words[row]]  # noqa: E731
+        return [(join(one), join(other)) for one, other in zip(before, after)]
+
+    def _ask(
+        self, voice: Voice, rows: Sequence[int], sentences: list[list[str]], context: Context | None
+    ) -> dict[str, np.ndarray]:
         """A voice's values of the target columns, of those for the summary, and of the automatic ones."""
         panel = voice.panel
         try:
-            distribution = panel.distribution(sentences, self.label_names)
+            distribution = panel.distribution(sentences, self.label_names, context)
             best_from = TOPK_TAGS if TOPK_TAGS in self.targets else MARGINALS
             wanted = dict.fromkeys((*self.targets, ENTROPY, best_from, UNPROVEN))
             values: dict[str, np.ndarray] = {}

@@ -8,6 +8,7 @@ import torch
 from ..data.columns import EMISSIONS, START_END, TRANSITIONS
 from ..modeling.words import as_sentences
 from .base import TagTeacher, TeacherScores
+from .context import Context, with_context
 from .distribution import TagDistribution
 from .label_map import LabelMap
 from .span_sets import Span, SpanSets, log_odds
@@ -77,14 +78,29 @@ class SpanTeacher(TagTeacher):
 
     @torch.inference_mode()
     def distribution(
-        self, sentences: Sequence[Sequence[str]], label_names: Sequence[str] | None = None
+        self,
+        sentences: Sequence[Sequence[str]],
+        label_names: Sequence[str] | None = None,
+        context: Context | None = None,
     ) -> TagDistribution:
+        """As in [`TagTeacher`]; candidates that cross a sentence's bounds are left out."""
         sentences = as_sentences(sentences)
         reading = self.reading(label_names)
-        answers = list(self.function([list(words) for words in sentences]))
+        read = with_context(sentences, context)
+        answers = list(self.function([list(words) for words in read]))
         if len(answers) != len(sentences):
             raise ValueError(f"teacher {self.name} gave {len(answers)} answers to {len(sentences)} sentences")
-        spans = [self._candidates(words, answer) for words, answer in zip(sentences, answers)]
+        spans = [self._candidates(words, answer) for words, answer in zip(read, answers)]
+        if context is not None:
+            bounds = [(len(before), len(before) + len(words)) for words, (before, _) in zip(sentences, context)]
+            spans = [
+                [
+                    span._replace(start=span.start - first, end=span.end - first)
+                    for span in of_sentence
+                    if first <= span.start and span.end <= last
+                ]
+                for of_sentence, (first, last) in zip(spans, bounds)
+            ]
         lengths = torch.tensor([len(words) for words in sentences])
         sets = SpanSets(spans, lengths, self.unmapped_labels, reading)
         return sets if self.temperature == 1.0 else sets.with_temperature(self.temperature)

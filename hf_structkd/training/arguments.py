@@ -154,6 +154,13 @@ class StructKDTrainingArguments(TrainingArguments):
         metadata={"help": "Folder in which the teachers' answers are stored, and from which later runs read them."},
     )
     annotation_batch_size: int = field(default=64, metadata={"help": "Sentences per forward pass of a teacher."})
+    annotation_context: int = field(
+        default=0,
+        metadata={
+            "help": "How many sentences before and after it in its document a teacher reads with each sentence; the "
+            "student reads it alone. The corpus needs a column document (in recipes: documents)."
+        },
+    )
     license: str | None = field(
         default=None,
         metadata={"help": "Licence of the student on its card, as the Hub names it (apache-2.0). Default: none."},
@@ -244,6 +251,8 @@ class StructKDTrainingArguments(TrainingArguments):
             raise ValueError(f"top_k must be at least 1, not {self.top_k}")
         if self.annotation_batch_size < 1:
             raise ValueError(f"annotation_batch_size must be at least 1, not {self.annotation_batch_size}")
+        if self.annotation_context < 0:
+            raise ValueError(f"annotation_context must be at least 0, not {self.annotation_context}")
         for name in ("crf_learning_rate", "language_sampling_temperature"):
             value = getattr(self, name)
             # An infinite sampling temperature is valid: it draws all languages equally often.

@@ -114,6 +114,7 @@ def annotated(
             temperature=annotation_temperatures(objectives),
             batch_size=args.annotation_batch_size,
             output_dir=args.annotation_dir,
+            context=args.annotation_context,
             progress=not args.disable_tqdm,
         )
     if needed and isinstance(dataset, Dataset):
