@@ -18,6 +18,7 @@ __version__ = "0.1.0"
 # public name -> the module in which it stands
 _MODULES = {
     "annotate": "teachers.annotate",
+    "annotate_part": "teachers.parts",
     "AnnotationError": "teachers.annotate",
     "BertCRFConfig": "modeling.taggers",
     "BertForTokenClassificationCRF": "modeling.taggers",
@@ -36,6 +37,7 @@ _MODULES = {
     "LinearChainCRF": "modeling.crf",
     "load_corpora": "data.corpora",
     "load_corpus": "data.corpora",
+    "load_parts": "teachers.parts",
     "load_teacher": "teachers.kinds",
     "ModernBertCRFConfig": "modeling.taggers",
     "ModernBertForTokenClassificationCRF": "modeling.taggers",
@@ -44,14 +46,15 @@ _MODULES = {
     "smaller_student": "training.smaller_student",
     "SpacyTeacher": "teachers.spacy_pipeline",
     "SpanTeacher": "teachers.spans",
+    "start_from_teachers": "training.teacher_weights",
     "StructKDTrainer": "training.trainer",
     "StructKDTrainingArguments": "training.arguments",
-    "start_from_teachers": "training.teacher_weights",
     "SufficientStatistics": "modeling.crf",
     "tag_dataset": "data.tagging",
     "TaggingMetrics": "evaluation.tagging_metrics",
     "TagScheme": "modeling.tag_scheme",
     "Teacher": "teachers.checkpoint",
+    "TeacherAnnotator": "teachers.annotator",
     "trim_vocabulary": "training.smaller_vocabulary",
     "words_cut_otherwise": "training.smaller_vocabulary",
     "XLMRobertaCRFConfig": "modeling.taggers",
@@ -60,6 +63,7 @@ _MODULES = {
 __all__ = [
     "__version__",
     "annotate",
+    "annotate_part",
     "AnnotationError",
     "BertCRFConfig",
     "BertForTokenClassificationCRF",
@@ -78,6 +82,7 @@ __all__ = [
     "LinearChainCRF",
     "load_corpora",
     "load_corpus",
+    "load_parts",
     "load_teacher",
     "ModernBertCRFConfig",
     "ModernBertForTokenClassificationCRF",
@@ -86,14 +91,15 @@ __all__ = [
     "smaller_student",
     "SpacyTeacher",
     "SpanTeacher",
+    "start_from_teachers",
     "StructKDTrainer",
     "StructKDTrainingArguments",
-    "start_from_teachers",
     "SufficientStatistics",
     "tag_dataset",
     "TaggingMetrics",
     "TagScheme",
     "Teacher",
+    "TeacherAnnotator",
     "trim_vocabulary",
     "words_cut_otherwise",
     "XLMRobertaCRFConfig",
@@ -126,10 +132,13 @@ if TYPE_CHECKING:
     from .recipes.run import DistillationRun as DistillationRun
     from .teachers.annotate import AnnotationError as AnnotationError
     from .teachers.annotate import annotate as annotate
+    from .teachers.annotator import TeacherAnnotator as TeacherAnnotator
     from .teachers.checkpoint import Teacher as Teacher
     from .teachers.function import CallableTeacher as CallableTeacher
     from .teachers.gliner_model import GlinerTeacher as GlinerTeacher
     from .teachers.kinds import load_teacher as load_teacher
+    from .teachers.parts import annotate_part as annotate_part
+    from .teachers.parts import load_parts as load_parts
     from .teachers.spacy_pipeline import SpacyTeacher as SpacyTeacher
     from .teachers.spans import SpanTeacher as SpanTeacher
     from .training.arguments import StructKDTrainingArguments as StructKDTrainingArguments

@@ -137,6 +137,8 @@ DISTILLED = (
         _asks_teachers,
         "objective 'none' asks no teacher",
     ),
+    Rule(("annotation_parts",), _asks_teachers, "objective 'none' asks no teacher"),
+    Rule(("annotation_dir",), lambda r: r.annotation_parts is None, "the answers lie in annotation_parts"),
     Rule(
         ("teacher_temperature",),
         _asks_teachers,

@@ -395,6 +395,14 @@ class TeacherArguments(StartArguments):
     previous_label_map: dict[str, str | list[str]] | str | None = field(
         default=None, metadata={"help": "As teacher_label_map, of the previous tagger where it is scored."}
     )
+    annotation_parts: str | None = field(
+        default=None,
+        metadata={
+            "help": "Where the teachers' answers lie in parts: a folder, or an address such as s3://bucket/folder. "
+            "`structkd annotate --part I/N` writes part I of N there (from 0), on any machine; `structkd distill` "
+            "reads all of them."
+        },
+    )
     baseline: bool = field(
         default=True, metadata={"help": "Whether to train the same student on gold tags alone too, for comparison."}
     )

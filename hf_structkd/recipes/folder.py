@@ -37,7 +37,16 @@ _BEFORE_WORK = (SETTINGS_FILE, WORK_SETTINGS_FILE, QUESTION_FILE)
 RECORDED = ("data", "label_order", "encoder")
 # Fields that may differ between two runs that count as the same: places, logging, speed, and what the Hub shows.
 FREE_SETTINGS = (
-    *("output_dir", "teachers_dir", "baseline_dir", "annotation_dir", "run_name", "report_to", "disable_tqdm"),
+    *(
+        "output_dir",
+        "teachers_dir",
+        "baseline_dir",
+        "annotation_dir",
+        "annotation_parts",
+        "run_name",
+        "report_to",
+        "disable_tqdm",
+    ),
     *("logging_steps", "logging_strategy", "logging_first_step", "log_level", "dataloader_num_workers"),
     *("per_device_eval_batch_size", "annotation_batch_size", "push_to_hub", "hub_model_id", "hub_private_repo"),
     *("hub_strategy", "hub_always_push", "hub_revision", "license", "label_examples"),

@@ -10,6 +10,7 @@ first carries out the steps that it builds on, and a second call returns the res
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -32,6 +33,7 @@ from ..settings import dump_settings
 from ..teachers.annotate import annotate
 from ..teachers.checkpoint import Teacher
 from ..teachers.panel import Panel
+from ..teachers.parts import annotate_part, answers_in_parts
 from ..training.arguments import StructKDTrainingArguments
 from ..training.card import examples_of, gold_by_language, objective_name, sentences_by_language
 from ..training.hidden_states import check_hidden_layer
@@ -209,22 +211,42 @@ class DistillationRun:
         sentences = self._training_sentences()
         if not recipe.objectives:
             return sentences
-        announce(f"Teachers are asked about {len(sentences):,} sentences")
         started = time.perf_counter()
-        annotated = annotate(
-            sentences,
-            teachers,
-            label_names=self.data.labels,
-            targets=args.needed_columns,
-            top_k=args.top_k,
-            temperature=annotation_temperatures(recipe.objectives),
-            batch_size=args.annotation_batch_size,
-            output_dir=args.annotation_dir or self.output / "annotations",
-            context=args.annotation_context,
-            progress=not args.disable_tqdm,
-        )
+        if recipe.teachers.annotation_parts is not None:
+            announce(f"Teachers' answers are read from {recipe.teachers.annotation_parts}")
+            annotated = answers_in_parts(recipe.teachers.annotation_parts, sentences, teachers, **self._asked())
+        else:
+            announce(f"Teachers are asked about {len(sentences):,} sentences")
+            folder = args.annotation_dir or self.output / "annotations"
+            progress = not args.disable_tqdm
+            annotated = annotate(
+                sentences,
+                teachers,
+                output_dir=folder,
+                context=args.annotation_context,
+                progress=progress,
+                **self._asked(),
+            )
         self.seconds["annotation"] = time.perf_counter() - started
         return annotated
+
+    def annotate_part(self, part: int, num_parts: int) -> str:
+        """Ask the teachers about one part of the sentences and store it at `annotation_parts`.
+
+        Args:
+            part: The number of the part, from 0.
+            num_parts: How many parts there are.
+
+        Returns:
+            The address of the part.
+        """
+        recipe = self.recipe
+        address = recipe.teachers.annotation_parts or str(self.output / "annotation_parts")
+        teachers, sentences = self.teachers(), self._training_sentences()
+        progress = not recipe.training.disable_tqdm
+        return annotate_part(
+            sentences, teachers, address, part=part, num_parts=num_parts, progress=progress, **self._asked()
+        )
 
     @step
     def student(self) -> Path:
@@ -378,6 +400,17 @@ class DistillationRun:
             sentences, data.labels, encoder_of(model), model.revision
         )
 
+    def _asked(self) -> dict[str, Any]:
+        """What the teachers are asked for: arguments of [`annotate`]."""
+        args, objectives = self.recipe.training, self.recipe.objectives
+        return {
+            "label_names": self.data.labels,
+            "targets": args.needed_columns,
+            "top_k": args.top_k,
+            "temperature": annotation_temperatures(objectives),
+            "batch_size": args.annotation_batch_size,
+        }
+
     def _training_sentences(self) -> Dataset:
         """What the student learns from: sentences with gold tags, sentences without, and rewritten ones."""
         recipe, data = self.recipe, self.data
@@ -471,10 +504,40 @@ def main(arguments: Sequence[str], program: str) -> None:
 
 
 def annotate_only(arguments: Sequence[str], program: str) -> None:
-    """`structkd annotate`: carry out a recipe up to the teachers' answers, which stay in a folder."""
+    """`structkd annotate`: carry out a recipe up to the teachers' answers, which stay in a folder, or in parts."""
+    arguments, part = take_part(arguments)
     run = DistillationRun(Recipe.from_command_line(arguments, program))
     if not run.recipe.objectives:
         raise RecipeError("objective 'none' asks no teacher: there is nothing to annotate")
+    if part is not None:
+        try:
+            show(run.annotate_part(*part))
+        except ValueError as error:
+            raise RecipeError(str(error)) from error
+        return
+    if run.recipe.teachers.annotation_parts is not None:
+        raise RecipeError("annotation_parts is written part by part: say which one, with --part I/N")
     annotated = run.annotate()
     folder = run.recipe.training.annotation_dir or run.output / "annotations"
     show(f"{len(annotated):,} sentences with {', '.join(run.recipe.training.needed_columns)}: {folder}")
+
+
+def take_part(arguments: Sequence[str]) -> tuple[list[str], tuple[int, int] | None]:
+    """Take the option `--part I/N` out of the arguments of a command.
+
+    Raises:
+        RecipeError: If its value is no part.
+    """
+    rest, part = [], None
+    given = iter(arguments)
+    for argument in given:
+        name, equals, value = argument.partition("=")
+        if name != "--part":
+            rest.append(argument)
+            continue
+        value = value if equals else next(given, "")
+        match = re.fullmatch(r"(\d+)/(\d+)", value)
+        if match is None or int(match[1]) >= int(match[2]):
+            raise RecipeError(f"--part wants I/N, part I of N parts, I from 0 to N - 1, not {value!r}")
+        part = int(match[1]), int(match[2])
+    return rest, part

@@ -47,6 +47,7 @@ from .question import ALL_LANGUAGES, Question, Shard
 __all__ = ["AnnotationError", "Teachers", "annotate", "corpus_fingerprint"]
 
 logger = logging.getLogger(__name__)
+SHARD_SIZE = 2048  # sentences that are stored together
 # The version of question and storage. Raise it with a change that gives the same question other answers, or stores the
 # same answers in another way: stored answers of another version are refused.
 ANSWER_FORMAT = 2
@@ -64,7 +65,7 @@ def annotate(
     batch_size: int = 64,
     output_dir: str | os.PathLike | None = None,
     progress: bool = True,
-    shard_size: int = 2048,
+    shard_size: int = SHARD_SIZE,
     context: int = 0,
 ) -> Dataset:
     """Add the teachers' answers to a corpus.
@@ -107,13 +108,56 @@ def annotate(
         AnnotationError: if `output_dir` holds answers to another question, or damaged answers; it says what differs.
             Also if another job is annotating into the same folder.
     """
-    if top_k < 1 or batch_size < 1 or shard_size < 1:
-        smallest = next(
-            (name, value)
-            for name, value in (("top_k", top_k), ("batch_size", batch_size), ("shard_size", shard_size))
-            if value < 1
+    if shard_size < 1:
+        raise ValueError(f"shard_size must be at least 1, not {shard_size}")
+    if output_dir is not None and "://" in str(output_dir):
+        raise ValueError(
+            f"output_dir must be a folder of this machine, not {str(output_dir)!r}: annotate_part writes to addresses"
         )
-        raise ValueError("{} must be at least 1, not {}".format(*smallest))
+    question, record = prepare_question(
+        dataset, teachers, label_names, targets, top_k, temperature, batch_size, context=context
+    )
+    corpus = without_answers(dataset)
+    if not len(dataset):
+        features = Features({**corpus.features, **question.features})
+        return Dataset.from_dict({name: [] for name in features}, features)
+    if output_dir is None:
+        answers = _annotate_in_memory(question, shard_size, progress)
+    else:
+        record["data"] = corpus_fingerprint(dataset)
+        answers = _annotate_on_disk(question, record, Path(output_dir), shard_size, progress)
+    return concatenate_datasets([corpus, answers], axis=1)
+
+
+def without_answers(dataset: Dataset) -> Dataset:
+    """The corpus without the columns of teachers' answers."""
+    return dataset.remove_columns([name for name in dataset.column_names if target_of(name)])
+
+
+def prepare_question(
+    dataset: Dataset,
+    teachers: Teachers,
+    label_names: Sequence[str],
+    targets: Sequence[str],
+    top_k: int,
+    temperature: float | Mapping[str, float],
+    batch_size: int,
+    every_language: bool = False,
+    context: int = 0,
+) -> tuple[Question, dict[str, Any]]:
+    """What is asked, and everything that decides the answers beside the sentences, as JSON values.
+
+    Args:
+        dataset, teachers, label_names, targets, top_k, temperature, batch_size, context: As for [`annotate`].
+        every_language: Whether teachers of languages that the dataset lacks count too: all parts of a corpus then
+            have the same columns.
+
+    Raises:
+        ValueError: As [`annotate`] does.
+    """
+    for name, value in (("top_k", top_k), ("batch_size", batch_size)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, not {value}")
     if context < 0 or isinstance(context, bool):
         raise ValueError(f"context is a number of sentences, 0 or more, not {context}")
     if unknown := [name for name in targets if name not in TARGET_COLUMNS]:
@@ -121,7 +165,7 @@ def annotate(
     check_corpus(dataset)
     if (empty := next((row for row, words in enumerate(dataset[TOKENS]) if not words), None)) is not None:
         raise ValueError(f"row {empty} of the corpus has no words, so no teacher can answer: leave such rows out")
-    panels = _panels(dataset, teachers)
+    panels = _panels(dataset, teachers, every_language)
     for panel in panels.values():
         panel.check(label_names, targets)
         if context:
@@ -146,19 +190,10 @@ def annotate(
         "top_k": top_k if TOPK_LOG_PROBS in wanted else None,
         "temperature": {name: value for name, value in temperatures.items() if value != 1.0},
         "teachers": {language: panel.record() for language, panel in sorted(panels.items())},
-        "data": corpus_fingerprint(dataset),
         "format": ANSWER_FORMAT,
         **({"context": question.context_record()} if context else {}),
     }
-    corpus = dataset.remove_columns([name for name in dataset.column_names if target_of(name)])
-    if not len(dataset):
-        features = Features({**corpus.features, **question.features})
-        return Dataset.from_dict({name: [] for name in features}, features)
-    if output_dir is None:
-        answers = _annotate_in_memory(question, shard_size, progress)
-    else:
-        answers = _annotate_on_disk(question, record, Path(output_dir), shard_size, progress)
-    return concatenate_datasets([corpus, answers], axis=1)
+    return question, record
 
 
 def corpus_fingerprint(dataset: Dataset) -> str:
@@ -195,7 +230,14 @@ def _temperatures(temperature: float | Mapping[str, float], wanted: Container[st
     return {name: float(given.get(name, 1.0)) for name in TEMPERED_COLUMNS}
 
 
-def _panels(dataset: Dataset, teachers: Teachers) -> dict[str, Panel]:
+def ask(question: Question, progress: bool = False) -> Dataset:
+    """The answers to a question, in memory: a row for each sentence, without the corpus's own columns."""
+    if not question.count:
+        return Dataset.from_dict({name: [] for name in question.features}, question.features)
+    return _annotate_in_memory(question, SHARD_SIZE, progress)
+
+
+def _panels(dataset: Dataset, teachers: Teachers, every_language: bool = False) -> dict[str, Panel]:
     if not isinstance(teachers, Mapping):
         return {ALL_LANGUAGES: Panel(teachers)}
     if LANGUAGE not in dataset.column_names:
@@ -203,7 +245,7 @@ def _panels(dataset: Dataset, teachers: Teachers) -> dict[str, Panel]:
     languages = sorted(set(dataset[LANGUAGE]))
     if missing := [language for language in languages if language not in teachers]:
         raise ValueError(f"no teacher for language {', '.join(missing)}; there are teachers for {sorted(teachers)}")
-    return {language: Panel(teachers[language]) for language in languages}
+    return {language: Panel(teachers[language]) for language in (sorted(teachers) if every_language else languages)}
 
 
 def _progress_bar(sentences: int, done: int, progress: bool) -> tqdm:

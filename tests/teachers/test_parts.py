@@ -1,0 +1,166 @@
+"""Dangers: parts of two questions in one place, a torn part that is read, a sentence asked about twice or never."""
+
+import json
+import multiprocessing
+import shutil
+
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+from hf_structkd import AnnotationError, Teacher, annotate, annotate_part, cli, load_parts
+from hf_structkd.recipes.run import DistillationRun
+from hf_structkd.teachers import parts as parts_module
+from hf_structkd.teachers.function import CallableTeacher
+
+from ..recipes.test_no_gold import TINY
+
+TARGETS = ["teacher_topk_tags", "teacher_marginals"]
+
+
+@pytest.fixture
+def teacher(make_student, tokenizer):
+    return Teacher(make_student(seed=1), tokenizer)
+
+
+@pytest.fixture(params=["folder", "memory"])
+def address(request, tmp_path, monkeypatch):
+    """A folder, and an object store that lives in memory."""
+    monkeypatch.setattr(parts_module.datasets_config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    MemoryFileSystem.store.clear()
+    return str(tmp_path / "parts") if request.param == "folder" else "memory://bucket/parts"
+
+
+def asked(corpus, teacher, address, part, **options):
+    given = {"num_parts": 3, "targets": TARGETS, "top_k": 3, "progress": False, **options}
+    return annotate_part(corpus, teacher, address, part=part, **given)
+
+
+def test_parts_in_any_order_are_the_answers_of_annotate_part_by_part(corpus, teacher, labels, address):
+    for part in (2, 0, 1):
+        asked(corpus, teacher, address, part, label_names=labels)
+    loaded = load_parts(address)
+    expected = []
+    for first, last in ((0, 20), (20, 40), (40, 60)):
+        rows = corpus.select(range(first, last))
+        expected += annotate(rows, teacher, label_names=labels, targets=TARGETS, top_k=3, progress=False).to_list()
+    assert loaded.to_list() == expected
+    assert loaded.features["teacher_marginals"].feature.feature.dtype == "float16"
+    stream = load_parts(address, streaming=True)
+    assert list(stream) == expected
+    assert stream.num_shards == 3
+    assert stream.features == loaded.features
+
+
+def test_a_finished_part_is_not_asked_about_again_and_a_damaged_one_is(corpus, teacher, labels, tmp_path, monkeypatch):
+    place, calls = tmp_path / "parts", []
+    for part in range(3):
+        asked(corpus, teacher, place, part, label_names=labels)
+    before = {file.name: file.read_bytes() for file in place.iterdir()}
+    real = parts_module.annotate
+    monkeypatch.setattr(parts_module, "annotate", lambda *a, **k: calls.append(1) or real(*a, **k))
+    asked(corpus, teacher, place, 1, label_names=labels)
+    assert not calls
+    name = "part-00001-of-00003.parquet"
+    (place / name).write_bytes(before[name][:-7] + b"damaged")  # as long as before
+    with pytest.raises(AnnotationError, match=r"of the 3 parts at .* 1 are missing or damaged: part-00001-of-00003;"):
+        load_parts(place)
+    asked(corpus, teacher, place, 1, label_names=labels)
+    assert len(calls) == 1
+    assert {file.name: file.read_bytes() for file in place.iterdir()} == before, "the same bytes"
+    (place / "part-00002-of-00003.json").unlink()  # killed between the part and its note
+    with pytest.raises(AnnotationError, match="part-00002-of-00003"):
+        load_parts(place, verify=False)
+
+
+def killed_while_writing(corpus, teacher, place, labels):
+    import os
+
+    parts_module._Place._put = lambda *a: os._exit(9)
+    asked(corpus, teacher, place, 0, label_names=labels)
+
+
+def test_a_killed_job_leaves_nothing_that_is_taken_for_a_part(corpus, teacher, labels, tmp_path):
+    place = tmp_path / "parts"
+    asked(corpus, teacher, place, 1, label_names=labels)
+    process = multiprocessing.get_context("fork").Process(
+        target=killed_while_writing, args=(corpus, teacher, place, labels)
+    )
+    process.start()
+    process.join(60)
+    assert process.exitcode == 9
+    with pytest.raises(AnnotationError, match="2 are missing or damaged: part-00000-of-00003, part-00002"):
+        load_parts(place)
+    for part in (0, 2):
+        asked(corpus, teacher, place, part, label_names=labels)
+    assert len(load_parts(place)) == len(corpus)
+
+
+@pytest.mark.parametrize("changed", ["top_k", "num_parts", "corpus", "teacher"])
+def test_parts_of_another_question_are_refused(corpus, teacher, labels, tmp_path, changed, make_student, tokenizer):
+    place = tmp_path / "parts"
+    asked(corpus, teacher, place, 0, label_names=labels)
+    options = {"top_k": {"top_k": 4}, "num_parts": {"num_parts": 4}}.get(changed, {})
+    data = corpus.select(range(59)) if changed == "corpus" else corpus
+    other = Teacher(make_student(seed=2), tokenizer) if changed == "teacher" else teacher
+    differing = {"top_k": "top_k: stored 3, asked 4", "num_parts": "parts: stored 3, asked 4"}.get(
+        changed, {"corpus": "data: stored"}.get(changed, changed)
+    )
+    with pytest.raises(AnnotationError, match=f"holds parts of another question .*{differing}"):
+        asked(data, other, place, 1, label_names=labels, **options)
+
+
+def test_what_cannot_be_is_said(corpus, teacher, labels, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="numbered from 0 to 2; there is no part 3"):
+        asked(corpus, teacher, tmp_path, 3, label_names=labels)
+    with pytest.raises(ValueError, match="60 sentences cannot be cut into 61 parts"):
+        asked(corpus, teacher, tmp_path, 3, label_names=labels, num_parts=61)
+    with pytest.raises(AnnotationError, match=r"manifest.json is not there"):
+        load_parts(tmp_path / "nowhere")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(AnnotationError, match=r"could not be written .*check the address"):
+        asked(corpus, teacher, tmp_path / "file" / "parts", 0, label_names=labels)
+    with pytest.raises(AnnotationError, match=r"nosuch://x: .*nosuch"):
+        asked(corpus, teacher, "nosuch://x", 0, label_names=labels)
+    monkeypatch.setattr(parts_module, "url_to_fs", lambda address: (_ for _ in ()).throw(ImportError("Install s3fs")))
+    with pytest.raises(AnnotationError, match=r"s3://b/x: its file system needs another package: pip .*\[s3\]"):
+        asked(corpus, teacher, "s3://b/x", 0, label_names=labels)
+    with pytest.raises(ValueError, match="must be a folder of this machine, not 's3://b/x'"):
+        annotate(corpus, teacher, label_names=labels, targets=TARGETS, output_dir="s3://b/x")
+
+
+def test_only_the_languages_of_a_part_are_asked(corpus, labels, tmp_path):
+    def teacher(name):
+        return CallableTeacher(
+            lambda sentences: [[[1.0 / len(labels)] * len(labels)] * len(words) for words in sentences],
+            labels, name=name, revision="1",
+        )  # fmt: skip
+
+    for part in range(3):  # the first 30 sentences are English, the others Russian
+        asked(corpus, {"en": teacher("E"), "ru": teacher("R")}, tmp_path / "p", part, label_names=labels)
+    assert len(load_parts(tmp_path / "p")) == 60
+
+
+def test_a_recipe_is_annotated_by_an_array_of_jobs(tmp_path, tokenizer, labels, make_student, capsys):
+    make_student(seed=1).save_pretrained(tmp_path / "teacher")
+    tokenizer.save_pretrained(tmp_path / "teacher")
+    fields = {
+        **{"corpus": "demo", "languages": ["en"], "max_train_sentences": 20, "max_dev_sentences": 10},
+        **{"max_test_sentences": 10, "teachers": str(tmp_path / "teacher"), "objective": "top_wk", "baseline": False},
+        **{"model": "scratch", "model_config": TINY, "vocab_size": 300, "num_train_epochs": 1, "use_cpu": True},
+        **{"annotation_parts": str(tmp_path / "parts"), "disable_tqdm": True},
+    }
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(json.dumps({**fields, "output_dir": str(tmp_path / "run")}))
+    with pytest.raises(SystemExit, match="annotation_parts is written part by part: say which one, with --part I/N"):
+        cli.main(["annotate", str(recipe)])
+    with pytest.raises(SystemExit, match="--part wants I/N, part I of N parts, I from 0 to N - 1, not '2/2'"):
+        cli.main(["annotate", str(recipe), "--part", "2/2"])
+    for part in ("1/2", "0/2"):
+        assert cli.main(["annotate", str(recipe), f"--part={part}"]) == 0
+    assert "part-00000-of-00002.parquet" in capsys.readouterr().out
+    results = DistillationRun.from_recipe(str(recipe)).run()
+    assert results.train_sentences == {"en": 20}
+    assert not (tmp_path / "run" / "annotations").exists()
+    shutil.rmtree(tmp_path / "run")
+    with pytest.raises(AnnotationError, match=r"parts of another question .*top_k: stored 5, asked 4"):
+        DistillationRun.from_recipe(str(recipe), top_k=4).annotate()
