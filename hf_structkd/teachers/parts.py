@@ -85,7 +85,14 @@ def annotate_part(
         return place.url(f"{name}.parquet")
     panels: Any = question.panels
     asked, _ = prepare_question(
-        rows, panels.get(ALL_LANGUAGES, panels), label_names, targets, top_k, temperature, batch_size, every_language=True
+        rows,
+        panels.get(ALL_LANGUAGES, panels),
+        label_names,
+        targets,
+        top_k,
+        temperature,
+        batch_size,
+        every_language=True,
     )
     answers = ask(asked, progress)
     annotated = concatenate_datasets([without_answers(rows).flatten_indices(), answers], axis=1)

@@ -56,8 +56,8 @@ def test_a_finished_part_is_not_asked_about_again_and_a_damaged_one_is(corpus, t
     for part in range(3):
         asked(corpus, teacher, place, part, label_names=labels)
     before = {file.name: file.read_bytes() for file in place.iterdir()}
-    real = parts_module.annotate
-    monkeypatch.setattr(parts_module, "annotate", lambda *a, **k: calls.append(1) or real(*a, **k))
+    real = parts_module.ask
+    monkeypatch.setattr(parts_module, "ask", lambda *a, **k: calls.append(1) or real(*a, **k))
     asked(corpus, teacher, place, 1, label_names=labels)
     assert not calls
     name = "part-00001-of-00003.parquet"
