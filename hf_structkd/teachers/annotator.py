@@ -1,6 +1,5 @@
 """Annotation by engines that hand out batches of rows: `datasets.map`, Ray Data, Spark, or a loop of your own."""
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -8,6 +7,7 @@ import pyarrow as pa
 from datasets import Dataset, Features
 
 from ..data.columns import LANGUAGE, TOKENS, target_of
+from ..files import json_sha256
 from .annotate import ask, prepare_question
 from .panel import Panel, Teachers, load_teachers
 from .question import Question
@@ -95,7 +95,7 @@ class TeacherAnnotator:
     def _loaded(self) -> Teachers:
         """The teachers, loaded once per process where they are given by name."""
         try:
-            key = json.dumps(self.teachers, sort_keys=True)
+            key = json_sha256(self.teachers)
         except TypeError:  # teachers that are loaded, or folders
             self.teachers = load_teachers(self.teachers)
             return self.teachers

@@ -21,7 +21,7 @@ from datasets import config as datasets_config
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
-from ..files import file_sha256
+from ..files import file_sha256, json_sha256, write_atomically
 from .annotate import ask, corpus_fingerprint, prepare_question, without_answers
 from .answer_store import AnnotationError, differences
 from .panel import Teachers
@@ -79,7 +79,7 @@ def annotate_part(
     place.hold_manifest(record)
     name, first, last = part_name(part, num_parts), *_bounds(part, num_parts, len(dataset))
     rows = dataset.select(range(first, last))
-    binding = {"rows": [first, last], "question": _hash(record)}
+    binding = {"rows": [first, last], "question": json_sha256(record)}
     if place.is_whole(name, binding):
         logger.info("%s is finished", place.url(f"{name}.parquet"))
         return place.url(f"{name}.parquet")
@@ -121,7 +121,7 @@ def load_parts(
         raise AnnotationError(f"{place.url(MANIFEST)} is not there: no part was annotated, or the address is wrong")
     names = [part_name(part, record["parts"]) for part in range(record["parts"])]
     bindings = [
-        {"rows": [*_bounds(part, record["parts"], record["sentences"])], "question": _hash(record)}
+        {"rows": [*_bounds(part, record["parts"], record["sentences"])], "question": json_sha256(record)}
         for part in range(record["parts"])
     ]
     if missing := [n for n, binding in zip(names, bindings) if not place.is_whole(n, binding, verify)]:
@@ -133,7 +133,7 @@ def load_parts(
         features = Features.from_arrow_schema(next(_open_parquet(place.address, names[:1])).schema_arrow)
         parts = {"address": place.address, "names": names}  # a list, which the workers of a data loader share
         return IterableDataset.from_generator(_stream, gen_kwargs=parts, features=features)
-    return load_dataset("parquet", data_files=place.local_files(names, _hash(record)), split="train")
+    return load_dataset("parquet", data_files=place.local_files(names, json_sha256(record)), split="train")
 
 
 def _open_parquet(address: str, names: Sequence[str]) -> Iterator[pq.ParquetFile]:
@@ -193,10 +193,6 @@ def part_name(part: int, num_parts: int) -> str:
 def _bounds(part: int, num_parts: int, sentences: int) -> tuple[int, int]:
     """The first row of a part and one past its last; sizes differ by at most one."""
     return part * sentences // num_parts, (part + 1) * sentences // num_parts
-
-
-def _hash(record: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 class _Place:
@@ -290,7 +286,7 @@ class _Place:
     def _write(self, name: str, content: bytes) -> None:
         with tempfile.TemporaryDirectory() as folder:
             local = Path(folder) / "file"
-            local.write_bytes(content)
+            write_atomically(local, content)
             self._put(local, name)
 
     def _put(self, local: Path, name: str) -> None:
