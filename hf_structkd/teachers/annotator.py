@@ -70,7 +70,7 @@ class TeacherAnnotator:
             answers = self._answers(_lists(batch[TOKENS]), _languages(batch.columns, batch))
             columns = {name: answers[name].to_pylist() for name in answers.column_names}
             kept = batch.drop(columns=[name for name in batch.columns if target_of(name)])
-            return kept.assign(**{name: _series(values, batch.index) for name, values in columns.items()})
+            return kept.assign(**columns)
         if isinstance(batch, Mapping):
             if TOKENS not in batch:
                 raise ValueError(f"a batch needs a column {TOKENS!r} with lists of words; this one has {list(batch)}")
@@ -143,9 +143,3 @@ def _languages(names: Iterable[str], batch: Any) -> list[str | None]:
         column = batch[LANGUAGE]
         return column.to_pylist() if hasattr(column, "to_pylist") else [None if v is None else str(v) for v in column]
     return [None]
-
-
-def _series(values: list[Any], index: Any) -> Any:
-    import pandas
-
-    return pandas.Series(values, index=index, dtype=object)
