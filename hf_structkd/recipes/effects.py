@@ -138,7 +138,11 @@ DISTILLED = (
         "objective 'none' asks no teacher",
     ),
     Rule(("annotation_parts",), _asks_teachers, "objective 'none' asks no teacher"),
-    Rule(("annotation_dir",), lambda r: r.annotation_parts is None, "the answers lie in annotation_parts"),
+    Rule(
+        ("annotation_dir", "annotation_context"),
+        lambda r: r.annotation_parts is None,
+        "the answers lie in annotation_parts, where each sentence is read alone",
+    ),
     Rule(
         ("teacher_temperature",),
         _asks_teachers,
