@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..modeling.tag_scheme import split_tag
+from ..modeling.tag_scheme import tag_type
 from .columns import ANNOTATED_TYPES, GROUPS, IGNORED, LABELS, TARGET_COLUMNS, TargetColumn, labels_key, target_of
 
 
@@ -73,10 +73,10 @@ class DataCollatorForStructKD:
     def _open_tags(self, features: Sequence[Mapping[str, Any]]) -> Tensor:
         if self.label_names is None:
             raise ValueError("corpora with annotated_types need a collator with label_names")
-        types = [(bool(prefix), kind) for prefix, kind in map(split_tag, self.label_names)]
+        types = [tag_type(label) for label in self.label_names]
         declared = [feature.get(ANNOTATED_TYPES) for feature in features]
         return torch.tensor(
-            [[own is not None and entity and kind not in own for entity, kind in types] for own in declared]
+            [[own is not None and kind is not None and kind not in own for kind in types] for own in declared]
         )
 
     def _targets(self, features: Sequence[Mapping[str, Any]], name: str, column: TargetColumn) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias, cast, get_args
 
 import datasets
 
-from ..modeling.tag_scheme import SchemeName, infer_scheme, split_tag
+from ..modeling.tag_scheme import SchemeName, infer_scheme, split_tag, tag_type
 from .columns import ANNOTATED_TYPES, DOCUMENT
 from .demo_corpus import DEMO_LANGUAGES
 from .offset_spans import OffsetUnit, SpanChoice
@@ -152,8 +152,8 @@ def _documents(source: Source, sentences: Sequence[RawSentence], documents: str,
 def _refuse_undeclared(sentence: RawSentence, types: Sequence[str] | None) -> None:
     """Raise CorpusError for a gold entity of a type that the sentence's annotators did not look for."""
     for word, tag in enumerate(sentence.tags or () if types is not None else ()):
-        prefix, kind = split_tag(tag)
-        if prefix and kind not in (types or ()):
+        kind = tag_type(tag)
+        if kind is not None and kind not in (types or ()):
             declared = ", ".join(types or ()) or "none"
             raise CorpusError(f"{sentence.place(word)}: the tag {tag}, but annotated_types has only {declared}.")
 

@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 from datasets import Dataset
 
-from ..modeling.tag_scheme import ANNOTATED_TYPES, split_tag
+from ..modeling.tag_scheme import ANNOTATED_TYPES, tag_type
 from .aggregate import macro_average
 from .report import ComparisonReport
 from .tagging_metrics import TaggingMetrics
@@ -24,8 +24,7 @@ def declared_only(tags: Sequence[str], annotated_types: Sequence[str] | None) ->
     """Predicted tags, with O for entities of types that a sentence's annotators did not look for (`None`: for all)."""
     if annotated_types is None:
         return list(tags)
-    parts = zip(tags, map(split_tag, tags))
-    return ["O" if prefix and kind not in annotated_types else tag for tag, (prefix, kind) in parts]
+    return ["O" if tag_type(tag) not in (None, *annotated_types) else tag for tag in tags]
 
 
 def compare(

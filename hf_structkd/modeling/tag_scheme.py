@@ -38,6 +38,11 @@ def split_tag(tag: str) -> tuple[str, str]:
     return (match[1], match[2] or "") if match else ("", tag)
 
 
+def tag_type(tag: str) -> str | None:
+    """The entity type of a tag: ``"PER"`` of ``"B-PER"`` and of the plain tag ``"PER"``; ``None`` for ``"O"``."""
+    return None if tag == "O" else split_tag(tag)[1]
+
+
 def _join(prefix: str, entity_type: str) -> str:
     return f"{prefix}-{entity_type}" if entity_type else prefix
 

@@ -8,7 +8,9 @@ from typing import Any
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 
+from ..data.columns import ANNOTATED_TYPES, EDGE_COUNTS, TRANSITIONS
 from ..distillation.objectives import needed_columns
+from ..modeling.tag_scheme import tag_type
 from ..teachers.base import TagTeacher
 from ..teachers.checkpoint import Teacher
 from ..teachers.kinds import load_teacher
@@ -138,6 +140,14 @@ def trained_teacher(
         The teacher as a panel of one, and the seconds that its training took, now or earlier.
     """
     data_args, teacher_args, args = recipe.gold_only, recipe.teachers, recipe.training
+    # Of types that nobody looked for it learns nothing, not even that they are O.
+    label_map = unknown_types_map(train, labels)
+    if label_map and {EDGE_COUNTS, TRANSITIONS} & {*needed_columns(recipe.objectives)}:
+        raise RecipeError(
+            f"the teacher for {language} is trained on a corpus that declares some types only, and will not know the "
+            "others: the structural and substructure objectives need teachers that know all types; use posterior or "
+            "top_wk"
+        )
     changes = {
         name: getattr(teacher_args, f"teacher_{name}")
         for name in ("num_train_epochs", "learning_rate", "crf_learning_rate", "per_device_train_batch_size")
@@ -163,7 +173,26 @@ def trained_teacher(
     seconds = train_into(folder, settings, teacher_training_args, fit, title)
     temperature = teacher_args.teacher_temperature
     calibrated = 1.0 if temperature in (None, "auto") else float(temperature)
-    return Panel(Teacher.from_pretrained(str(folder), temperature=calibrated, device=args.device)), seconds
+    loaded = Teacher.from_pretrained(str(folder), label_map=label_map, temperature=calibrated, device=args.device)
+    return Panel(loaded), seconds
+
+
+def unknown_types_map(train: Dataset, labels: Sequence[str]) -> dict[str, list[str]] | None:
+    """The label map of a tagger that was trained on a corpus that declares some types only.
+
+    Args:
+        train: What it was trained on.
+        labels: The label set.
+
+    Returns:
+        O and the tags of the types that no sentence declares, each read as all of them; `None` if there are none.
+    """
+    declared = list(train[ANNOTATED_TYPES]) if ANNOTATED_TYPES in train.column_names else [None]
+    if None in declared:
+        return None
+    known = {kind for types in declared for kind in types or ()}
+    unknown = [label for label in labels if (kind := tag_type(label)) is not None and kind not in known]
+    return {label: ["O", *unknown] for label in ["O", *unknown]} if unknown else None
 
 
 def calibrate_teachers(

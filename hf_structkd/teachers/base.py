@@ -14,7 +14,7 @@ from ..data.columns import ANNOTATED_TYPES, IGNORED, TOKENS
 from ..data.words import tag_column, tag_names
 from ..distillation.objectives import check_temperature
 from ..modeling.crf_reference import Scores
-from ..modeling.tag_scheme import infer_scheme, split_tag
+from ..modeling.tag_scheme import infer_scheme, tag_type
 from ..modeling.words import as_sentences
 from .context import Context, own_words, with_context
 from .distribution import TagDistribution
@@ -272,8 +272,8 @@ def fit_temperature(
         ValueError: if labels differ, or no sentence has gold tags that the teacher thinks possible.
     """
     labels = list(label_names) if label_names is not None else teacher.labels
-    sentences, gold, without_gold = _sentences_with_gold(dataset, labels)
     groups = teacher.reading(label_names).groups
+    sentences, gold, without_gold = _sentences_with_gold(dataset, labels, groups)
     batches: list[tuple[TagDistribution, Tensor]] = []
     with torch.inference_mode():
         for rows in batches_by_length(sentences, batch_size):
@@ -333,18 +333,28 @@ def _best_temperature(nll: Callable[[float], float]) -> tuple[float, float]:
     return rounded, nll(rounded)
 
 
-def _sentences_with_gold(dataset: Dataset, labels: Sequence[str]) -> tuple[list[list[str]], list[list[int]], int]:
-    """Sentences with one of the labels for each word, their tags' ids, and how many other sentences there are."""
+def _sentences_with_gold(
+    dataset: Dataset, labels: Sequence[str], groups: tuple[int, ...] | None
+) -> tuple[list[list[str]], list[list[int]], int]:
+    """Sentences with one of the labels for each word, their tags' ids, and how many other sentences there are.
+
+    A sentence whose annotators did not look for a type counts only where the teacher cannot tell that type from O.
+    """
     column = tag_column(dataset)
     if column is None:
         raise ValueError(f"a teacher is calibrated on gold tags; the corpus has only {dataset.column_names}")
     names, ids = tag_names(dataset), {label: i for i, label in enumerate(labels)}
     sentences, gold = [], []
     partly = ANNOTATED_TYPES in dataset.column_names  # an O may hide what nobody looked for
+    group_of = groups or tuple(range(len(labels)))
+    outside = group_of[ids["O"]] if "O" in ids else None
+    told_from_outside = {
+        kind for label, group in zip(labels, group_of) if (kind := tag_type(label)) is not None and group != outside
+    }
     for words, tags, types in zip(
         dataset[TOKENS], dataset[column], dataset[ANNOTATED_TYPES] if partly else [None] * len(dataset)
     ):
-        if types is not None and any(prefix and kind not in types for prefix, kind in map(split_tag, labels)):
+        if types is not None and any(kind not in types for kind in told_from_outside):
             continue
         named = [names[tag] if names and isinstance(tag, int) and tag >= 0 else tag for tag in tags or []]
         if len(named) == len(words) and all(tag in ids for tag in named):

@@ -8,12 +8,22 @@ import pytest
 import torch
 from datasets import concatenate_datasets
 
-from hf_structkd import LinearChainCRF, StructKDTrainer, StructKDTrainingArguments, Teacher, load_corpora, load_corpus
+from hf_structkd import (
+    DataCollatorForStructKD,
+    LinearChainCRF,
+    StructKDTrainer,
+    StructKDTrainingArguments,
+    Teacher,
+    encode_corpus,
+    load_corpora,
+    load_corpus,
+)
 from hf_structkd.data.source_text import CorpusError
 from hf_structkd.distillation.losses import PartlyAnnotated, mixed_losses
 from hf_structkd.distillation.targets import Targets
 from hf_structkd.evaluation.compare import compare, declared_only
 from hf_structkd.modeling.crf_head import gold_statistics
+from hf_structkd.recipes.parser import RecipeError
 from hf_structkd.recipes.run import DistillationRun
 
 from ..recipes.test_no_gold import TINY
@@ -208,9 +218,49 @@ def test_a_recipe_mixes_corpora_of_many_and_of_few_types(tmp_path, capsys):
     assert math.isfinite(results.scores["test"]["none"]["en"]["f1"])
 
 
-def test_a_collator_without_names_is_refused(partly_annotated, tokenizer):
-    from hf_structkd import DataCollatorForStructKD, encode_corpus
+def test_a_teacher_that_a_recipe_trains_on_few_types_leaves_the_others_open(tmp_path):
+    """Danger: what it never learnt, whether a word is O or of another type, is taught to the student as knowledge."""
+    corpora = load_corpora("demo", ["de", "en"], max_sentences=20)
+    for language, splits in corpora.items():
+        for split, data in splits.items():
+            rows = [
+                {"tokens": w, "tags": [tag if language == "en" or tag.endswith("LOC") else "O" for tag in tags]}
+                for w, tags in zip(data["tokens"], data["tags"])
+            ]
+            (tmp_path / f"{language}.{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    fields = {
+        **{"corpus": str(tmp_path / "{language}.{split}.jsonl"), "languages": ["de", "en"], "model": "scratch"},
+        **{"annotated_types": {"de": ["LOC"]}, "model_config": TINY, "vocab_size": 300, "teacher_model": "scratch"},
+        **{"teacher_model_config": TINY, "teacher_num_train_epochs": 1, "use_cpu": True, "disable_tqdm": True},
+        "teacher_temperature": "auto",
+    }
+    run = DistillationRun.from_recipe(**fields, objective="posterior", output_dir=str(tmp_path / "run"))
+    annotated = run.annotate()
+    labels = run.data.labels
+    for row in (annotated[0], annotated[len(annotated) - 1]):
+        open_types = () if row["language"] == "en" else ("ORG", "PER")
+        representatives = [0 if tag[2:] in open_types else i for i, tag in enumerate(labels)]
+        assert row["teacher_groups"] == representatives, row["language"]
+    run = DistillationRun.from_recipe(**fields, objective="structural", output_dir=str(tmp_path / "other"))
+    with pytest.raises(RecipeError, match="teacher for de is trained on a corpus that declares some types only"):
+        run.teachers()
 
+
+@pytest.mark.parametrize("labels", [["O", "LOC", "PER"], ["O", *(f"{p}-{t}" for t in ("LOC", "PER") for p in "BIES")]])
+def test_plain_and_bioes_tags_are_types_too(labels, tokenizer, tmp_path):
+    """Danger: in label sets without B- and I- what was declared has no effect, and nobody says so."""
+    row = {"input_ids": [5, 6], "attention_mask": [1, 1], "word_mask": [1, 1], "labels": [0, 0]}
+    batch = DataCollatorForStructKD(tokenizer, label_names=labels)([{**row, "annotated_types": ["LOC"]}, row])
+    assert batch["open_tags"].tolist() == [[tag.endswith("PER") for tag in labels], [False] * len(labels)]
+    person, place = ("PER", "LOC") if len(labels) == 3 else ("S-PER", "S-LOC")
+    assert declared_only([person, "O", place], ["LOC"]) == ["O", "O", place]
+    file = tmp_path / "x.jsonl"
+    file.write_text(json.dumps({"tokens": ["Anna", "left"], "tags": [person, "O"], "annotated_types": ["LOC"]}))
+    with pytest.raises(CorpusError, match=f"the tag {person}, but annotated_types has only LOC"):
+        load_corpus(file, language="en", scheme="plain" if len(labels) == 3 else "BIOES")
+
+
+def test_a_collator_without_names_is_refused(partly_annotated, tokenizer):
     encoded = encode_corpus(partly_annotated, tokenizer, sorted({t for row in partly_annotated["tags"] for t in row}))
     with pytest.raises(ValueError, match="annotated_types need a collator with label_names"):
         DataCollatorForStructKD(tokenizer)([encoded[40]])
