@@ -23,6 +23,7 @@ _MODULES = {
     "BertCRFConfig": "modeling.taggers",
     "BertForTokenClassificationCRF": "modeling.taggers",
     "CallableTeacher": "teachers.function",
+    "ChatTeacher": "teachers.chat",
     "crf_class_for": "modeling.taggers",
     "CRFTokenClassificationPipeline": "modeling.pipeline",
     "DataCollatorForStructKD": "data.collator",
@@ -68,6 +69,7 @@ __all__ = [
     "BertCRFConfig",
     "BertForTokenClassificationCRF",
     "CallableTeacher",
+    "ChatTeacher",
     "crf_class_for",
     "CRFTokenClassificationPipeline",
     "DataCollatorForStructKD",
@@ -133,6 +135,7 @@ if TYPE_CHECKING:
     from .teachers.annotate import AnnotationError as AnnotationError
     from .teachers.annotate import annotate as annotate
     from .teachers.annotator import TeacherAnnotator as TeacherAnnotator
+    from .teachers.chat import ChatTeacher as ChatTeacher
     from .teachers.checkpoint import Teacher as Teacher
     from .teachers.function import CallableTeacher as CallableTeacher
     from .teachers.gliner_model import GlinerTeacher as GlinerTeacher

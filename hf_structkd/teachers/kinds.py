@@ -24,6 +24,7 @@ from .label_map import LabelMap
 ENTRY_POINT_GROUP = "hf_structkd.teachers"
 KINDS = {
     "spacy": ("spacy_pipeline", "SpacyTeacher"),
+    "chat": ("chat", "ChatTeacher"),
     "gliner": ("gliner_model", "GlinerTeacher"),
 }
 _KIND = re.compile(r"([a-z][a-z0-9_-]+):(?!//)(.+)", re.DOTALL)  # neither C:\\ nor an address

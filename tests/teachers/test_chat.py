@@ -1,0 +1,225 @@
+"""Danger: a service is asked twice, believed when it lies, waited for forever, or told about in logs with its key."""
+
+import json
+import logging
+import threading
+import time
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+pytest.importorskip("httpx", reason="language models as teachers need the extra `chat`")
+
+from hf_structkd.teachers import chat
+from hf_structkd.teachers.chat import ChatError, ChatTeacher, Mention, align, parse_reply
+from hf_structkd.teachers.kinds import load_teacher
+
+KEY = "sk-secret-1234"
+SENTENCES = [["Anna", "Berg", "sings", "in", "Bonn"], ["Nobody", "sings"]]
+ENTITIES = {
+    "Anna Berg sings in Bonn": [{"text": "Anna Berg", "type": "PER"}, {"text": "Bonn", "type": "LOC"}],
+    "Nobody sings": [],
+}
+
+
+class Service:
+    """A loopback chat-completions server that behaves as it is told, request by request."""
+
+    def __init__(self):
+        self.requests, self.behave, self.asked = [], lambda number, sentence: None, Counter()
+        service = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def log_message(self, *args):
+                pass
+
+            def do_POST(self):
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                sentence = body["messages"][1]["content"]
+                service.requests.append((self.path, dict(self.headers), body))
+                service.asked[sentence] += 1
+                answer = service.behave(len(service.requests), sentence)
+                status, headers, text = answer or (200, {}, service.reply(json.dumps(ENTITIES[sentence])))
+                if status is None:  # dies in the middle
+                    self.connection.close()
+                    return
+                self.send_response(status)
+                for name, value in {"Content-Length": str(len(text.encode())), **headers}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(text.encode())
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.handle_error = lambda *args: None
+        self.endpoint = f"http://127.0.0.1:{self.server.server_port}/v1"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    @staticmethod
+    def reply(content):
+        usage = {"prompt_tokens": 50, "completion_tokens": 7}
+        return json.dumps({"choices": [{"message": {"content": content}}], "usage": usage})
+
+
+@pytest.fixture
+def service(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setattr(chat, "_LONGEST_WAIT", 0.05)
+    running = Service()
+    yield running
+    running.server.shutdown()
+    running.server.server_close()
+
+
+def teacher_of(service, tmp_path, **options):
+    options = {"record": tmp_path / "answers.jsonl", "timeout": 5, "retries": 3} | options
+    return ChatTeacher("m", {"PER": "people", "LOC": ""}, endpoint=service.endpoint, **options)
+
+
+def test_a_good_service_is_asked_once_for_every_sentence(service, tmp_path):
+    teacher = teacher_of(service, tmp_path)
+    expected = [["B-PER", "I-PER", "O", "O", "B-LOC"], ["O", "O"]]
+    assert teacher.tag(SENTENCES) == expected
+    assert teacher.usage["requests"] == 2
+    assert (teacher.usage["prompt_tokens"], teacher.usage["completion_tokens"]) == (100, 14)
+    path, headers, body = service.requests[0]
+    assert path == "/v1/chat/completions"
+    assert headers["Authorization"] == f"Bearer {KEY}"
+    assert body["temperature"] == 0
+    assert "- PER: people\n- LOC\n" in body["messages"][0]["content"]
+    assert '[{"text": "...", "type": "..."}, ...]' in body["messages"][0]["content"]
+    again = teacher_of(service, tmp_path)
+    assert again.tag(SENTENCES) == expected
+    assert again.usage["requests"] == 0, "answers are kept"
+    assert again.revision == teacher.revision
+    assert teacher_of(service, tmp_path, prompt="Find {types}").revision != teacher.revision
+
+
+def test_frequencies_of_samples_are_probabilities(service, tmp_path):
+    def unsure(number, sentence):
+        others = [{"text": "Anna", "type": "PER"}] if service.asked[sentence] == 2 and "Anna" in sentence else None
+        return None if others is None else (200, {}, service.reply(json.dumps(others)))
+
+    service.behave = unsure
+    teacher = teacher_of(service, tmp_path, samples=4, concurrency=1)
+    paths = teacher.distribution(SENTENCES).topk(3)
+    assert paths.log_prob[0][paths.valid[0]].exp().tolist() == pytest.approx([0.75, 0.25])
+    assert paths.log_prob[1][paths.valid[1]].exp().tolist() == pytest.approx([1.0])
+    assert service.requests[0][2]["temperature"] == 0.7
+
+
+def test_passing_failures_are_tried_again_as_the_service_wants(service, tmp_path, monkeypatch):
+    waits = []
+    monkeypatch.setattr(chat.time, "sleep", lambda seconds: waits.append(seconds))
+    monkeypatch.setattr(chat, "_LONGEST_WAIT", 60.0)
+    failures = {
+        1: (429, {"Retry-After": "7"}, "slow down"),
+        2: (503, {}, "busy"),
+        3: (200, {}, "not JSON at all"),
+    }
+    service.behave = lambda number, sentence: failures.get(number)
+    assert teacher_of(service, tmp_path, concurrency=1).tag(SENTENCES[1:]) == [["O", "O"]]
+    assert waits[0] == 7
+    assert 0 < waits[1] < waits[2] * 4
+
+
+@pytest.mark.parametrize(
+    ("failure", "message"),
+    [
+        ((401, {}, f"wrong key {KEY}"), r"status 401: wrong key \*\*\*"),
+        ((503, {}, "busy"), "status 503: busy"),
+        ((None, {}, ""), "RemoteProtocolError|ReadError"),
+        ((200, {}, '{"choices": []}'), "no chat completion"),
+    ],
+)
+def test_a_service_that_fails_for_good_is_named_and_nothing_is_lost(service, tmp_path, failure, message, caplog):
+    caplog.set_level(logging.DEBUG)
+    service.behave = lambda number, sentence: failure if "Anna" in sentence else None
+    teacher = teacher_of(service, tmp_path, concurrency=1, retries=1)
+    with pytest.raises(
+        ChatError, match=f"chat:m at {service.endpoint} gives no answer .*({message}).*are kept"
+    ) as raised:
+        teacher.tag([SENTENCES[1], *SENTENCES])
+    assert KEY not in str(raised.value) + caplog.text
+    service.behave = lambda number, sentence: None
+    before = service.asked["Nobody sings"]
+    assert teacher_of(service, tmp_path).tag(SENTENCES[1:]) == [["O", "O"]]
+    assert service.asked["Nobody sings"] == before
+    kept = "".join(file.read_text() for file in tmp_path.iterdir())
+    assert KEY not in kept
+    assert KEY not in json.dumps(teacher.identity())
+
+
+def test_a_service_that_is_down_or_slow_is_no_endless_wait(service, tmp_path):
+    def slow(number, sentence):
+        time.sleep(0.5)
+
+    service.behave = slow
+    with pytest.raises(ChatError, match="ReadTimeout"):
+        teacher_of(service, tmp_path, timeout=0.1, retries=0).tag(SENTENCES[1:])
+    down = ChatTeacher("m", ["PER"], endpoint="http://127.0.0.1:9/v1", retries=0, record=tmp_path / "x")
+    with pytest.raises(ChatError, match="ConnectError"):
+        down.tag(SENTENCES[1:])
+
+
+def test_a_service_that_lies_is_counted_and_one_that_babbles_is_asked_again(service, tmp_path):
+    lies = [{"text": "Carl", "type": "PER"}, {"text": "Bonn", "type": "CITY"}, {"text": "Anna Berg", "type": "per"}]
+    service.behave = lambda number, sentence: (200, {}, service.reply("Sure!\n```json\n" + json.dumps(lies) + "\n```"))
+    teacher = teacher_of(service, tmp_path)
+    assert teacher.tag(SENTENCES[:1]) == [["B-PER", "I-PER", "O", "O", "O"]]
+    assert teacher.usage["unaligned"] == 1
+    service.behave = lambda number, sentence: (200, {}, service.reply("I would rather not."))
+    babbling = teacher_of(service, tmp_path / "b")
+    with pytest.raises(ChatError, match=r"'Nobody sings': the reply holds no JSON list.*I would rather not"):
+        babbling.tag(SENTENCES[1:])
+    assert babbling.usage["unparsed"] == 3
+
+
+def test_a_budget_is_kept_and_a_torn_record_is_read(service, tmp_path):
+    teacher = teacher_of(service, tmp_path, max_requests=1, concurrency=1)
+    with pytest.raises(ChatError, match="max_requests 1 is reached"):
+        teacher.tag(SENTENCES)
+    record = tmp_path / "answers.jsonl"
+    record.write_bytes(record.read_bytes()[:-9])  # killed while writing
+    again = teacher_of(service, tmp_path)
+    again.tag(SENTENCES)
+    assert again.usage["requests"] == 2
+    assert teacher_of(service, tmp_path).tag(SENTENCES)[1] == ["O", "O"]
+    assert sum(service.asked.values()) == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "mentions", "tags", "missed"),
+    [
+        (["U.S", ".", "and", "U.S", "."], [("U.S.", "LOC")] * 2, ["B-LOC", "I-LOC", "O", "B-LOC", "I-LOC"], []),
+        (["Anna", "Anna"], [("Anna", "PER")], ["B-PER", "O"], []),
+        (["b", "a"], [("a", "PER"), ("b", "LOC")], ["B-LOC", "B-PER"], []),
+        (["New", "York"], [("New York", "LOC"), ("York", "PER")], ["B-LOC", "I-LOC"], ["York"]),
+        (["Annas", "x"], [("Anna", "PER"), ("anna", "PER")], ["O", "O"], ["Anna", "anna"]),
+    ],
+)
+def test_mentions_are_placed_on_whole_words_once_and_in_order(words, mentions, tags, missed):
+    assert align(words, [Mention(*mention) for mention in mentions]) == (tags, missed)
+
+
+def test_replies_without_sense_are_refused():
+    assert parse_reply("[]", ["PER"]) == []
+    for reply in ("", "no", "[1, 2]", '{"text": "a"}', "[}"):
+        with pytest.raises(ValueError, match="no JSON list"):
+            parse_reply(reply, ["PER"])
+
+
+def test_it_is_a_kind_and_says_what_it_lacks(service, tmp_path):
+    options = {"types": ["PER", "LOC"], "endpoint": service.endpoint, "record": str(tmp_path / "r")}
+    assert load_teacher("chat:m", options=options).tag(SENTENCES)[1] == ["O", "O"]
+    for changes, message in (
+        ({"endpoint": ""}, "say where it is"),
+        ({"endpoint": "ftp://x"}, "must be an http"),
+        ({"endpoint": "https://me:key@x/v1"}, "keys go into OPENAI_API_KEY"),
+        ({"types": []}, "say which types"),
+        ({"prompt": "x"}, "no place for the types"),
+        ({"samples": 0}, "samples is too small"),
+        ({"parser": parse_reply}, "needs a parser_revision"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_teacher("chat:m", options={**options, **changes})
