@@ -1,6 +1,6 @@
 """The time of the CRF's operations in comparison with other libraries, in one interleaved run.
 
-    python -m benchmarks.crf_benchmark                       # the gates: B=32, T=128, C=9 and 20
+    python -m benchmarks.crf_benchmark                       # the gates: B=32, T=32 and 128, C=9 and 20
     python -m benchmarks.crf_benchmark --grid full --output results/crf   # every T, C, B; JSON and plot
     python -m benchmarks.crf_benchmark --memory              # peak memory of each operation (Linux)
     python -m benchmarks.crf_benchmark --step                # share of an XLM-R-base training step
@@ -14,7 +14,7 @@ that was stopped continues where it was. `--write` writes the measurements in `-
 measures nothing.
 
 Needs ``pip install 'hf_structkd[benchmarks,fast,plots]'``; supar is installed by hand: ``pip install --no-deps
-supar==1.1.4 stanza`` and ``pip install nltk dill``. A library that is missing is left out.
+supar==1.1.4 stanza`` and ``pip install nltk dill``, and so is pytorch-partial-crf (``--no-deps``). A library that is missing is left out.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ import torch
 
 from hf_structkd.files import write_atomically
 
-from .crf_competitors import COMPETITORS, OPERATIONS, OURS, Problem, answer, run
-from .crf_report import plot, verdict, write_report
+from .crf_competitors import COMPETITORS, OPERATIONS, OURS, WITHOUT_NUMBA, Problem, answer, run
+from .crf_report import OTHER_NUMBERS, plot, verdict, write_report
 
 GRIDS = {
-    "gates": [(32, 128, 9), (32, 128, 20)],
+    "gates": [(32, 32, 9), (32, 32, 20), (32, 128, 9), (32, 128, 20)],  # T = 32: 20 words on average, as in NER
     "full": [(B, T, C) for B in (16, 32, 64) for T in (32, 128, 512) for C in (9, 20, 33, 128)],
 }  # fmt: skip
 
@@ -79,7 +79,7 @@ def contenders(
             able[name] = time.process_time() - start
             far = float((answer(operation, problem, result) - ours).abs().max() / ours.abs().max())
             if not far <= 1e-3:
-                notes[name] = f"computes other numbers: furthest {far:.1e} of the largest"
+                notes[name] = f"{OTHER_NUMBERS}: furthest {far:.1e} of the largest"
             if able[name] > patience:
                 notes[name] = f"{able[name]:.1f} s, more than {patience} s: timed once. {notes.get(name, '')}"
         except (ImportError, RuntimeError, ValueError, IndexError, MemoryError) as error:
@@ -149,7 +149,7 @@ def training_step(B: int, T: int, C: int) -> list[dict]:
         step = time.process_time() - start
     print(f"XLM-R-base forward and backward, B={B}, T={T} subwords, one thread: {step:.2f} s")
     rows = []
-    for name in (OURS, "ours, numba", "pytorch-crf", "supar"):
+    for name in (OURS, WITHOUT_NUMBA, "pytorch-crf", "supar"):
         for operation in OPERATIONS:
             if hasattr(COMPETITORS[name], operation):
                 run(name, operation, problem)

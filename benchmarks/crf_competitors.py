@@ -55,9 +55,9 @@ Operation = Callable[[Problem], Tensor]
 
 
 class Ours:
-    """hf_structkd with its default loops."""
+    """hf_structkd as it is installed: compiled loops where there is numba."""
 
-    native = False
+    native: bool | None = None
 
     def chain(self, p: Problem, teacher: bool = False) -> LinearChainCRF:
         return LinearChainCRF(*(p.teacher if teacher else p.student), lengths=p.lengths)
@@ -74,7 +74,7 @@ class Ours:
 
     def viterbi(self, p):
         with torch.no_grad():
-            return self.chain(p).argmax()[0]
+            return self.chain(p).decode()
 
     def k_best_5(self, p, k=5):
         with torch.no_grad():
@@ -93,44 +93,138 @@ class Ours:
         return p.backward(self.chain(p).cross_entropy(statistics).mean())
 
 
-class OursNative(Ours):
-    """hf_structkd with compiled loops."""
+class OursTorch(Ours):
+    """hf_structkd without compiled loops."""
 
-    native = True
+    native = False
 
 
-class PytorchCRF:
-    """pytorch-crf 0.7.2."""
+class CRFLayer:
+    """A library whose CRF is a layer with parameters of its own; they get the problem's scores."""
 
-    def layer(self, p):
-        if not hasattr(p, "torchcrf"):
-            from torchcrf import CRF
+    transitions, start, end = "transitions", "start_transitions", "end_transitions"
 
-            p.torchcrf = CRF(p.C, batch_first=True)
-            p.torchcrf.transitions, p.torchcrf.start_transitions, p.torchcrf.end_transitions = (
-                torch.nn.Parameter(part.detach()) for part in p.student[1:]
-            )
-        return p.torchcrf
+    def new(self, p: Problem) -> torch.nn.Module:
+        raise NotImplementedError
 
-    def finish(self, p, crf, loss):
-        crf.zero_grad()
+    def layer(self, p: Problem) -> torch.nn.Module:
+        layers = p.__dict__.setdefault("layers", {})
+        if type(self) not in layers:
+            layer = layers[type(self)] = self.new(p)
+            for name, part in zip((self.transitions, self.start, self.end), p.student[1:]):
+                setattr(layer, name, torch.nn.Parameter(part.detach()))
+        return layers[type(self)]
+
+    def finish(self, p: Problem, layer: torch.nn.Module, loss: Tensor) -> Tensor:
+        layer.zero_grad()
         p.backward(loss)
-        p.student[1].grad = crf.transitions.grad
+        p.student[1].grad = getattr(layer, self.transitions).grad
         return loss.detach()
 
+
+class PytorchCRF(CRFLayer):
+    """pytorch-crf 0.7.2."""
+
+    def new(self, p):
+        from torchcrf import CRF
+
+        return CRF(p.C, batch_first=True)
+
     def nll(self, p):
-        crf = self.layer(p)
-        return self.finish(p, crf, -crf(p.student[0], p.gold, p.mask, reduction="mean"))
+        layer = self.layer(p)
+        return self.finish(p, layer, -layer(p.student[0], p.gold, p.mask, reduction="mean"))
 
     def viterbi(self, p):
         return self.layer(p).decode(p.student[0].detach(), p.mask)
 
     def top_wk_5(self, p):
-        crf, k = self.layer(p), p.paths.shape[1]
+        layer, k = self.layer(p), p.paths.shape[1]
         repeated = p.student[0].repeat_interleave(k, 0)
         tags = p.paths.flatten(0, 1).clamp(min=0)
-        value = crf(repeated, tags, p.mask.repeat_interleave(k, 0), reduction="none")
-        return self.finish(p, crf, -(p.weights.flatten() * value).sum() / p.B)
+        value = layer(repeated, tags, p.mask.repeat_interleave(k, 0), reduction="none")
+        return self.finish(p, layer, -(p.weights.flatten() * value).sum() / p.B)
+
+
+class LinearCRFTorch(CRFLayer):
+    """linear-crf-torch 0.0.1; its loss is per word."""
+
+    start, end = "starts", "ends"
+
+    def new(self, p):
+        from linear_crf import LinearCRF
+
+        return LinearCRF(p.C, batch_first=True)
+
+    def nll(self, p):
+        layer = self.layer(p)
+        return self.finish(p, layer, layer(p.student[0], p.gold, p.mask) * (p.mask.sum() / p.B))
+
+    def viterbi(self, p):
+        return self.layer(p).decode(p.student[0].detach(), p.mask)
+
+
+class TorchCRF(CRFLayer):
+    """TorchCRF 1.1.0."""
+
+    transitions, start, end = "trans_matrix", "start_trans", "end_trans"
+
+    def new(self, p):
+        from TorchCRF import CRF
+
+        return CRF(p.C, use_gpu=False)
+
+    def nll(self, p):
+        layer = self.layer(p)
+        return self.finish(p, layer, -layer(p.student[0], p.gold, p.mask).mean())
+
+    def viterbi(self, p):
+        return self.layer(p).viterbi_decode(p.student[0].detach(), p.mask)
+
+
+class PytorchPartialCRF(CRFLayer):
+    """pytorch-partial-crf 0.2.1."""
+
+    def new(self, p):
+        from pytorch_partial_crf import CRF
+
+        return CRF(p.C)
+
+    def nll(self, p):
+        layer = self.layer(p)
+        return self.finish(p, layer, layer(p.student[0], p.gold, p.mask.byte()) / p.B)
+
+    def marginals(self, p):
+        with torch.no_grad():
+            return self.layer(p).marginal_probabilities(p.student[0], p.mask.byte()).transpose(0, 1)
+
+    def viterbi(self, p):
+        with torch.no_grad():
+            return self.layer(p).viterbi_decode(p.student[0], p.mask.byte())
+
+
+class FlashSemiCRF:
+    """flash-semicrf 0.2.0 with segments of length 1; start and end are part of the first and last emissions."""
+
+    def nll(self, p):
+        from flash_semicrf import SemiMarkovCRFHead
+
+        if not hasattr(p, "semicrf"):
+            p.semicrf = SemiMarkovCRFHead(p.C, max_duration=1)
+            p.semicrf.transition = torch.nn.Parameter(p.student[1].detach())
+            p.semicrf.duration_dist.duration_bias = torch.nn.Parameter(torch.zeros(1, p.C))
+        emissions, _, start, end = p.student
+        ends = torch.zeros_like(emissions).index_put(
+            (torch.arange(p.B), p.lengths - 1), end.expand(p.B, -1), accumulate=True
+        )
+        begins = torch.cat([start.expand(p.B, 1, -1), torch.zeros_like(emissions[:, 1:])], 1)
+        scores = emissions + begins + ends
+        log_z = p.semicrf(scores, p.lengths)["partition"]
+        words = (scores.gather(2, p.gold[..., None]).squeeze(2) * p.mask).sum(1)
+        steps = (p.semicrf.transition[p.gold[:, :-1], p.gold[:, 1:]] * p.mask[:, 1:]).sum(1)
+        p.semicrf.zero_grad()
+        loss = p.backward((log_z - words - steps).mean())
+        p.student[1].grad = p.semicrf.transition.grad
+        return loss
 
 
 class Supar:
@@ -207,10 +301,15 @@ class TorchStruct:
 
 
 OURS = "ours"
+WITHOUT_NUMBA = "ours, torch"
 COMPETITORS = {
     OURS: Ours(),
-    "ours, numba": OursNative(),
+    WITHOUT_NUMBA: OursTorch(),
     "pytorch-crf": PytorchCRF(),
+    "linear-crf-torch": LinearCRFTorch(),
+    "TorchCRF": TorchCRF(),
+    "pytorch-partial-crf": PytorchPartialCRF(),
+    "flash-semicrf": FlashSemiCRF(),
     "supar": Supar(),
     "torch-struct": TorchStruct(),
 }
@@ -221,7 +320,7 @@ def run(competitor: str, operation: str, problem: Problem) -> Tensor:
     """One operation of one library. AttributeError if the library does not offer it."""
     who = COMPETITORS[competitor]
     function = getattr(who, operation)
-    before = use_native(getattr(who, "native", False))
+    before = use_native(getattr(who, "native", None))
     try:
         return function(problem)
     finally:
