@@ -14,7 +14,8 @@ that was stopped continues where it was. `--write` writes the measurements in `-
 measures nothing.
 
 Needs ``pip install 'hf_structkd[benchmarks,fast,plots]'``; supar is installed by hand: ``pip install --no-deps
-supar==1.1.4 stanza`` and ``pip install nltk dill``, and so is pytorch-partial-crf (``--no-deps``). A library that is missing is left out.
+supar==1.1.4 stanza`` and ``pip install nltk dill``, and so is pytorch-partial-crf (``--no-deps``). A library that is
+missing is left out.
 """
 
 from __future__ import annotations
