@@ -4,7 +4,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-EXTRAS ?= chinese,dev,demo,fast,gliner,lora,onnx,pipelines,plots,search,space,spacy,thai,trackers
+EXTRAS ?= chinese,dev,demo,fast,gliner,lora,onnx,pipelines,plots,search,space,spacy,stanza,thai,trackers
 WORKERS ?= 2
 FUZZ_CASES ?= 8500
 DEMO_RECIPE ?= examples/recipes/demo.yaml

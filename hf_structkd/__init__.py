@@ -47,6 +47,7 @@ _MODULES = {
     "smaller_student": "training.smaller_student",
     "SpacyTeacher": "teachers.spacy_pipeline",
     "SpanTeacher": "teachers.spans",
+    "StanzaTeacher": "teachers.stanza_pipeline",
     "start_from_teachers": "training.teacher_weights",
     "StructKDTrainer": "training.trainer",
     "StructKDTrainingArguments": "training.arguments",
@@ -93,6 +94,7 @@ __all__ = [
     "smaller_student",
     "SpacyTeacher",
     "SpanTeacher",
+    "StanzaTeacher",
     "start_from_teachers",
     "StructKDTrainer",
     "StructKDTrainingArguments",
@@ -144,6 +146,7 @@ if TYPE_CHECKING:
     from .teachers.parts import load_parts as load_parts
     from .teachers.spacy_pipeline import SpacyTeacher as SpacyTeacher
     from .teachers.spans import SpanTeacher as SpanTeacher
+    from .teachers.stanza_pipeline import StanzaTeacher as StanzaTeacher
     from .training.arguments import StructKDTrainingArguments as StructKDTrainingArguments
     from .training.extended_labels import extend_labels as extend_labels
     from .training.smaller_student import smaller_student as smaller_student

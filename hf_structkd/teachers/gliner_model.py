@@ -1,14 +1,11 @@
 """GLiNER models as teachers: every span's score for every type, as a distribution over sets of spans."""
 
 import contextlib
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import torch
-
 from .label_map import LabelMap
-from .optional_packages import import_package
+from .optional_packages import import_package, weights_hash
 from .spans import SpanTeacher
 
 
@@ -55,7 +52,7 @@ class GlinerTeacher(SpanTeacher):
             self._score,
             list(self.prompts.values()),
             name=name,
-            revision=revision or _hash(model),
+            revision=revision or weights_hash(model),
             label_map=label_map,
             scheme=scheme,
             temperature=temperature,
@@ -164,11 +161,3 @@ def _word_bounds(text: str) -> tuple[dict[int, int], dict[int, int]]:
 
 def _without_blanks(word: str) -> str:
     return word.replace(" ", "\N{NO-BREAK SPACE}")
-
-
-def _hash(model: Any) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()[:40]

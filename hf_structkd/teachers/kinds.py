@@ -26,6 +26,7 @@ KINDS = {
     "spacy": ("spacy_pipeline", "SpacyTeacher"),
     "chat": ("chat", "ChatTeacher"),
     "gliner": ("gliner_model", "GlinerTeacher"),
+    "stanza": ("stanza_pipeline", "StanzaTeacher"),
 }
 _KIND = re.compile(r"([a-z][a-z0-9_-]+):(?!//)(.+)", re.DOTALL)  # neither C:\\ nor an address
 

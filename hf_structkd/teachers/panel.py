@@ -21,6 +21,7 @@ from .distribution import TagDistribution
 from .kinds import load_teacher, split_kind
 from .readings import Mixture
 from .spacy_pipeline import SpacyTeacher
+from .stanza_pipeline import StanzaTeacher
 from .voices import pooled_chain
 
 # A name or folder, or a pipeline of transformers or spaCy, may be given in place of a teacher.
@@ -246,7 +247,9 @@ def _teacher(item: Any) -> TagTeacher:
         advice = "it needs its own tokenizer: give Teacher(model, tokenizer), or the checkpoint's name"
     elif kind.startswith("spacy.lang"):
         return SpacyTeacher(item)
-    elif kind.startswith(("flair.", "stanza.")) or callable(item):
+    elif kind == "stanza.pipeline.core.Pipeline":
+        return StanzaTeacher(item)
+    elif kind.startswith("flair.") or callable(item):
         advice = (
             "give CallableTeacher(function, labels, name=..., revision=...) with a function that asks it about lists "
             "of words (docs/teachers.md, 'Anything else: a function')"
