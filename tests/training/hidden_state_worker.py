@@ -45,3 +45,5 @@ if __name__ == "__main__":
     out = Path(sys.argv[1])
     report = work(out, batch_size=4)
     (out / f"report-{PartialState().process_index}.json").write_text(json.dumps(report))
+    PartialState().wait_for_everyone()
+    PartialState().destroy_process_group()  # a process that ends first would pull the connection away from the other
