@@ -80,7 +80,7 @@ def test_the_first_recipe_and_the_program_after_it_run(tmp_path, monkeypatch):
         "1",
         "--use_cpu",
     ]
-    assert cli.main([*command.split(), *small, "--use_cpu"]) == 0
+    assert cli.main([*command.split(), *small]) == 0
     names = {}
     exec(compile(program.replace("print(", "found = ("), "README.md", "exec"), names)
     assert isinstance(names["found"], list)
