@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
@@ -26,14 +26,19 @@ SEAL = "seal"  # the member of a sealed JSON file that holds the checksum of the
 
 
 def file_sha256(file: Path) -> str:
-    """The SHA-256 checksum of a file in hexadecimal digits.
+    """The SHA-256 checksum of a file in hexadecimal digits."""
+    with file.open("rb") as stream:
+        return stream_sha256(stream)
 
-    The file is read in pieces of 1 MiB, so that its size does not matter.
+
+def stream_sha256(stream: BinaryIO) -> str:
+    """The SHA-256 checksum of what is left to read of an open file, in hexadecimal digits.
+
+    It is read in pieces of 1 MiB, so that its size does not matter.
     """
     digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
+    while chunk := stream.read(1 << 20):
+        digest.update(chunk)
     return digest.hexdigest()
 
 

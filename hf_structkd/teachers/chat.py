@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 PROMPT = (
     "Find the named entities in the sentence that the user gives. The types are:\n{types}\n"
-    'Answer with a JSON list and nothing else: [{{"text": "...", "type": "..."}}, ...], in the order of the sentence, '
+    'Answer with a JSON list and nothing else: [{"text": "...", "type": "..."}, ...], in the order of the sentence, '
     "each text copied exactly as it stands there, each mention once. Entities do not overlap. Without any, answer []."
 )
 _AGAIN = (408, 409, 425, 429, 500, 502, 503, 504)  # statuses after which the same request may succeed
@@ -125,7 +125,7 @@ class ChatTeacher(CallableTeacher):
         meanings = types if isinstance(types, Mapping) else dict.fromkeys(types, "")
         self.types = list(meanings)
         listed = "\n".join(f"- {kind}: {meaning}" if meaning else f"- {kind}" for kind, meaning in meanings.items())
-        self.instruction = prompt.replace("{types}", listed).replace("{{", "{").replace("}}", "}")
+        self.instruction = prompt.replace("{types}", listed)
         self.parser: Parser = parser or parse_reply
         self.sampling_temperature = sampling_temperature
         if sampling_temperature is None:

@@ -20,6 +20,7 @@ from ..modeling.words import tokenize_words
 from .base import TagTeacher, TeacherScores
 from .label_map import LabelMap
 from .soundness import check_soundness, evaluation_mode
+from .weights import update_with_weights
 
 # Fields of a configuration that do not change the answers.
 _IRRELEVANT_FIELDS = (
@@ -129,9 +130,7 @@ class Teacher(TagTeacher):
 
     def _hash(self) -> str:
         digest = hashlib.sha256(json.dumps([self._mapped, _tokenization(self.tokenizer)]).encode())
-        for name, tensor in sorted(self.model.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        update_with_weights(digest, self.model)
         return digest.hexdigest()
 
     def identity(self) -> dict[str, Any]:

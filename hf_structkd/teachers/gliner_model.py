@@ -5,8 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from .label_map import LabelMap
-from .optional_packages import import_package, weights_hash
+from .optional_packages import import_package
 from .spans import SpanTeacher
+from .weights import weights_hash
 
 
 class GlinerTeacher(SpanTeacher):

@@ -1,10 +1,7 @@
-"""Packages that only some teachers need: imported when such a teacher is made; and what their models are known by."""
+"""Packages that only some teachers need: imported when such a teacher is made."""
 
-import hashlib
 import importlib
 from types import ModuleType
-
-import torch
 
 
 def import_package(name: str, *, extra: str) -> ModuleType:
@@ -23,12 +20,3 @@ def import_package(name: str, *, extra: str) -> ModuleType:
         if error.name != name.split(".")[0]:
             raise  # it is installed, and lacks something itself
         raise ImportError(f"this teacher needs {name}: pip install 'hf_structkd[{extra}]'", name=name) from error
-
-
-def weights_hash(model: torch.nn.Module) -> str:
-    """A hash of a model's weights and buffers: a revision where its library knows none."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()[:40]

@@ -5,7 +5,6 @@ ADDRESS/part-00003-of-00016.parquet    rows of the corpus with their answers
 ADDRESS/part-00003-of-00016.json       written last: rows, checksum, summary; a part without it is not finished
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -21,7 +20,7 @@ from datasets import config as datasets_config
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
-from ..files import file_sha256, json_sha256, write_atomically
+from ..files import file_sha256, json_sha256, stream_sha256, write_atomically
 from .annotate import ask, corpus_fingerprint, prepare_question, without_answers
 from .answer_store import AnnotationError, differences
 from .panel import Teachers
@@ -30,7 +29,7 @@ from .question import ALL_LANGUAGES
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
-_CHUNK, _ROWS_AT_ONCE = 1 << 20, 1000
+_ROWS_AT_ONCE = 1000
 
 
 def annotate_part(
@@ -130,23 +129,19 @@ def load_parts(
             f"{', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}; annotate them"
         )
     if streaming:
-        features = Features.from_arrow_schema(next(_open_parquet(place.address, names[:1])).schema_arrow)
+        with place.fs.open(f"{place.root}/{names[0]}.parquet", "rb") as file:
+            features = Features.from_arrow_schema(pq.read_schema(file))
         parts = {"address": place.address, "names": names}  # a list, which the workers of a data loader share
         return IterableDataset.from_generator(_stream, gen_kwargs=parts, features=features)
     return load_dataset("parquet", data_files=place.local_files(names, json_sha256(record)), split="train")
 
 
-def _open_parquet(address: str, names: Sequence[str]) -> Iterator[pq.ParquetFile]:
+def _stream(address: str, names: Sequence[str]) -> Iterator[dict[str, Any]]:
     place = _Place(address)
     for name in names:
         with place.fs.open(f"{place.root}/{name}.parquet", "rb") as file:
-            yield pq.ParquetFile(file)
-
-
-def _stream(address: str, names: Sequence[str]) -> Iterator[dict[str, Any]]:
-    for file in _open_parquet(address, names):
-        for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE):
-            yield from batch.to_pylist()
+            for batch in pq.ParquetFile(file).iter_batches(batch_size=_ROWS_AT_ONCE):
+                yield from batch.to_pylist()
 
 
 def answers_in_parts(
@@ -301,8 +296,5 @@ class _Place:
             raise
 
     def _sha256(self, path: str) -> str:
-        digest = hashlib.sha256()
         with self.fs.open(path, "rb") as file:
-            while chunk := file.read(_CHUNK):
-                digest.update(chunk)
-        return digest.hexdigest()
+            return stream_sha256(file)

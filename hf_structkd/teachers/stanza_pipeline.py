@@ -9,7 +9,8 @@ import torch
 from ..files import json_sha256
 from .function import CallableTeacher
 from .label_map import LabelMap
-from .optional_packages import import_package, weights_hash
+from .optional_packages import import_package
+from .weights import weights_hash
 
 
 class StanzaTeacher(CallableTeacher):

@@ -92,7 +92,9 @@ def test_a_good_service_is_asked_once_for_every_sentence(service, tmp_path):
     assert again.tag(SENTENCES) == expected
     assert again.usage["requests"] == 0, "answers are kept"
     assert again.revision == teacher.revision
-    assert teacher_of(service, tmp_path, prompt="Find {types}").revision != teacher.revision
+    other = teacher_of(service, tmp_path, prompt='Find {types}: {"a": {"b": {}}}, {{not ours}}')
+    assert other.revision != teacher.revision
+    assert other.instruction.endswith(': {"a": {"b": {}}}, {{not ours}}'), "a prompt's own braces stay"
 
 
 def test_frequencies_of_samples_are_probabilities(service, tmp_path):
