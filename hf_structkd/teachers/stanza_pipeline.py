@@ -1,10 +1,11 @@
-"""Stanza pipelines as teachers: the exact distribution of their entity recogniser, a linear-chain CRF."""
+"""Stanza pipelines as teachers: their entity recogniser, exactly, or their tagger of parts of speech."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from ..files import json_sha256
 from .function import CallableTeacher
@@ -12,27 +13,34 @@ from .label_map import LabelMap
 from .optional_packages import import_package
 from .weights import weights_hash
 
+Annotation = Literal["ner", "pos"]
+# What answers, its labels, how (see CallableTeacher), the model and the vocabulary.
+_Opened = tuple[Any, list[str], Any, torch.nn.Module, Any]
+
 
 class StanzaTeacher(CallableTeacher):
-    """The entity recogniser of a Stanza pipeline as a teacher (extra `stanza`).
+    """The entity recogniser, or the tagger, of a Stanza pipeline as a teacher (extra `stanza`).
 
-    The recogniser is a linear-chain CRF over BIOES tags, and so is the teacher: its emissions and transitions are the
-    recogniser's, without the four tags that its vocabulary reserves. Sequences that BIOES does not allow are read as
-    `TagScheme.repair` reads them. Words are taken as they are; only the recogniser runs, not the tokenizer.
+    Entities: the recogniser is a linear-chain CRF over BIOES tags, and so is the teacher: its emissions and
+    transitions are the recogniser's, without the four tags that its vocabulary reserves. Sequences that BIOES does not
+    allow are read as `TagScheme.repair` reads them. Parts of speech (universal): the tagger's softmax for each word,
+    without those four. Words are taken as they are; only the recogniser or the tagger runs, not the tokenizer.
 
     Args:
-        nlp: the pipeline, with the processor `ner`.
+        nlp: the pipeline, with the processor `ner` or `pos`.
+        annotation: `"ner"` or `"pos"`.
         name: for messages, the record and the card; by default the pipeline's language.
         label_map, scheme, temperature: as for [`~.base.TagTeacher`].
 
     Raises:
-        ValueError: if the pipeline has no processor `ner`, or one of several models.
+        ValueError: if the pipeline has no such processor, or a `ner` of several models.
     """
 
     def __init__(
         self,
         nlp: Any,
         *,
+        annotation: Annotation = "ner",
         name: str | None = None,
         label_map: LabelMap | None = None,
         scheme: str | None = None,
@@ -40,12 +48,28 @@ class StanzaTeacher(CallableTeacher):
     ) -> None:
         import_package("stanza", extra="stanza")
         name = name or f"stanza:{nlp.lang}"
-        if "ner" not in nlp.processors:
+        if annotation not in ("ner", "pos"):
+            raise ValueError(f"teacher {name}: annotation must be ner or pos, not {annotation!r}")
+        if annotation not in nlp.processors:
             raise ValueError(
-                f"teacher {name} has no processor `ner`; it has {', '.join(nlp.processors) or 'none'}. Make the "
-                "pipeline with processors='tokenize,ner'"
+                f"teacher {name} has no processor `{annotation}`; it has {', '.join(nlp.processors) or 'none'}. Make "
+                f"the pipeline with processors='tokenize,{annotation}'"
             )
-        processor = nlp.processors["ner"]
+        self._reserved = _reserved_tags()
+        opened = self._open_recogniser if annotation == "ner" else self._open_tagger
+        function, labels, answers, model, vocabulary = opened(nlp.processors[annotation], name)
+        super().__init__(
+            function,
+            labels,
+            name=name,
+            revision=json_sha256([weights_hash(model), _plain(vocabulary.state_dict())])[:40],
+            answers=answers,
+            label_map=label_map,
+            scheme=scheme,
+            temperature=temperature,
+        )
+
+    def _open_recogniser(self, processor: Any, name: str) -> _Opened:
         if len(processor.trainers) != 1:
             raise ValueError(
                 f"teacher {name}: its `ner` has {len(processor.trainers)} models, whose answers are no one "
@@ -54,28 +78,25 @@ class StanzaTeacher(CallableTeacher):
         (self._recogniser,), (self._config,) = processor.trainers, processor.configs
         self._tagset = int(self._recogniser.args["predict_tagset"])
         tags = list(self._recogniser.vocab["tag"].items(self._tagset))
-        self._reserved = _reserved_tags()
         known = tags[self._reserved :]
         # Training saw no word of these tags, so the model has no scores for them: they are impossible.
         types = dict.fromkeys(tag[2:] for tag in known if tag != "O")
         self._lacking = [tag for kind in types for tag in (f"{p}-{kind}" for p in "BIES") if tag not in known]
-        vocabulary = _plain(self._recogniser.vocab.state_dict())
-        super().__init__(
-            self._scores,
-            [*known, *self._lacking],
-            name=name,
-            revision=json_sha256([weights_hash(self._recogniser.model), vocabulary])[:40],
-            answers="scores",
-            label_map=label_map,
-            scheme=scheme,
-            temperature=temperature,
-        )
+        labels = [*known, *self._lacking]
+        return self._scores, labels, "scores", self._recogniser.model, self._recogniser.vocab
+
+    def _open_tagger(self, processor: Any, name: str) -> _Opened:
+        self._processor = processor
+        vocabulary = processor.vocab
+        labels = [vocabulary["upos"].id2unit(tag) for tag in range(self._reserved, len(vocabulary["upos"]))]
+        return self._pos_probabilities, labels, "probabilities", processor.trainer.model, vocabulary
 
     @classmethod
     def from_pretrained(
         cls,
         name: str,
         *,
+        annotation: Annotation = "ner",
         package: str | None = None,
         model_dir: str | None = None,
         label_map: LabelMap | None = None,
@@ -83,26 +104,29 @@ class StanzaTeacher(CallableTeacher):
         temperature: float = 1.0,
         device: Any = None,
     ) -> "StanzaTeacher":
-        """Load the recogniser of a language; what Stanza does not have on disk yet, it downloads.
+        """Load the recogniser or tagger of a language; what Stanza does not have on disk yet, it downloads.
 
         Args:
             name: the language (`"en"`).
-            package: the recogniser's package; by default the language's first choice.
+            annotation: see the class.
+            package: the recogniser's or tagger's package; by default the language's first choice.
             model_dir: Stanza's folder of models; by default its own.
             label_map, scheme, temperature: see the class.
             device: on which it runs; the CPU where `None`.
 
         Raises:
             ImportError: if Stanza is not installed.
-            OSError: if there is no such recogniser.
+            OSError: if there is no such recogniser or tagger.
         """
         stanza = import_package("stanza", extra="stanza")
+        if annotation not in ("ner", "pos"):
+            raise ValueError(f"teacher stanza:{name}: annotation must be ner or pos, not {annotation!r}")
         chosen = {} if model_dir is None else {"dir": model_dir}
         try:
             nlp = stanza.Pipeline(
                 name,
-                processors="tokenize,ner",
-                package="default" if package is None else {"ner": package},
+                processors=f"tokenize,{annotation}",
+                package="default" if package is None else {annotation: package},
                 tokenize_pretokenized=True,
                 download_method=stanza.DownloadMethod.REUSE_RESOURCES,
                 device=str(device or "cpu"),
@@ -111,20 +135,20 @@ class StanzaTeacher(CallableTeacher):
             )
         except (OSError, ValueError, KeyError) as error:
             wanted = f"{name!r}" + ("" if package is None else f" with the package {package!r}")
-            raise OSError(f"Stanza has no entity recogniser for the language {wanted} ({error})") from error
-        return cls(nlp, name=f"stanza:{name}", label_map=label_map, scheme=scheme, temperature=temperature)
+            kind = {"ner": "entity recogniser", "pos": "tagger of parts of speech"}[annotation]
+            raise OSError(f"Stanza has no {kind} for the language {wanted} ({error})") from error
+        reading: dict[str, Any] = {"label_map": label_map, "scheme": scheme, "temperature": temperature}
+        return cls(nlp, annotation=annotation, name=f"stanza:{name}", **reading)
 
     @torch.inference_mode()
     def _scores(self, sentences: Sequence[Sequence[str]]) -> list[tuple[np.ndarray, np.ndarray]]:
         """Emissions (words, tags) and transitions (tags, tags) of each sentence, nats."""
-        from stanza.models.common.doc import Document
         from stanza.models.ner.data import DataLoader
         from stanza.models.ner.trainer import unpack_batch
 
         model = self._recogniser.model.eval()
-        document = Document([[{"id": i, "text": word} for i, word in enumerate(words, 1)] for words in sentences])
         batches = DataLoader(
-            document,
+            _document(sentences),
             self._config["batch_size"],
             self._config,
             vocab=self._recogniser.vocab,
@@ -151,6 +175,38 @@ class StanzaTeacher(CallableTeacher):
                 by_position[position] = (np.pad(own, impossible, constant_values=-np.inf), between)
             answers += by_position
         return answers
+
+    @torch.inference_mode()
+    def _pos_probabilities(self, sentences: Sequence[Sequence[str]]) -> list[np.ndarray]:
+        """Probabilities (words, tags) of each sentence."""
+        from stanza.models.pos.data import Dataset
+
+        config, trainer, vocabulary = self._processor.config, self._processor.trainer, self._processor.vocab
+        data = Dataset(_document(sentences), config, self._processor.pretrain, vocab=vocabulary, evaluation=True)
+        if len(data) != len(sentences):  # Stanza's transformers drop what they cannot read
+            raise ValueError(f"{self.name} leaves out {len(sentences) - len(data)} of {len(sentences)} sentences")
+        answers: list[Any] = [None] * len(sentences)
+        logits: list[torch.Tensor] = []  # of one batch; the model returns its best tags only
+        hook = trainer.model.upos_clf.register_forward_hook(lambda module, inputs, output: logits.append(output))
+        try:
+            for batch in data.to_length_limited_loader(config["batch_size"], config.get("batch_maximum_tokens", 5000)):
+                trainer.predict(batch)
+                # The words of a batch come packed: all first words of its sentences, then all second words, ...
+                lengths = torch.as_tensor(batch.lens)
+                words = pack_padded_sequence(torch.empty(len(lengths), int(lengths[0])), lengths, batch_first=True)
+                packed = PackedSequence(logits.pop()[:, self._reserved :].double().softmax(dim=1), words.batch_sizes)
+                probabilities = pad_packed_sequence(packed, batch_first=True)[0].cpu().numpy()
+                for row, position in enumerate(batch.orig_idx):
+                    answers[batch.idx[position]] = probabilities[row, : int(lengths[row])]
+        finally:
+            hook.remove()
+        return answers
+
+
+def _document(sentences: Sequence[Sequence[str]]) -> Any:
+    from stanza.models.common.doc import Document
+
+    return Document([[{"id": i, "text": word} for i, word in enumerate(words, 1)] for words in sentences])
 
 
 def _reserved_tags() -> int:

@@ -127,3 +127,79 @@ def test_what_it_cannot_be_is_said(teacher, model_dir, monkeypatch):
     monkeypatch.setattr(optional_packages.importlib, "import_module", missing)
     with pytest.raises(ImportError, match=r"needs stanza: pip install 'hf_structkd\[stanza\]'"):
         StanzaTeacher.from_pretrained("en")
+
+
+PARTS_OF_SPEECH = [["PROPN", "PROPN", "VERB", "ADP", "PROPN"], ["PROPN", "VERB"], ["PROPN", "VERB", *["PROPN"] * 3]]
+
+
+@pytest.fixture(scope="module")
+def tagger_dir(tmp_path_factory):
+    """Stanza's folder of models, with one tiny tagger of parts of speech, trained on these few sentences."""
+    from stanza.models import tagger
+    from stanza.models.common.doc import Document
+    from stanza.models.pos.data import Dataset
+    from stanza.models.pos.trainer import Trainer
+
+    folder = tmp_path_factory.mktemp("stanza_pos")
+    torch.manual_seed(0)
+    sizes = dict.fromkeys(("hidden_dim", "word_emb_dim", "char_emb_dim", "char_hidden_dim", "tag_emb_dim"), 8)
+    sizes |= {"deep_biaff_hidden_dim": 8, "composite_deep_biaff_hidden_dim": 8, "word_cutoff": 0}
+    options = [text for name, size in sizes.items() for text in (f"--{name}", str(size))]
+    args = tagger.parse_args(["--no_pretrain", "--shorthand", "en_tiny", *options])
+    tagged = [
+        [{"id": i, "text": word, "upos": tag, "xpos": "X"} for i, (word, tag) in enumerate(zip(words, tags), 1)]
+        for words, tags in zip(SENTENCES, PARTS_OF_SPEECH)
+    ]
+    data = Dataset(Document(tagged), args, None)
+    trainer = Trainer(args=args, vocab=data.vocab, device="cpu")
+    for _ in range(4):  # few updates leave it unsure
+        (batch,) = data.to_loader(batch_size=8)
+        trainer.update(batch)
+    (folder / "en" / "pos").mkdir(parents=True)
+    file = folder / "en" / "pos" / "tiny.pt"
+    trainer.save(str(file))
+    known = {"pos": {"tiny": {"md5": hashlib.md5(file.read_bytes()).hexdigest()}}}
+    english = {"lang_name": "English", "packages": {"default": {"pos": "tiny"}}, **known}
+    (folder / "resources.json").write_text(json.dumps({"en": english, "url": "https://127.0.0.1:9/{filename}"}))
+    return folder
+
+
+def test_parts_of_speech_are_those_of_stanza_whatever_the_lengths(tagger_dir):
+    options = {"model_dir": str(tagger_dir), "annotation": "pos"}
+    teacher = load_teacher("stanza:en", options=options)
+    assert sorted(teacher.labels) == ["ADP", "PROPN", "VERB"]
+    nlp = stanza.Pipeline(
+        "en", processors="tokenize,pos", dir=str(tagger_dir), tokenize_pretokenized=True, download_method=None
+    )
+    sentences = [SENTENCES[1], SENTENCES[0], ["Unseen"], SENTENCES[2], ["Anna", "lives"]]
+    expected = [[word.upos for word in sentence.words] for sentence in nlp(sentences).sentences]
+    marginals = teacher.distribution(sentences, teacher.labels).marginals
+    for words, rows, tags in zip(sentences, marginals, expected):
+        assert [teacher.labels[best] for best in rows[: len(words)].argmax(dim=1).tolist()] == tags
+        (alone,) = teacher.distribution([words], teacher.labels).marginals
+        torch.testing.assert_close(rows[: len(words)], alone, atol=1e-6, rtol=1e-5)
+        assert alone.sum(dim=1).tolist() == pytest.approx([1] * len(words))
+    assert len(set(map(tuple, expected))) > 2, "the sentences must differ, or their order would not show"
+    assert teacher.revision == load_teacher("stanza:en", options=options).revision
+
+
+def test_the_probabilities_of_parts_of_speech_are_those_that_stanza_trains(tagger_dir):
+    """Stanza's loss for one gold tag is the cross-entropy of its softmax, whose reserved tags are the difference."""
+    nlp = stanza.Pipeline(
+        "en", processors="tokenize,pos", dir=str(tagger_dir), tokenize_pretokenized=True, download_method=None
+    )
+    teacher, trainer = StanzaTeacher(nlp, annotation="pos"), nlp.processors["pos"].trainer
+    hidden = []
+    hook = trainer.model.upos_hid.register_forward_hook(lambda module, inputs, output: hidden.append(output))
+    (row,) = teacher._pos_probabilities([["Bonn"]])
+    hook.remove()
+    weights, bias = trainer.model.upos_clf.weight[4:], trainer.model.upos_clf.bias[4:]
+    expected = (hidden[0].relu() @ weights.T + bias).softmax(dim=1)
+    torch.testing.assert_close(torch.tensor(row).float(), expected.detach(), atol=1e-6, rtol=1e-5)
+
+
+def test_an_annotation_that_it_lacks_is_named(tagger_dir):
+    with pytest.raises(ValueError, match="annotation must be ner or pos, not 'tag'"):
+        load_teacher("stanza:en", options={"model_dir": str(tagger_dir), "annotation": "tag"})
+    with pytest.raises(OSError, match="no entity recogniser for the language 'en'"):
+        load_teacher("stanza:en", options={"model_dir": str(tagger_dir)})
