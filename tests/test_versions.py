@@ -1,8 +1,12 @@
-"""Danger: ranges in setup.cfg that say more than is tested."""
+"""Danger: ranges in setup.cfg that say more than is tested; files about a version that is not this one."""
 
 import configparser
 import re
 from pathlib import Path
+
+import yaml
+
+import hf_structkd
 
 ROOT = Path(__file__).parents[1]
 
@@ -22,3 +26,28 @@ def test_the_lowest_versions_are_those_of_the_ranges():
         own = version.split(".")
         assert exact[: len(own)] == own, name
         assert set(exact[len(own) :]) <= {"0"}, name
+
+
+def test_the_citation_is_of_this_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == hf_structkd.__version__
+    assert citation["cff-version"] == "1.2.0"
+    assert {"message", "title", "authors"} <= citation.keys()
+    paper = citation["preferred-citation"]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (arxiv,) = [each["value"].removeprefix("arXiv:") for each in paper["identifiers"]]
+    assert arxiv in readme
+
+
+def test_forms_and_workflows_are_whole():
+    """A broken form or workflow is not shown on the host, and nothing says so."""
+    forms = [yaml.safe_load(path.read_text()) for path in (ROOT / ".github/ISSUE_TEMPLATE").glob("[!c]*.yml")]
+    assert len(forms) == 2
+    for form in forms:
+        assert {"name", "description", "body"} <= form.keys()
+        for part in form["body"]:
+            assert part["type"] == "markdown" or (part["id"] and part["attributes"]["label"])
+    workflow = yaml.load((ROOT / ".github/workflows/tests.yml").read_text(), Loader=yaml.BaseLoader)
+    assert workflow["on"].keys() == {"push", "pull_request"}
+    commands = [step.get("run", "") for step in workflow["jobs"]["tests"]["steps"]]
+    assert ".ci/run" in commands
