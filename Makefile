@@ -4,21 +4,21 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-EXTRAS ?= chinese,dev,demo,fast,gliner,lora,onnx,pipelines,plots,search,space,spacy,stanza,thai,trackers
+EXTRAS ?= chinese,dev,demo,docs,fast,gliner,lora,onnx,pipelines,plots,search,space,spacy,stanza,thai,trackers
 WORKERS ?= 2
 FUZZ_CASES ?= 8500
 DEMO_RECIPE ?= examples/recipes/demo.yaml
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-CODE := hf_structkd examples experiments benchmarks tests
+CODE := hf_structkd docs/site_pages.py examples experiments benchmarks tests
 
 # Tests and the demo never reach for the Hub; one thread per process keeps two test workers from fighting over cores.
 OFFLINE := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false
 TEST_ENV := $(OFFLINE) OMP_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast coverage mutants fuzz test-min audit dist lint format
+.PHONY: help install demo docs test test-fast coverage mutants fuzz test-min audit dist lint format
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-16s %s\n", $$1, $$2 }'
@@ -35,6 +35,9 @@ install: $(STAMP) ## create the virtual environment with the tested versions
 
 demo: $(STAMP) ## train teachers, baseline and student on the built-in corpus, about two and a quarter minutes of CPU
 	$(OFFLINE) $(BIN)/structkd distill $(DEMO_RECIPE)
+
+docs: $(STAMP) ## build the site into build/site; broken links and undocumented names are errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 lint: $(STAMP) ## check formatting, lint and types
 	$(BIN)/ruff format --check $(CODE)

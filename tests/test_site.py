@@ -1,0 +1,49 @@
+"""Danger: a site that does not build, lacks a public name, or loads something from elsewhere."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import hf_structkd
+
+pytest.importorskip("material", reason="the site needs the extra `docs`")
+pytest.importorskip("mkdocstrings", reason="the site needs the extra `docs`")
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-q", "-d", str(folder)]
+    built = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    )
+    assert built.returncode == 0, built.stderr
+    return folder
+
+
+@pytest.mark.slow
+def test_every_public_name_is_in_the_reference_with_its_docstring(site):
+    pages = "".join(page.read_text(encoding="utf-8") for page in (site / "reference").glob("*.html"))
+    for name in set(hf_structkd.__all__) - {"__version__"}:
+        identifier = f"hf_structkd.{hf_structkd._MODULES[name]}.{name}"
+        assert f'id="{identifier}"' in pages, f"{name} has no place in the reference"
+        assert getattr(hf_structkd, name).__doc__, f"{name} has no docstring"
+        summary = getattr(hf_structkd, name).__doc__.split("\n")[0].split("`")[0].split("[")[0].strip()
+        assert summary[:40].replace("'", "&#39;") in pages or summary[:40] in pages, name
+
+
+@pytest.mark.slow
+def test_links_and_pictures_lead_somewhere_and_nothing_is_loaded_from_elsewhere(site):
+    for page in site.rglob("*.html"):
+        html = page.read_text(encoding="utf-8")
+        assert not re.findall(r'(?:<script[^>]*src|<link[^>]*href|<img[^>]*src)="https?:', html), page
+        if page.name == "404.html":
+            continue  # it is served for any address, so its links are absolute
+        for link in re.findall(r'(?:href|src)="(?!https?:|mailto:|data:|javascript:|#)([^"#?]+)', html):
+            assert (page.parent / link).exists(), f"{page.relative_to(site)}: {link}"
+    assert (site / "search" / "search_index.json").exists()
