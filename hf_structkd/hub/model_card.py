@@ -26,7 +26,7 @@ from .card_tables import (
     version_table,
 )
 from .public import log_failure, public_name
-from .snippets import snippets
+from .snippets import snippets, widget_examples
 
 __all__ = [
     "CARD_NAME",
@@ -188,6 +188,8 @@ def _metadata(data: StudentCardData, name: str, distilled: bool) -> ModelCardDat
     languages, variants = hub_languages(data.languages)
     if variants:
         more["language_bcp47"] = variants
+    if examples := widget_examples(data.languages):
+        more["widget"] = examples
     if "co2_kg" in data.energy:
         grams = round(1000 * float(data.energy["co2_kg"]), 6)
         more["co2_eq_emissions"] = {"emissions": grams, "source": "codecarbon", "training_type": "fine-tuning"}

@@ -3,6 +3,7 @@
 import json
 import keyword
 import re
+from collections.abc import Sequence
 
 _SENTENCES = {
     "de": "Clara Weber zog 1998 von Bremen nach Wien .",
@@ -64,6 +65,21 @@ for found in answer["{members}"]:
     print(found["{key}"], found["word"], round(found["score"], 3))
 for analysis in answer["top_k"]:
     print(round(analysis["score"], 3), [(found["{key}"], found["word"]) for found in analysis["{members}"]])"""
+
+
+def widget_examples(languages: Sequence[str]) -> list[dict[str, str]]:
+    """Texts to try on a model's page on the Hub: one per language that there is a sentence for.
+
+    Args:
+        languages: codes, `"pt"` or `"pt-BR"`.
+
+    Returns:
+        `text` and `example_title`, the language, for each.
+
+    Source: the widget examples of hub-docs.
+    """
+    known = dict.fromkeys(code for language in languages if (code := language.split("-")[0]) in _SENTENCES)
+    return [{"text": _SENTENCES[code].replace(" .", "."), "example_title": code} for code in known]
 
 
 def example_sentence(languages: tuple[str, ...]) -> str:

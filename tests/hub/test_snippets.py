@@ -7,11 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from huggingface_hub import ModelCard
 
 from hf_structkd import XLMRobertaForTokenClassificationCRF
 from hf_structkd.evaluation.results import RunResults
 from hf_structkd.hub.describe import describe_student
-from hf_structkd.hub.snippets import example_sentence, snippets
+from hf_structkd.hub.snippets import example_sentence, snippets, widget_examples
 from hf_structkd.modeling.configuration import label_names
 
 ROOT = Path(__file__).parents[2]
@@ -55,3 +56,12 @@ def test_programs_are_python_for_every_kind_of_tags(scheme):
     for program in snippets("org/it's", XLMRobertaForTokenClassificationCRF.__name__, ("xx",), scheme).values():
         compile(program, "card", "exec")
         assert ("aggregation_strategy" in program) <= (scheme == "BIO")
+
+
+def test_a_page_on_the_hub_offers_a_text_in_each_language_that_is_known(tmp_path):
+    assert [example["example_title"] for example in widget_examples(["xx", "pt-BR", "pt", "nl"])] == ["pt", "nl"]
+    describe_student(tmp_path, RunResults(model={"name": "tagger", "languages": ["tr", "xx"]}))
+    (example,) = ModelCard.load(tmp_path / "README.md").data.widget
+    assert example == {"text": "Clara Weber 1998'de Bremen'den Viyana'ya taşındı.", "example_title": "tr"}
+    describe_student(tmp_path, RunResults(model={"name": "tagger", "languages": ["xx"]}))
+    assert "widget" not in ModelCard.load(tmp_path / "README.md").data.to_dict()
