@@ -73,6 +73,8 @@ def _code_link(reference: str) -> str:
 
 def _site_link(file: File, image: str, text: str, link: str) -> str:
     target, anchor = _repository_path(file, link), "".join(link.partition("#")[1:])
+    if not (ROOT / target).exists():  # no link but code, or a broken link, of which mkdocs warns
+        return f"{image}[{text}]({link})"
     if (ROOT / target).is_dir():
         return text
     on_site = f"files/{target}" if _is_extra(target) else TOP_PAGES.get(target, target.removeprefix("docs/"))
