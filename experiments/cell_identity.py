@@ -37,15 +37,15 @@ def differing(record: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
 
     Members that the first versions did not record are passed over.
     """
-    found = []
+    messages = []
     for name, value in wanted.items():
-        asked = json.loads(json.dumps(to_json_types(value)))
-        there = record.get("student", {}).get("labels") if name == "labels" else record.get(name)
-        recorded = name not in ("labels", "zero_shot_corpora") or there is not None
-        alike = same_data(there, asked) if name.endswith("corpora") else there == asked
-        if recorded and not alike and not _same_encoder(name, there, asked):
-            found.append(differences({name: there}, {name: asked}))
-    return "; ".join(found)
+        expected = json.loads(json.dumps(to_json_types(value)))
+        recorded_value = record.get("student", {}).get("labels") if name == "labels" else record.get(name)
+        is_recorded = name not in ("labels", "zero_shot_corpora") or recorded_value is not None
+        alike = same_data(recorded_value, expected) if name.endswith("corpora") else recorded_value == expected
+        if is_recorded and not alike and not _same_encoder(name, recorded_value, expected):
+            messages.append(differences({name: recorded_value}, {name: expected}))
+    return "; ".join(messages)
 
 
 def refuse_other_sources(cells: list[Cell], output: Path, wanted: Any) -> None:
@@ -82,6 +82,11 @@ def scores_are_those_of(folder: Path, name: str, teacher_sets: TeacherSets) -> b
     return not differ
 
 
-def _same_encoder(name: str, there: Any, asked: Any) -> bool:
+def _same_encoder(name: str, recorded_value: Any, expected: Any) -> bool:
     """The first versions recorded a Hub id without its commit."""
-    return name == "model_revision" and isinstance(asked, str) and "@" in asked and there == asked.partition("@")[0]
+    return (
+        name == "model_revision"
+        and isinstance(expected, str)
+        and "@" in expected
+        and recorded_value == expected.partition("@")[0]
+    )

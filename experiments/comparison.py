@@ -132,12 +132,12 @@ def _spreads(runs: list[Run], split: str, languages: list[str]) -> dict[str, Spr
 
 
 def _types(runs: list[Run], languages: list[str]) -> dict[str, float]:
-    found: dict[str, list[float]] = {}
+    f1_by_type: dict[str, list[float]] = {}
     for run in runs:
         for language in languages:
             for name, scores in type_reports(run.record["scores"]["test"][language]).items():
-                found.setdefault(name, []).append(scores["f1"])
-    return {name: float(np.mean(scores)) for name, scores in sorted(found.items())}
+                f1_by_type.setdefault(name, []).append(scores["f1"])
+    return {name: float(np.mean(scores)) for name, scores in sorted(f1_by_type.items())}
 
 
 def _against_teachers(runs: list[Run], results: GridResults) -> tuple[float | None, float | None]:
@@ -145,8 +145,8 @@ def _against_teachers(runs: list[Run], results: GridResults) -> tuple[float | No
     if teachers is None:
         return None, None
     pairs = [(run.right(language), teachers.right(language)) for run in runs for language in results.languages]
-    lost = [float((theirs & ~own).mean()) for own, theirs in pairs]
-    won = [float((own & ~theirs).mean()) for own, theirs in pairs]
+    lost = [float((teacher_right & ~student_right).mean()) for student_right, teacher_right in pairs]
+    won = [float((student_right & ~teacher_right).mean()) for student_right, teacher_right in pairs]
     return float(np.mean(lost)), float(np.mean(won))
 
 

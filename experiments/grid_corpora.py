@@ -66,12 +66,12 @@ class GridCorpora:
 
     def rows(self, language: str, cell: Cell) -> tuple[np.ndarray, np.ndarray]:
         """The pool's rows that a cell sees with gold tags, and those that it sees without."""
-        there = len(self.splits[language]["train"])
-        gold = there if cell.gold_sentences is None else cell.gold_sentences
+        pool_size = len(self.splits[language]["train"])
+        gold = pool_size if cell.gold_sentences is None else cell.gold_sentences
         text = gold if cell.text_sentences is None else cell.text_sentences
         # A subset that a corpus is too small for is the whole corpus: treebanks differ in size.
         seed = cell.own.subset_seed if cell.own.subset_seed is not None else cell.seed
-        order = np.random.default_rng([seed, zlib.crc32(language.encode())]).permutation(there)
+        order = np.random.default_rng([seed, zlib.crc32(language.encode())]).permutation(pool_size)
         return order[:gold], order[gold:text]
 
 

@@ -113,11 +113,11 @@ class GridResults:
     @cached_property
     def baseline(self) -> str | None:
         """Of the grid's baselines the one with the best mean on dev, over the seeds that all of them have."""
-        there = [name for name in self.grid.baselines if name in self.cells]
-        seeds = set.intersection(*(set(self.cells[name]) for name in there)) if there else set()
+        finished = [name for name in self.grid.baselines if name in self.cells]
+        seeds = set.intersection(*(set(self.cells[name]) for name in finished)) if finished else set()
         if not seeds:
-            return there[0] if there else None
-        return max(there, key=lambda name: np.mean([self.cells[name][s].score(split="dev") for s in sorted(seeds)]))
+            return finished[0] if finished else None
+        return max(finished, key=lambda name: np.mean([self.cells[name][s].score(split="dev") for s in sorted(seeds)]))
 
     @property
     def reference_teachers(self) -> Run | None:

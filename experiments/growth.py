@@ -38,15 +38,15 @@ def main() -> int:
     options.add_argument("--seeds", type=int, help="fewer seeds than the plan has")
     options.add_argument("--sentences", type=int, help="at most so many sentences of each split, for a trial")
     options.add_argument("--max_steps", type=int, help="updates per training, for a trial")
-    given = options.parse_args()
-    plan = read_plan(given.plan, dict(item.split("=", 1) for item in given.define))
-    output = given.output_dir.resolve() / given.plan.stem
+    arguments = options.parse_args()
+    plan = read_plan(arguments.plan, dict(item.split("=", 1) for item in arguments.define))
+    output = arguments.output_dir.resolve() / arguments.plan.stem
     for name, corpus in plan["corpora"].items():
-        write_corpus(corpus, output / "corpora" / name, given.sentences)
-    seeds = range(1, (given.seeds or plan["seeds"]) + 1)
+        write_corpus(corpus, output / "corpora" / name, arguments.sentences)
+    seeds = range(1, (arguments.seeds or plan["seeds"]) + 1)
     for seed in seeds:
         for step in plan["steps"]:
-            run_step(plan, step, output, seed, given.max_steps)
+            run_step(plan, step, output, seed, arguments.max_steps)
     table = report(plan, output, list(seeds))
     write_atomically(output / "table.md", table)
     print(table)

@@ -1,4 +1,4 @@
-"""SemEval-2016 Task 5 reviews as column files: a word and its tag (B-TARGET, I-TARGET, O) a line.
+"""SemEval-2016 Task 5 reviews as column files: a word and its tag (B-TARGET, I-TARGET, O) per line.
 
     python -m experiments.semeval_columns TRAIN.xml TEST.xml data/semeval2016/en
 
@@ -100,13 +100,13 @@ def main() -> None:
     parser.add_argument("test", type=Path)
     parser.add_argument("folder", type=Path)
     options = parser.parse_args()
-    found = []
+    reviews_of_files = []
     for path in (options.train, options.test):
         try:
-            found.append(read_reviews(path))
+            reviews_of_files.append(read_reviews(path))
         except (OSError, ValueError) as error:
             sys.exit(f"error: {path}: {error}")
-    train, test = found
+    train, test = reviews_of_files
     splits = {
         "train": [sentence for i, review in enumerate(train, 1) if i % DEV_EVERY for sentence in review],
         "dev": [sentence for review in train[DEV_EVERY - 1 :: DEV_EVERY] for sentence in review],

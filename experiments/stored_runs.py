@@ -210,9 +210,11 @@ class _PackedCounts:
         self.checksum = str(self._read([_CHECKSUM])[0])
 
     def of(self, number: int) -> dict[str, np.ndarray]:
-        """language -> (sentences, counts) of the run in a line, counted from 0."""
-        found = {name: counts[rows[number]] for name, (rows, counts) in self._languages.items() if number in rows}
-        return {language: counts.T.astype(np.int64) for language, counts in found.items()}
+        """language -> (sentences, counts) of the run on line `number`, counted from 0."""
+        counts_by_language = {
+            name: counts[rows[number]] for name, (rows, counts) in self._languages.items() if number in rows
+        }
+        return {language: counts.T.astype(np.int64) for language, counts in counts_by_language.items()}
 
     @cached_property
     def _languages(self) -> dict[str, tuple[dict[int, int], np.ndarray]]:

@@ -50,11 +50,13 @@ def flips(
     old_pairs, new_pairs = paired_sentences(previous, references), paired_sentences(predictions, references)
     for (index, old, gold), (_, new, _) in zip(old_pairs, new_pairs):
         try:
-            wanted, before, now = (_answers(tags, scheme) for tags in (gold, old, new))
+            gold_answers, old_answers, new_answers = (_answers(tags, scheme) for tags in (gold, old, new))
         except (KeyError, ValueError) as error:
             raise ValueError(f"Sentence {index} has a tag that is not {scheme}: {error}") from None
-        _count(counts["sentences"], {0}, {0} if before == wanted else set(), {0} if now == wanted else set())
-        _count(counts[unit], wanted, before & wanted, now & wanted)
+        old_right = {0} if old_answers == gold_answers else set()
+        new_right = {0} if new_answers == gold_answers else set()
+        _count(counts["sentences"], {0}, old_right, new_right)
+        _count(counts[unit], gold_answers, old_answers & gold_answers, new_answers & gold_answers)
     return {name: _with_rates(part) for name, part in counts.items()}
 
 
@@ -92,12 +94,12 @@ def _answers(tags: tuple[str, ...], scheme: str) -> frozenset[Any]:
     return frozenset(enumerate(tags)) if scheme == "plain" else entity_set(tags, scheme)
 
 
-def _count(counts: dict[str, int], wanted: Any, before: Any, now: Any) -> None:
-    counts["number"] += len(wanted)
-    counts["right_before"] += len(before)
-    counts["right_now"] += len(now)
-    counts["lost"] += len(before - now)
-    counts["gained"] += len(now - before)
+def _count(counts: dict[str, int], gold_answers: Any, old_right: Any, new_right: Any) -> None:
+    counts["number"] += len(gold_answers)
+    counts["right_before"] += len(old_right)
+    counts["right_now"] += len(new_right)
+    counts["lost"] += len(old_right - new_right)
+    counts["gained"] += len(new_right - old_right)
 
 
 def _with_rates(counts: Mapping[str, Any]) -> dict[str, Any]:

@@ -257,15 +257,15 @@ def headline_split(results: RunResults) -> str | None:
 
 def type_scores(runs: Sequence[RunResults], split: str) -> TypeScores:
     """F1 of every entity type (plain tags: of every tag) in all rows and languages, over the runs that have it."""
-    found: dict[str, dict[str, dict[str, list[float]]]] = {}
+    f1_by_row: dict[str, dict[str, dict[str, list[float]]]] = {}
     for run in runs:
         for row, reports in run.scores.get(split, {}).items():
             for language, report in reports.items():
                 for name, f1 in _types(report).items():
-                    found.setdefault(row, {}).setdefault(name, {}).setdefault(language, []).append(f1)
+                    f1_by_row.setdefault(row, {}).setdefault(name, {}).setdefault(language, []).append(f1)
     return {
         row: {name: {lang: mean_and_deviation(f1s) for lang, f1s in by.items()} for name, by in sorted(types.items())}
-        for row, types in found.items()
+        for row, types in f1_by_row.items()
     }
 
 

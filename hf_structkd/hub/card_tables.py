@@ -105,12 +105,12 @@ def type_tables(scores: TypeScores, languages: Sequence[str]) -> list[tuple[str,
     """For each row of the comparison a table of entity types (or tags) by languages."""
     tables = []
     for row, types in scores.items():
-        known = [language for language in languages if any(language in by for by in types.values())]
+        scored_languages = [language for language in languages if any(language in by for by in types.values())]
         body = (
-            (code(name), *(percent(*by.get(language, (None, None))) for language in known))
+            (code(name), *(percent(*by.get(language, (None, None))) for language in scored_languages))
             for name, by in types.items()
         )
-        if text := table(("", *map(escaped, known)), body):
+        if text := table(("", *map(escaped, scored_languages)), body):
             tables.append((escaped(row) or MISSING, text))
     return tables
 

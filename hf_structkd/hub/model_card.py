@@ -178,7 +178,7 @@ def _metadata(data: StudentCardData, name: str, distilled: bool) -> ModelCardDat
     base_model = public_name(data.base_model) if data.base_model else ""
     dataset = public_name(data.dataset_name) if data.dataset_name else ""
     metric = data.comparison.metric if data.comparison else ("accuracy" if data.scheme == "plain" else "f1")
-    own = [
+    package_tags = [
         "hf_structkd",
         *(["crf"] if data.has_crf else []),
         "sequence-labelling",
@@ -201,7 +201,7 @@ def _metadata(data: StudentCardData, name: str, distilled: bool) -> ModelCardDat
         # the Hub resolves ids: the bare name of a local folder would link to somebody else's model or data
         base_model=base_model if _HUB_ID.fullmatch(base_model) else None,
         datasets=[dataset] if _HUB_ID.fullmatch(dataset) else None,
-        tags=list(dict.fromkeys([*own, *map(one_line, data.tags)])),
+        tags=list(dict.fromkeys([*package_tags, *map(one_line, data.tags)])),
         metrics=[one_line(metric)],
         model_name=one_line(name),
         eval_results=_eval_results(data) or None,

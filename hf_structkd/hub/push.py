@@ -72,12 +72,12 @@ def _explanation(error: BaseException) -> str | None:
     if isinstance(error, HfHubHTTPError):
         status = getattr(error.response, "status_code", None)
         message = getattr(error, "server_message", None) or str(error)
-        known = {
+        explanations = {
             401: f"the Hub does not accept the access token, or there is none; {_LOG_IN}",
             403: "this access token may not write there; check hub_model_id and the token's permissions",
             404: "there is no such repository, or this access token does not show it",
         }
-        return known.get(status, f"the Hub answers {status}: {message}") if status else message
+        return explanations.get(status, f"the Hub answers {status}: {message}") if status else message
     # httpx (huggingface_hub 1) and httpx2 (2) name their errors alike; refused and dropped connections, time-outs
     if type(error).__module__.startswith("httpx") and type(error).__name__ != "LocalProtocolError":
         return f"the Hub cannot be reached ({type(error).__name__}: {error})"
