@@ -71,6 +71,13 @@ class CellArguments(StartArguments):
     teacher_set: str | None = field(
         default=None, metadata={"help": "The teachers, a name under teacher_sets. Default: the first one."}
     )
+    gold_pool: int | None = field(
+        default=None,
+        metadata={
+            "help": "Sentences with gold tags are drawn from the first so many of the pool, text from the others. "
+            "Default: both from the whole pool."
+        },
+    )
 
 
 @dataclass
@@ -85,6 +92,8 @@ class TeacherSet:
         seeds: one teacher is trained for each; several are mixed.
         together: one teacher for all languages, trained on all their corpora, instead of one for each.
         label_map: what becomes of the labels of `checkpoints`.
+        folds: cross-fitting. Each teacher is trained so many times, each time without one part of its sentences, and
+            answers about that part; about all other sentences they answer as a mixture.
         wrong_paths: answer with transitions read the wrong way round, without start and end scores and without
             constraints: what the k-best decoder of SLKD's official code does.
     """
@@ -95,6 +104,7 @@ class TeacherSet:
     seeds: list[int] = field(default_factory=lambda: [1])
     together: bool = False
     label_map: dict[str, Any] | None = None
+    folds: int | None = None
     wrong_paths: bool = False
 
 
@@ -172,6 +182,7 @@ class Grid:
             refuse_idle_members(content.get("recipe") or {}, self.cells, content.get("teacher_sets") or {})
         except RecipeError as error:
             raise GridError(f"grid {name}: {error}") from None
+        self._refuse_folds_in_ensembles()
         baseline = content.get("baseline", next(iter(self.cells)))
         self.baselines: list[str] = [baseline] if isinstance(baseline, str) else list(baseline)
         self.zero_shot: dict[str, Any] = content.get("zero_shot") or {}
@@ -200,7 +211,19 @@ class Grid:
             ways.append("training fields")
         if len(ways) != 1:
             raise GridError(f"teacher set {name!r} needs checkpoints, an ensemble or training fields; it has {ways}")
+        if (folds := known.get("folds")) is not None and (not recipe or not isinstance(folds, int) or folds < 2):
+            raise GridError(
+                f"teacher set {name!r}: folds are parts of what is trained on here, 2 or more, not {folds!r}"
+            )
         return TeacherSet(**known, recipe=recipe)
+
+    def _refuse_folds_in_ensembles(self) -> None:
+        for name, spec in self.teacher_sets.items():
+            if folded := [n for n in spec.ensemble or () if n in self.teacher_sets and self.teacher_sets[n].folds]:
+                raise GridError(
+                    f"teacher set {name!r}: an ensemble would answer about sentences whose tags its members learnt; "
+                    f"{', '.join(folded)} has folds so as not to"
+                )
 
     def expand(self, value: Any) -> Any:
         """The value with its placeholders filled in. Raises GridError for one that nothing was defined for."""
@@ -247,6 +270,11 @@ class Grid:
         gold, text = cell.gold_sentences, cell.text_sentences
         if text is not None and (gold is None or text < gold):
             raise GridError(f"cell {name!r}: text_sentences {text} are fewer than max_train_sentences {gold}")
+        if cell.own.gold_pool is not None and (gold is None or gold > cell.own.gold_pool):
+            raise GridError(
+                f"cell {name!r}: max_train_sentences {gold} are more than the {cell.own.gold_pool} of gold_pool, "
+                "which they are drawn from"
+            )
         reads_paths = any(TOPK_TAGS in objective.needs for objective, _ in cell.objectives.values())
         if reads_paths and cell.args.top_k > self.annotation_top_k:
             raise GridError(
@@ -255,6 +283,11 @@ class Grid:
             )
         if data.augmentation is not None and not cell.objectives:
             raise GridError(f"cell {name!r}: rewritten sentences are learnt from teachers alone, and it has none")
+        if data.augmentation is not None and self.teacher_sets[self.teacher_set_of(cell)].folds:
+            raise GridError(
+                f"cell {name!r}: rewritten sentences are made of sentences of all parts, so teachers with folds would "
+                "answer about what they learnt; use a set without folds"
+            )
         if gold == 0 and not cell.objectives:
             raise GridError(f"cell {name!r} has neither gold tags nor teachers")
         return cell

@@ -71,8 +71,13 @@ class GridCorpora:
         text = gold if cell.text_sentences is None else cell.text_sentences
         # A subset that a corpus is too small for is the whole corpus: treebanks differ in size.
         seed = cell.own.subset_seed if cell.own.subset_seed is not None else cell.seed
-        order = np.random.default_rng([seed, zlib.crc32(language.encode())]).permutation(pool_size)
-        return order[:gold], order[gold:text]
+        generator = np.random.default_rng([seed, zlib.crc32(language.encode())])
+        if cell.own.gold_pool is None:
+            order = generator.permutation(pool_size)
+            return order[:gold], order[gold:text]
+        gold_pool = min(cell.own.gold_pool, pool_size)
+        others = gold_pool + generator.permutation(pool_size - gold_pool)
+        return generator.permutation(gold_pool)[:gold], others[: text - gold]
 
 
 def _fingerprints(corpora: Mapping[str, DatasetDict]) -> dict[str, dict[str, str]]:

@@ -69,7 +69,7 @@ def refuse_idle_members(
         if "corpus" not in spec:
             reasons |= dict.fromkeys(READ_WITH_CORPUS, "it is the grid's where the set has no corpus of its own")
         if spec.get("checkpoints") or spec.get("ensemble"):
-            reasons |= dict.fromkeys(("seeds", "together"), "its teachers are not trained here")
+            reasons |= dict.fromkeys(("seeds", "together", "folds"), "its teachers are not trained here")
         if spec.get("ensemble"):
             reasons |= dict.fromkeys(("label_map", "wrong_paths"), "the sets that it names say it")
         _refuse(f"teacher set {name!r}", spec, reasons)

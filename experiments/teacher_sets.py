@@ -1,11 +1,14 @@
 """The teachers of a grid: trained once, asked once, whatever the number of cells and grids that use them."""
 
-from collections.abc import Callable
+import itertools
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import fields
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.compute as pc
 from datasets import Dataset, concatenate_datasets
 from transformers import TrainingArguments
@@ -70,14 +73,17 @@ class TeacherSets:
             return [job for member in spec.ensemble for job in self.teacher_jobs(member)]
         jobs = []
         for language in ["all"] if spec.together else self.corpora.languages:
-            for seed in spec.seeds if spec.recipe else ():
-                folder, _, work = self._training(name, spec, language, seed)
+            for seed, fold in itertools.product(spec.seeds, _folds(spec)) if spec.recipe else ():
+                folder, _, work = self._training(name, spec, language, seed, fold)
                 done = folder / SETTINGS_FILE
-                jobs.append(Job(f"teacher {name} {language} {seed}", _lock(folder), done.exists, work))
+                without = "" if fold is None else f" without part {fold}"
+                jobs.append(Job(f"teacher {name} {language} {seed}{without}", _lock(folder), done.exists, work))
         return jobs
 
-    def _training(self, name: str, spec: TeacherSet, language: str, seed: int) -> tuple[Path, dict[str, Any], Any]:
-        """Folder, settings and work of one teacher's training."""
+    def _training(
+        self, name: str, spec: TeacherSet, language: str, seed: int, fold: int | None
+    ) -> tuple[Path, dict[str, Any], Any]:
+        """Folder, settings and work of one teacher's training, without the sentences of part `fold`."""
         recipe = {**self.grid.recipe, "objective": "none", "temperature": 1.0, **spec.recipe, "seed": seed}
         for field in ("model_config", "keep_layers"):  # the student's say nothing about the teacher
             recipe[field] = spec.recipe.get(field)
@@ -94,7 +100,10 @@ class TeacherSets:
         if "corpus" in spec.recipe:
             corpora = load_data(data)
         splits = [corpora[own]["train"] for own in languages]
-        train = concatenate_datasets([d if limit is None else d.select(range(min(limit, len(d)))) for d in splits])
+        splits = [d if limit is None else d.select(range(min(limit, len(d)))) for d in splits]
+        if fold is not None:
+            splits = [d.select(np.flatnonzero(np.arange(len(d)) % spec.folds != fold)) for d in splits]
+        train = concatenate_datasets(splits)
         dev = {own: self.corpora.splits[own]["dev"] for own in languages}
         settings = _own_settings(model, args) | {
             "labels": self.corpora.labels,
@@ -133,8 +142,8 @@ class TeacherSets:
         else:
             given = {
                 language: [
-                    str(self._training(name, spec, "all" if spec.together else language, seed)[0])
-                    for seed in spec.seeds
+                    str(self._training(name, spec, "all" if spec.together else language, seed, fold)[0])
+                    for seed, fold in itertools.product(spec.seeds, _folds(spec))
                 ]
                 for language in self.corpora.languages
             }
@@ -167,19 +176,48 @@ class TeacherSets:
         """Asking the teachers of a set about the whole pool, one job for each language."""
         jobs = []
         for language in self.corpora.languages:
-            pool = self.corpora.splits[language]["train"]
-            folder = self._answers_folder(name, language, temperatures, pool)
-            work = lambda language=language, pool=pool: self._ask(name, language, temperatures, pool)  # noqa: E731
-            jobs.append(Job(f"answers of {name} {language}", _lock(folder), _is_asked(folder), work))
+            for part, data, fold in self._parts(name, language):
+                folder = self._answers_folder(name, language, temperatures, data, fold)
+                work = partial(self._ask, name, language, temperatures, data, fold)
+                jobs.append(Job(f"answers of {name} {language}{part}", _lock(folder), _is_asked(folder), work))
         return jobs
+
+    def _parts(self, name: str, language: str) -> list[tuple[str, Dataset, int | None]]:
+        """The pool of a language, cut by who answers: name, sentences, and the part that the teachers did not see.
+
+        The sentences of part `fold` of n are those at `fold`, `fold + n`, ...; last come those that no teacher saw.
+        """
+        pool, spec = self.corpora.splits[language]["train"], self.grid.teacher_sets[name]
+        if spec.folds is None:
+            return [("", pool, None)]
+        trained_on = self._learnt_sentences(name, language)
+        parts = [
+            (f", part {fold}", pool.select(range(fold, trained_on, spec.folds)), fold) for fold in range(spec.folds)
+        ]
+        rest = [(", the rest", pool.select(range(trained_on, len(pool))), None)] if trained_on < len(pool) else []
+        return [*parts, *rest]
+
+    def _learnt_sentences(self, name: str, language: str) -> int:
+        limit = self.grid.teacher_sets[name].recipe.get("max_train_sentences")
+        return min(len(self.corpora.splits[language]["train"]), limit or sys.maxsize)
 
     def answers(self, language: str, cell: Cell) -> Dataset:
         """The answers of a cell's teachers about the pool of a language, its `top_k` best paths among them."""
         name, temperatures = self._asked_by(cell)
         key = (name, temperatures, language, cell.args.top_k)
         if key not in self._answers:
-            asked = self._ask(name, language, temperatures, self.corpora.splits[language]["train"])
-            asked = asked.select_columns([n for n in asked.column_names if n in TARGET_COLUMNS])
+            parts = [
+                self._ask(name, language, temperatures, data, fold) for _, data, fold in self._parts(name, language)
+            ]
+            asked = concatenate_datasets(
+                [part.select_columns([n for n in part.column_names if n in TARGET_COLUMNS]) for part in parts]
+            )
+            if (folds := self.grid.teacher_sets[name].folds) is not None:
+                learnt = np.arange(self._learnt_sentences(name, language))
+                order = np.concatenate(
+                    [learnt[np.argsort(learnt % folds, kind="stable")], np.arange(len(learnt), len(asked))]
+                )
+                asked = asked.select(np.argsort(order))
             self._answers[key] = first_paths(asked, cell.args.top_k)
         return self._answers[key]
 
@@ -197,17 +235,24 @@ class TeacherSets:
         assert name is not None
         return name, tuple(sorted(annotation_temperatures(cell.objectives).items()))
 
-    def _ask(self, name: str, language: str, temperatures: Temperatures, data: Dataset) -> Dataset:
+    def _ask(
+        self, name: str, language: str, temperatures: Temperatures, data: Dataset, fold: int | None = None
+    ) -> Dataset:
+        """The answers about `data` of a set's teachers, or of those alone that were trained without part `fold`."""
         return annotate(
             data,
-            {language: self.teachers(name)[language]},
+            {language: self._teachers_without(name, language, fold)},
             label_names=self.corpora.labels,
             targets=self._targets(name, language),
             top_k=self.grid.annotation_top_k,
             temperature=dict(temperatures),
-            output_dir=self._answers_folder(name, language, temperatures, data),
+            output_dir=self._answers_folder(name, language, temperatures, data, fold),
             progress=False,
         )
+
+    def _teachers_without(self, name: str, language: str, fold: int | None) -> list[Teacher]:
+        teachers = self.teachers(name)[language]
+        return teachers if fold is None else teachers[fold :: self.grid.teacher_sets[name].folds]
 
     def _targets(self, name: str, language: str) -> list[str]:
         possible = []
@@ -219,11 +264,17 @@ class TeacherSets:
             possible.append(target)
         return possible
 
-    def _answers_folder(self, name: str, language: str, temperatures: Temperatures, data: Dataset) -> Path:
-        panel = self.panel(name, language)
+    def _answers_folder(
+        self, name: str, language: str, temperatures: Temperatures, data: Dataset, fold: int | None = None
+    ) -> Path:
+        panel = Panel(self._teachers_without(name, language, fold))
         asked = [panel.record(), self.corpora.labels, self._targets(name, language), temperatures]
         asked += [self.grid.annotation_top_k, corpus_fingerprint(data)]
         return self.cache / "answers" / f"{language}-{digest(asked)}"
+
+
+def _folds(spec: TeacherSet) -> Sequence[int | None]:
+    return [None] if spec.folds is None else range(spec.folds)
 
 
 def first_paths(answers: Dataset, k: int) -> Dataset:

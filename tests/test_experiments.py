@@ -86,6 +86,14 @@ def test_cells_come_seed_by_seed_and_matrices_are_combined():
         ({"cells": {"a": {"matrix": {"top_k": [1]}}}, "baseline": "a"}, "needs {top_k} in its name"),
         ({"baseline": "nobody"}, "baseline names cells that it does not have"),
         ({"cell": {}}, "unknown members"),
+        ({"teacher_sets": {"lab": {"model": "scratch", "folds": 1}}}, "folds are parts .* 2 or more, not 1"),
+        ({"teacher_sets": {"lab": {"checkpoints": {"en": "x", "ru": "x"}, "folds": 2}}}, "folds are parts"),
+        (
+            {"teacher_sets": {"lab": {"model": "scratch", "folds": 2}, "both": {"ensemble": ["lab"]}}},
+            "'both': an ensemble would answer about sentences whose tags",
+        ),
+        ({"teacher_sets": {"lab": {"model": "scratch", "folds": 2}}}, "'text': rewritten sentences are made of"),
+        ({"cells": {"none": {"objective": "none", "gold_pool": 39}}}, "max_train_sentences 40 are more than the 39"),
         ({"teacher_sets": {"lab": {"seeds": [1]}}}, "needs checkpoints, an ensemble or training fields"),
     ],
 )
@@ -490,6 +498,58 @@ def test_teachers_that_differ_in_language_sampling_or_scheme_are_two(tmp_path):
     ]
     assert len(set(folders)) == 4
     assert teacher_folder(tmp_path, tag_scheme="BIO") == folders[0]  # what is found by default
+
+
+def test_text_beside_a_gold_pool_is_none_that_teachers_learnt(tmp_path):
+    """Danger: 'text that nobody tagged' whose tags the teachers have seen."""
+    from experiments.grid_corpora import GridCorpora
+
+    grid = grid_of(cells={"none": {"objective": "posterior", "max_train_sentences": 20, "text_sentences": 50,
+                                   "gold_pool": 40}})  # fmt: skip
+    corpora = GridCorpora(grid)
+    drawn = [corpora.rows("en", grid.cell("none", seed)) for seed in (1, 2)]
+    for gold, text in drawn:
+        assert len(set(gold)) == 20
+        assert max(gold) < 40
+        assert len(set(text)) == 30
+        assert set(text) <= set(range(40, 80))
+    assert not np.array_equal(drawn[0][0], drawn[1][0])
+
+
+def test_cross_fitted_teachers_answer_about_sentences_that_they_have_not_learnt(tmp_path):
+    """Danger: answers of the wrong half, or of the right half in another order."""
+    from experiments.pool import Pool
+    from hf_structkd import annotate
+    from hf_structkd.training.provenance import data_fingerprint
+
+    lab = {"model": "scratch", "model_config": TINY, "num_train_epochs": 1, "folds": 2, "max_train_sentences": 31}
+    recipe = {**CONTENT["recipe"], "languages": ["en"]}
+    cells = {"none": {"objective": "posterior"}}
+    grid = grid_of(recipe=recipe, teacher_sets={"lab": lab}, cells=cells, pool_sentences=50, annotation_top_k=2)
+    pool = Pool(grid, tmp_path)
+    sets, sentences = pool.teacher_sets, pool.corpora.splits["en"]["train"]
+    for job in sets.teacher_jobs("lab"):
+        job.work()
+    teachers = sets.teachers("lab")["en"]
+    for part, teacher in enumerate(teachers):
+        record = json.loads((Path(teacher.name) / "settings.json").read_text())
+        others = sentences.select([row for row in range(31) if row % 2 != part])
+        assert record["settings"]["train"] == data_fingerprint(others)
+    answers = sets.answers("en", grid.cell("none", 1))
+    assert len(answers) == 50
+    by_part = {}
+    for row in range(50):
+        teachers = sets.teachers("lab")["en"]
+        asked = (
+            teachers if row >= 31 else [teachers[row % 2]]
+        )  # the teacher of part p has not learnt rows p, p + 2, ...
+        by_part.setdefault(len(asked), set()).add(row)
+        alone = annotate(sentences.select([row]), {"en": asked}, label_names=pool.corpora.labels,
+                         targets=["teacher_marginals"], progress=False)  # fmt: skip
+        np.testing.assert_allclose(
+            np.array(answers[row]["teacher_marginals"]), np.array(alone[0]["teacher_marginals"]), atol=2e-3
+        )
+    assert {number: len(rows) for number, rows in by_part.items()} == {1: 31, 2: 19}
 
 
 def test_rewriting_knows_no_mention_of_a_sentence_without_gold_tags(monkeypatch, tmp_path):
