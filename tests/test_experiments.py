@@ -486,7 +486,7 @@ def teacher_folder(tmp_path, language="all", **fields):
     spec = {**CONTENT["teacher_sets"]["lab"], "together": language == "all", **fields}
     grid = grid_of(teacher_sets={"lab": spec})
     sets = TeacherSets(grid, GridCorpora(grid), tmp_path)
-    return sets._training("lab", grid.teacher_sets["lab"], language, 1)[0]
+    return sets._training("lab", grid.teacher_sets["lab"], language, 1, None)[0]
 
 
 def test_teachers_that_differ_in_language_sampling_or_scheme_are_two(tmp_path):
