@@ -51,7 +51,10 @@ def run_cell(cell: Cell, grid: Grid, pool: Pool, folder: Path) -> None:
         seen = ((language, np.concatenate(corpora.rows(language, cell))) for language in corpora.languages)
         return [words for language, rows in seen for words in corpora.splits[language]["train"].select(rows)["tokens"]]
 
-    model, tokenizer = make_tagger(cell.model, corpora.labels, cell.data.tag_scheme, sentences, cell.data.words)
+    learnt = [corpora.splits[language]["train"] for language in corpora.languages]
+    model, tokenizer = make_tagger(
+        cell.model, corpora.labels, cell.data.tag_scheme, sentences, cell.data.words, learnt
+    )
     key = None if scratch else content_key(cell.model.model, cell.model.revision)
     names = grid.teacher_set_of(cell)
     if cell.own.teacher_embeddings is not None:

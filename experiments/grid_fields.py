@@ -24,7 +24,7 @@ _TRAINING = {field.name: field.default for field in fields(StructKDTrainingArgum
 EVERYWHERE = {
     **IDLE_EVERYWHERE,
     "unlabelled_sentences": "a grid says text_sentences where a recipe has unlabelled_sentences",
-    "unlabelled_corpus": "a grid's text comes from its pool: text_sentences",
+    **dict.fromkeys(("unlabelled_corpus", "sentences"), "a grid's text comes from its pool: text_sentences"),
     "seed": "a grid says seeds",
     "output_dir": "run_grid.py has an option for it",
     **dict.fromkeys(("annotation_dir", "annotation_batch_size"), "run_grid.py keeps the answers under --cache_dir"),

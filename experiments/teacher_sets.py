@@ -120,7 +120,9 @@ class TeacherSets:
 
         def fit(ready: StructKDTrainingArguments) -> Any:
             sentences = lambda: list(train["tokens"])  # noqa: E731
-            tagger, tokenizer = make_tagger(model, self.corpora.labels, data.tag_scheme, sentences, data.words)
+            tagger, tokenizer = make_tagger(
+                model, self.corpora.labels, data.tag_scheme, sentences, data.words, [train]
+            )
             encoded = encode_corpus(train, tokenizer, self.corpora.labels)
             on_dev = {own: encode_corpus(d, tokenizer, self.corpora.labels) for own, d in dev.items()}
             return train_trimmed(tagger, tokenizer, encoded, on_dev, ready)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ..modeling.segmenters import Offsets, Segmenter, SegmenterError
+from .default_words import DefaultSegmenter
 from .source_text import CorpusError, RawSentence
 
 logger = logging.getLogger(__name__)
@@ -136,6 +137,8 @@ def sentences_from_texts(
             tags = _tags(where, item, words, spans, choice, counts)
         yield RawSentence(tokens, tags, source, row=item.place, text=item.text, offsets=words)
     counts.log(source)
+    if isinstance(segment, DefaultSegmenter):
+        segment.log(source)
 
 
 def _tags(

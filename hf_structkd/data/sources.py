@@ -10,10 +10,11 @@ from typing import Any, TypeAlias, cast
 
 import datasets
 
-from ..modeling.segmenters import DEFAULT_WORDS, get_segmenter
+from ..modeling.segmenters import get_segmenter
 from .column_files import read_columns
 from .columns import TAG_COLUMNS, TOKEN_COLUMNS
 from .conllu import read_conllu
+from .default_words import DefaultSegmenter
 from .demo_corpus import load_demo_corpus
 from .docbin import read_docbin
 from .foreign_formats import describe_foreign_file
@@ -131,7 +132,7 @@ def _sentences_of_rows(
             logger.info("%s: read as texts with character offsets.", name)
             counts = SpanCounts()
             texts = texts_of_rows(name, rows, counts)
-            segment = get_segmenter(options.words or DEFAULT_WORDS)
+            segment = DefaultSegmenter() if options.words is None else get_segmenter(options.words)
             return sentences_from_texts(name, texts, segment, options.spans, options.offset_unit, counts)
     return sentences_from_rows(
         name, rows, _column_name(options.tokens_column), _column_name(options.tags_column), label_names

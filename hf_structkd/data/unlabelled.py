@@ -6,6 +6,7 @@ told apart from it.
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,15 @@ from typing import Any
 import datasets
 from datasets import Dataset, Features, concatenate_datasets
 
-from ..modeling.segmenters import DEFAULT_WORDS, Segmenter, SegmenterError, get_segmenter
+from ..modeling.segmenters import Segmenter, SegmenterError, get_segmenter
 from .column_files import read_columns
 from .columns import IGNORED, SUBWORD_LABELS, SUBWORDS, TOKEN_COLUMNS, TOKENS
 from .conllu import read_conllu
+from .default_words import DefaultSegmenter
 from .docbin import read_docbin
 from .offset_spans import SpanCounts
 from .readers import pick_column, read_csv_texts, read_json
+from .sentence_splitters import get_splitter
 from .source_text import CorpusError, is_text, read_lines
 from .sources import JSON_ENDINGS, Source, file_suffix, numbered_rows, open_table, source_name
 from .tool_exports import is_export_row, is_word_span_row, texts_of_rows
@@ -39,6 +42,7 @@ def load_sentences(
     sentence_column: str | int | None = None,
     max_sentences: int | None = None,
     words: str | Callable[[str], Iterable[Any]] | None = None,
+    sentences: str | Callable[[str], Iterable[Any]] | None = None,
 ) -> datasets.Dataset:
     """Load the sentences of one language; tags are ignored.
 
@@ -54,7 +58,11 @@ def load_sentences(
         max_sentences: Load only so many, from the start.
         words: how texts become words: the name of a segmenter or a function, see
             [`~.modeling.segmenters.get_segmenter`]. By default the words of a `.txt` file stand between blanks
-            (`"whitespace"`), and those of other texts follow `"rules"`; words that a source holds stay as they are.
+            (`"whitespace"`), and those of other texts are the default ones (see `default_words.py`); words that a
+            source holds stay as they are.
+        sentences: texts are documents, and this is how they become sentences: the name of a splitter or a function,
+            see [`~.data.sentence_splitters.get_splitter`]. By default each text, or line of a `.txt` file, is one
+            sentence. With it, the lines of a `.txt` file are raw text, whose words are the default ones too.
 
     Returns:
         A dataset with the columns `tokens` and `language`. Empty lines and sentences without words are left out.
@@ -63,16 +71,52 @@ def load_sentences(
         CorpusError: if the source is missing, empty or broken; the message names file and line, or row.
     """
     name = source_name(source)
-    sentences_of_source = _open(source, split, tokens_column, sentence_column, words)
-    filled = (sentence for sentence in sentences_of_source if sentence)
+    split_text = None if sentences is None else get_splitter(sentences)
+    segment = DefaultSegmenter() if words is None else get_segmenter(words)
+    is_raw = words is not None or sentences is not None
+    source_sentences = _open(source, split, tokens_column, sentence_column, _Reading(segment, split_text, is_raw))
+    filled = (sentence for sentence in source_sentences if sentence)
     try:
-        sentences = list(islice(filled, max_sentences))
+        loaded = list(islice(filled, max_sentences))
     except MemoryError:
         raise CorpusError(f"{name}: does not fit into memory: take its first sentences (max_sentences=).") from None
-    if not sentences:
+    if not loaded:
         raise CorpusError(f"{name}: no sentences. Is it the right file, and complete?")
-    columns = {"tokens": sentences, "language": [language] * len(sentences)}
+    if isinstance(segment, DefaultSegmenter):
+        segment.log(name)
+    columns = {"tokens": loaded, "language": [language] * len(loaded)}
     return datasets.Dataset.from_dict(columns, features=FEATURES)
+
+
+@dataclass
+class _Reading:
+    """How raw text is read.
+
+    Attributes:
+        segment: finds the words of a text.
+        split: finds the sentences of a text; `None` where each text is one sentence.
+        is_raw: whether the lines of a `.txt` file are raw text, and not words between blanks.
+    """
+
+    segment: Segmenter
+    split: Segmenter | None
+    is_raw: bool
+
+    def sentences(self, where: str, text: str) -> Iterator[list[str]]:
+        """The sentences of a text, as words."""
+        try:
+            for start, end in [(0, len(text))] if self.split is None else self.split(text):
+                sentence = text[start:end]
+                yield [sentence[a:b] for a, b in self.segment(sentence)]
+        except SegmenterError as error:
+            raise CorpusError(f"{where}: {error}") from error
+
+    def refuse_splitter(self, name: str) -> None:
+        """Raise CorpusError if sentences are to be found where the source holds words."""
+        if self.split is not None:
+            raise CorpusError(
+                f"{name}: sentences splits texts, and this source holds sentences of words: leave it out."
+            )
 
 
 def _open(
@@ -80,10 +124,9 @@ def _open(
     split: str | None,
     tokens_column: str | int | None,
     sentence_column: str | int | None,
-    words: str | Callable[[str], Iterable[Any]] | None,
+    reading: _Reading,
 ) -> Iterator[list[str]]:
     name = source_name(source)
-    segment = get_segmenter(words or DEFAULT_WORDS)
     table = open_table(source, split)
     path = Path(name)
     suffix = "" if table is not None else file_suffix(path)
@@ -91,22 +134,23 @@ def _open(
     if sentence_column is not None and not is_columns:
         raise CorpusError(f"{name}: sentence_column has no effect on a source of this kind: leave it out.")
     if table is not None:
-        return _words_of_rows(name, numbered_rows(name, table), tokens_column, segment)
+        return _words_of_rows(name, numbered_rows(name, table), tokens_column, reading)
     if suffix.endswith(".txt"):
         if tokens_column is not None:
             raise CorpusError(
                 f"{name}: a .txt file holds one sentence per line and has no columns: leave tokens_column out, or "
                 "give a file with columns another ending, such as .conll."
             )
-        return _words_of_lines(path) if words is None else _words_of_texts(path, segment)
+        return _words_of_texts(path, reading) if reading.is_raw else _words_of_lines(path)
     if suffix.endswith(JSON_ENDINGS):
-        return _words_of_rows(name, read_json(path), tokens_column, segment)
+        return _words_of_rows(name, read_json(path), tokens_column, reading)
+    if suffix.endswith((".csv", ".tsv")) and (texts := read_csv_texts(path, without_spans=True)) is not None:
+        return _words_of_rows(name, texts, tokens_column, reading)
+    reading.refuse_splitter(name)
     if suffix.endswith((".conllu", ".conllup")):
         return (sentence.tokens for sentence in read_conllu(path, "form"))
     if suffix.endswith(".spacy"):
         return (sentence.tokens for sentence in read_docbin(path))
-    if suffix.endswith((".csv", ".tsv")) and (texts := read_csv_texts(path, without_spans=True)) is not None:
-        return _words_of_rows(name, texts, tokens_column, segment)
     is_csv = suffix.endswith(".csv")
     rows = read_columns(path, None, tokens_column, sentence_column, is_csv=is_csv, words_only=True)
     return (sentence.tokens for sentence in rows)
@@ -122,32 +166,28 @@ def _words_of_lines(path: Path) -> Iterator[list[str]]:
         yield [word for word in line.split(" ") if word]
 
 
-def _words_of_texts(path: Path, segment: Segmenter) -> Iterator[list[str]]:
+def _words_of_texts(path: Path, reading: _Reading) -> Iterator[list[str]]:
     for number, line in read_lines(path):
-        yield _segmented(f"{path}:{number}", line, segment)
+        yield from reading.sentences(f"{path}:{number}", line)
 
 
-def _segmented(where: str, text: str, segment: Segmenter) -> list[str]:
-    try:
-        return [text[start:end] for start, end in segment(text)]
-    except SegmenterError as error:
-        raise CorpusError(f"{where}: {error}") from error
-
-
-def _words_of_rows(source: str, rows: Any, tokens_column: str | int | None, segment: Segmenter) -> Iterator[list[str]]:
+def _words_of_rows(source: str, rows: Any, tokens_column: str | int | None, reading: _Reading) -> Iterator[list[str]]:
     wanted = None if tokens_column is None else str(tokens_column)
     for place, row in rows:
         if wanted is None and is_word_span_row(row):
+            reading.refuse_splitter(f"{source}{place}")
             yield list(row["tokenized_text"])
             continue
         is_text_row = is_text(row.get("text")) and not any(name in row for name in TOKEN_COLUMNS)
         if wanted is None and (is_export_row(row) or is_text_row):
             for item in texts_of_rows(source, [(place, row)], SpanCounts()):
                 if item.words is not None:
+                    reading.refuse_splitter(f"{source}{place}")
                     yield [item.text[start:end] for start, end in item.words]
                 else:
-                    yield _segmented(f"{source}{place}", item.text, segment)
+                    yield from reading.sentences(f"{source}{place}", item.text)
             continue
+        reading.refuse_splitter(f"{source}{place}")
         column = pick_column(f"{source}{place}", row, wanted, TOKEN_COLUMNS, "tokens")
         words = row[column]
         if not isinstance(words, (list, tuple)) or not all(is_text(word) and word for word in words):

@@ -10,6 +10,7 @@ another segmenter.
 | `rules` | those of `split_words`, for scripts with spaces between words |
 | `whitespace` | whatever stands between blanks |
 | `characters` | one character each, with its marks; blanks belong to none. For scripts without spaces |
+| `rules+icu` | those of `rules`, but of Thai, Lao, Khmer, Burmese and Japanese ICU's: see `rules_and_icu` |
 | `icu` | ICU's word breaker; dictionaries for Thai, Lao, Khmer, Burmese, Chinese and Japanese |
 | `jieba` | jieba's, for Chinese |
 | `pythainlp` | PyThaiNLP's default, for Thai |
@@ -30,10 +31,12 @@ from typing import Any
 
 import regex
 
+from .unspaced_scripts import icu_words, rules_and_icu
 from .words import split_words
 
 ENTRY_POINT_GROUP = "hf_structkd.segmenters"
 DEFAULT_WORDS = "rules"
+DEFAULT_UNSPACED_WORDS = "rules+icu"  # of texts with scripts that have no blanks between words
 
 Offsets = list[tuple[int, int]]
 Segmenter = Callable[[str], Offsets]
@@ -63,7 +66,7 @@ def get_segmenter(words: str | Callable[[str], Iterable[Any]]) -> Segmenter:
         SegmenterError: if the name is unknown, or its library is not installed; the message names what to install.
     """
     if callable(words):
-        return _checked(words, getattr(words, "__name__", type(words).__name__))
+        return checked(words, getattr(words, "__name__", type(words).__name__))
     if not isinstance(words, str):
         raise SegmenterError(f"words must be the name of a segmenter or a function, not {type(words).__name__}")
     return _named(words)
@@ -79,13 +82,11 @@ def _named(name: str) -> Segmenter:
         try:
             segment = make(argument) if argument else make()
         except ImportError as error:
-            raise SegmenterError(
-                f"the words of {name!r} need {library}: pip install 'hf_structkd[{extra}]' ({error})"
-            ) from error
-        return _checked(segment, name)
+            raise SegmenterError(_missing(name, library, extra, error)) from error
+        return checked(segment, name)
     installed = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
     if name in installed:
-        return _checked(installed[name].load(), name)
+        return checked(installed[name].load(), name)
     known = [*_BUILT_IN, *(f"{k}:LANGUAGE" if k == "spacy" else k for k in _LIBRARIES), *installed]
     near = get_close_matches(name, known, n=1)
     raise SegmenterError(
@@ -94,50 +95,65 @@ def _named(name: str) -> Segmenter:
     )
 
 
-def _checked(segment: Callable[[str], Iterable[Any]], name: str) -> Segmenter:
-    def checked(text: str) -> Offsets:
+def _missing(name: str, library: str, extra: str, error: ImportError) -> str:
+    return f"the words of {name!r} need {library}: pip install 'hf_structkd[{extra}]' ({error})"
+
+
+def checked(segment: Callable[[str], Iterable[Any]], name: str, kind: str = "segmenter") -> Segmenter:
+    """A function that finds the parts of a text, with its answers checked.
+
+    Args:
+        segment: gives strings or pairs of offsets, as described at [`get_segmenter`].
+        name: its name, for messages.
+        kind: what it is, for messages.
+    """
+    source = f"the {kind} {name!r}"
+
+    def find(text: str) -> Offsets:
         offsets: Offsets = []
+        if not _VISIBLE.search(text):
+            return offsets
         position = 0
-        for word in segment(text):
-            start, end = _place(word, text, position, name)
-            _refuse_lost(text, position, start, name)
+        for part in segment(text):
+            start, end = _place(part, text, position, source)
+            _refuse_lost(text, position, start, source)
             if _VISIBLE.search(text, start, end):
                 offsets.append((start, end))
             position = end
-        _refuse_lost(text, position, len(text), name)
+        _refuse_lost(text, position, len(text), source)
         return offsets
 
-    return checked
+    return find
 
 
-def _place(word: Any, text: str, position: int, name: str) -> tuple[int, int]:
-    if isinstance(word, str):
-        start = text.find(word, position)
-        if start < 0 or not word:
+def _place(part: Any, text: str, position: int, source: str) -> tuple[int, int]:
+    if isinstance(part, str):
+        start = text.find(part, position)
+        if start < 0 or not part:
             raise SegmenterError(
-                f"the segmenter {name!r} gave the word {word!r}, which does not stand in the text from character "
-                f"{position} on: {text[position : position + 40]!r}"
+                f"{source} gave {part!r}, which does not stand in the text from character {position} on: "
+                f"{text[position : position + 40]!r}"
             )
-        return start, start + len(word)
+        return start, start + len(part)
     try:
-        start, end = (int(bound) for bound in word)
+        start, end = (int(bound) for bound in part)
     except (TypeError, ValueError):
         raise SegmenterError(
-            f"the segmenter {name!r} gave {word!r:.60} where a word, or its first character and one past the last, is "
+            f"{source} gave {part!r:.60} where a part of the text, or its first character and one past the last, is "
             "meant"
         ) from None
     if not position <= start < end <= len(text):
         raise SegmenterError(
-            f"the segmenter {name!r} gave the word from character {start} to {end}, after one that ends at "
-            f"{position}, in a text of {len(text)} characters"
+            f"{source} gave the part from character {start} to {end}, after one that ends at {position}, in a text "
+            f"of {len(text)} characters"
         )
     return start, end
 
 
-def _refuse_lost(text: str, start: int, end: int, name: str) -> None:
+def _refuse_lost(text: str, start: int, end: int, source: str) -> None:
     if lost := _VISIBLE.search(text, start, end):
         raise SegmenterError(
-            f"the segmenter {name!r} lost the character {lost.group()!r} at {lost.start()}, in "
+            f"{source} lost the character {lost.group()!r} at {lost.start()}, in "
             f"{text[max(0, lost.start() - 20) : lost.start() + 20]!r}"
         )
 
@@ -164,22 +180,12 @@ _BUILT_IN: dict[str, Segmenter] = {
 # Imported when they are asked for, and by name: transformers requires whatever a checkpoint's code imports.
 
 
-def _icu() -> Callable[[str], Iterable[Any]]:
-    icu = import_module("icu")
-    breaker = icu.BreakIterator.createWordInstance(icu.Locale.getRoot())
-
-    def segment(text: str) -> Iterable[tuple[int, int]]:
-        breaker.setText(icu.UnicodeString(text))
-        # ICU counts UTF-16 units: a character beyond U+FFFF is two of them.
-        character_at, units = {0: 0}, 0
-        for index, character in enumerate(text, 1):
-            units += 2 if character > "\uffff" else 1
-            character_at[units] = index
-        start = 0
-        for unit in breaker:
-            end = character_at[unit]
-            yield start, end
-            start = end
+def _rules_and_icu() -> Callable[[str], Iterable[Any]]:
+    def segment(text: str) -> Offsets:
+        try:
+            return rules_and_icu(text)
+        except ImportError as error:
+            raise SegmenterError(_missing(DEFAULT_UNSPACED_WORDS, "PyICU", "icu", error)) from error
 
     return segment
 
@@ -206,7 +212,8 @@ def _spacy(language: str) -> Callable[[str], Iterable[Any]]:
 
 
 _LIBRARIES: dict[str, tuple[str, str, Callable[..., Callable[[str], Iterable[Any]]]]] = {
-    "icu": ("PyICU", "icu", _icu),
+    DEFAULT_UNSPACED_WORDS: ("PyICU", "icu", _rules_and_icu),
+    "icu": ("PyICU", "icu", icu_words),
     "jieba": ("jieba", "chinese", _jieba),
     "pythainlp": ("PyThaiNLP", "thai", _pythainlp),
     "spacy": ("spaCy", "spacy", _spacy),

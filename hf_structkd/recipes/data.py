@@ -348,6 +348,7 @@ def load_unlabelled(args: DataArguments, languages: Sequence[str]) -> dict[str, 
             max_sentences=args.unlabelled_sentences,
             tokens_column=args.tokens_column if has_columns else None,
             words=args.words,
+            sentences=args.sentences,
         )
         if _documents_of(args, language) == "source":
             name = [f"{language}/unlabelled"] * len(loaded[language])

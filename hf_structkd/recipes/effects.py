@@ -32,6 +32,7 @@ _TEACHERS_ONLY = "this command trains on gold tags alone; `structkd distill` ask
 _PUSHED_BY_DISTILL = "the student is what is pushed, by `structkd distill`"
 _HUB = ("hub_token", "hub_private_repo", "hub_strategy", "hub_always_push", "hub_revision")
 _LAMBDA = ("lambda_schedule", "lambda_start", "lambda_end", "lambda_rate")
+_UNLABELLED = ("unlabelled_sentences", "unlabelled_corpus", "augmentation", "sentences")
 _SCORES_ONLY = "this command scores, and trains nothing"
 IDLE_FIELDS: dict[str, dict[str, str]] = {
     "distill": IDLE_EVERYWHERE,
@@ -44,15 +45,15 @@ IDLE_FIELDS: dict[str, dict[str, str]] = {
                 *("objective", "objective_combination", "temperature", "temperature_mode", "top_k", *_LAMBDA),
                 *("unlabelled_rate", "annotation_dir", "annotation_batch_size", "annotation_context"),
                 *("hidden_first", "hidden_weight", "hidden_layer", "hidden_thaw"),
-                *("unlabelled_sentences", "unlabelled_corpus", "augmentation"),
+                *_UNLABELLED,
             ),
             _TEACHERS_ONLY,
         ),
         **dict.fromkeys(("push_to_hub", "hub_model_id", *_HUB), _PUSHED_BY_DISTILL),
         **dict.fromkeys(("license", "label_examples"), "this command writes no card"),
     },
-    "evaluate": dict.fromkeys(("unlabelled_sentences", "unlabelled_corpus", "augmentation"), _SCORES_ONLY),
-    "calibrate": dict.fromkeys(("unlabelled_sentences", "unlabelled_corpus", "augmentation"), _SCORES_ONLY),
+    "evaluate": dict.fromkeys(_UNLABELLED, _SCORES_ONLY),
+    "calibrate": dict.fromkeys(_UNLABELLED, _SCORES_ONLY),
 }
 
 
@@ -114,6 +115,11 @@ DATA = (
         "corpus 'demo' is read as it is",
     ),
     Rule(("tokens_column",), _has_files, "corpus 'demo' is read as it is"),
+)
+SENTENCES = Rule(
+    ("sentences",),
+    lambda r: r.unlabelled_corpus is not None,
+    "it splits the texts of unlabelled_corpus: there is none",
 )
 WORDS_OF_TEXTS = Rule(("words",), lambda r: r.corpus != "demo", "corpus 'demo' holds words")
 TRAINED = (
@@ -187,7 +193,7 @@ DISTILLED = (
     Rule(("vocab_size",), lambda r: SCRATCH in (r.model, r.teacher_model), "no model is 'scratch'"),
 )
 CONDITIONAL_FIELDS: dict[str, tuple[Rule, ...]] = {
-    "distill": (*DATA, *TRAINED, *DISTILLED),
+    "distill": (*DATA, SENTENCES, *TRAINED, *DISTILLED),
     "teacher": (
         *DATA,
         *TRAINED,

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from ..data.augmentation import Augmentation
+from ..data.sentence_splitters import get_splitter
 from ..data.tag_checks import CorpusScheme
 from ..evaluation.calibration import DEFAULT_BINS
 from ..modeling.congruence import check_congruence
@@ -70,10 +71,11 @@ class DataArguments:
     words: str | None = field(
         default=None,
         metadata={
-            "help": "How raw text becomes words: rules (the default), whitespace, characters, icu, jieba, pythainlp, "
-            "spacy:LANGUAGE, or the entry point of another package. It cuts the texts of corpora with character "
-            "offsets and of unlabelled_corpus, and the models that are trained store it for the texts they tag. "
-            "Corpora that hold words keep them."
+            "help": "How raw text becomes words: rules, rules+icu (the default where PyICU is installed and the "
+            "corpora have Thai, Lao, Khmer, Burmese or Japanese words; else rules), whitespace, characters, icu, "
+            "jieba, pythainlp, spacy:LANGUAGE, or the entry point of another package. It cuts the texts of corpora "
+            "with character offsets and of unlabelled_corpus, and the models that are trained store it for the texts "
+            "they tag. Corpora that hold words keep them."
         },
     )
     spans: Literal["refuse", "drop"] = field(
@@ -141,6 +143,14 @@ class DataArguments:
             "not. unlabelled_sentences then limits the sentences per language (default: all)."
         },
     )
+    sentences: str | None = field(
+        default=None,
+        metadata={
+            "help": "How the raw texts of unlabelled_corpus become sentences: icu, spacy:LANGUAGE, pythainlp, or the "
+            "entry point of another package; by default each line or text is one sentence. The lines of a .txt file "
+            "are then raw text, whose words are as `words` says."
+        },
+    )
     augmentation: Augmentation | None = field(
         default=None,
         metadata={
@@ -166,6 +176,8 @@ class DataArguments:
         check_numbers(self, counts=sizes, not_negative=("max_train_sentences",))  # a grid may train without gold tags
         if self.words is not None:
             get_segmenter(self.words)
+        if self.sentences is not None:
+            get_splitter(self.sentences)
         if self.corpus_scheme is not None and self.tag_scheme not in ("BIO", "BIOES"):
             raise ValueError(
                 f"corpus_scheme {self.corpus_scheme} is rewritten as tag_scheme: BIO or BIOES, not {self.tag_scheme}"

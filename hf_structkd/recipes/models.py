@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from ..data.columns import LANGUAGE, TRANSITIONS
+from ..data.default_words import default_words_of
 from ..data.tokenizer import train_tokenizer
 from ..distillation.objectives import needed_columns
 from ..files import refuse_missing_folder
@@ -84,6 +85,7 @@ def make_tagger(
     scheme: str | None,
     sentences: Callable[[], list[list[str]]],
     words: str | None = None,
+    corpora: Sequence[Dataset] = (),
 ) -> tuple[PreTrainedModel, Any]:
     """Make the model to train.
 
@@ -92,7 +94,9 @@ def make_tagger(
         labels: The label set in the order of the ids.
         scheme: The tag scheme; `None` to infer it from the labels.
         sentences: Returns the sentences, lists of words, that a tokenizer from scratch is trained on.
-        words: How raw text becomes words; `None` for what the model says, at first by rules.
+        words: How raw text becomes words; `None` for what the model says. A model that is no tagger yet says nothing,
+            and gets [`default_words_of`] the corpora.
+        corpora: What the model learns from.
 
     Returns:
         The model in float32 and its tokenizer.
@@ -100,6 +104,8 @@ def make_tagger(
     Raises:
         RecipeError: If fields do not fit the model, or the model is a tagger with other labels.
     """
+    common = {"revision": args.revision or "main", "trust_remote_code": args.trust_remote_code}
+    config = None if args.model == SCRATCH else AutoConfig.from_pretrained(args.model, **common)
     fields = {
         "id2label": dict(enumerate(labels)),
         "label2id": {label: i for i, label in enumerate(labels)},
@@ -109,10 +115,12 @@ def make_tagger(
         fields.setdefault("tag_scheme", scheme)
         if words is not None and fields.setdefault("words", words) != words:
             raise RecipeError(f"words: {words!r}, but model_config says words: {fields['words']!r}; give one")
+        if "words" not in fields and (config is None or not is_tagger(config)):
+            fields["words"] = default_words_of(corpora)
     elif unused := sorted(CRF_FIELDS & set(fields)):
         raise RecipeError(f"model_config: {', '.join(unused)} need a model with head: crf")
     tokenizer = make_tokenizer(args, sentences)
-    if args.model == SCRATCH:
+    if config is None:
         fields |= {"vocab_size": len(tokenizer), "type_vocab_size": 1, "pad_token_id": tokenizer.pad_token_id}
         fields.setdefault("max_position_embeddings", 258)
         model: Any = (
@@ -121,8 +129,6 @@ def make_tagger(
             else XLMRobertaForTokenClassification(XLMRobertaConfig(**fields))
         )
     else:
-        common = {"revision": args.revision or "main", "trust_remote_code": args.trust_remote_code}
-        config = AutoConfig.from_pretrained(args.model, **common)
         if args.add_types is None:
             refuse_other_labels(args.model, config, labels)
         else:

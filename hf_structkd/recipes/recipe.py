@@ -103,7 +103,7 @@ class Recipe:
     @property
     def gold_only(self) -> DistillationData:
         """The data fields without sentences that lack gold tags: what teachers and baseline learn from."""
-        return replace(self.data, unlabelled_sentences=None, unlabelled_corpus=None, augmentation=None)
+        return replace(self.data, unlabelled_sentences=None, unlabelled_corpus=None, augmentation=None, sentences=None)
 
     def settings(self) -> dict[str, Any]:
         """The fields that decide what a run computes, without those that say where it lies and what it logs."""

@@ -448,6 +448,7 @@ class DistillationRun:
                 recipe.data.tag_scheme,
                 data.words,
                 recipe.data.words,
+                [sentences],
             )
             model, tokenizer = trim_tagger(model, tokenizer, recipe.model, sentences, data.dev)
             if start_from is not None:

@@ -166,7 +166,9 @@ def trained_teacher(
     }
 
     def fit(training_args: StructKDTrainingArguments) -> Any:
-        tagger = make_tagger(model_args, labels, data_args.tag_scheme, lambda: list(train["tokens"]), data_args.words)
+        tagger = make_tagger(
+            model_args, labels, data_args.tag_scheme, lambda: list(train["tokens"]), data_args.words, [train]
+        )
         return train_tagger(*tagger, train, {language: dev}, training_args, title=title)
 
     title = f"Teacher for {language}"

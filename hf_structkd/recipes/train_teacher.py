@@ -48,7 +48,9 @@ def main(arguments: Sequence[str], program: str) -> None:
     folder, title = Path(args.output_dir or "."), f"Teacher for {', '.join(corpora)}"
 
     def fit(training_args: StructKDTrainingArguments) -> Any:
-        tagger = make_tagger(model_args, labels, data_args.tag_scheme, lambda: list(train["tokens"]), data_args.words)
+        tagger = make_tagger(
+            model_args, labels, data_args.tag_scheme, lambda: list(train["tokens"]), data_args.words, [train]
+        )
         return train_tagger(*trim_tagger(*tagger, model_args, train, dev), train, dev, training_args, title=title)
 
     seconds = train_into(folder, settings, args, fit, title)

@@ -261,7 +261,7 @@ class TestWords:
 
     def test_a_script_without_spaces_needs_other_words(self, read):
         with pytest.raises(CorpusError, match="cutting a word"):
-            read(self.THAI)
+            read(self.THAI, words="rules")
         characters = read(self.THAI, words="characters")[0]
         assert characters.startswith("ส/B-P ม/I-P")
         assert characters.count("/B-") == 2

@@ -6,12 +6,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_structkd.modeling import segmenters
+from hf_structkd.modeling import segmenters, unspaced_scripts
 from hf_structkd.modeling.segmenters import SegmenterError, get_segmenter
 from hf_structkd.modeling.taggers import XLMRobertaCRFConfig
 from hf_structkd.modeling.words import split_words
 
-LIBRARIES = {"icu": "icu", "jieba": "jieba", "pythainlp": "pythainlp", "spacy:xx": "spacy", "spacy:en": "spacy"}
+LIBRARIES = {
+    "icu": "icu",
+    "rules+icu": "icu",
+    "jieba": "jieba",
+    "pythainlp": "pythainlp",
+    "spacy:xx": "spacy",
+    "spacy:en": "spacy",
+}
 NAMES = ["rules", "whitespace", "characters", *LIBRARIES]
 MIXED = st.text(
     st.sampled_from(
@@ -53,12 +60,12 @@ def test_what_each_built_in_segmenter_does():
     assert get_segmenter("rules") is split_words
 
 
-@pytest.mark.parametrize("name", ["rules", "whitespace", "characters", "icu"])
+@pytest.mark.parametrize("name", ["rules", "whitespace", "characters", "icu", "rules+icu"])
 def test_a_long_document_takes_linear_time(name):
     """Danger: 100,000 words take minutes. (The time itself is not compared; quadratic code would not end.)"""
-    if name == "icu":
+    if name.endswith("icu"):
         pytest.importorskip("icu", reason="needs PyICU, the `icu` extra")
-    text = "Kano \U0001f600 hums. " * 25_000
+    text = "Kano \U0001f600 hums. " * 25_000 + "กรุงเทพ."
     words = get_segmenter(name)(text)
     assert len(words) >= 75_000
     assert text[slice(*words[-1])][-1] == "."
@@ -72,12 +79,12 @@ def test_a_long_document_takes_linear_time(name):
             lambda text: ["hums", "Olu"],
             "lost the character 'O' at 0|which does not stand in the text from character 8",
         ),
-        (lambda text: ["Olu", "hum", "z"], "the word 'z', which does not stand"),
+        (lambda text: ["Olu", "hum", "z"], "gave 'z', which does not stand"),
         (lambda text: [(0, 3), (2, 8)], "from character 2 to 8, after one that ends at 3"),
         (lambda text: [(0, 3), (4, 9)], "in a text of 8 characters"),
         (lambda text: [(0, 0), (0, 8)], "from character 0 to 0"),
-        (lambda text: [0, 3], "gave 0 where a word"),
-        (lambda text: ["", "Olu"], "gave the word ''"),
+        (lambda text: [0, 3], "gave 0 where a part"),
+        (lambda text: ["", "Olu"], "gave ''"),
     ],
 )
 def test_a_function_whose_words_are_not_those_of_the_text(function, message):
@@ -89,6 +96,34 @@ def test_functions_may_give_words_or_offsets():
     text = " Olu \u200b hums\n"
     assert get_segmenter(str.split)(text) == [(1, 4), (7, 11)]
     assert get_segmenter(lambda text: [(1, 4), (5, 6), (7, 11)])(text) == [(1, 4), (7, 11)]
+
+
+class TestRulesAndIcu:
+    """Dangers: ICU's words where the rules know better, or the rules' where only a dictionary does."""
+
+    @pytest.mark.parametrize(
+        ("text", "words"),
+        [
+            ("Olu's U.S. \U0001f600 한국어", ["Olu", "'s", "U.S.", "\U0001f600", "한국어"]),
+            ("我爱北京。", ["我", "爱", "北", "京", "。"]),
+            ("\U0001f600日本のカナで don't", ["\U0001f600", "日本", "の", "カナ", "で", "do", "n't"]),
+            ("กรุงเทพ และ AB", ["กรุงเทพ", "และ", "AB"]),
+            ("ລາວ ខ្ញុំស្រលាញ់ភ្នំពេញ", ["ລາວ", "ខ្ញុំ", "ស្រលាញ់", "ភ្នំពេញ"]),
+        ],
+    )
+    def test_each_script_has_its_words(self, text, words):
+        pytest.importorskip("icu", reason="needs PyICU, the `icu` extra")
+        assert [text[a:b] for a, b in get_segmenter("rules+icu")(text)] == words
+
+    def test_only_texts_of_such_scripts_need_icu(self, monkeypatch):
+        def missing(name):
+            raise ModuleNotFoundError(f"No module named {name!r}")
+
+        monkeypatch.setattr(unspaced_scripts, "import_module", missing)
+        unspaced_scripts._breaker.cache_clear()
+        assert get_segmenter("rules+icu")("Olu's") == [(0, 3), (3, 5)]
+        with pytest.raises(SegmenterError, match=r"'rules\+icu' need PyICU: pip install 'hf_structkd\[icu\]'"):
+            get_segmenter("rules+icu")("กรุงเทพ")
 
 
 def test_unknown_and_missing_segmenters_are_named(monkeypatch):
@@ -104,6 +139,7 @@ def test_unknown_and_missing_segmenters_are_named(monkeypatch):
         raise ModuleNotFoundError(f"No module named {name!r}")
 
     monkeypatch.setattr(segmenters, "import_module", missing)
+    monkeypatch.setattr(unspaced_scripts, "import_module", missing)
     segmenters._named.cache_clear()
     for name, extra in {"icu": "icu", "jieba": "chinese", "pythainlp": "thai", "spacy:de": "spacy"}.items():
         with pytest.raises(SegmenterError, match=rf"pip install 'hf_structkd\[{extra}\]'"):

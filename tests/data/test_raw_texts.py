@@ -1,0 +1,154 @@
+"""Dangers: a document that is one sentence of 10,000 words, sentences without some of their text, other words on
+another machine and nothing that says so."""
+
+import json
+import logging
+
+import pytest
+from datasets import Dataset
+
+from hf_structkd import load_corpus
+from hf_structkd.data import default_words, sentence_splitters
+from hf_structkd.data.sentence_splitters import get_splitter
+from hf_structkd.data.source_text import CorpusError
+from hf_structkd.data.unlabelled import load_sentences
+from hf_structkd.modeling.segmenters import SegmenterError
+
+DOCUMENT = "Olu hums. Ade, of Kano, doesn't! \U0001f600 Why?\n\u200bBye."
+LIBRARIES = {"icu": "icu", "spacy:en": "spacy", "pythainlp": "pycrfsuite"}
+
+
+@pytest.fixture(params=LIBRARIES)
+def splitter(request):
+    package = LIBRARIES[request.param]
+    pytest.importorskip(package, reason=f"needs {package}, of an extra of the package")
+    return get_splitter(request.param)
+
+
+def join(dataset):
+    return [" ".join(words) for words in dataset["tokens"]]
+
+
+class TestSplitters:
+    @pytest.mark.parametrize("text", [DOCUMENT, "", " \n\u200b", "。。กรุง a\u0301\U0001f1e9\ufeff.\r\n!", "no end"])
+    def test_every_visible_character_is_in_one_sentence(self, splitter, text):
+        covered = "".join(text[start:end] for start, end in splitter(text))
+        assert "".join(covered.split()).replace("\u200b", "") == "".join(text.split()).replace("\u200b", "")
+
+    @pytest.mark.parametrize("name", ["icu", "spacy:en"])
+    def test_sentences_are_those_of_the_text(self, name):
+        pytest.importorskip(LIBRARIES[name], reason=f"needs {LIBRARIES[name]}, of an extra of the package")
+        text = "Olu hums. Ade doesn't! Why?"
+        sentences = [text[start:end].strip() for start, end in get_splitter(name)(text)]
+        assert sentences == ["Olu hums.", "Ade doesn't!", "Why?"]
+
+    def test_wrong_names_and_functions(self, monkeypatch):
+        with pytest.raises(SegmenterError, match=r"unknown sentence splitter 'icu:de'. Did you mean 'icu'\?"):
+            get_splitter("icu:de")
+        with pytest.raises(SegmenterError, match="must be the name of a sentence splitter or a function, not int"):
+            get_splitter(3)
+        with pytest.raises(SegmenterError, match=r"the sentence splitter 'split' lost the character '\.' at 1"):
+            get_splitter(_Named())("a. b")
+
+        def missing(name):
+            raise ModuleNotFoundError(f"No module named {name!r}")
+
+        monkeypatch.setattr(sentence_splitters, "import_module", missing)
+        sentence_splitters._named.cache_clear()
+        for name, extra in {"icu": "icu", "spacy:de": "spacy", "pythainlp": "thai"}.items():
+            with pytest.raises(SegmenterError, match=rf"pip install 'hf_structkd\[{extra}\]'"):
+                get_splitter(name)
+        sentence_splitters._named.cache_clear()
+
+    def test_entry_points_add_splitters(self, monkeypatch):
+        class Point:
+            name = "halves"
+
+            def load(self):
+                return lambda text: [text[: len(text) // 2], text[len(text) // 2 :]]
+
+        monkeypatch.setattr(sentence_splitters, "entry_points", lambda group: [Point()])
+        sentence_splitters._named.cache_clear()
+        assert get_splitter("halves")("abcd") == [(0, 2), (2, 4)]
+        sentence_splitters._named.cache_clear()
+
+
+class _Named:
+    __name__ = "split"
+
+    def __call__(self, text):
+        return text.split(".")
+
+
+def halves(text):
+    middle = text.find("|") + 1
+    return [text[:middle], text[middle:]] if middle else [text]
+
+
+class TestDocuments:
+    """Texts of several sentences, without tags."""
+
+    def test_lines_of_a_file(self, tmp_path):
+        path = tmp_path / "a.txt"
+        path.write_text("Olu hums,|Ade doesn't.\n\nBye\n")
+        assert join(load_sentences(path, language="en")) == ["Olu hums,|Ade doesn't.", "Bye"]
+        split = load_sentences(path, language="en", sentences=halves)
+        assert join(split) == ["Olu hums , |", "Ade does n't .", "Bye"]
+        limited = load_sentences(path, language="en", sentences=halves, words="whitespace", max_sentences=1)
+        assert join(limited) == ["Olu hums,|"]
+
+    def test_texts_of_tables(self, tmp_path):
+        path = tmp_path / "a.jsonl"
+        path.write_text(json.dumps({"text": "Olu hums,|Ade too."}))
+        expected = ["Olu hums , |", "Ade too ."]
+        assert join(load_sentences(path, language="en", sentences=halves)) == expected
+        table = Dataset.from_dict({"text": ["Olu hums,|Ade too."]})
+        assert join(load_sentences(table, language="en", sentences=halves)) == expected
+
+    @pytest.mark.parametrize("name", ["a.conll", "a.conllu", "a.jsonl"])
+    def test_sources_of_words_are_refused(self, tmp_path, name):
+        content = {"a.jsonl": '{"tokens": ["Olu"]}', "a.conllu": "\t".join(["1", "Olu", *"_" * 8])}
+        (tmp_path / name).write_text(content.get(name, "Olu O\n"))
+        with pytest.raises(CorpusError, match="this source holds sentences of words: leave it out"):
+            load_sentences(tmp_path / name, language="en", sentences=halves)
+
+    def test_a_splitter_that_loses_text_names_the_line(self, tmp_path):
+        (tmp_path / "a.txt").write_text("Olu\nAde. Bye\n")
+        with pytest.raises(CorpusError, match=r"a.txt:2: the sentence splitter 'split' lost the character '\.'"):
+            load_sentences(tmp_path / "a.txt", language="en", sentences=_Named())
+
+
+THAI = {"text": "สมชายไปกรุงเทพ", "label": [[0, 5, "P"], [7, 14, "L"]]}
+
+
+class TestDefaultWords:
+    def test_icu_where_it_is_installed(self, tmp_path, caplog):
+        pytest.importorskip("icu", reason="needs PyICU, the `icu` extra")
+        (tmp_path / "a.jsonl").write_text(json.dumps(THAI))
+        with caplog.at_level(logging.INFO):
+            corpus = load_corpus(tmp_path / "a.jsonl", language="th")
+        assert "its words of Thai" in caplog.text
+        assert "words 'rules+icu' is the name" in caplog.text
+        assert [w for w, t in zip(corpus["tokens"][0], corpus["tags"][0]) if t == "B-L"] == ["กรุงเทพ"]
+        caplog.clear()
+        with caplog.at_level(logging.INFO):
+            assert default_words.default_words_of([corpus.select([]), corpus]) == "rules+icu"
+        assert "the model stores words 'rules+icu'" in caplog.text
+
+    def test_rules_and_a_warning_where_it_is_not(self, tmp_path, caplog, monkeypatch):
+        monkeypatch.setattr(default_words, "find_spec", lambda name: None)
+        (tmp_path / "a.jsonl").write_text(json.dumps({"text": "สมชาย ไป", "label": [[0, 5, "P"]]}))
+        corpus = load_corpus(tmp_path / "a.jsonl", language="th")
+        assert corpus["tokens"][0] == ["สมชาย", "ไป"]
+        assert "because PyICU is not installed" in caplog.text
+        assert default_words.default_words_of([corpus]) == "rules"
+        assert "cannot tell them apart in raw text" in caplog.text
+
+    def test_rules_for_other_scripts(self, caplog):
+        corpora = [
+            Dataset.from_dict({"tokens": [["Olu", "hums"], ["我", "爱"]]}),
+            Dataset.from_dict({"tokens": [[], None]}),
+        ]
+        with caplog.at_level(logging.INFO):
+            assert default_words.default_words_of(corpora) == "rules"
+        assert not caplog.text
