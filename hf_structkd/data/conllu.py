@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from .placed_words import SurfaceToken, place_words
 from .source_text import CorpusError, RawSentence, blocks, read_lines
 
 logger = logging.getLogger(__name__)
@@ -13,6 +14,7 @@ CONLLU_FIELDS = ("id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel
 
 
 _GLOBAL_COLUMNS = "# global.columns ="
+_TEXT = "# text = "
 
 
 def read_conllu(path: Path, field: str | None = None) -> Iterator[RawSentence]:
@@ -77,20 +79,32 @@ def _sentences(path: Path, fields: tuple[str, ...], index: int) -> Iterator[RawS
     """Sentences with the field of a number for tags."""
     document: str | None = None
     skipped, form, number_column = 0, fields.index("form"), fields.index("id") if "id" in fields else None
+    misc = fields.index("misc") if "misc" in fields else None
+    other_texts: list[str] = []  # places of sentences whose words are not those of their text
     for block in blocks(read_lines(path)):
         tokens, tags, lines = [], [], []
+        text: str | None = None
+        surface: list[SurfaceToken] = []  # what stands in the text: words, and contractions of several words
+        range_end = 0
         for number, line in block:
             columns = line.split("\t")
             if line.startswith("#") and len(columns) != len(fields):
                 if re.match(r"#\s*newdoc\b", line):
                     document = f"{path}:{number}"
+                elif line.startswith(_TEXT):
+                    text = line.removeprefix(_TEXT)
                 continue
             if len(columns) != len(fields):
                 raise CorpusError(
                     f"{path}:{number}: {len(columns)} tab-separated columns instead of {len(fields)}: {line!r}."
                 )
+            has_blank = misc is None or "SpaceAfter=No" not in columns[misc].split("|")
             if number_column is not None and ("-" in columns[number_column] or "." in columns[number_column]):
                 skipped += 1
+                first, _, last = columns[number_column].partition("-")
+                if first.isdecimal() and last.isdecimal():
+                    range_end = int(last)
+                    surface.append(SurfaceToken(columns[form], max(0, range_end - int(first) + 1), has_blank))
                 continue
             tag = columns[index]
             if tag == "_" and fields[index] == "upos":
@@ -100,7 +114,20 @@ def _sentences(path: Path, fields: tuple[str, ...], index: int) -> Iterator[RawS
             tokens.append(columns[form])
             tags.append(tag)
             lines.append(number)
+            word_number = columns[number_column] if number_column is not None else ""
+            if not (word_number.isdecimal() and int(word_number) <= range_end):
+                surface.append(SurfaceToken(columns[form], 1, has_blank))
         if tokens:
-            yield RawSentence(tokens, tags, str(path), lines, document=document)
+            sentence = RawSentence(tokens, tags, str(path), lines, document=document)
+            if not place_words(sentence, surface, text):
+                other_texts.append(f"{path}:{lines[0]}")
+            yield sentence
     if skipped:
         logger.info("%s: skipped %d multiword range(s) and empty node(s).", path, skipped)
+    if other_texts:
+        logger.warning(
+            "%s: the words of %d sentence(s) are not those of their '# text' comment, first at %s.",
+            path,
+            len(other_texts),
+            other_texts[0],
+        )

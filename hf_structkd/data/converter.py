@@ -166,8 +166,8 @@ def _texts(sentences: Sequence[RawSentence]) -> Iterator[_Text]:
             f"the tags {shown} are plain ones, and only entities are spans; conll, csv and jsonl hold tags."
         )
     for sentence in sentences:
-        text, offsets = sentence.text, sentence.offsets
-        if text is None:
+        text, offsets = sentence.text, [place for place in sentence.offsets if place is not None]
+        if text is None or len(offsets) < len(sentence.tokens):
             text, offsets, position = " ".join(sentence.tokens), [], 0
             for word in sentence.tokens:
                 offsets.append((position, position + len(word)))

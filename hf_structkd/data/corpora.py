@@ -13,13 +13,16 @@ from typing import Any, Literal, TypeAlias, cast, get_args
 
 import datasets
 
+from ..modeling.segmenters import get_segmenter
 from ..modeling.tag_scheme import SchemeName, infer_scheme, split_tag, tag_type
 from .columns import ANNOTATED_TYPES, DOCUMENT
+from .default_words import DefaultSegmenter, segmenter_name
 from .demo_corpus import DEMO_LANGUAGES
 from .offset_spans import OffsetUnit, SpanChoice
 from .source_text import CorpusError, RawSentence
 from .sources import FILE_NAME, ReadingOptions, Source, is_one_table, open_source, source_name
 from .tag_checks import CORPUS_SCHEMES, CorpusScheme, Orphans, check_labels, convert, read_scheme, treat_orphans
+from .word_agreement import compare_words, log_agreement
 from .words import tag_column, tag_names
 
 logger = logging.getLogger(__name__)
@@ -58,6 +61,7 @@ def load_corpus(
     offset_unit: OffsetUnit | None = None,
     annotated_types: Sequence[str] | None = None,
     documents: Documents | None = None,
+    measure_words: bool = True,
 ) -> datasets.Dataset:
     """Load the annotated sentences of one language.
 
@@ -121,6 +125,8 @@ def load_corpus(
         "tags": [sentence.tags for sentence in sentences],
         "language": [language] * len(sentences),
     }
+    if measure_words:
+        log_word_agreement(source_name(source), sentences, words)
     if isinstance(annotated_types, str):
         raise ValueError(f"annotated_types is the text {annotated_types!r}, but must be a list of entity types.")
     types = [s.annotated_types if annotated_types is None else list(annotated_types) for s in sentences]
@@ -132,6 +138,21 @@ def load_corpus(
         columns[DOCUMENT] = _documents(source, sentences, documents, f"{language}/{split or 'all'}")
     features = {name: feature for name, feature in {**FEATURES, **OPTIONAL_FEATURES}.items() if name in columns}
     return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
+
+
+def log_word_agreement(
+    name: str, sentences: Sequence[RawSentence], words: str | Callable[[str], Iterable[Any]] | None
+) -> None:
+    """Log which share of a source's own words a segmenter finds in its texts; nothing where it lacks either.
+
+    Args:
+        name: of the source.
+        sentences: its sentences.
+        words: as for [`load_corpus`].
+    """
+    segment = DefaultSegmenter() if words is None else get_segmenter(words)
+    agreement = compare_words(sentences, segment)
+    log_agreement(name, segmenter_name(words, segment), agreement)
 
 
 def _documents(source: Source, sentences: Sequence[RawSentence], documents: str, prefix: str) -> list[str | None]:
@@ -224,6 +245,7 @@ def load_corpora(
     max_sentences: int | Mapping[str, int] | None = None,
     annotated_types: Mapping[str, Sequence[str]] | Sequence[str] | None = None,
     documents: Mapping[str, Documents] | Documents | None = None,
+    measure_words: bool = True,
     **kwargs: Any,
 ) -> dict[str, datasets.DatasetDict]:
     """Load several languages.
@@ -238,6 +260,7 @@ def load_corpora(
         annotated_types: as for [`load_corpus`], of all languages, or a mapping from language to types (all of a
             missing language).
         documents: as for [`load_corpus`], of all languages, or a mapping from language to it.
+        measure_words: as for [`load_corpus`], of the first split of each language.
         **kwargs: as for [`load_corpus`].
 
     Returns:
@@ -274,7 +297,7 @@ def load_corpora(
     _warn_of_duplicates(sources)
     corpora = {}
     for language, by_split in sources.items():
-        loaded = {}
+        loaded: dict[str, datasets.Dataset] = {}
         for split, source in by_split.items():
             limit = max_sentences.get(split) if isinstance(max_sentences, Mapping) else max_sentences
             try:
@@ -285,6 +308,7 @@ def load_corpora(
                     max_sentences=limit,
                     annotated_types=types_of.get(language) if isinstance(types_of, Mapping) else types_of,
                     documents=documents.get(language) if isinstance(documents, Mapping) else documents,
+                    measure_words=measure_words and not loaded,
                     **kwargs,
                 )
             except CorpusError as error:

@@ -8,12 +8,13 @@ stores the name, so that it means the same words on every machine.
 import logging
 from collections.abc import Iterable
 from importlib.util import find_spec
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
 
-from ..modeling.segmenters import DEFAULT_UNSPACED_WORDS, DEFAULT_WORDS, Offsets, get_segmenter
+from ..modeling.segmenters import DEFAULT_UNSPACED_WORDS, DEFAULT_WORDS, Offsets, Segmenter, get_segmenter
 from ..modeling.unspaced_scripts import UNSPACED
 from .columns import TOKENS
 
@@ -67,6 +68,18 @@ class DefaultSegmenter:
                 _SCRIPTS,
                 DEFAULT_UNSPACED_WORDS,
             )
+
+
+def segmenter_name(words: Any, segment: Segmenter) -> str:
+    """The name of a segmenter, for messages.
+
+    Args:
+        words: as it was chosen: a name, a function, or `None` for the default.
+        segment: what was made of it.
+    """
+    if isinstance(segment, DefaultSegmenter):
+        return default_words(segment.has_unspaced)
+    return words if isinstance(words, str) else getattr(words, "__name__", type(words).__name__)
 
 
 def default_words_of(corpora: Iterable[Dataset]) -> str:

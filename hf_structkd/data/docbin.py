@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from .placed_words import glued_words
 from .source_text import CorpusError, RawSentence
 
 
@@ -35,6 +36,13 @@ def read_docbin(path: Path) -> Iterator[RawSentence]:
             words = [token for token in part if token.text.strip()]
             tags = [f"{t.ent_iob_}-{t.ent_type_}" if t.ent_type_ and t.ent_iob_ in "BI" else "O" for t in words]
             if words:
+                offsets = [(t.idx - part.start_char, t.idx - part.start_char + len(t)) for t in words]
                 yield RawSentence(
-                    [t.text for t in words], tags if annotated else None, str(path), row=f", doc {number}"
+                    [t.text for t in words],
+                    tags if annotated else None,
+                    str(path),
+                    row=f", doc {number}",
+                    text=part.text,
+                    offsets=offsets,
+                    glued=glued_words(offsets),
                 )

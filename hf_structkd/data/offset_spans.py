@@ -13,6 +13,7 @@ from typing import Literal
 
 from ..modeling.segmenters import Offsets, Segmenter, SegmenterError
 from .default_words import DefaultSegmenter
+from .placed_words import glued_words
 from .source_text import CorpusError, RawSentence
 
 logger = logging.getLogger(__name__)
@@ -135,7 +136,16 @@ def sentences_from_texts(
         if item.spans is not None:
             spans = _in_characters(where, item, unit)
             tags = _tags(where, item, words, spans, choice, counts)
-        yield RawSentence(tokens, tags, source, row=item.place, text=item.text, offsets=words)
+        yield RawSentence(
+            tokens,
+            tags,
+            source,
+            row=item.place,
+            text=item.text,
+            offsets=words,
+            own_words=item.words is not None,
+            glued=glued_words(words),
+        )
     counts.log(source)
     if isinstance(segment, DefaultSegmenter):
         segment.log(source)

@@ -37,7 +37,10 @@ class RawSentence:
         lines: the line of each word, in formats with one word per line.
         row: in other formats the row (or line) of the sentence, as text: `":12"` or `", row 12"`.
         text: the text that the words were cut out of, where the source has it.
-        offsets: the first character and one past the last of each word in `text`.
+        offsets: the first character and one past the last of each word in `text`; `None` for a word that is no part
+            of it, such as those of a contraction (`del` as `de` and `el`).
+        own_words: whether the words are the source's own, and not those of a segmenter.
+        glued: whether each word follows the one before without a blank; `None` where the source does not tell.
         annotated_types: the entity types that its annotators looked for; `None` where they looked for all.
         document: the number or name of its document, where the source marks documents.
     """
@@ -48,7 +51,9 @@ class RawSentence:
     lines: Sequence[int] = ()
     row: str = ""
     text: str | None = None
-    offsets: Sequence[tuple[int, int]] = ()
+    offsets: Sequence[tuple[int, int] | None] = ()
+    own_words: bool = True
+    glued: list[bool] | None = None
     annotated_types: list[str] | None = None
     document: str | None = None
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..data.converter import WRITERS, corpus_bytes, format_of, summarise
-from ..data.corpora import read_sentences
+from ..data.corpora import log_word_agreement, read_sentences
 from ..data.offset_spans import OFFSET_UNITS, SPAN_CHOICES
 from ..data.source_text import CorpusError
-from ..data.sources import ReadingOptions
+from ..data.sources import ReadingOptions, source_name
 from ..data.tag_checks import CORPUS_SCHEMES
 from ..files import write_atomically
 from .progress import show
@@ -56,6 +56,7 @@ def main(arguments: Sequence[str], program: str) -> None:
             given.orphans,
             given.max_sentences,
         )
+        log_word_agreement(source_name(given.source), sentences, given.words)
     except CorpusError:
         raise
     except ValueError as error:
