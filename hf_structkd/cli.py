@@ -9,9 +9,11 @@ import argparse
 import difflib
 import importlib
 import os
+import platform
 import subprocess
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 from typing import NamedTuple
 
 from . import __version__
@@ -19,6 +21,9 @@ from .processes import STOPPED, run_main
 
 PROGRAM = "structkd"
 NUM_PROCESSES = "--num_processes"
+# What `--version` tells of beside the package itself; the optional ones only where they are installed.
+PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "huggingface_hub")
+OPTIONAL_PACKAGES = ("numba", "onnxruntime", "spacy", "stanza", "flair", "gliner", "gradio", "peft")
 
 
 class Command(NamedTuple):
@@ -150,7 +155,7 @@ def _main(arguments: list[str]) -> int:
         print(overview())
         return 0
     if name == "--version":
-        print(f"{PROGRAM} {__version__}")
+        print(version_text())
         return 0
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
@@ -313,6 +318,18 @@ def _read_text(sources: Sequence[str], words: str | None) -> dict[str, list[list
     return text
 
 
+def version_text() -> str:
+    """The text of `structkd --version`: what a maintainer asks for when something is wrong. Imports none of it."""
+    lines = [f"{PROGRAM} {__version__}", f"Python {platform.python_version()} on {platform.platform()}"]
+    for package in (*PACKAGES, *OPTIONAL_PACKAGES):
+        try:
+            lines.append(f"{package} {metadata.version(package)}")
+        except metadata.PackageNotFoundError:
+            if package in PACKAGES:
+                lines.append(f"{package} is not installed")
+    return "\n".join(lines)
+
+
 def overview() -> str:
     """The text of `structkd --help`."""
     lines = [
@@ -322,7 +339,7 @@ def overview() -> str:
         "",
     ]
     lines += [f"  {name:<10} {command.summary}" for name, command in COMMANDS.items()]
-    lines += ["", f"`{PROGRAM} COMMAND --help` explains a command; `{PROGRAM} --version` prints the version."]
+    lines += ["", f"`{PROGRAM} COMMAND --help` explains a command; `{PROGRAM} --version` prints the versions."]
     return "\n".join(lines)
 
 

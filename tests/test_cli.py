@@ -1,13 +1,19 @@
 """Dangers: a command that takes seconds to say how it is used, a typing error that ends in a traceback."""
 
+import platform
+import re
 import subprocess
 import sys
+from importlib import metadata
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 
 from hf_structkd import __version__, cli
 
+ROOT = Path(__file__).parents[1]
 # What must not be imported before a command runs.
 HEAVY = ("torch", "transformers", "datasets", "numpy", "pandas", "scipy", "numba", "evaluate", "accelerate")
 
@@ -15,7 +21,7 @@ HEAVY = ("torch", "transformers", "datasets", "numpy", "pandas", "scipy", "numba
 def test_help_imports_nothing_heavy():
     code = (
         "import sys; from hf_structkd import cli\n"
-        f"assert cli.main(['--help']) == 0\n"
+        f"assert cli.main(['--help']) == cli.main(['--version']) == 0\n"
         f"assert not [cli.main([name, '--help']) for name in cli.COMMANDS if cli.main([name, '--help'])]\n"
         f"print([name for name in {HEAVY} if name in sys.modules])"
     )
@@ -106,9 +112,22 @@ def test_a_reader_that_has_seen_enough_is_no_error(arguments):
     assert command.wait(timeout=60) == 0
 
 
-def test_version(capsys):
+def test_version_tells_what_a_bug_report_needs(capsys):
     assert cli.main(["--version"]) == 0
-    assert capsys.readouterr().out == f"structkd {__version__}\n"
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"structkd {__version__}"
+    assert lines[1].startswith(f"Python {platform.python_version()} on ")
+    assert {f"{name} {metadata.version(name)}" for name in ("torch", "transformers")} <= set(lines)
+    form = yaml.safe_load((ROOT / ".github" / "ISSUE_TEMPLATE" / "bug.yml").read_text(encoding="utf-8"))
+    (asked,) = [field for field in form["body"] if field.get("id") == "versions"]
+    assert re.findall("`(.*?)`", asked["attributes"]["description"]) == ["structkd --version"]
+
+
+def test_version_is_told_where_a_package_is_missing(capsys, monkeypatch):
+    """Danger: the command that a broken environment is reported with breaks there."""
+    monkeypatch.setattr(cli, "PACKAGES", ("torch", "no-such-package"))
+    assert cli.main(["--version"]) == 0
+    assert "no-such-package is not installed" in capsys.readouterr().out.splitlines()
 
 
 def test_recipes_that_come_along_are_listed_and_found(capsys):
