@@ -18,7 +18,7 @@ OFFLINE := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=fa
 TEST_ENV := $(OFFLINE) OMP_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo docs test test-fast coverage mutants fuzz test-min audit dist lint format
+.PHONY: help install demo docs test test-fast coverage mutants fuzz test-min test-flair audit dist lint format
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-16s %s\n", $$1, $$2 }'
@@ -86,6 +86,14 @@ define test-with
 		$(2)/bin/python -m pip install -q --disable-pip-version-check $(3) $(4) -e ".[plots]" $(DEV_TOOLS); \
 		$(TEST_ENV) $(2)/bin/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow"; fi
 endef
+
+test-flair: $(STAMP) ## test the teachers flair: and span_marker: with these libraries, in an environment of their own
+	test -x build/flair/bin/python || $(PYTHON) -m venv build/flair
+	build/flair/bin/python -m pip install -q --disable-pip-version-check $$(grep ^torch== constraints.txt)
+	build/flair/bin/python -m pip install -q --disable-pip-version-check flair==0.15.1 span_marker==1.8.1 \
+		"transformers<5" "huggingface_hub<1" "datasets<4"
+	$(TEST_ENV) FLAIR_PYTHON=$(abspath build/flair/bin/python) \
+		$(BIN)/python -m pytest tests/teachers/test_other_environments.py --timeout 900
 
 audit: $(STAMP) ## look up known vulnerabilities of the pinned versions on the network; no answer is a failure
 	$(BIN)/python -m venv build/audit

@@ -25,7 +25,9 @@ ENTRY_POINT_GROUP = "hf_structkd.teachers"
 KINDS = {
     "spacy": ("spacy_pipeline", "SpacyTeacher"),
     "chat": ("chat", "ChatTeacher"),
+    "flair": ("other_environments", "FlairTeacher"),
     "gliner": ("gliner_model", "GlinerTeacher"),
+    "span_marker": ("other_environments", "SpanMarkerTeacher"),
     "stanza": ("stanza_pipeline", "StanzaTeacher"),
 }
 _KIND = re.compile(r"([a-z][a-z0-9_-]+):(?!//)(.+)", re.DOTALL)  # neither C:\\ nor an address
