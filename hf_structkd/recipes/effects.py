@@ -145,9 +145,9 @@ DISTILLED = (
     ),
     Rule(("annotation_parts",), _asks_teachers, "objective 'none' asks no teacher"),
     Rule(
-        ("annotation_dir", "annotation_context"),
+        ("annotation_dir",),
         lambda r: r.annotation_parts is None,
-        "the answers lie in annotation_parts, where each sentence is read alone",
+        "the answers lie in annotation_parts",
     ),
     Rule(
         ("teacher_temperature",),

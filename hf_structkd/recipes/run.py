@@ -223,7 +223,6 @@ class DistillationRun:
                 sentences,
                 teachers,
                 output_dir=folder,
-                context=args.annotation_context,
                 progress=progress,
                 **self._asked(),
             )
@@ -409,6 +408,7 @@ class DistillationRun:
             "top_k": args.top_k,
             "temperature": annotation_temperatures(objectives),
             "batch_size": args.annotation_batch_size,
+            "context": args.annotation_context,
         }
 
     def _training_sentences(self) -> Dataset:

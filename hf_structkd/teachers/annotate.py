@@ -4,7 +4,7 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
@@ -230,11 +230,17 @@ def _temperatures(temperature: float | Mapping[str, float], wanted: Container[st
     return {name: float(given.get(name, 1.0)) for name in TEMPERED_COLUMNS}
 
 
-def ask(question: Question, progress: bool = False) -> Dataset:
-    """The answers to a question, in memory: a row for each sentence, without the corpus's own columns."""
+def ask(question: Question, progress: bool = False, part: range | None = None) -> Dataset:
+    """The answers to a question, in memory: a row for each sentence, without the corpus's own columns.
+
+    Args:
+        question: the question.
+        progress: as for [`annotate`].
+        part: the rows to ask about; all where `None`.
+    """
     if not question.count:
         return Dataset.from_dict({name: [] for name in question.features}, question.features)
-    return _annotate_in_memory(question, SHARD_SIZE, progress)
+    return _annotate_in_memory(question, SHARD_SIZE, progress, part)
 
 
 def _panels(dataset: Dataset, teachers: Teachers, every_language: bool = False) -> dict[str, Panel]:
@@ -242,10 +248,16 @@ def _panels(dataset: Dataset, teachers: Teachers, every_language: bool = False) 
         return {ALL_LANGUAGES: Panel(teachers)}
     if LANGUAGE not in dataset.column_names:
         raise ValueError(f"teachers are given by language, but the corpus has no column {LANGUAGE!r}")
-    languages = sorted(set(dataset[LANGUAGE]))
-    if missing := [language for language in languages if language not in teachers]:
+    languages = set(dataset[LANGUAGE])
+    if None in languages:
+        row = next(row for row, language in enumerate(dataset[LANGUAGE]) if language is None)
+        raise ValueError(
+            f"row {row} of the corpus has no {LANGUAGE}, and teachers are given by language: name it, or give one "
+            "teacher for all sentences"
+        )
+    if missing := sorted(language for language in languages if language not in teachers):
         raise ValueError(f"no teacher for language {', '.join(missing)}; there are teachers for {sorted(teachers)}")
-    return {language: Panel(teachers[language]) for language in (sorted(teachers) if every_language else languages)}
+    return {language: Panel(teachers[language]) for language in sorted(teachers if every_language else languages)}
 
 
 def _progress_bar(sentences: int, done: int, progress: bool) -> tqdm:
@@ -253,12 +265,13 @@ def _progress_bar(sentences: int, done: int, progress: bool) -> tqdm:
     return tqdm(total=sentences, initial=done, desc=title, unit=" sentences", smoothing=0.1, disable=not progress)
 
 
-def _annotate_in_memory(question: Question, shard_size: int, progress: bool) -> Dataset:
-    shards = question.shards(shard_size)
-    with _progress_bar(question.count, 0, progress) as bar:
+def _annotate_in_memory(question: Question, shard_size: int, progress: bool, part: range | None = None) -> Dataset:
+    shards = question.shards(shard_size, part)
+    count = _num_sentences(shards)
+    with _progress_bar(count, 0, progress) as bar:
         tables, sums = zip(*(question.answer(shard, bar.update) for shard in shards))
-    notes = [{"sums": part} for part in sums]
-    _log_summary(_summary(question, shards, notes), sum(table.nbytes for table in tables) / question.count)
+    notes = [{"sums": each} for each in sums]
+    _log_summary(_summary(question, shards, notes), sum(table.nbytes for table in tables) / count)
     return Dataset(merge_shards(tables, [shard.rows for shard in shards]))
 
 
@@ -318,7 +331,7 @@ def _ask_shards(
 ) -> None:
     """Ask about the shards of a process's share that are not finished, and store the answers."""
     started = time.perf_counter()
-    missing, total = _num_sentences(todo), _num_sentences(share)
+    missing, total = (_num_sentences(shard for _, shard in numbered) for numbered in (todo, share))
     with _progress_bar(total, total - missing, progress) as bar:
         for number, shard in todo:
             table, sums = question.answer(shard, bar.update)
@@ -329,8 +342,8 @@ def _ask_shards(
         logger.info("asked about %d sentences in %.1f s (%.1f sentences/s)", missing, seconds, rate)
 
 
-def _num_sentences(shards: Sequence[tuple[int, Shard]]) -> int:
-    return sum(len(shard.rows) for _, shard in shards)
+def _num_sentences(shards: Iterable[Shard]) -> int:
+    return sum(len(shard.rows) for shard in shards)
 
 
 def _grade_notes(

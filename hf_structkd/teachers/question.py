@@ -111,15 +111,17 @@ class Question:
         self._gold_ids: dict[str | int, int] = {i: ids.get(name, -1) for i, name in enumerate(names)}
         self._gold_ids.update(ids)
 
-    def shards(self, size: int) -> list[Shard]:
+    def shards(self, size: int, part: range | None = None) -> list[Shard]:
         """All sentences, by language, longest first, so that batches waste little on padding.
 
         Args:
             size: sentences per shard.
+            part: the rows to ask about; all where `None`. Neighbours of a sentence may lie outside of it.
         """
+        part = range(self.count) if part is None else part
         shards = []
         for number, language in enumerate(sorted(self.panels)):
-            rows = np.flatnonzero(self._panel_of == number)
+            rows = part.start + np.flatnonzero(self._panel_of[part.start : part.stop] == number)
             rows = rows[np.argsort(-self.lengths[rows], kind="stable")]
             shards += [Shard(language, rows[start : start + size]) for start in range(0, len(rows), size)]
         return shards

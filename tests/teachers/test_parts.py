@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import os
 import shutil
 
 import pytest
@@ -9,6 +10,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from hf_structkd import AnnotationError, Teacher, annotate, annotate_part, cli, load_parts
 from hf_structkd.recipes.run import DistillationRun
+from hf_structkd.teachers import part_store
 from hf_structkd.teachers import parts as parts_module
 from hf_structkd.teachers.function import CallableTeacher
 
@@ -25,7 +27,7 @@ def teacher(make_student, tokenizer):
 @pytest.fixture(params=["folder", "memory"])
 def address(request, tmp_path, monkeypatch):
     """A folder, and an object store that lives in memory."""
-    monkeypatch.setattr(parts_module.datasets_config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(part_store.datasets_config, "HF_DATASETS_CACHE", tmp_path / "cache")
     MemoryFileSystem.store.clear()
     return str(tmp_path / "parts") if request.param == "folder" else "memory://bucket/parts"
 
@@ -72,27 +74,40 @@ def test_a_finished_part_is_not_asked_about_again_and_a_damaged_one_is(corpus, t
         load_parts(place, verify=False)
 
 
-def killed_while_writing(corpus, teacher, place, labels):
-    import os
+def killed_while_writing(corpus, teacher, place, labels, name):
+    real = part_store._Summed.write
 
-    parts_module._Place._put = lambda *a: os._exit(9)
+    def write(summed, data):
+        if name in summed.file.name:
+            real(summed, data[: len(data) // 2])
+            summed.file.flush()
+            os._exit(9)
+        return real(summed, data)
+
+    part_store._Summed.write = write
     asked(corpus, teacher, place, 0, label_names=labels)
 
 
-def test_a_killed_job_leaves_nothing_that_is_taken_for_a_part(corpus, teacher, labels, tmp_path):
+@pytest.mark.parametrize("name", ["part-00000-of-00003.parquet", "part-00000-of-00003.json"])
+def test_a_killed_job_leaves_nothing_that_is_taken_for_a_part(corpus, teacher, labels, tmp_path, name):
     place = tmp_path / "parts"
     asked(corpus, teacher, place, 1, label_names=labels)
     process = multiprocessing.get_context("fork").Process(
-        target=killed_while_writing, args=(corpus, teacher, place, labels)
+        target=killed_while_writing, args=(corpus, teacher, place, labels, name)
     )
     process.start()
     process.join(60)
     assert process.exitcode == 9
+    assert any(file.suffix == ".tmp" for file in place.iterdir())
     with pytest.raises(AnnotationError, match="2 are missing or damaged: part-00000-of-00003, part-00002"):
         load_parts(place)
     for part in (0, 2):
         asked(corpus, teacher, place, part, label_names=labels)
     assert len(load_parts(place)) == len(corpus)
+    kept = [f"part-0000{part}-of-00003.{end}" for part in range(3) for end in ("json", "parquet")]
+    assert sorted(file.name for file in place.iterdir()) == ["manifest.json", *kept], (
+        "what was half written is removed"
+    )
 
 
 @pytest.mark.parametrize("changed", ["top_k", "num_parts", "corpus", "teacher"])
@@ -114,14 +129,16 @@ def test_what_cannot_be_is_said(corpus, teacher, labels, tmp_path, monkeypatch):
         asked(corpus, teacher, tmp_path, 3, label_names=labels)
     with pytest.raises(ValueError, match="60 sentences cannot be cut into 61 parts"):
         asked(corpus, teacher, tmp_path, 3, label_names=labels, num_parts=61)
-    with pytest.raises(AnnotationError, match=r"manifest.json is not there"):
+    with pytest.raises(AnnotationError, match=r"nowhere has no manifest: no part was annotated there"):
         load_parts(tmp_path / "nowhere")
     (tmp_path / "file").write_text("")
     with pytest.raises(AnnotationError, match=r"could not be written .*check the address"):
         asked(corpus, teacher, tmp_path / "file" / "parts", 0, label_names=labels)
     with pytest.raises(AnnotationError, match=r"nosuch://x: .*nosuch"):
         asked(corpus, teacher, "nosuch://x", 0, label_names=labels)
-    monkeypatch.setattr(parts_module, "url_to_fs", lambda address: (_ for _ in ()).throw(ImportError("Install s3fs")))
+    with pytest.raises(AnnotationError, match=r"zip://x::.*p.zip: .*No such file"):
+        asked(corpus, teacher, f"zip://x::{tmp_path}/p.zip", 0, label_names=labels)
+    monkeypatch.setattr(part_store, "url_to_fs", lambda address: (_ for _ in ()).throw(ImportError("Install s3fs")))
     with pytest.raises(AnnotationError, match=r"s3://b/x: its file system needs another package: pip .*\[s3\]"):
         asked(corpus, teacher, "s3://b/x", 0, label_names=labels)
     with pytest.raises(ValueError, match="must be a folder of this machine, not 's3://b/x'"):
