@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset, IterableDataset, concatenate_datasets
 from transformers import PreTrainedConfig
 from transformers.trainer_utils import has_length
 
@@ -19,6 +19,8 @@ from ..teachers.annotate import Teachers, annotate
 from .answer_checks import check_answers
 from .arguments import DRAWN_ORDERS, StructKDTrainingArguments
 from .checks import refuse_untokenised
+
+_CHECKED_OF_A_STREAM = 100
 
 
 def encoded(dataset: Any, tokenizer: Any, labels: list[str]) -> Any:
@@ -117,9 +119,16 @@ def annotated(
             context=args.annotation_context,
             progress=not args.disable_tqdm,
         )
-    if needed and isinstance(dataset, Dataset):
-        check_answers(dataset, objectives, label_names(config), args.top_k)
+    if needed and isinstance(dataset, Dataset | IterableDataset):
+        check_answers(_to_check(dataset), objectives, label_names(config), args.top_k)
     return dataset
+
+
+def _to_check(dataset: Dataset | IterableDataset) -> Dataset:
+    """The rows whose answers are checked before training; of a stream the first ones, as its end may be far."""
+    if isinstance(dataset, Dataset):
+        return dataset
+    return Dataset.from_list(list(dataset.take(_CHECKED_OF_A_STREAM)), dataset.features)
 
 
 def train_sampler(data: Any, args: StructKDTrainingArguments) -> torch.utils.data.Sampler | None:

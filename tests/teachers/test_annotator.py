@@ -1,12 +1,13 @@
 """Danger: an engine's batches get other answers than `annotate` gives, or an engine's worker has no teacher."""
 
+import importlib
 import pickle
 import sys
 
 import pandas as pd
 import pyarrow as pa
 import pytest
-from datasets import Dataset
+from datasets import Dataset, load_dataset, load_from_disk
 
 from hf_structkd import CallableTeacher, Teacher, TeacherAnnotator, annotate
 from hf_structkd.teachers import annotator as annotator_module
@@ -110,48 +111,106 @@ def test_wrong_batches_are_named(settings, corpus):
     annotator = TeacherAnnotator(**settings)
     with pytest.raises(ValueError, match=r"needs a column 'tokens' with lists of words; this one has .'text'"):
         annotator({"text": ["a"]})
-    with pytest.raises(TypeError, match="holds the text 'Anna sings' where lists of words are meant"):
+    for batch in (pa.table({"text": ["a"]}), pd.DataFrame({"text": ["a"]})):
+        with pytest.raises(ValueError, match=r"needs a column 'tokens' with lists of words; this one has .'text'"):
+            annotator(batch)
+    with pytest.raises(TypeError, match="row 0: 'tokens' holds the text 'Anna sings' where lists of words are meant"):
         annotator({"tokens": ["Anna sings"], "language": ["en"]})
+    with pytest.raises(TypeError, match="row 1: 'tokens' holds the value None where lists of words are meant"):
+        annotator({"tokens": [["Anna"], None], "language": ["en", "en"]})
+    rows = {"tokens": [["Anna"], ["sings"]], "language": ["en", None]}
+    for batch in (rows, pd.DataFrame(rows), pa.table(rows)):
+        with pytest.raises(ValueError, match="row 1 of the corpus has no language, and teachers are given by"):
+            annotator(batch)
     with pytest.raises(ValueError, match="no teacher for language xx"):
         annotator({"tokens": [["a"]], "language": ["xx"]})
     with pytest.raises(TypeError, match=r"a mapping of columns, a pyarrow.Table or a pandas data frame"):
         annotator([1])
 
 
+@pytest.mark.parametrize("word", [None, 7])
+def test_what_is_no_word_is_not_made_one(folder, labels, word):
+    """It became the word "None", or "7"."""
+    annotator = TeacherAnnotator(folder, label_names=labels, targets=TARGETS)
+    for kind in (dict, pd.DataFrame):
+        with pytest.raises((TypeError, ValueError), match="word"):
+            annotator(kind({"tokens": [[word]]}))
+
+
+def test_a_teacher_that_was_trained_anew_answers_anew(corpus, tmp_path, tokenizer, labels, make_student):
+    """Danger: answers of the old weights, kept in the process or by `datasets.map`, which stores what it computed."""
+    corpus.save_to_disk(tmp_path / "corpus")
+    stored = load_from_disk(tmp_path / "corpus")
+    tokenizer.save_pretrained(tmp_path / "teacher")
+    answers = []
+    for seed in (1, 2):
+        make_student(seed=seed).save_pretrained(tmp_path / "teacher")
+        annotator = TeacherAnnotator(tmp_path / "teacher", label_names=labels, targets=["teacher_marginals"])
+        for _ in range(2):  # the second is read from the store
+            mapped = stored.map(annotator, batched=True, features=annotator.features(stored.features))
+            answers.append(mapped["teacher_marginals"][:3])
+    assert answers[0] == answers[1] != answers[2] == answers[3]
+
+
+def test_a_worker_without_the_teachers_package_names_the_extra(corpus, labels, monkeypatch):
+    annotator = pickle.loads(
+        pickle.dumps(TeacherAnnotator("spacy:en_core_web_sm", label_names=labels, targets=["teacher_marginals"]))
+    )
+    real = importlib.import_module
+
+    def absent(name, *more):
+        if name == "spacy":
+            raise ModuleNotFoundError("No module named 'spacy'", name="spacy")
+        return real(name, *more)
+
+    monkeypatch.setattr(importlib, "import_module", absent)
+    with pytest.raises(ImportError, match=r"this teacher needs spacy: pip install 'hf_structkd\[spacy\]'"):
+        annotator({"tokens": [["Anna"]]})
+
+
+def test_spark_can_hold_every_column(settings, corpus):
+    types = pytest.importorskip("pyspark.sql.pandas.types", reason="pyspark is not installed")
+    schema = TeacherAnnotator(**settings).spark_schema(corpus.features)
+    assert types.from_arrow_schema(schema).names == schema.names
+
+
 @pytest.mark.slow
-def test_ray_asks_in_two_workers(corpus, settings, expected):
+def test_ray_asks_in_two_workers(corpus, settings, expected, tmp_path):
     ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'hf_structkd[ray]'")
     pytest.importorskip("ray.data")
     ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, configure_logging=False)
     try:
-        rows = ray.data.from_arrow(pa.table(corpus.data.table)).repartition(2)
+        # Blocks of the size of a batch: where Ray cuts blocks decides which sentences share a forward pass.
+        blocks = [pa.table(corpus.data.table).slice(start, SIZE) for start in range(0, len(corpus), SIZE)]
+        rows = ray.data.from_arrow(blocks)
         answered = rows.map_batches(
-            TeacherAnnotator, fn_constructor_kwargs=settings, batch_format="pyarrow", batch_size=SIZE, concurrency=2
+            TeacherAnnotator, fn_constructor_kwargs=settings, batch_format="pyarrow", batch_size=None, concurrency=2
         )
-        by_words = {tuple(row["tokens"]): row for row in answered.take_all()}
+        answered.write_parquet(tmp_path / "answers")
     finally:
         ray.shutdown()
-    assert len(by_words) == len({tuple(row["tokens"]) for row in expected})
-    for row in expected:
-        assert list(by_words[tuple(row["tokens"])]["teacher_topk_tags"][0]) == row["teacher_topk_tags"][0]
+    stored = load_dataset("parquet", data_dir=str(tmp_path / "answers"), split="train")
+    assert stored.features["teacher_marginals"].feature.feature.dtype == "float16"
+    by_words = {tuple(row["tokens"]): row for row in stored}
+    assert by_words == {tuple(row["tokens"]): row for row in expected}
 
 
 @pytest.mark.slow
-def test_spark_maps_frames(corpus, settings, expected, monkeypatch):
+def test_spark_maps_frames(corpus, settings, tmp_path, monkeypatch):
     pyspark = pytest.importorskip("pyspark", reason="pyspark is not installed")
     from pyspark.sql import SparkSession
     from pyspark.sql.pandas.types import from_arrow_schema
 
-    annotator = TeacherAnnotator(**{**settings, "targets": ["teacher_topk_tags"]})
     assert pyspark.__version__
+    annotator = TeacherAnnotator(**settings)
     monkeypatch.setenv("PYSPARK_PYTHON", sys.executable)
     spark = SparkSession.builder.master("local[1]").config("spark.ui.enabled", "false").getOrCreate()
     try:
         small = Dataset.from_dict({name: corpus[:4][name] for name in ("tokens", "language")})
-        schema = from_arrow_schema(annotator.features(small.features).arrow_schema)
-        frame = spark.createDataFrame(small.to_pandas()).mapInPandas(annotator.map_frames, schema)
-        found = {tuple(row["tokens"]): row["teacher_topk_tags"][0] for row in frame.collect()}
+        schema = from_arrow_schema(annotator.spark_schema(small.features))
+        frame = spark.createDataFrame(small.to_pandas()).coalesce(1).mapInPandas(annotator.map_frames, schema)
+        frame.write.parquet(str(tmp_path / "answers"))
     finally:
         spark.stop()
-    for row in expected[:4]:
-        assert found[tuple(row["tokens"])] == row["teacher_topk_tags"][0]
+    stored = load_dataset("parquet", data_files=str(tmp_path / "answers" / "*.parquet"), split="train")
+    assert stored.to_list() == annotator(small.data.table).to_pylist()
