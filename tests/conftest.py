@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
     from hf_structkd import XLMRobertaForTokenClassificationCRF
 
+# For processes that run the code of checkpoints: each copy is a new file, which numba would compile for half a minute.
+# tests/modeling/test_readers.py leaves the loops on.
+WITHOUT_COMPILED_LOOPS = {"HF_STRUCTKD_NATIVE": "0"}
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 

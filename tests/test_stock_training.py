@@ -14,7 +14,7 @@ from hf_structkd import TagScheme, XLMRobertaCRFConfig, XLMRobertaForTokenClassi
 from hf_structkd.data.demo_corpus import load_demo_corpus
 from hf_structkd.data.tokenizer import train_tokenizer
 from hf_structkd.evaluation import seqeval_metric
-from tests.conftest import label_fields
+from tests.conftest import WITHOUT_COMPILED_LOOPS, label_fields
 
 SCRIPT = Path(__file__).parent / "stock" / "run_ner.py"
 SIZE = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
@@ -66,7 +66,13 @@ def run_script(checkpoint: Path, output: Path, files: list[str], *more: str, cac
         [sys.executable, SCRIPT, "--model_name_or_path", checkpoint, "--output_dir", output, *files, *given, *more],
         capture_output=True,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_HOME": str(cache)},
+        env={
+            **os.environ,
+            **WITHOUT_COMPILED_LOOPS,
+            "OMP_NUM_THREADS": "1",
+            "HF_HUB_OFFLINE": "1",
+            "HF_HOME": str(cache),
+        },
         timeout=280,
     )
     assert done.returncode == 0, done.stderr[-3000:]

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from hf_structkd import TagScheme
+from tests.conftest import WITHOUT_COMPILED_LOOPS
 from tests.hub.loopback_hub import ALICE, BOB, LoopbackHub
 from tests.hub.loopback_server import serve
 
@@ -47,7 +48,7 @@ def own_hub() -> Iterator[LoopbackHub]:
 def environment(hub_address: str, home: Path, **more: str) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
     own = {"HF_ENDPOINT": hub_address, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "OMP_NUM_THREADS": "1"}
-    return {**kept, **own, "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONPATH": str(ROOT), **more}
+    return {**kept, **own, **WITHOUT_COMPILED_LOOPS, "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONPATH": str(ROOT), **more}
 
 
 def work(hub_address: str, home: Path, what: str, **arguments):
