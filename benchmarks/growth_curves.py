@@ -3,9 +3,9 @@
 python -m benchmarks.growth_curves --results benchmarks/results/growth/curves.json --write docs/scaling.md
 
 Each curve does one thing with inputs of growing size, in one process with one thread. Time is the processor's, the
-median of several runs where one is short; memory is the most that the process held above what it held before. A slope is
-that of a line through the three largest sizes on paper with logarithmic axes: 1 is linear. `--curves` chooses curves,
-`--largest` leaves out larger sizes, and figures of other curves in the results file stay.
+median of several runs where one is short; memory is the most that the process held above what it held before. A slope
+is that of a line through the three largest sizes on paper with logarithmic axes: 1 is linear. `--curves` chooses
+curves, `--largest` leaves out larger sizes, and figures of other curves in the results file stay.
 """
 
 import argparse
@@ -43,7 +43,7 @@ from hf_structkd.data.tokenizer import train_tokenizer
 from hf_structkd.data.words import encode_corpus
 from hf_structkd.evaluation.markdown import table
 from hf_structkd.evaluation.marked_figures import fill_file
-from hf_structkd.evaluation.scores import strict_seqeval
+from hf_structkd.evaluation.scores import entity_set, strict_seqeval
 from hf_structkd.evaluation.significance import paired_bootstrap
 from hf_structkd.teachers.annotate import corpus_fingerprint
 
@@ -188,7 +188,12 @@ def _drawn_tags(sentences: int) -> tuple[list[list[str]], list[list[str]]]:
 
 def _metric(sentences: int) -> Work:
     predicted, gold = _drawn_tags(sentences)
-    return lambda: strict_seqeval(predicted, gold)
+
+    def score() -> None:
+        entity_set.cache_clear()  # or what a run before has read would cost nothing
+        strict_seqeval(predicted, gold)
+
+    return score
 
 
 def _bootstrap(sentences: int) -> Work:
@@ -283,9 +288,15 @@ def _status(name: str) -> int:
     return 1024 * int(line.split()[1])
 
 
-def measure(work: Work) -> dict[str, float]:
-    """Seconds and MiB of some work."""
-    work()  # what is compiled, or made once, is made now
+def measure(work: Work, warm_up: bool) -> dict[str, float]:
+    """Seconds and MiB of some work.
+
+    Args:
+        work: The work.
+        warm_up: Whether to do it once before, so that what is compiled, or made once, is made.
+    """
+    if warm_up:
+        work()
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)  # or what a smaller size gave back would not be counted
     before = _status("VmRSS")
@@ -365,7 +376,7 @@ def main() -> None:
         points = []
         for size in CURVES[name].sizes:
             if args.largest is None or size <= args.largest:
-                points.append({"size": size, **measure(CURVES[name].make(size))})
+                points.append({"size": size, **measure(CURVES[name].make(size), not points)})
                 print(name, json.dumps(points[-1]), flush=True)
         stored[name] = {
             "axis": CURVES[name].axis,
