@@ -3,7 +3,8 @@
     python -m experiments.card GRID.yaml CELL FOLDER [--results_dir RESULTS]
 
 FOLDER gets the card, its pictures and the results they are made from, as a student's own folder does; the first seed
-is the one described. `limitations` of the grid say what the student may not be used for.
+is the one described. `limitations` of the grid say what the student may not be used for, and
+`hub_datasets` under which ids the Hub has the corpora.
 """
 
 import argparse
@@ -92,6 +93,7 @@ def run_results(results: GridResults, name: str, seed: int, student: str) -> Run
             "base_model": Path(cell.model.model).name,
             "base_model_revision": record["model_revision"],
             "dataset": grid.description.split(",")[0].split(" (")[0],
+            "datasets": grid.hub_datasets,
         },
         settings=record["settings"],
         scores={

@@ -154,7 +154,7 @@ class Grid:
 
     MEMBERS = (
         *("description", "recipe", "pool_sentences", "seeds", "teacher_sets", "baseline", "cells", "zero_shot"),
-        *("curves", "annotation_top_k", "limitations"),
+        *("curves", "annotation_top_k", "limitations", "hub_datasets"),
     )
 
     def __init__(self, content: Mapping[str, Any], name: str, definitions: Mapping[str, str] | None = None) -> None:
@@ -188,6 +188,7 @@ class Grid:
         self.zero_shot: dict[str, Any] = content.get("zero_shot") or {}
         self.curves: list[dict[str, Any]] = content.get("curves") or []
         self.limitations: list[str] = content.get("limitations") or []
+        self.hub_datasets: list[str] = content.get("hub_datasets") or []
         self.annotation_top_k: int = content.get("annotation_top_k", 10)
         if missing := [cell for cell in self.baselines if cell not in self.cells]:
             raise GridError(f"grid {name}: the baseline names cells that it does not have: {missing}")

@@ -19,6 +19,7 @@ from .arrow_columns import column_values
 from .columns import ANNOTATED_TYPES, DOCUMENT
 from .default_words import DefaultSegmenter, segmenter_name
 from .demo_corpus import DEMO_LANGUAGES
+from .hub_datasets import source_info
 from .offset_spans import OffsetUnit, SpanChoice
 from .source_text import CorpusError, RawSentence
 from .sources import FILE_NAME, ReadingOptions, Source, is_one_table, open_source, source_name
@@ -138,7 +139,7 @@ def load_corpus(
     if documents is not None:
         columns[DOCUMENT] = _documents(source, sentences, documents, f"{language}/{split or 'all'}")
     features = {name: feature for name, feature in {**FEATURES, **OPTIONAL_FEATURES}.items() if name in columns}
-    return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
+    return datasets.Dataset.from_dict(columns, info=source_info(source, datasets.Features(features)))
 
 
 def log_word_agreement(

@@ -32,7 +32,7 @@ FILE_NAME = re.compile(
 )
 JSON_ENDINGS = (".json", ".jsonl", ".ndjson", ".jsonlines")
 Source: TypeAlias = str | Path | datasets.Dataset | datasets.DatasetDict
-_HUB_ID = re.compile(r"(?P<name>\w[\w.-]*/[\w.-]+)(?::(?P<config>[\w.+-]+))?(?:@(?P<revision>\w[\w./+-]*))?")
+HUB_ID = re.compile(r"(?P<name>\w[\w.-]*/[\w.-]+)(?::(?P<config>[\w.+-]+))?(?:@(?P<revision>\w[\w./+-]*))?")
 _CONVERTED = re.compile(r"refs/convert/\w+")  # branches that the Hub writes, also of datasets with scripts
 _COLUMNS, _NUMBERED = ("tags_column", "tokens_column"), ("sentence_column", "column")
 _OF_TEXTS = ("words", "spans", "offset_unit")
@@ -201,7 +201,7 @@ def open_table(source: Source, split: str | None) -> datasets.Dataset | None:
     if path.is_dir():
         return _load_saved(path, split)
     if not exists and not FILE_NAME.fullmatch(name):
-        if match := _HUB_ID.fullmatch(name):
+        if match := HUB_ID.fullmatch(name):
             return _load_from_hub(match["name"], match["config"], match["revision"], split)
         raise CorpusError(
             f"{name}: no such file or folder, nor a Hub id (owner/name, owner/name:config, either with @revision)."

@@ -21,6 +21,7 @@ from .columns import IGNORED, SUBWORD_LABELS, SUBWORDS, TOKEN_COLUMNS, TOKENS
 from .conllu import read_conllu
 from .default_words import DefaultSegmenter
 from .docbin import read_docbin
+from .hub_datasets import source_info
 from .offset_spans import SpanCounts
 from .readers import pick_column, read_csv_texts, read_json
 from .sentence_splitters import get_splitter
@@ -86,7 +87,7 @@ def load_sentences(
     if isinstance(segment, DefaultSegmenter):
         segment.log(name)
     columns = {"tokens": loaded, "language": [language] * len(loaded)}
-    return datasets.Dataset.from_dict(columns, features=FEATURES)
+    return datasets.Dataset.from_dict(columns, info=source_info(source, FEATURES))
 
 
 @dataclass

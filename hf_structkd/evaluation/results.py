@@ -38,7 +38,8 @@ class RunResults:
         seconds: Phase (`"teachers"`, `"annotation"`, `"student"`, ...) -> wall-clock seconds.
         versions: Package -> version, `"python"` included; filled in when empty.
         model: The student: `name`, `class_name`, `labels`, `scheme`, `languages`, `parameters` (their
-            number), `base_model`, `base_model_revision`, `license`, `model_id` (on the Hub), `dataset`.
+            number), `base_model`, `base_model_revision`, `base_model_id` (on the Hub, of the base model or of what
+            that was made from), `license`, `model_id` (on the Hub), `dataset` (its name), `datasets` (ids on the Hub).
         teachers: Each with `name`, `language` (None: all), `revision`, `weight` in its language's mixture and
             `score` (its own headline score in [0, 1], None where unknown).
         objective: `name`, `combination` of several parts (`"sum"` or `"average"`), `parts` (each

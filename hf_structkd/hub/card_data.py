@@ -68,6 +68,7 @@ class StudentCardData:
         parameters: Their number.
         base_model: The encoder it started from, a Hub id or a path.
         base_model_revision: That encoder's commit.
+        base_model_id: The encoder's id on the Hub; of a local encoder that of the model it was made from, if known.
         teachers: Its teachers; none for a baseline.
         objective: The distillation objective by name, `"none"` for a baseline.
         objective_parts: What each of its parts says of itself: `name`, `weight`, `temperature`,
@@ -78,10 +79,12 @@ class StudentCardData:
         comparison: Scores of student, teachers and baseline to show, means where there were several runs.
         own_scores: Language -> score of these very weights, for the metadata; by default those of `comparison`.
         type_scores: Scores of each entity type, or tag.
+        precision_recall: `"precision"`, `"recall"` -> language -> the student's, mean and deviation over runs.
         flips: Row -> language -> what changed against the tagger that this one replaces, of these very weights.
         student_row: The student's row in `comparison`; by default its first student.
         seeds: Of the runs that were scored, that of these weights first.
-        dataset_name: Name of the corpora, or their Hub id.
+        dataset_name: Name of the corpora.
+        dataset_ids: Those of them that are on the Hub, by their ids.
         train_sentences: Language -> number of training sentences.
         gold_sentences: Language -> number of those with gold tags; by default all.
         hyperparameters: Name -> value, in the order to show.
@@ -107,6 +110,7 @@ class StudentCardData:
     parameters: int | None = None
     base_model: str | None = None
     base_model_revision: str | None = None
+    base_model_id: str | None = None
     teachers: Sequence[TeacherCard] = ()
     objective: str = "none"
     objective_parts: Sequence[Mapping[str, Any]] = ()
@@ -116,10 +120,12 @@ class StudentCardData:
     comparison: ComparisonReport | None = None
     own_scores: Mapping[str, float] | None = None
     type_scores: TypeScores = field(default_factory=dict)
+    precision_recall: Mapping[str, Mapping[str, tuple[float, float | None]]] = field(default_factory=dict)
     flips: Mapping[str, Any] = field(default_factory=dict)
     student_row: str | None = None
     seeds: Sequence[int] = ()
     dataset_name: str | None = None
+    dataset_ids: Sequence[str] = ()
     train_sentences: Mapping[str, int] = field(default_factory=dict)
     gold_sentences: Mapping[str, int] = field(default_factory=dict)
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
@@ -176,6 +182,7 @@ def card_data(
         parameters=model.get("parameters"),
         base_model=model.get("base_model"),
         base_model_revision=model.get("base_model_revision"),
+        base_model_id=model.get("base_model_id"),
         teachers=[TeacherCard(**teacher) for teacher in results.teachers],
         objective=name,
         objective_parts=objective.get("parts") or (),
@@ -185,10 +192,12 @@ def card_data(
         comparison=comparison,
         own_scores=None if split is None or row is None else results.comparison[split]["students"][row],
         type_scores=type_scores(runs, split) if split is not None else {},
+        precision_recall=precision_recall(runs, split, row) if split is not None and row is not None else {},
         flips={} if split is None else results.flips.get(split, {}),
         student_row=row,
         seeds=[run.seed for run in runs if run.seed is not None],
         dataset_name=model.get("dataset"),
+        dataset_ids=model.get("datasets") or (),
         train_sentences=results.train_sentences,
         gold_sentences=results.gold_sentences,
         hyperparameters=results.hyperparameters,
@@ -267,6 +276,19 @@ def type_scores(runs: Sequence[RunResults], split: str) -> TypeScores:
         row: {name: {lang: mean_and_deviation(f1s) for lang, f1s in by.items()} for name, by in sorted(types.items())}
         for row, types in f1_by_row.items()
     }
+
+
+def precision_recall(
+    runs: Sequence[RunResults], split: str, row: str
+) -> dict[str, dict[str, tuple[float, float | None]]]:
+    """`"precision"` and `"recall"` -> language -> mean and deviation of a row over the runs; empty for plain tags."""
+    measured: dict[str, dict[str, list[float]]] = {}
+    for run in runs:
+        for language, report in run.scores.get(split, {}).get(row, {}).items():
+            for name in ("precision", "recall"):
+                if report.get(name) is not None:
+                    measured.setdefault(name, {}).setdefault(language, []).append(report[name])
+    return {name: {lang: mean_and_deviation(values) for lang, values in by.items()} for name, by in measured.items()}
 
 
 def _types(report: Any) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """The tables of a card, in Markdown."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from ..evaluation import markdown
@@ -7,6 +8,34 @@ from ..evaluation.markdown import code, escaped
 from ..evaluation.report import MISSING, percent
 from .card_data import StudentCardData, TypeScores
 from .public import public_name, public_value
+
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
+
+
+def is_hub_id(name: str | None) -> bool:
+    """Whether a name has the form of an id on the Hub, `owner/name`; it may be a path, see [`public_name`]."""
+    return name is not None and _HUB_ID.fullmatch(name) is not None
+
+
+def hub_link(name: str, kind: str = "") -> str:
+    """A link to a model on the Hub, or with `datasets/` to a dataset; only for ids."""
+    return f"[{escaped(name)}](https://huggingface.co/{kind}{name})"
+
+
+def card_facts(data: StudentCardData) -> list[str]:
+    """What a reader asks first: languages, types, size, licence; those that are known."""
+    plain = data.scheme == "plain"
+    types = dict.fromkeys(
+        label if plain else label.split("-", 1)[-1] for label in data.label_names if plain or label != "O"
+    )
+    what = "Tags" if plain else "Entity types"
+    facts = {
+        "Languages": ", ".join(map(escaped, data.languages)),
+        what: ", ".join(map(code, types)),
+        "Size": "" if data.parameters is None else f"{data.parameters:,} parameters",
+        "Licence": escaped(data.license) if data.license else "none stated, see the limitations",
+    }
+    return [f"{name}: {value}" for name, value in facts.items() if value]
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str | None:
@@ -34,7 +63,7 @@ def training_table(data: StudentCardData) -> str | None:
     rows = {
         "base model": base,
         "parameters": None if data.parameters is None else f"{data.parameters:,}",
-        "data": escaped(public_name(data.dataset_name)) if data.dataset_name else None,
+        "data": ", ".join(escaped(public_name(name)) for name in _data_names(data)) or None,
         "training sentences": _by_language(data.train_sentences),
         "of these with gold tags": _by_language(data.gold_sentences)
         if data.gold_sentences and dict(data.gold_sentences) != dict(data.train_sentences)
@@ -101,6 +130,17 @@ def version_table(data: StudentCardData) -> str | None:
     return table(("package", "version"), ((escaped(name), escaped(v)) for name, v in data.versions.items()))
 
 
+def precision_recall_table(data: StudentCardData) -> str | None:
+    """The student's precision and recall by language: whether it finds too much or too little, which F1 hides."""
+    compared = data.comparison.languages or [] if data.comparison else []
+    languages = [lang for lang in compared if any(lang in by for by in data.precision_recall.values())]
+    body = (
+        (name, *(percent(*by.get(language, (None, None))) for language in languages))
+        for name, by in data.precision_recall.items()
+    )
+    return table(("", *map(escaped, languages)), body) if languages else None
+
+
 def type_tables(scores: TypeScores, languages: Sequence[str]) -> list[tuple[str, str]]:
     """For each row of the comparison a table of entity types (or tags) by languages."""
     tables = []
@@ -113,6 +153,10 @@ def type_tables(scores: TypeScores, languages: Sequence[str]) -> list[tuple[str,
         if text := table(("", *map(escaped, scored_languages)), body):
             tables.append((escaped(row) or MISSING, text))
     return tables
+
+
+def _data_names(data: StudentCardData) -> list[str]:
+    return list(dict.fromkeys(name for name in (data.dataset_name, *data.dataset_ids) if name))
 
 
 def _by_language(counts: Mapping[str, int]) -> str | None:

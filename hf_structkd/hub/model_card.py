@@ -17,9 +17,13 @@ from ..evaluation.report import AGREEMENT
 from ..files import write_atomically
 from .card_data import StudentCardData, TeacherCard
 from .card_tables import (
+    card_facts,
+    hub_link,
     hyperparameter_table,
+    is_hub_id,
     label_table,
     objective_table,
+    precision_recall_table,
     teacher_table,
     training_table,
     type_tables,
@@ -45,7 +49,6 @@ CARD_NAME = "README.md"
 REWRITTEN = "<!-- StructKDTrainer writes this card anew with every push, until somebody edits it. -->"
 
 _SEAL = re.compile(r"\n<!-- card of hf_structkd ([0-9a-f]{64}); edit the page, and it is never written over -->\s*$")
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 
 
 def build_model_card(data: StudentCardData) -> ModelCard:
@@ -75,7 +78,9 @@ def build_model_card(data: StudentCardData) -> ModelCard:
         has_crf=data.has_crf,
         distilled=distilled,
         without_gold=bool(data.gold_sentences) and not any(data.gold_sentences.values()),
-        base_model=code(public_name(data.base_model)) if data.base_model else None,
+        base_model=_base_model(data),
+        data=", ".join(hub_link(name, "datasets/") for name in _dataset_ids(data)),
+        facts=card_facts(data),
         teachers=list(data.teachers),
         objective=code(data.objective),
         snippets={
@@ -88,7 +93,8 @@ def build_model_card(data: StudentCardData) -> ModelCard:
         label_table=label_table(data),
         metric_line=_metric_line(data),
         score_table=data.comparison.to_markdown() if data.comparison else None,
-        type_tables=type_tables(data.type_scores, data.comparison.languages or [] if data.comparison else []),
+        precision_recall_table=precision_recall_table(data),
+        type_tables=_type_tables(data),
         flip_table=flip_table(data.flips),
         type_name="tag" if data.scheme == "plain" else "entity type",
         images={which: quote(place) for which, place in data.images.items()},
@@ -174,9 +180,36 @@ def minimal_card(data: StudentCardData) -> str:
     return f"---\n{metadata}\n---\n\n# {escaped(title)}\n\n{REWRITTEN}\n"
 
 
+def _base_model(data: StudentCardData) -> str | None:
+    """The model that it was made from, with a link if it is on the Hub."""
+    origin = _base_id(data)
+    if not data.base_model:
+        return None
+    name = public_name(data.base_model)
+    if origin is None:
+        return code(name)
+    return hub_link(origin) if origin == name else f"{code(name)}, which goes back to {hub_link(origin)}"
+
+
+def _base_id(data: StudentCardData) -> str | None:
+    # The Hub resolves ids: the bare name of a local folder would link to somebody else's model.
+    names = (data.base_model_id, public_name(data.base_model) if data.base_model else None)
+    return next((name for name in names if is_hub_id(name)), None)
+
+
+def _dataset_ids(data: StudentCardData) -> list[str]:
+    names = [public_name(name) for name in (*data.dataset_ids, data.dataset_name) if name]
+    return [name for name in dict.fromkeys(names) if is_hub_id(name)]
+
+
+def _type_tables(data: StudentCardData) -> list[tuple[str, str]]:
+    """The tables of types, the student's first: it is the one that readers came for."""
+    languages = data.comparison.languages or [] if data.comparison else []
+    scores = dict(sorted(data.type_scores.items(), key=lambda item: item[0] != data.student_row))
+    return type_tables(scores, languages)
+
+
 def _metadata(data: StudentCardData, name: str, distilled: bool) -> ModelCardData:
-    base_model = public_name(data.base_model) if data.base_model else ""
-    dataset = public_name(data.dataset_name) if data.dataset_name else ""
     metric = data.comparison.metric if data.comparison else ("accuracy" if data.scheme == "plain" else "f1")
     package_tags = [
         "hf_structkd",
@@ -198,9 +231,8 @@ def _metadata(data: StudentCardData, name: str, distilled: bool) -> ModelCardDat
         license=None if data.license is None else one_line(data.license),
         library_name="transformers",
         pipeline_tag="token-classification",
-        # the Hub resolves ids: the bare name of a local folder would link to somebody else's model or data
-        base_model=base_model if _HUB_ID.fullmatch(base_model) else None,
-        datasets=[dataset] if _HUB_ID.fullmatch(dataset) else None,
+        base_model=_base_id(data),
+        datasets=_dataset_ids(data) or None,
         tags=list(dict.fromkeys([*package_tags, *map(one_line, data.tags)])),
         metrics=[one_line(metric)],
         model_name=one_line(name),
@@ -232,7 +264,8 @@ def _eval_results(data: StudentCardData) -> list[EvalResult]:
     row = data.student_row or next(iter(report.students))
     if row not in report.students:
         raise ValueError(f"The comparison has no student {row!r}; it has {list(report.students)}.")
-    dataset = one_line(public_name(data.dataset_name)) if data.dataset_name else "unnamed corpora"
+    ids = _dataset_ids(data)
+    dataset = one_line(public_name(data.dataset_name or (ids[0] if len(ids) == 1 else "unnamed corpora")))
     metric = one_line(report.metric)
     if not metric:
         raise ValueError("The comparison's metric has no name.")
@@ -240,7 +273,7 @@ def _eval_results(data: StudentCardData) -> list[EvalResult]:
         EvalResult(
             task_type="token-classification",
             task_name="Token Classification",
-            dataset_type=dataset,
+            dataset_type=ids[0] if len(ids) == 1 else dataset,
             dataset_name=f"{dataset} ({one_line(language)})",
             dataset_config=one_line(language),
             dataset_split=None if report.split is None else one_line(report.split),

@@ -50,7 +50,7 @@ IDLE_FIELDS: dict[str, dict[str, str]] = {
             _TEACHERS_ONLY,
         ),
         **dict.fromkeys(("push_to_hub", "hub_model_id", *_HUB), _PUSHED_BY_DISTILL),
-        **dict.fromkeys(("license", "label_examples"), "this command writes no card"),
+        **dict.fromkeys(("license", "hub_datasets", "label_examples"), "this command writes no card"),
     },
     "evaluate": dict.fromkeys(_UNLABELLED, _SCORES_ONLY),
     "calibrate": dict.fromkeys(_UNLABELLED, _SCORES_ONLY),

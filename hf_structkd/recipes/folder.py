@@ -49,7 +49,7 @@ FREE_SETTINGS = (
     ),
     *("logging_steps", "logging_strategy", "logging_first_step", "log_level", "dataloader_num_workers"),
     *("per_device_eval_batch_size", "annotation_batch_size", "push_to_hub", "hub_model_id", "hub_private_repo"),
-    *("hub_strategy", "hub_always_push", "hub_revision", "license", "label_examples"),
+    *("hub_strategy", "hub_always_push", "hub_revision", "license", "hub_datasets", "label_examples"),
 )
 
 
@@ -87,8 +87,6 @@ def train_tagger(
     Returns:
         The trainer after training.
     """
-    # A tagger that learns a language keeps those that it had.
-    model.config.languages = sorted({*train["language"], *(getattr(model.config, "languages", None) or [])})
     trainer = StructKDTrainer(model, args, None, train, dict(dev), tokenizer, teachers=teachers)
     make_brief(trainer, title)
     checkpoints = list(Path(args.output_dir or ".").glob("checkpoint-*")) if resume else []
@@ -164,7 +162,7 @@ def _train_into(
     seconds = time.perf_counter() - started + getattr(trainer, "earlier_seconds", 0.0)  # of the runs before this one
     finished = folder.with_name(folder.name + ".finished")
     trainer.args.push_to_hub = False
-    trainer.save_model(str(finished))
+    trainer.save_model(str(finished), _internal_call=True)  # the run writes the card, with all scores
     if args.should_save:
         trainer.state.save_to_json(str(finished / STATE_FILE))
         record = {

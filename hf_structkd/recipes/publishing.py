@@ -1,11 +1,12 @@
 """What a recipe adds to the results of a run for the student's card, and the push to the Hub."""
 
 import getpass
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..data.hub_datasets import hub_datasets_of_field
 from ..evaluation.results import RunResults
 from ..evaluation.tagging_metrics import TaggingMetrics
 from ..hub.public import is_home
@@ -13,8 +14,7 @@ from ..hub.push import prepare_repository, push_folder
 from ..teachers.checkpoint import Teacher
 from ..teachers.panel import Panel
 from ..training.arguments import StructKDTrainingArguments
-from ..training.card import training_results
-from ..training.provenance import hub_commit
+from ..training.card import base_model, training_results
 from .fields import DataArguments, ModelArguments, StartArguments
 from .models import SCRATCH
 
@@ -52,8 +52,9 @@ def complete_results(
             "scheme": TaggingMetrics(student.labels, data_args.tag_scheme).scheme,
             "languages": list(results.train_sentences),
             "dataset": corpus_name(data_args.corpus),
+            "datasets": args.hub_datasets or dataset_ids(data_args, list(results.train_sentences)),
             "parameters": student.model.num_parameters(),
-            **base_model(model_args),
+            **({} if model_args.model == SCRATCH else base_model(model_args.model, model_args.revision)),
         },
     )
     table = results.comparison.get("test") or results.comparison.get("dev") or {}
@@ -89,11 +90,10 @@ def recipe_settings(
     return {name: str(value) for name, value in fields.items() if value is not None}
 
 
-def base_model(args: ModelArguments) -> dict[str, Any]:
-    """The encoder that training started from, with its commit if it is from the Hub; empty for one from scratch."""
-    if args.model == SCRATCH:
-        return {}
-    return {"base_model": args.model, "base_model_revision": hub_commit(args.model, args.revision)}
+def dataset_ids(args: DataArguments, languages: Sequence[str]) -> list[str]:
+    """The ids on the Hub of the corpora and of the text without tags, where they are read from there."""
+    fields = (args.corpus, getattr(args, "unlabelled_corpus", None))
+    return list(dict.fromkeys(name for field in fields for name in hub_datasets_of_field(field, languages)))
 
 
 def corpus_name(corpus: Any) -> str | None:

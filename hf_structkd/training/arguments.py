@@ -165,6 +165,13 @@ class StructKDTrainingArguments(TrainingArguments):
         default=None,
         metadata={"help": "Licence of the student on its card, as the Hub names it (apache-2.0). Default: none."},
     )
+    hub_datasets: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Ids on the Hub (owner/name) of the corpora, for the card. Needed where they are files; corpora "
+            "that are loaded from the Hub are named without it."
+        },
+    )
     label_examples: bool = field(
         default=True,
         metadata={

@@ -22,6 +22,7 @@ from ..modeling.tag_scheme import infer_scheme
 from ..settings import dump_settings
 from ..teachers.panel import Teachers, teachers_by_language
 from .arguments import StructKDTrainingArguments
+from .origins import encoder_origin
 from .students import without_adapter
 
 EVALUATION_SPLIT = "evaluation"  # name of the trainer's eval_dataset on the card, whatever split it is
@@ -120,7 +121,8 @@ def trainer_results(trainer: Trainer, teachers: Teachers | None = None) -> RunRe
         history=state.log_history,
         model={
             "class_name": type(without_adapter(model)).__name__,
-            "base_model": getattr(model, "name_or_path", None) or None,
+            **base_model(getattr(model, "name_or_path", None) or None),
+            "datasets": list(getattr(trainer, "hub_datasets", ())),
             "parameters": model.num_parameters(),
         },
         scores={EVALUATION_SPLIT: {row: reports}} if reports else {},
@@ -132,6 +134,23 @@ def trainer_results(trainer: Trainer, teachers: Teachers | None = None) -> RunRe
         memory=peak_memory(),
         energy=measured_energy(args.output_dir),
     )
+
+
+def base_model(name: str | None, revision: str | None = None) -> dict[str, Any]:
+    """What the card says of the model that training started from: members of `RunResults.model`.
+
+    Args:
+        name: An id on the Hub, or a folder; `None` for a model made from scratch.
+        revision: Branch, tag or commit of an id.
+    """
+    if name is None:
+        return {}
+    origin = encoder_origin(name, revision)
+    return {
+        "base_model": name,
+        "base_model_revision": origin.commit or revision,
+        "base_model_id": origin.name,
+    }
 
 
 def curves(history: Iterable[Mapping[str, Any]]) -> list[dict[str, float]]:

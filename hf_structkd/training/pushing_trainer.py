@@ -15,7 +15,7 @@ from ..hub.model_card import CARD_NAME, REWRITTEN
 from ..hub.push import pushing, reason
 from ..teachers.panel import Teachers
 from .arguments import StructKDTrainingArguments
-from .card import trainer_results
+from .card import base_model, trainer_results
 from .checkpoints import CheckpointedTrainer
 
 logger = logging.getLogger(__name__)
@@ -24,8 +24,8 @@ logger = logging.getLogger(__name__)
 class PushingTrainer(CheckpointedTrainer):
     """[`transformers.Trainer`] with complete pushes, and errors of the Hub that lose no result.
 
-    `push_to_hub()` and every `hub_strategy`, during training too, push what `save_model` writes, `results.json`,
-    pictures and the card.
+    `save_model()` leaves the model, its code, `results.json`, pictures and the card in a folder. `push_to_hub()` and
+    every `hub_strategy`, during training too, push the same.
 
     Attributes:
         teachers: The student's teachers, for the card; `None` without teachers.
@@ -44,12 +44,25 @@ class PushingTrainer(CheckpointedTrainer):
             args, kwargs: As for `Trainer`; `language`, `license`, `tags`, `model_name`, `finetuned_from` and `dataset`
                 are shown on the card.
         """
-        if self.is_world_process_zero() and not self._card_is_foreign():
-            write_description(self, self.teachers, *args, **kwargs)
+        folder = Path(str(self.args.output_dir))
+        if self.is_world_process_zero() and not is_foreign(folder / CARD_NAME):
+            write_description(self, self.teachers, folder, *args, **kwargs)
 
-    def _card_is_foreign(self) -> bool:
-        card = Path(str(self.args.output_dir)) / CARD_NAME
-        return card.exists() and REWRITTEN not in card.read_text(encoding="utf-8")
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As in `Trainer`; `results.json`, pictures and the card are written beside the model, as for a push.
+
+        The checkpoints of a training have none of these. A card that the trainer may not replace stays as it is, see
+        [`create_model_card`], and the log says so.
+        """
+        super().save_model(output_dir, _internal_call)
+        folder = Path(output_dir or str(self.args.output_dir))
+        pushed = self.args.push_to_hub and folder == Path(str(self.args.output_dir))
+        if _internal_call or pushed or not self.is_world_process_zero():
+            return
+        if is_foreign(folder / CARD_NAME):
+            logger.warning("%s is of other results, or was edited: it stays as it is", folder / CARD_NAME)
+            return
+        write_description(self, self.teachers, folder, model_name=None if self.args.hub_model_id else folder.name)
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """As in `Trainer`. Raises PushError, before any training where `push_to_hub` is set, if the Hub refuses."""
@@ -87,9 +100,15 @@ class PushingTrainer(CheckpointedTrainer):
         return self.hub_model_id or args.hub_model_id or Path(str(args.output_dir)).absolute().name
 
 
+def is_foreign(card: Path) -> bool:
+    """Whether there is a card that the trainer may not replace."""
+    return card.exists() and REWRITTEN not in card.read_text(encoding="utf-8", errors="replace")
+
+
 def write_description(
     trainer: Trainer,
     teachers: Teachers | None,
+    folder: Path,
     language: str | Sequence[str] | None = None,
     license: str | None = None,
     tags: str | Sequence[str] | None = None,
@@ -100,30 +119,32 @@ def write_description(
     dataset: str | Sequence[str] | None = None,
     dataset_args: Any = None,
 ) -> None:
-    """Write results.json, pictures and card of a trainer's student into its `output_dir`; never raises.
+    """Write results.json, pictures and card of a trainer's student into a folder; never raises.
 
     Args:
         trainer: A [`StructKDTrainer`].
         teachers: Its teachers.
+        folder: The student's.
         language, license, tags, model_name, finetuned_from, dataset, dataset_tags: As for `Trainer.create_model_card`;
             they win over what the trainer knows.
         tasks, dataset_args: Not used; the task is always token classification.
     """
     given = {
-        "languages": [language] if isinstance(language, str) else language,
+        "languages": _listed(language),
         "license": license,
-        "tags": [tags] if isinstance(tags, str) else tags,
+        "tags": _listed(tags),
         "name": model_name,
-        "base_model": finetuned_from,
-        "dataset": _first(dataset) or _first(dataset_tags),
+        "dataset": ", ".join(_listed(dataset) or _listed(dataset_tags)),
+        "datasets": _listed(dataset_tags) or _listed(dataset),  # the card takes those that are ids
     }
     try:
         results = trainer_results(trainer, teachers)
         results.model.update({name: value for name, value in given.items() if value})
+        results.model.update(base_model(finetuned_from))
     except Exception:
         logger.exception("What is known of the training could not be collected; the card is minimal.")
-        results = RunResults(model={"name": model_name or Path(str(trainer.args.output_dir)).name})
-    describe_student(str(trainer.args.output_dir), results, rewritten=True)
+        results = RunResults(model={"name": model_name or folder.name})
+    describe_student(folder, results, rewritten=True)
 
 
 def copy_code(checkpoint: str, output_dir: str) -> None:
@@ -158,5 +179,5 @@ def warn_of_failed_pushes(progress: Any, repo_id: str, token: str | None) -> Non
             progress.jobs.remove(job)
 
 
-def _first(value: str | Sequence[str] | None) -> str | None:
-    return value if value is None or isinstance(value, str) else next(iter(value), None)
+def _listed(value: str | Sequence[str] | None) -> list[str]:
+    return [value] if isinstance(value, str) else list(value or ())

@@ -11,10 +11,11 @@ from inspect import signature
 from typing import Any
 
 import torch
+from datasets import Dataset
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from ..data.columns import IGNORED
+from ..data.columns import IGNORED, LANGUAGE
 from ..modeling.crf import LinearChainCRF
 from ..modeling.crf_head import CRFTokenClassifierOutput
 from ..modeling.windows import encode_in_windows, encoder_window
@@ -142,6 +143,19 @@ def train_in_float32(model: Any, autocast: bool) -> None:
     )
     for parameter in changed:
         parameter.data = parameter.data.float()
+
+
+def name_languages(model: Any, data: Any) -> None:
+    """Store the languages that a model learns in its configuration (`languages`), beside those that it had.
+
+    Args:
+        model: The model, or an adapter around it; changed in place.
+        data: The training data; without a column `language`, and for streams, nothing is known and nothing stored.
+    """
+    if isinstance(data, Dataset) and LANGUAGE in data.column_names:
+        config = without_adapter(model).config
+        learnt = {language for language in data.unique(LANGUAGE) if language is not None}
+        config.languages = sorted({*learnt, *(getattr(config, "languages", None) or [])})
 
 
 def without_adapter(model: Any) -> Any:

@@ -11,6 +11,7 @@ from transformers import EvalPrediction, PreTrainedModel
 
 from ..data.collator import DataCollatorForStructKD
 from ..data.columns import ANNOTATED_TYPES, IGNORED, TARGET_COLUMNS, TRANSITIONS, target_of
+from ..data.hub_datasets import hub_datasets_of
 from ..distillation.focal import focal_weights, sentence_confidence
 from ..distillation.losses import PartlyAnnotated, loss_items, mixed_losses
 from ..distillation.objectives import describe_objectives, needed_columns
@@ -35,6 +36,7 @@ from .loss_watch import EvaluationLoss, LossGuard, LossLog, NonFiniteLossError
 from .preparation import annotated, encoded, scorable, train_sampler
 from .students import (
     crf_parameters,
+    name_languages,
     student_config,
     student_scores,
     train_in_float32,
@@ -56,7 +58,8 @@ class StructKDTrainer(HiddenStateTrainer):
       [`HiddenStateTrainer`];
     - every part of the loss and lambda are logged, and the parts add up to the loss;
     - with `eval_dataset={language: corpus}` every language is evaluated, and the macro average is logged
-      (`eval_macro_f1`, or `eval_macro_accuracy` for plain tags; `metric_for_best_model="macro"` names either).
+      (`eval_macro_f1`, or `eval_macro_accuracy` for plain tags; `metric_for_best_model="macro"` names either);
+    - the model's configuration remembers the languages of the training data (`languages`).
 
     Args:
         model: A model with a [`~hf_structkd.modeling.crf_head.CRFHeadMixin`], or any model of transformers for token
@@ -104,6 +107,7 @@ class StructKDTrainer(HiddenStateTrainer):
                 "process per GPU with `accelerate launch` or `torchrun`, or set CUDA_VISIBLE_DEVICES"
             )
         config, self._has_crf = student_config(model, model_init)
+        self.hub_datasets = args.hub_datasets or hub_datasets_of(train_dataset)
         refuse_without_effect(args)
         refuse_ignored(config, args, compute_metrics, lambda_schedule, **kwargs)
         self.label_names_in_order = label_names(config)
@@ -342,6 +346,7 @@ class StructKDTrainer(HiddenStateTrainer):
 
     def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
         self.loss_log = LossLog()  # without what an interrupted training had not logged yet
+        name_languages(self.model, self.train_dataset)
         return super()._inner_training_loop(*args, **kwargs)
 
     def evaluation_loop(

@@ -165,6 +165,35 @@ def test_a_relative_folder_is_not_taken_for_a_hub_id(tmp_path, monkeypatch):
     assert public_name("runs/teacher") == "teacher"
 
 
+def test_models_and_datasets_of_the_hub_are_linked_and_only_these(data):
+    """Danger: the Hub takes a local folder's name for somebody else's model, or does not hear what was trained on."""
+    data.base_model, data.base_model_id = "/models/encoder", "FacebookAI/xlm-roberta-base"
+    data.dataset_name, data.dataset_ids = "my corpora", ["eriktks/conll2002", "../corpora/mine", "mine"]
+    card = build_model_card(data)
+    assert (card.data.base_model, card.data.datasets) == ("FacebookAI/xlm-roberta-base", ["eriktks/conll2002"])
+    beginning = card.text[: card.text.index("## Use")]
+    for part in (
+        "from `encoder`, which goes back to [FacebookAI/xlm-roberta-base](https://huggingface.co/FacebookAI/",
+        "on [eriktks/conll2002](https://huggingface.co/datasets/eriktks/conll2002).",
+        "- Languages: en, de\n- Entity types: `PER`\n",
+        "- Licence: none stated",
+    ):
+        assert part in beginning, f"{part!r} is missing"
+    data.base_model_id, data.dataset_ids, data.dataset_name = None, (), "mine"
+    card = build_model_card(data)
+    assert (card.data.base_model, card.data.datasets) == (None, None)
+    assert "huggingface.co" not in card.text
+
+
+@pytest.mark.parametrize("class_name", ["XLMRobertaForTokenClassificationCRF", "XLMRobertaForTokenClassification"])
+def test_the_scores_are_within_two_screens(data, class_name):
+    """A screen is 40 lines of 90 characters; the metadata are not shown."""
+    data.class_name = class_name
+    text = str(build_model_card(data)).split("---\n", 2)[2]
+    above = text[: text.index("\n| ")].splitlines()
+    assert sum(max(1, -(-len(line) // 90)) for line in above) < 80
+
+
 def test_a_card_with_only_a_name_has_no_empty_parts():
     text = str(build_model_card(StudentCardData("tagger")))
     assert "## Scores" not in text

@@ -72,7 +72,7 @@ ALWAYS = {
     teacher_embeddings teacher_layers teachers previous baseline objective focal_weights confidence_weight
     unlabelled_rate normalization
     language_sampling_temperature
-    license label_examples"""
+    license hub_datasets label_examples"""
     ),
     "teacher": HANDED_ON
     | fields(
@@ -148,6 +148,7 @@ IDLE = [
     ("teacher", "unlabelled_rate", ("--unlabelled_rate", "0.5")),
     ("teacher", "push_to_hub", ("--push_to_hub",)),
     ("teacher", "license", ("--license", "mit")),
+    ("teacher", "hub_datasets", ("--hub_datasets", "owner/name")),
     ("teacher", "label_examples", ("--label_examples",)),
     ("evaluate", "max_train_sentences", ("--max_train_sentences", "5")),
     ("evaluate", "max_dev_sentences", ("--max_dev_sentences", "5", "--splits", "test", "train")),

@@ -83,6 +83,7 @@ def work(folder: Path, batch_size: int, setting: Setting, spoilt: int = -1) -> d
             for log in trainer.state.log_history
             if "loss" in log
         ],
+        "saved": trainer.save_model(str(folder / "saved")),
         "metrics": {name: v for name, v in metrics.items() if not name.endswith(("_second", "_runtime"))},
         "weights": {
             name: p.detach().flatten().tolist() for name, p in trainer.model.named_parameters() if "crf" in name

@@ -14,6 +14,7 @@ import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 from datasets import Dataset
 
+from hf_structkd.hub.model_card import is_edited
 from tests import crashes
 from tests.crashes import Setting
 from tests.teachers import annotation_worker
@@ -46,6 +47,9 @@ def test_two_processes_come_to_what_one_does(two, tmp_path):
     for report in reports:
         assert (report["world"], report["env"], report["backend"]) == (2, "2", "gloo")
     one = process_worker.work(tmp_path / "one", 2 * process_worker.SHARE, Setting())
+    for path in (tmp_path / "one", folder):
+        assert not is_edited(path / "saved" / "README.md")  # whole, by one process
+        assert (path / "saved" / "results.json").exists()
     answers = [(path / "answers" / "answers.arrow").read_bytes() for path in (tmp_path / "one", folder)]
     assert answers[0] == answers[1]
     first = one["losses"][0]

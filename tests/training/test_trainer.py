@@ -2,16 +2,20 @@
 
 import copy
 import math
+import re
 from concurrent.futures import Future
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 from datasets import concatenate_datasets
+from huggingface_hub import ModelCard
 from transformers import TrainerCallback
 
 from hf_structkd import StructKDTrainer, StructKDTrainingArguments, Teacher, annotate, encode_corpus
 from hf_structkd.distillation.objectives import OBJECTIVES, needed_columns, parse_objective
+from hf_structkd.evaluation.results import read_results
 from hf_structkd.hub.model_card import REWRITTEN
 from hf_structkd.training import pushing_trainer
 from hf_structkd.training.card import objective_name, trainer_results
@@ -258,6 +262,45 @@ def test_a_card_is_written_when_pushing_and_a_fuller_one_kept(make_trainer, tmp_
     card.write_text(edited)
     trainer.create_model_card()
     assert card.read_text() == edited
+
+
+@pytest.mark.slow
+def test_a_saved_model_has_the_card_of_a_push_and_a_checkpoint_has_none(make_trainer, tmp_path, caplog):
+    """Danger: a student that is saved and handed on has no card, or one of another training."""
+    trainer = make_trainer(max_steps=1, save_strategy="steps", save_steps=1, hub_datasets=["me/corpus"])
+    trainer.train()
+    assert trainer.model.config.languages == ["en", "ru"]
+    out, other = tmp_path / "out", tmp_path / "handed on"
+    assert not (out / "checkpoint-1" / "README.md").exists()
+    trainer.save_model()
+
+    def described() -> list:
+        text = re.sub(r"\| peak memory .*|<!-- card of .*", "", (out / "README.md").read_text())
+        return [text, replace(read_results(out), memory={})]
+
+    saved = described()
+    trainer.create_model_card()  # as a push does
+    assert described() == saved
+    trainer.save_model(str(other))
+    card = ModelCard.load(other / "README.md")
+    assert "\n# handed on\n" in card.text
+    assert (card.data.language, card.data.datasets) == (["en", "ru"], ["me/corpus"])
+    (other / "README.md").write_text("mine")
+    trainer.save_model(str(other))
+    assert (other / "README.md").read_text() == "mine"
+    assert "it stays as it is" in caplog.text
+
+
+def test_languages_learnt_are_added_to_those_that_a_model_has(make_trainer, make_student, corpus):
+    """Danger: the page and the scores do not warn of a language that a model saw nothing of."""
+    trainer = make_trainer(
+        make_student(languages=["xx"]), corpus.remove_columns("language"), objective="none", max_steps=1
+    )
+    trainer.train()
+    assert trainer.model.config.languages == ["xx"]
+    trainer = make_trainer(make_student(languages=["xx"]), corpus, objective="none", max_steps=1)
+    trainer.train()
+    assert trainer.model.config.languages == ["en", "ru", "xx"]
 
 
 def test_a_card_says_what_the_trainer_knows(make_trainer, corpus, tmp_path):
