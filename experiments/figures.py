@@ -6,7 +6,7 @@ curves:
   - {title: dev score by epoch, kind: epochs, cells: [none, posterior]}
 """
 
-import re
+import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields
 from fnmatch import fnmatch
@@ -18,6 +18,7 @@ import numpy as np
 from hf_structkd import StructKDTrainingArguments
 from hf_structkd.distillation.schedules import Progress, make_schedule
 from hf_structkd.evaluation.significance import Difference
+from hf_structkd.files import write_atomically
 
 from .comparison import Row
 from .grid import GridError
@@ -29,19 +30,18 @@ _MARKERS = "os^DvP"  # the next one for each round of colours
 _LEGEND_LINES = 24  # beside axes 4.5 inches high
 
 
-def draw_all(results: GridResults, rows: Mapping[str, Row], folder: Path) -> dict[str, Path]:
-    """Draw what there is to draw; title -> file."""
-    folder.mkdir(parents=True, exist_ok=True)
-    files: dict[str, Path] = {}
+def draw_all(results: GridResults, rows: Mapping[str, Row], file: Path) -> list[str]:
+    """Draw what there is to draw into one picture, one plot below the other; the plots' titles."""
+    plots: dict[str, bytes] = {}
 
     def add(title: str, draw: Callable[[Any], object], size: tuple[float, float]) -> None:
         figure = _figure(*size)
         draw(figure)
         figure.suptitle(title, fontsize="medium")
-        name = re.sub(r"\W+", "_", title.lower()).strip("_")
-        files[title] = folder / f"{name}.png"
+        content = io.BytesIO()
         # without the drawing program's version, so that the same figures give the same file
-        figure.savefig(files[title], dpi=110, metadata={"Software": None})
+        figure.savefig(content, dpi=110, metadata={"Software": None})
+        plots[title] = content.getvalue()
 
     tall = 1.0 + 0.2 * len(rows)
     panels = len(results.languages) + 1
@@ -61,7 +61,22 @@ def draw_all(results: GridResults, rows: Mapping[str, Row], folder: Path) -> dic
         if chosen:
             draw = {"field": by_field, "schedules": schedules, "epochs": epochs}[kind]
             add(curve["title"], lambda f, d=draw, c=curve, r=chosen: d(f.add_subplot(), results, r, c), (7.0, 4.5))
-    return files
+    write_atomically(file, _below_each_other(list(plots.values())))
+    return list(plots)
+
+
+def _below_each_other(pictures: Sequence[bytes]) -> bytes:
+    from PIL import Image
+
+    opened = [Image.open(io.BytesIO(picture)).convert("RGB") for picture in pictures]
+    whole = Image.new("RGB", (max(one.width for one in opened), sum(one.height for one in opened)), "white")
+    top = 0
+    for one in opened:
+        whole.paste(one, (0, top))
+        top += one.height
+    content = io.BytesIO()
+    whole.quantize(128).save(content, "PNG", optimize=True)  # a plot has few colours
+    return content.getvalue()
 
 
 def by_language(figure: Any, results: GridResults, rows: Mapping[str, Row]) -> None:

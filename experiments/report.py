@@ -2,8 +2,8 @@
 
     python -m experiments.report GRID.yaml [GRID.yaml ...] [--results_dir FOLDER] [--update RESULTS.md]
 
-Reads what run_grid.py left under RESULTS_DIR/GRID, prints the table, draws the plots beside it, and fills the marked
-places of documents (see result_blocks.py); a document that is not there is made, with a place for each grid.
+Reads what run_grid.py left under RESULTS_DIR/GRID, prints the table, draws the plots into one picture there, and fills
+the marked places of documents (see result_blocks.py); a missing document is made, with a place for each grid.
 `--keep FOLDER` first packs the results, which are small, into a folder that is kept with the code: two files per grid
 (see stored_runs.py). Students, teachers and their answers stay where they are.
 """
@@ -26,6 +26,7 @@ from .result_blocks import blocks_of, score_table
 from .stored_runs import short_floats
 
 HERE = Path(__file__).resolve().parent
+FIGURES_FILE = "figures.png"
 
 
 def main() -> None:
@@ -48,12 +49,12 @@ def main() -> None:
         rows = compare(results, options.resamples)
         summed_up = short_floats(to_json_types(summary(rows)))
         write_atomically(folder / "summary.json", json.dumps(summed_up, indent=1) + "\n")
-        figures = {} if options.no_figures else draw_all(results, rows, folder / "figures")
+        picture = folder / FIGURES_FILE
+        plots = [] if options.no_figures else draw_all(results, rows, picture)
         print(f"{grid.name}: {len(results.runs())} runs of {len(rows)} cells\n\n{score_table(results, rows)}\n")
         names.add(grid.name)
         for document, own in blocks.items():
-            paths = {t: os.path.relpath(figure, document.resolve().parent) for t, figure in figures.items()}
-            own |= blocks_of(results, rows, paths)
+            own |= blocks_of(results, rows, plots, os.path.relpath(picture, document.resolve().parent))
     filled = {document: fill(text_of(document, sorted(names)), own, names) for document, own in blocks.items()}
     for document, text in filled.items():
         write_atomically(document, text)

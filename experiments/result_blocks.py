@@ -4,7 +4,7 @@ Of a cell there are score, dev, difference, gap, p and seeds; of `teachers`, tho
 `teachers NAME` the score. See `marked_figures.py`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -18,8 +18,14 @@ from .comparison import RESAMPLES, Row, Spread
 from .grid_results import GridResults
 
 
-def blocks_of(results: GridResults, rows: Mapping[str, Row], figures: Mapping[str, str]) -> dict[str, str]:
-    """Marker -> text, for a grid as a whole and for the values of its cells."""
+def blocks_of(results: GridResults, rows: Mapping[str, Row], plots: Sequence[str], picture: str) -> dict[str, str]:
+    """Marker -> text, for a grid as a whole and for the values of its cells.
+
+    Args:
+        results, rows: of the grid.
+        plots: the titles of its plots.
+        picture: the file that they are in, relative to the document.
+    """
     name = results.grid.name
     blocks = {key(name, cell, what): text for cell, row in rows.items() for what, text in _values(row).items()}
     blocks[key(name, "baseline")] = code(results.baseline)
@@ -33,7 +39,8 @@ def blocks_of(results: GridResults, rows: Mapping[str, Row], figures: Mapping[st
     parts = [results.grid.description, score_table(results, rows), _notes(results, rows), detail_table(rows)]
     if results.zero_shot_languages:
         parts.append(zero_shot_table(results, rows))
-    parts += [f"![{title}]({path})" for title, path in figures.items()]
+    if plots:
+        parts.append(f"![{'; '.join(plots)}]({picture})")
     blocks[name] = "\n\n".join(part for part in parts if part)
     return blocks
 
