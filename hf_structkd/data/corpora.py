@@ -15,6 +15,7 @@ import datasets
 
 from ..modeling.segmenters import get_segmenter
 from ..modeling.tag_scheme import SchemeName, infer_scheme, split_tag, tag_type
+from .arrow_columns import column_values
 from .columns import ANNOTATED_TYPES, DOCUMENT
 from .default_words import DefaultSegmenter, segmenter_name
 from .demo_corpus import DEMO_LANGUAGES
@@ -355,7 +356,7 @@ def label_inventory(corpora: Any) -> list[str]:
         column, names = tag_column(dataset), tag_names(dataset)
         if column is None:
             raise ValueError(f"a corpus without tags has no labels; its columns are {dataset.column_names}")
-        tags = names or {tag for row in dataset.with_format(None)[column] for tag in row or ()} - {None}
+        tags = names or {tag for row in column_values(dataset, column) for tag in row or ()} - {None}
         if not_strings := [tag for tag in tags if not isinstance(tag, str)]:
             raise ValueError(f"the tags in {column!r} are {not_strings[0]!r} and the like, and nothing names them")
         inventory.update(tags)

@@ -15,6 +15,7 @@ import datasets
 from datasets import Dataset, Features, concatenate_datasets
 
 from ..modeling.segmenters import Segmenter, SegmenterError, get_segmenter
+from .arrow_columns import column_values
 from .column_files import read_columns
 from .columns import IGNORED, SUBWORD_LABELS, SUBWORDS, TOKEN_COLUMNS, TOKENS
 from .conllu import read_conllu
@@ -274,7 +275,7 @@ def has_gold(dataset: Dataset) -> list[bool]:
     column = _gold_column(dataset)
     if column is None:
         return [False] * len(dataset)
-    return [_any_tag(tags) for tags in dataset.with_format(None)[column]]
+    return [_any_tag(tags) for tags in column_values(dataset, column)]
 
 
 def has_any_gold(dataset: Dataset) -> bool:

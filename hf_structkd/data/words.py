@@ -7,6 +7,7 @@ from typing import Any
 from datasets import ClassLabel, Dataset, Features, LargeList, List, Value, concatenate_datasets
 
 from ..modeling.words import tokenize_words
+from .arrow_columns import column_values
 from .columns import IGNORED, SUBWORD_LABELS, SUBWORDS, TAG_COLUMNS, TOKENS
 
 logger = logging.getLogger(__name__)
@@ -117,7 +118,7 @@ def gold_tags(dataset: Dataset) -> Iterator[list[Any] | None]:
         One tag per word, `None` or -100 for a word without one; `None` for a sentence without tags.
     """
     column, names = tag_column(dataset), tag_names(dataset)
-    for tags in [None] * len(dataset) if column is None else dataset.with_format(None)[column]:
+    for tags in [None] * len(dataset) if column is None else column_values(dataset, column):
         yield None if tags is None else [_tag_name(tag, names) for tag in tags]
 
 

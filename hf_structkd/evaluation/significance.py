@@ -24,6 +24,7 @@ CORRECTION = "Holm"
 # Up to this many pairs the sign-flip test is exact (2 ** n sign vectors); beyond it draws this many.
 _EXACT_PAIRS = 14
 _RESAMPLES = 2**_EXACT_PAIRS
+_DRAWS_AT_ONCE = 4_000_000  # sentences times resamples whose draws are in memory together, 12 bytes each
 
 
 @dataclass(frozen=True)
@@ -342,11 +343,14 @@ def resampled_scores(
     totals = np.zeros((len(taggers), runs, resamples))
     for language in taggers[0]:
         sentences = taggers[0][language].shape[1]
-        # How often each sentence is drawn: sums over a resample are then one matrix product.
-        weights = rng.multinomial(sentences, np.full(sentences, 1 / sentences), size=resamples).astype(np.float32)
-        for number, tagger in enumerate(taggers):
-            counts = tagger[language]
-            flat = counts.transpose(1, 0, 2).reshape(sentences, -1).astype(np.float32)
-            sums = (weights @ flat).reshape(resamples, counts.shape[0], counts.shape[2])
-            totals[number] += score_of_counts(sums).T
+        at_once = max(1, _DRAWS_AT_ONCE // sentences)  # resamples; all of a million sentences would fill 24 GB
+        flat = [t[language].transpose(1, 0, 2).reshape(sentences, -1).astype(np.float32) for t in taggers]
+        for start in range(0, resamples, at_once):
+            size = min(at_once, resamples - start)
+            # How often each sentence is drawn: sums over a resample are then one matrix product.
+            weights = rng.multinomial(sentences, np.full(sentences, 1 / sentences), size=size).astype(np.float32)
+            for number, tagger in enumerate(taggers):
+                counts = tagger[language]
+                sums = (weights @ flat[number]).reshape(size, counts.shape[0], counts.shape[2])
+                totals[number, :, start : start + size] += score_of_counts(sums).T
     return totals / len(taggers[0])

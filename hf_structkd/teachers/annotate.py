@@ -7,14 +7,17 @@ import time
 from collections.abc import Container, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from importlib.metadata import version
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from accelerate import PartialState
 from datasets import Dataset, Features, concatenate_datasets
 from tqdm.auto import tqdm
 
+from ..data.arrow_columns import column_lengths, column_values
 from ..data.columns import (
     GROUPS,
     LABELS,
@@ -163,8 +166,8 @@ def prepare_question(
     if unknown := [name for name in targets if name not in TARGET_COLUMNS]:
         raise ValueError(f"unknown targets {unknown}; there are {list(TARGET_COLUMNS)}")
     check_corpus(dataset)
-    if (empty := next((row for row, words in enumerate(dataset[TOKENS]) if not words), None)) is not None:
-        raise ValueError(f"row {empty} of the corpus has no words, so no teacher can answer: leave such rows out")
+    if len(empty := np.flatnonzero(column_lengths(dataset, TOKENS) == 0)):
+        raise ValueError(f"row {empty[0]} of the corpus has no words, so no teacher can answer: leave such rows out")
     panels = _panels(dataset, teachers, every_language)
     for panel in panels.values():
         panel.check(label_names, targets)
@@ -206,10 +209,13 @@ def corpus_fingerprint(dataset: Dataset) -> str:
         16 hexadecimal digits.
     """
     digest = hashlib.sha256()
-    languages = dataset[LANGUAGE] if LANGUAGE in dataset.column_names else [""] * len(dataset)
-    for words, language in zip(dataset[TOKENS], languages):
-        parts = (part.translate(_ESCAPED) for part in (language or "", *words))
-        digest.update("\0".join(parts).encode("utf-8", "surrogatepass") + b"\1")
+    languages = column_values(dataset, LANGUAGE) if LANGUAGE in dataset.column_names else repeat("")
+    for words, language in zip(column_values(dataset, TOKENS), languages):
+        parts = (language or "", *words)
+        text = "\0".join(parts)
+        if text.count("\0") >= len(parts) or "\1" in text or "\2" in text:  # hardly ever
+            text = "\0".join(part.translate(_ESCAPED) for part in parts)
+        digest.update(text.encode("utf-8", "surrogatepass") + b"\1")
     return digest.hexdigest()[:16]
 
 
@@ -248,9 +254,9 @@ def _panels(dataset: Dataset, teachers: Teachers, every_language: bool = False) 
         return {ALL_LANGUAGES: Panel(teachers)}
     if LANGUAGE not in dataset.column_names:
         raise ValueError(f"teachers are given by language, but the corpus has no column {LANGUAGE!r}")
-    languages = set(dataset[LANGUAGE])
+    languages = set(column_values(dataset, LANGUAGE))
     if None in languages:
-        row = next(row for row, language in enumerate(dataset[LANGUAGE]) if language is None)
+        row = next(row for row, language in enumerate(column_values(dataset, LANGUAGE)) if language is None)
         raise ValueError(
             f"row {row} of the corpus has no {LANGUAGE}, and teachers are given by language: name it, or give one "
             "teacher for all sentences"

@@ -1,11 +1,13 @@
 """The part of `results.json`, and so of the card, that a training run can fill in about its student."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from datasets import Dataset
 from transformers import PreTrainedConfig, Trainer
 
+from ..data.arrow_columns import column_values
 from ..data.columns import LANGUAGE, TOKENS
 from ..data.label_examples import label_examples
 from ..data.unlabelled import has_gold
@@ -199,15 +201,14 @@ def examples_of(dataset: Any, labels: Sequence[str]) -> dict[str, list[str]]:
     column = tag_column(dataset) if isinstance(dataset, Dataset) else None
     if column is None or TOKENS not in dataset.column_names:
         return {}
-    return label_examples(zip(dataset[TOKENS], gold_tags(dataset)), labels)
+    return label_examples(zip(column_values(dataset, TOKENS), gold_tags(dataset)), labels)
 
 
 def sentences_by_language(dataset: Any) -> dict[str, int]:
     """Language -> number of sentences; empty for a corpus without a column `language`."""
     if LANGUAGE not in (getattr(dataset, "column_names", None) or []):
         return {}
-    languages = list(dataset[LANGUAGE])
-    return {language: languages.count(language) for language in dict.fromkeys(languages)}
+    return dict(Counter(column_values(dataset, LANGUAGE) if isinstance(dataset, Dataset) else dataset[LANGUAGE]))
 
 
 def gold_by_language(dataset: Any) -> dict[str, int]:
@@ -216,7 +217,7 @@ def gold_by_language(dataset: Any) -> dict[str, int]:
         return {}
     total = sentences_by_language(dataset)
     gold = dict.fromkeys(total, 0)
-    for language, has_tags in zip(dataset[LANGUAGE], has_gold(dataset)):
+    for language, has_tags in zip(column_values(dataset, LANGUAGE), has_gold(dataset)):
         gold[language] += has_tags
     return {} if gold == total else gold
 

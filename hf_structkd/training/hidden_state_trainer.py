@@ -161,7 +161,7 @@ class HiddenStateTrainer(ScoringTrainer):
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
         loss = super().training_step(model, inputs, *args, **kwargs)
-        for parameter in self.frozen_parameters(self.accelerator.unwrap_model(model)):
+        for parameter in self.frozen_parameters(self.unwrapped(model)):
             parameter.grad = None  # the optimizer passes over it; freezing it would leave other processes waiting
         return loss
 

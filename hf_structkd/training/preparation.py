@@ -1,5 +1,6 @@
 """Prepares training data: checks gold tags, adds teachers' answers and subwords, and orders the sentences."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -7,7 +8,8 @@ from datasets import Dataset, IterableDataset, concatenate_datasets
 from transformers import PreTrainedConfig
 from transformers.trainer_utils import has_length
 
-from ..data.columns import IGNORED, LANGUAGE, TAG_COLUMNS, target_of
+from ..data.arrow_columns import column_lengths, column_values
+from ..data.columns import IGNORED, LANGUAGE, SUBWORDS, TAG_COLUMNS, target_of
 from ..data.sampling import MixedSampler
 from ..data.unlabelled import has_any_gold, has_gold
 from ..data.words import check_corpus, encode_corpus, gold_tags, is_tokenised, reorder_labels, tag_column
@@ -161,9 +163,9 @@ def train_sampler(data: Any, args: StructKDTrainingArguments) -> torch.utils.dat
     lengths = None
     if args.train_sampling_strategy == "group_by_length":
         has_column = args.length_column_name in columns
-        lengths = rows[args.length_column_name] if has_column else [len(ids) for ids in _column(rows, "input_ids")]
+        lengths = list(_column(rows, args.length_column_name)) if has_column else _lengths(rows)
     return MixedSampler(
-        rows[LANGUAGE] if LANGUAGE in columns else [""] * len(rows),
+        list(_column(rows, LANGUAGE)) if LANGUAGE in columns else [""] * len(rows),
         temperature or 1.0,
         args.data_seed if args.data_seed is not None else args.seed,
         labelled=None if rate is None else has_gold(rows),
@@ -173,8 +175,14 @@ def train_sampler(data: Any, args: StructKDTrainingArguments) -> torch.utils.dat
     )
 
 
-def _column(data: Any, name: str) -> Any:
-    return data[name] if isinstance(data, Dataset) else (row[name] for row in data)
+def _column(data: Any, name: str) -> Iterator[Any]:
+    return column_values(data, name) if isinstance(data, Dataset) else (row[name] for row in data)
+
+
+def _lengths(data: Any) -> list[int]:
+    if isinstance(data, Dataset):
+        return column_lengths(data, SUBWORDS).tolist()
+    return [len(row[SUBWORDS]) for row in data]
 
 
 def _refuse_illegal_gold(dataset: Any, config: PreTrainedConfig) -> None:

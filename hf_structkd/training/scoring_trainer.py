@@ -7,11 +7,13 @@ import torch
 from datasets import Dataset
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, SequentialSampler
-from transformers.trainer_utils import PredictionOutput
+from transformers.trainer_utils import EvalLoopOutput, PredictionOutput, has_length
 
-from ..data.columns import IGNORED
+from ..data.arrow_columns import column_lengths
+from ..data.columns import IGNORED, SUBWORDS
 from ..data.unlabelled import has_any_gold
 from .checks import MACRO
+from .length_order import LongestFirst
 from .preparation import encoded, scorable
 from .pushing_trainer import PushingTrainer
 
@@ -24,9 +26,16 @@ class ScoringTrainer(PushingTrainer):
     """
 
     label_names_in_order: list[str]
+    _unwrapped: tuple[nn.Module, Any] | None = None  # a model, and the same without its wrappers
+
+    def unwrapped(self, model: nn.Module) -> Any:
+        """The model without what Accelerate wraps it in. `unwrap_model` looks for DeepSpeed's files at every call."""
+        if self._unwrapped is None or self._unwrapped[0] is not model:
+            self._unwrapped = model, self.accelerator.unwrap_model(model)
+        return self._unwrapped[1]
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
-        """As in `Trainer`; also for a corpus of words."""
+        """As in `Trainer`; also for a corpus of words. One process reads the longest sentences first."""
         if eval_dataset is not None and not isinstance(eval_dataset, str):
             # With persistent workers `Trainer` would reuse the loader of the first corpus for all others.
             getattr(self, "_eval_dataloaders", {}).pop("eval", None)
@@ -45,11 +54,29 @@ class ScoringTrainer(PushingTrainer):
         return super().get_test_dataloader(test_dataset)
 
     def _get_eval_sampler(self, eval_dataset: Any) -> torch.utils.data.Sampler | None:
-        # `group_by_length` is for training; predictions keep the order of the corpus.
-        sampler = super()._get_eval_sampler(eval_dataset)
-        if sampler is None or isinstance(sampler, SequentialSampler):
-            return sampler
-        return SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None
+        # `group_by_length` of `Trainer` is for training; predictions keep, or get back, the order of the corpus.
+        if eval_dataset is None or not has_length(eval_dataset) or self.args.world_size > 1:
+            return None
+        if not isinstance(eval_dataset, Dataset) or SUBWORDS not in eval_dataset.column_names:
+            return SequentialSampler(eval_dataset)
+        seen_in_between = self.args.batch_eval_metrics or self.args.include_for_metrics
+        if seen_in_between or not self.args.eval_do_concat_batches:
+            return SequentialSampler(eval_dataset)
+        return LongestFirst(column_lengths(eval_dataset, SUBWORDS))
+
+    def evaluation_loop(self, dataloader: DataLoader, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        """As in `Trainer`; sentences that were read by length are scored and returned in the order of the corpus."""
+        sampler = getattr(dataloader.batch_sampler, "sampler", None)
+        if not isinstance(sampler, LongestFirst):
+            return super().evaluation_loop(dataloader, *args, **kwargs)
+        compute_metrics = self.compute_metrics
+        self.compute_metrics = sampler.scored_in_corpus_order(compute_metrics)
+        try:
+            output = super().evaluation_loop(dataloader, *args, **kwargs)
+        finally:
+            self.compute_metrics = compute_metrics
+        predictions, labels = (sampler.corpus_order(part) for part in (output.predictions, output.label_ids))
+        return output._replace(predictions=predictions, label_ids=labels)
 
     def prediction_step(
         self,

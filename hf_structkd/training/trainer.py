@@ -256,7 +256,7 @@ class StructKDTrainer(HiddenStateTrainer):
         labels = inputs.pop("labels", None)
         batches = inputs.pop(TEACHER_BATCHES, None)
         partly = self._partly_annotated(inputs.pop("open_tags", None))
-        plain: Any = self.accelerator.unwrap_model(model)
+        plain: Any = self.unwrapped(model)
         word_mask = words_of_batch(plain, inputs, labels)
         learns_hidden = self.hidden is not None and model.training
         outputs = student_scores(model, plain, inputs, word_mask, hidden_states=learns_hidden)
@@ -306,7 +306,7 @@ class StructKDTrainer(HiddenStateTrainer):
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
         """As in `Trainer`. Raises NonFiniteLossError, naming the sentences, if the loss is NaN or infinite."""
-        plain = self.accelerator.unwrap_model(model)
+        plain = self.unwrapped(model)
         try:
             loss = super().training_step(model, inputs, *args, **kwargs)
         except ValueError as error:  # the CRF refuses scores that are not finite

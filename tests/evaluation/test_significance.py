@@ -1,10 +1,13 @@
 """Dangers: tests that find differences where there are none, or intervals that do not hold what they promise."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from scipy import stats
 
 from hf_structkd.data.demo_corpus import load_demo_corpus
+from hf_structkd.evaluation import significance
 from hf_structkd.evaluation.scores import strict_seqeval
 from hf_structkd.evaluation.significance import (
     MeanScores,
@@ -203,6 +206,19 @@ def test_teachers_with_one_run_share_the_resamples():
     assert scores.shape == (2, 4, 300)
     assert (scores[1] - scores[0]).mean() == pytest.approx(macro_score(teachers) - macro_score(base), abs=0.01)
     assert np.ptp(scores[1], axis=0).max() == 0.0
+
+
+def test_a_large_test_set_is_resampled_in_little_memory(monkeypatch):
+    """The draws of a million sentences took 24 GB."""
+    counts = np.random.default_rng(0).integers(0, 3, (2, 2, 20_000, 3))
+    taggers = [{"en": counts[0], "de": counts[0][:, :300]}, {"en": counts[1], "de": counts[1][:, :300]}]
+    tracemalloc.start()
+    resampled = resampled_scores(taggers, resamples=1000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100e6
+    monkeypatch.setattr(significance, "_DRAWS_AT_ONCE", 10**9)
+    assert np.array_equal(resampled, resampled_scores(taggers, resamples=1000)), "the same draws"
 
 
 def test_what_cannot_be_paired_is_refused():

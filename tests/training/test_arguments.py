@@ -287,12 +287,27 @@ def test_predict_and_evaluate_take_corpora_of_words(make_trainer, corpus, pieces
         trainer.predict(["Nils sails"])
 
 
-def test_predictions_come_in_the_order_of_the_corpus(make_trainer, corpus):
-    expected = make_trainer().predict(corpus)
-    grouped = make_trainer(train_sampling_strategy="group_by_length", per_device_eval_batch_size=1).predict(corpus)
-    for name in ("predictions", "label_ids"):
-        for one, other in zip(getattr(expected, name), getattr(grouped, name)):
-            assert [tag for tag in one if tag != -100] == [tag for tag in other if tag != -100]
+def words_alone(rows):
+    return [[int(tag) for tag in row if tag != -100] for row in rows]
+
+
+@pytest.mark.parametrize("strategy", ["random", "group_by_length", "sequential"])
+def test_predictions_and_scores_come_in_the_order_of_the_corpus(make_trainer, corpus, strategy):
+    """One process reads the longest sentences first."""
+    alone = make_trainer()
+    expected = [alone.predict(corpus.select([row])) for row in range(len(corpus))]
+    seen = []
+    trainer = make_trainer(train_sampling_strategy=strategy, per_device_eval_batch_size=2)
+    trainer.compute_metrics = lambda prediction: seen.append(prediction) or {"f1": 0.0}
+    for found in (trainer.predict(corpus), seen[0]):
+        for name in ("predictions", "label_ids"):
+            assert words_alone(getattr(found, name)) == [words_alone(getattr(one, name))[0] for one in expected]
+    widths = [batch["input_ids"].shape[1] for batch in trainer.get_eval_dataloader(corpus)]
+    assert widths == sorted(widths, reverse=True)
+    assert len(set(widths)) == 2, "longer and shorter sentences"
+    batches = make_trainer(per_device_eval_batch_size=2, eval_do_concat_batches=False).predict(corpus).predictions
+    in_batches = [row for batch in batches for row in words_alone(batch)]
+    assert in_batches == words_alone(trainer.predict(corpus).predictions), "a list of batches keeps the corpus's order"
 
 
 def test_every_corpus_is_scored_on_its_own_sentences_with_persistent_workers(make_trainer, corpus):
