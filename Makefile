@@ -39,10 +39,11 @@ demo: $(STAMP) ## train teachers, baseline and student on the built-in corpus, a
 docs: $(STAMP) ## build the site into build/site; broken links and undocumented names are errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-lint: $(STAMP) ## check formatting, lint and types
+lint: $(STAMP) ## check formatting, lint, types and spelling
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/mypy
+	git ls-files -z -- ':!*.json*' ':!*.svg' ':!LICENSE' ':!hf_structkd/data/demo/*.yaml' | xargs -0 $(BIN)/codespell
 
 test: lint ## check everything: formatting, lint, types, all tests
 	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile

@@ -10,6 +10,7 @@ from pathlib import Path
 from posixpath import normpath, relpath
 from typing import Any
 
+from latex2mathml.converter import convert
 from mkdocs.structure.files import File, Files
 
 from hf_structkd import _MODULES
@@ -27,6 +28,7 @@ REFERENCE = {
     "recipes": ("Recipes", ("recipes",)),
 }
 CODE_REFERENCE = re.compile(r"\[<code>([\w.~]+)</code>\]")  # [`name`], as docstrings refer to other names
+MATH = re.compile(r"```.*?```|`[^`\n]*`|\$\$(.+?)\$\$|(?<![\\$\w])\$(?! )([^$\n]+?)(?<! )\$(?![\w$])", re.DOTALL)
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\((?!https?:|mailto:|#)([^)\s]+)\)")
 
 
@@ -52,13 +54,22 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Let links lead to their targets on the site. Folders are not on it: their names stay, without a link."""
-    return LINK.sub(lambda match: _site_link(page.file, *match.groups()), markdown)
+    """Let links lead to their targets on the site, and show formulas. Folders are not on it: their names stay."""
+    return LINK.sub(lambda match: _site_link(page.file, *match.groups()), MATH.sub(_formula, markdown))
 
 
 def on_page_content(html: str, **_: Any) -> str:
     """Let docstrings' references to public names lead there; others become plain code."""
     return CODE_REFERENCE.sub(lambda match: _code_link(match[1]), html)
+
+
+def _formula(match: re.Match[str]) -> str:
+    """A formula as MathML, which browsers show without a script; code stays as it is."""
+    block, inline = match.groups()
+    if not block and not inline:
+        return match[0]
+    formula = convert(block or inline, display="block" if block else "inline")
+    return formula if block else f"<span>{formula}</span>"  # at the start of a line Markdown takes math for a block
 
 
 def _code_link(reference: str) -> str:

@@ -95,12 +95,16 @@ COMMANDS = {
     ),
     "convert": Command(
         "write a corpus in another format, and count what is in it",
-        "SOURCE TARGET [--to FORMAT] [--to_scheme BIO|BIOES] [--words NAME] ...",
+        "SOURCE TARGET [--to FORMAT] [--shares TRAIN DEV TEST] [--to_scheme BIO|BIOES] [--words NAME] ...",
         "Reads a corpus in any format that recipes read, and writes it: conll, csv, jsonl, doccano, prodigy,\n"
         "label-studio, gliner or spacy, by the ending of TARGET or --to. The options are those of recipes: scheme,\n"
         "tags_column, tokens_column, sentence_column, labels, words, spans, offset_unit, orphans, split,\n"
         "max_sentences.\n\n"
-        "  structkd convert export.jsonl train.conll --words icu --spans drop",
+        "  --shares TRAIN DEV TEST  divide it: TARGET then has {split} in it. A hash of its words decides where a\n"
+        "                           sentence goes, so it stays there when the file grows\n"
+        "  --language NAME          of the built-in corpus, demo\n\n"
+        "  structkd convert export.jsonl train.conll --words icu --spans drop\n"
+        "  structkd convert export.jsonl 'data/en/{split}.jsonl' --to doccano --shares 0.8 0.1 0.1",
         "recipes.convert:main",
         reads_recipe=False,
     ),

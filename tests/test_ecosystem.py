@@ -18,8 +18,9 @@ from hf_structkd import (
     XLMRobertaForTokenClassificationCRF,
 )
 from tests.conftest import label_fields
+from tests.page_snippets import ROOT, programs, run_program
 
-PAGE = (Path(__file__).parents[1] / "docs" / "ecosystem.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "ecosystem.md").read_text(encoding="utf-8")
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
 pytestmark = pytest.mark.slow
@@ -67,11 +68,9 @@ def world(make_student, tokenizer, corpus, labels, tmp_path, monkeypatch):
 
 def follow(section: str, world: dict) -> SimpleNamespace:
     """Run a section's program; returns all the names it leaves."""
-    text = PAGE[PAGE.index(f"\n## {section}\n") :].split("\n## ")[1]
-    (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
-    names = dict(world)
-    exec(compile(code, f"docs/ecosystem.md, {section}", "exec"), names)
-    return SimpleNamespace(**names)
+    first = PAGE[: PAGE.index(f"\n## {section}\n") + 2].count("\n") + 1
+    program = next(program for program in programs("docs/ecosystem.md") if program.line > first)
+    return SimpleNamespace(**run_program(program, dict(world)))
 
 
 def train_logs(trainer) -> list[dict]:

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import yaml
+from packaging.requirements import Requirement
 
 import hf_structkd
 
@@ -33,8 +34,14 @@ def test_the_citation_is_of_this_version():
     assert citation["version"] == hf_structkd.__version__
     assert citation["cff-version"] == "1.2.0"
     assert {"message", "title", "authors"} <= citation.keys()
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    what = setup["metadata"]["description"].partition(",")[0]
+    assert citation["title"].lower() == f"{setup['metadata']['name']}: {what}".lower()
+    assert citation["license"] == setup["metadata"]["license_expression"]
     paper = citation["preferred-citation"]
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"title = {{{paper['title']}}}" in readme
     (arxiv,) = [each["value"].removeprefix("arXiv:") for each in paper["identifiers"]]
     assert arxiv in readme
 
@@ -50,4 +57,31 @@ def test_forms_and_workflows_are_whole():
     workflow = yaml.load((ROOT / ".github/workflows/tests.yml").read_text(), Loader=yaml.BaseLoader)
     assert workflow["on"].keys() == {"push", "pull_request"}
     commands = [step.get("run", "") for step in workflow["jobs"]["tests"]["steps"]]
-    assert ".ci/run" in commands
+    assert {".ci/run", "make docs", "make dist"} <= set(commands)
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for command in commands:
+        for target in re.findall(r"^make ([\w-]+)", command):
+            assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_a_space_asks_for_what_the_package_asks_for():
+    """Danger: a page that cannot be installed, or that is with versions that the package refuses."""
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    extras = setup["options.extras_require"]
+    ranges = setup["options"]["install_requires"].split() + extras["space"].split()
+    known = {requirement.name.lower(): requirement for requirement in map(Requirement, ranges)}
+    pins = (ROOT / "constraints.txt").read_text(encoding="utf-8").lower().replace("_", "-").split("\n")
+    lines = (ROOT / "examples/space/requirements.txt").read_text(encoding="utf-8").split("\n")
+    wanted = [Requirement(line) for line in lines if line.strip() and not line.startswith("#")]
+    assert {"hf_structkd", "gradio"} <= {requirement.name for requirement in wanted}
+    for requirement in wanted:
+        if requirement.name == setup["metadata"]["name"]:
+            assert requirement.extras <= set(extras), requirement
+            continue
+        own = known[requirement.name.lower()]
+        assert not requirement.specifier or requirement.specifier == own.specifier, (
+            f"{requirement}, but setup.cfg: {own}"
+        )
+        (tested,) = [line.partition("==")[2] for line in pins if line.startswith(f"{requirement.name}==")]
+        assert own.specifier.contains(tested), f"{own} is not what is tested, {tested}"

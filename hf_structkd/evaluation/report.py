@@ -117,7 +117,8 @@ class ComparisonReport:
         """The table in Markdown, scores times 100 with two decimals.
 
         Returns:
-            The table and, where averages leave languages out, a line that says which they are over.
+            The table and, where averages leave languages out, a line that says which they are over; likewise where the
+            teachers are not better than the baseline.
         """
         header, *rows = [[escaped(cell) for cell in line] for line in self._cells()]
         text = table(header, rows, numbers=True)
@@ -201,11 +202,17 @@ class ComparisonReport:
         return cells
 
     def _notes(self) -> list[str]:
-        shared = self.averaged_languages
-        if len(shared) == len(self.languages or []):
-            return []
-        over = ", ".join(shared) if shared else "no language: the rows have none in common"
-        return [f"{AVERAGE} is over {over}."]
+        notes, shared = [], self.averaged_languages
+        if len(shared) < len(self.languages or []):
+            over = ", ".join(shared) if shared else "no language: the rows have none in common"
+            notes.append(f"{AVERAGE} is over {over}.")
+        teachers, baseline = (self.average(row) if row in self.rows() else None for row in ("teachers", "baseline"))
+        if teachers is not None and baseline is not None and teachers <= baseline:
+            notes.append(
+                "The teachers are not better than the baseline: there is no gap to close, and little to learn from "
+                "them. Train them longer or on more sentences, or give better ones."
+            )
+        return notes
 
 
 def _plain(scores: Mapping[str, float]) -> dict[str, float]:

@@ -4,7 +4,7 @@ from .card_data import StudentCardData, TeacherCard, card_data
 from .describe import describe_student, redescribe
 from .model_card import build_model_card, write_model_card
 from .public import public_name, publishable
-from .push import PushError, prepare_repository, push_folder
+from .push import PushError, files_to_push, prepare_repository, push_folder
 
 __all__ = [
     "PushError",
@@ -13,6 +13,7 @@ __all__ = [
     "build_model_card",
     "card_data",
     "describe_student",
+    "files_to_push",
     "prepare_repository",
     "public_name",
     "publishable",

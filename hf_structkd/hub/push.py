@@ -13,6 +13,7 @@ from huggingface_hub.errors import (
     LocalTokenNotFoundError,
     OfflineModeIsEnabled,
 )
+from huggingface_hub.utils import DEFAULT_IGNORE_PATTERNS, filter_repo_objects
 
 from ..settings import without_tokens
 
@@ -102,6 +103,26 @@ def prepare_repository(repo_id: str, token: str | bool | None = None, private: b
         return HfApi(token=token).create_repo(repo_id, private=private, exist_ok=True, repo_type="model").repo_id
 
 
+def files_to_push(folder: str | os.PathLike[str]) -> dict[str, int]:
+    """What [`push_folder`] would send, without asking the Hub: look at it before anybody else can.
+
+    Args:
+        folder: the model with its tokenizer, code, card, results and pictures.
+
+    Returns:
+        The path of each file in the repository, and its size in bytes.
+
+    Raises:
+        FileNotFoundError: if the folder holds no model.
+    """
+    root = Path(folder)
+    if not (root / "config.json").exists():
+        raise FileNotFoundError(f"{folder} holds no model (config.json) to push")
+    names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
+    sent = filter_repo_objects(names, ignore_patterns=[*NOT_PUSHED, *DEFAULT_IGNORE_PATTERNS])
+    return {name: (root / name).stat().st_size for name in sent}
+
+
 def push_folder(
     folder: str | os.PathLike[str],
     repo_id: str,
@@ -128,8 +149,7 @@ def push_folder(
         FileNotFoundError: if the folder holds no model.
         PushError: if the Hub cannot be reached or refuses; the repository is then as it was.
     """
-    if not (Path(folder) / "config.json").exists():
-        raise FileNotFoundError(f"{folder} holds no model (config.json) to push")
+    files_to_push(folder)  # refuses a folder without a model
     full_id = prepare_repository(repo_id, token, private)
     with pushing(full_id, token, folder):
         api = HfApi(token=token)

@@ -437,7 +437,7 @@ def test_each_objective_may_have_its_own_temperature():
 @pytest.mark.parametrize(
     ("spec", "options", "message"),
     [
-        ({"posterior": {"weigth": 1}}, {}, r"'posterior' has no \['weigth'\]"),
+        ({"posterior": {"weigth": 1}}, {}, r"'posterior' has no \['weigth'\]"),  # codespell:ignore
         ({"posterior": {"weight": "1"}}, {}, "weight of objective 'posterior' must be a number"),
         ({"posterior": {"temperature": 0}}, {}, "above 0"),
         ({"top_k": {"temperature": 2}}, {}, "top_k objective has no local temperature"),

@@ -97,6 +97,15 @@ def test_rows_are_averaged_over_the_same_languages():
     assert "| teachers | 80.00 | 70.00 | n/a |" in report.to_markdown()
 
 
+def test_teachers_that_have_nothing_to_teach_are_named():
+    # Danger: somebody trains teachers for too short a time, and sees "n/a" without a reason.
+    weak = ComparisonReport("f1", REPORT.students, REPORT.baseline, REPORT.teachers)
+    for text in (weak.to_text(), weak.to_markdown()):
+        assert "The teachers are not better than the baseline" in text
+    assert "not better" not in REPORT.to_text()
+    assert "not better" not in ComparisonReport("f1", REPORT.students, None, REPORT.baseline).to_text()
+
+
 def test_languages_can_be_ordered_but_not_lost():
     ordered = ComparisonReport("f1", {"s": {"en": 0.1, "de": 0.2}}, languages=["de", "en"])
     assert ordered.to_markdown().startswith("|  | de | en | avg |\n")

@@ -19,9 +19,9 @@ from hf_structkd.export.onnx import MODEL_FILE, OnnxTagger, export_onnx, quantiz
 from hf_structkd.modeling.words import split_words
 from tests.conftest import draw_student
 from tests.modeling.conftest import Family, wordpiece
+from tests.page_snippets import programs, run_program
 
 pytestmark = pytest.mark.slow
-PAGE = Path(__file__).parents[2] / "docs" / "pipeline.md"
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "ner" / "wikiann"
 
 
@@ -43,11 +43,11 @@ def teacher(corpus, tokenizer, labels, tmp_path_factory) -> Teacher:
 @pytest.fixture(scope="module")
 def exported(teacher, tmp_path_factory) -> dict[str, OnnxTagger]:
     """Written as the page shows it."""
-    (program,) = re.findall(r"```python\n([^`]*?export_onnx.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
+    (program,) = [each for each in programs("docs/pipeline.md") if "export_onnx" in each.text]
     folder = tmp_path_factory.mktemp("exported")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        exec(compile(program, str(PAGE), "exec"), {"model": teacher.model, "tokenizer": teacher.tokenizer})
+        run_program(program, {"model": teacher.model, "tokenizer": teacher.tokenizer})
     return {
         name: OnnxTagger(folder / place, threads=1)
         for name, place in {"full": "exported", "int8": "exported-int8"}.items()

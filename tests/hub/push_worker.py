@@ -117,6 +117,14 @@ def upload_twice(folder: str, repo_id: str, token: str) -> str:
     return push_folder(folder, repo_id, token=token)
 
 
+def program(code: str, token: str) -> None:
+    """Run a page's program as somebody who has logged in."""
+    from huggingface_hub import login
+
+    login(token)
+    exec(compile(code, "page", "exec"), {"__name__": "page"})
+
+
 def download(repo_ids: list[str], token: str | None = None) -> dict:
     """Tag a sentence with what the Hub has, as somebody who has transformers and torch alone."""
     sys.modules["hf_structkd"] = None  # type: ignore[assignment]  # importing it fails
@@ -158,5 +166,5 @@ def validate(cards: list[str]) -> list[str | None]:
 
 
 if __name__ == "__main__":
-    work = {f.__name__: f for f in (strategies, refusals, upload_twice, download, validate)}[sys.argv[1]]
+    work = {f.__name__: f for f in (strategies, refusals, upload_twice, program, download, validate)}[sys.argv[1]]
     print(json.dumps(work(**json.loads(sys.argv[2]))))

@@ -230,3 +230,20 @@ def test_the_clients_validator_takes_cards_and_finds_faults(hub, pushed, tmp_pat
     fine, wrong = work(hub.address, tmp_path, "validate", cards=[str(good), str(bad)])
     assert fine is None
     assert "license" in wrong
+
+
+def test_the_list_of_files_to_push_is_what_a_push_sends(hub, tmp_path):
+    # Danger: somebody looks at a list, and the push sends something else: a checkpoint, a path of this machine.
+    from hf_structkd.hub import files_to_push
+
+    for name in ("config.json", "README.md", "plots/a.png", "settings.json", "checkpoint-2/config.json",
+                 "training_args.bin", "_old/x", ".cache/huggingface/x"):  # fmt: skip
+        (tmp_path / "student" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "student" / name).write_text("{}")
+    listed = files_to_push(tmp_path / "student")
+    assert listed == {"config.json": 2, "README.md": 2, "plots/a.png": 2}
+    code = f"from hf_structkd.hub import push_folder\npush_folder({str(tmp_path / 'student')!r}, 'alice/listed')"
+    work(hub.address, tmp_path / "home", "program", code=code, token=ALICE)
+    assert set(hub.repos["alice/listed"].files) - {".gitattributes"} == set(listed)
+    with pytest.raises(FileNotFoundError, match="holds no model"):
+        files_to_push(tmp_path / "nothing")

@@ -1,22 +1,21 @@
 """Danger: a page about the CRF whose example does not run, or whose tables nobody measured."""
 
 import re
-from pathlib import Path
 
 import pytest
 
 from hf_structkd import LinearChainCRF
 from hf_structkd.evaluation.marked_figures import fill_file
 
-ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "docs" / "crf.md"
+from ..page_snippets import ROOT, programs, run_program
+
+PAGE = "docs/crf.md"
 
 
 def test_the_example_runs_and_the_members_exist():
-    text = PAGE.read_text(encoding="utf-8")
-    (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
-    names: dict = {}
-    exec(compile(code, str(PAGE), "exec"), names)
+    text = (ROOT / PAGE).read_text(encoding="utf-8")
+    (program,) = programs(PAGE)
+    names = run_program(program, {})
     assert names["emissions"].grad is not None
     table = text[text.index("| member |") : text.index("**Exact**")]
     members = re.findall(r"`(\w+)[(`]", "".join(line.split("|")[1] for line in table.splitlines() if "`" in line))

@@ -1,28 +1,13 @@
 """Danger: a page that says how a tagger grows, and whose commands do not run."""
 
-import re
-import shlex
-from pathlib import Path
-
 import pytest
 
 from hf_structkd import load_corpora
 
 from ..conftest import draw_student
+from ..page_snippets import commands, programs, quickly, run_program
 
-DOCS = Path(__file__).parents[2] / "docs"
 OLD = ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]
-QUICK = ("--num_train_epochs", "1", "--use_cpu", "--disable_tqdm")
-
-
-def commands(page: str) -> list[list[str]]:
-    """The commands of a page, in order, as lists of words."""
-    blocks = re.findall(r"```bash\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), flags=re.DOTALL)
-    return [shlex.split(block.replace("\\\n", " ")) for block in blocks]
-
-
-def programs(page: str) -> list[str]:
-    return re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), flags=re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +34,12 @@ def place(tmp_path_factory, tokenizer, labels):
 
 @pytest.mark.parametrize(
     ("page", "old", "candidate"),
-    [("add_a_type.md", OLD, None), ("add_a_language.md", None, None), ("update_it.md", None, 3)],
+    [
+        ("docs/add_a_type.md", OLD, None),
+        ("docs/add_a_language.md", None, None),
+        ("docs/update_it.md", None, 3),
+        ("docs/calibration.md", None, None),
+    ],
 )
 def test_the_commands_of_a_page_run(page, old, candidate, place, tokenizer, labels, run_script, monkeypatch, tmp_path):
     for name in place.iterdir():
@@ -59,11 +49,11 @@ def test_the_commands_of_a_page_run(page, old, candidate, place, tokenizer, labe
         draw_student(tokenizer, own, seed=seed, languages=["de", "en"]).save_pretrained(f"runs/{name}")
         tokenizer.save_pretrained(f"runs/{name}")
     found = commands(page)
-    assert len(found) >= 2
-    for program, verb, *options in found:
-        assert program == "structkd"
-        printed = run_script(f"structkd {verb}", *options, *(QUICK if verb == "distill" else ()))
-        if verb == "evaluate":
+    assert found
+    for command in found:
+        assert command[0] == "structkd"
+        printed = run_script(" ".join(command[:2]), *quickly(command))
+        if command[1] == "evaluate":
             assert "Against the previous tagger" in printed
     for program in programs(page):
-        exec(compile(program, page, "exec"), {"__name__": "page"})
+        run_program(program, {"__name__": "page"})

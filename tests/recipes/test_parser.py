@@ -166,7 +166,7 @@ def test_yaml_means_what_it_looks_like(recipe, text, name, expected):
     ("text", "parts"),
     [
         ("leraning_rate: 1", ["'leraning_rate'", "recipe.yaml", "did you mean 'learning_rate'"]),
-        ("languges: [en]", ["'languges'", "'languages'"]),
+        ("languges: [en]", ["'languges'", "'languages'"]),  # codespell:ignore
         ("limit: 3\nlimit: 4", ["'limit' is given twice", "line 2"]),
         ("sizes: {en: 1, en: 2}", ["'en' is given twice"]),
         ("limit: many", ["'limit'", "int", "'many'"]),

@@ -10,11 +10,10 @@ from transformers import AutoConfig, AutoTokenizer
 from hf_structkd import load_corpora
 
 from ..conftest import draw_student
-from .test_growth_pages import commands, programs
+from ..page_snippets import commands, programs, quickly, run_program
 
-QUICK = ("--num_train_epochs", "1", "--use_cpu", "--disable_tqdm", "--max_train_sentences", "40", "--no_baseline",
-         "--max_dev_sentences", "10", "--max_test_sentences", "10")  # fmt: skip
-PAGE = "make_it_smaller.md"
+FEW = ("--max_train_sentences", "40", "--no_baseline", "--max_dev_sentences", "10", "--max_test_sentences", "10")
+PAGE = "docs/make_it_smaller.md"
 
 
 @pytest.mark.slow
@@ -29,9 +28,9 @@ def test_the_commands_of_the_page_run(tokenizer, labels, run_script, monkeypatch
         text = "\n".join(" ".join(words) for words in splits["train"]["tokens"])
         (tmp_path / "text" / f"{language}.txt").write_text(text)
     printed = []
-    for program, verb, *options in commands(PAGE):
-        assert program == "structkd"
-        printed.append(run_script(f"structkd {verb}", *options, *(QUICK if verb == "distill" else ())))
+    for command in commands(PAGE):
+        assert command[0] == "structkd"
+        printed.append(run_script(" ".join(command[:2]), *quickly(command, *FEW)))
     assert "pieces kept" in printed[0]
     assert "in the dev sentences of de: " in printed[0]
     student = AutoConfig.from_pretrained("runs/small/student")
@@ -41,5 +40,5 @@ def test_the_commands_of_the_page_run(tokenizer, labels, run_script, monkeypatch
     assert "pieces kept" in printed[2]
     assert "int8 on the text: " in printed[2]
     for program in programs(PAGE):
-        exec(compile(program, PAGE, "exec"), {"__name__": "page"})
+        run_program(program, {"__name__": "page"})
     assert AutoConfig.from_pretrained("runs/trimmed").num_hidden_layers == 2
