@@ -28,7 +28,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 
 def space_module(name: str) -> ModuleType:
     """A module of examples/space, whose files import each other by their bare names, as a Space's do."""
-    for needed in dict.fromkeys(("rendering", name)):
+    for needed in dict.fromkeys(("rendering", "sentences", "taggers", "comparison", name)):
         if needed not in sys.modules:
             spec = importlib.util.spec_from_file_location(needed, EXAMPLES / "space" / f"{needed}.py")
             sys.modules[needed] = importlib.util.module_from_spec(spec)

@@ -158,7 +158,9 @@ def test_a_pipeline_runs_no_strangers_code_as_the_pages_write_it(stranger, task)
 
 def test_the_space_runs_no_strangers_code(stranger, monkeypatch):
     pytest.importorskip("gradio", reason="needs gradio, the extra 'space'")
-    said = space_module("app").Taggers([stranger]).answer(stranger, "Nadia sailed to Oslo.", "any language", 1, 0.0)
+    app = space_module("app")
+    taggers = app.Taggers([stranger])
+    said = app.tag(taggers, taggers.names, "Nadia sailed to Oslo.", None, 1, 0.0)[0][0]
     assert "could not be loaded" in said
     assert "trust_remote_code" in said
 

@@ -10,11 +10,14 @@ import subprocess
 import sys
 from html import unescape
 from pathlib import Path
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 import pytest
 from transformers import pipeline
 
-from tests.conftest import space_module
+from hf_structkd import Teacher
+from hf_structkd.evaluation.flips import flips
+from tests.conftest import draw_student, space_module
 
 pytest.importorskip("gradio", reason="needs gradio, the extra 'space'")
 
@@ -22,7 +25,8 @@ SPACE = Path(__file__).parents[1] / "examples" / "space"
 TASK = "crf-token-classification"
 TEXT = "Anna flew from Boston to Paris, said Maria Lopez."
 ARABIC = "وصلت ليلى حداد من بيروت."
-OPTIONS = {"language": "any language", "top_k": 3, "threshold": 0.0}
+NAMES = ["one", "two"]
+GOLD = "Anna\tB-PER\nflew\tO\nto\tO\nParis\tB-LOC\n.\tO\n\nMaria\tB-PER\nLopez\tI-PER\nsaid\tO\n"
 
 
 @pytest.fixture(scope="module")
@@ -30,17 +34,28 @@ def app():
     return space_module("app")
 
 
-@pytest.fixture
-def checkpoints(make_student, tokenizer, tmp_path) -> list[str]:
-    for number, name in enumerate(("one", "two"), start=1):
-        make_student(number, languages=["en", "ru"]).save_pretrained(tmp_path / name)
-        tokenizer.save_pretrained(tmp_path / name)
-    return [str(tmp_path / "one"), str(tmp_path / "two")]
+@pytest.fixture(scope="module")
+def checkpoints(labels, tokenizer, tmp_path_factory) -> list[str]:
+    folder = tmp_path_factory.mktemp("taggers")
+    for number, name in enumerate(NAMES, start=1):
+        draw_student(tokenizer, labels, number, languages=["en", "ru"]).save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    return [str(folder / name) for name in NAMES]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def taggers(app, checkpoints):
     return app.Taggers(checkpoints)
+
+
+@pytest.fixture
+def tag(app, taggers):
+    """What the page shows of one tagger, as HTML."""
+
+    def answer(text=TEXT, language="any language", top_k=3, threshold=0.0, name="one") -> str:
+        return app.tag(taggers, [name], text, language, top_k, threshold)[0][0]
+
+    return answer
 
 
 def told(html: str) -> str:
@@ -48,8 +63,8 @@ def told(html: str) -> str:
     return " ".join(unescape(re.sub(r"<[^>]+>", " ", html)).split())
 
 
-def test_the_page_says_what_the_pipeline_says(taggers, checkpoints):
-    html = taggers.answer(checkpoints[0], TEXT, **OPTIONS)
+def test_the_page_says_what_the_pipeline_says(tag, checkpoints):
+    html = tag()
     expected = pipeline(TASK, model=checkpoints[0])(TEXT, top_k=3, marginals=True)
     entities = html[: html.index("analyses</h4>")]
     shown = re.findall(r'title="probability ([\d.]+)"><bdi>(.*?)</bdi><small>(\S+) ', entities)
@@ -73,53 +88,127 @@ def test_the_page_says_what_the_pipeline_says(taggers, checkpoints):
     ],
     ids=["empty", "spaces", "control characters", "too long"],
 )
-def test_what_cannot_be_tagged_is_told(taggers, checkpoints, text, answer):
-    assert told(taggers.answer(checkpoints[0], text, **OPTIONS)).startswith(answer)
+def test_what_cannot_be_tagged_is_told(tag, text, answer):
+    assert told(tag(text)).startswith(answer)
 
 
-def test_a_long_text_is_tagged_whole_and_its_heat_map_says_where_it_ends(taggers, checkpoints):
-    seen = told(taggers.answer(checkpoints[0], "Anna flew to Paris. " * 80 + "Lopez", **OPTIONS))
-    assert "The first 60 of 401 words" in seen
-    assert "401 words; entropy" in seen
+def test_a_long_text_is_tagged_whole_and_its_tables_unfold(tag):
+    html = tag("Anna flew to Paris. " * 160 + "Lopez")
+    seen = told(html)
+    assert re.findall(r"Words from (\d+) on", seen) == [str(60 * i + 1) for i in range(1, 10)]
+    assert "The last 201 words are not shown here." in seen
+    assert "801 words; entropy" in seen
+    # the other analyses by what differs: few of hundreds of entities
+    others = html[html.index('class="alternatives"') : html.index("Probability of every tag")]
+    assert "entities above" in others
+    assert 2 <= others.count("<mark") <= 30
+    assert {"new", "gone"} & set(re.findall(r'<mark class="(\w+)"', others))
 
 
-def test_an_unknown_language_is_warned_of_where_the_tagger_names_its_own(taggers, checkpoints):
-    warning = "trained on en, ru, not on xx"
-    assert warning in told(taggers.answer(checkpoints[0], TEXT, **{**OPTIONS, "language": "xx"}))
+def test_an_unknown_language_is_warned_of_where_the_tagger_names_its_own(tag):
+    assert "trained on en, ru, not on xx" in told(tag(language="xx"))
     for known in ("ru", "", None, "any language"):
-        assert "trained on" not in told(taggers.answer(checkpoints[0], TEXT, **{**OPTIONS, "language": known}))
+        assert "trained on" not in told(tag(language=known))
 
 
-def test_what_a_visitor_types_stays_text(taggers, checkpoints):
+def test_sentences_to_try_are_in_the_languages_of_the_taggers(app, taggers):
+    assert taggers.languages() == ["en", "ru"]
+    assert taggers.facts("one") == "trained on en, ru; finds LOC, ORG, PER"
+    texts = app.examples(["ru", "pt-BR", "xx"])
+    assert texts == [app.SENTENCES["pt"], app.SENTENCES["ru"]]
+    assert app.examples(["xx"]) == [app.SENTENCES["en"]]
+
+
+@pytest.mark.parametrize(
+    ("places", "names"),
+    [
+        (["/a/one/student", "/b/two/student"], ["one/student", "two/student"]),
+        (["/home/me/tagger"], ["tagger"]),
+        (["org/tagger", "runs/x/student"], ["org/tagger", "student"]),
+    ],
+)
+def test_no_tagger_is_called_by_its_path(app, places, names):
+    assert app.Taggers(places).names == names
+
+
+def test_what_a_visitor_types_stays_text(app, taggers, tag):
     attack = '<script>alert(1)</script> "Anna" <img src=x onerror=alert(2)>'
-    html = taggers.answer(checkpoints[0], attack, **OPTIONS)
-    assert "<script" not in html
-    assert "<img" not in html
-    assert taggers.answer(attack, TEXT, **OPTIONS).count("<script") == 0  # a name that the list has not
+    for html in (tag(attack), tag(name=attack), app.compared(taggers, "one", "two", f"{attack}\tO\nAnna\tB-PER")):
+        assert "<script" not in html
+        assert "<img" not in html
 
 
-def test_hidden_entities_are_counted(taggers, checkpoints):
-    seen = told(taggers.answer(checkpoints[0], TEXT, **{**OPTIONS, "threshold": 1.0}))
-    assert re.search(r"[1-9]\d* below the threshold of 1 not marked", seen)
+def test_hidden_entities_are_counted(tag):
+    assert re.search(r"[1-9]\d* below the threshold of 1 not marked", told(tag(threshold=1.0)))
 
 
-def test_a_checkpoint_that_is_not_there_is_named(app, tmp_path):
-    missing = str(tmp_path / "nothing")
-    assert "nothing could not be loaded" in told(app.Taggers([missing]).answer(missing, TEXT, **OPTIONS))
+def test_a_checkpoint_that_is_not_there_is_named_without_its_path(app, tmp_path):
+    missing = app.Taggers([str(tmp_path / "a" / "nothing")])
+    (said,), _ = app.tag(missing, missing.names, TEXT, None, 1, 0.0)
+    assert "nothing could not be loaded" in told(said)
+    assert str(tmp_path) not in said
+
+
+def test_where_two_taggers_differ_is_listed(app, taggers, checkpoints):
+    shown, differences = app.tag(taggers, NAMES, TEXT, None, 2, 0.0)
+    found = [
+        {(e["entity_group"], e["word"], round(e["score"], 4)) for e in pipeline(TASK, model=name)(TEXT)["entities"]}
+        for name in checkpoints
+    ]
+    places = [{entity[:2] for entity in own} for own in found]
+    listed = re.findall(r'title="probability ([\d.]+)"><bdi>(.*?)</bdi><small>(\S+) ', differences)
+    expected = {entity for own, other in zip(found, places[::-1]) for entity in own if entity[:2] not in other}
+    assert {(kind, word, float(p)) for p, word, kind in listed} == expected
+    assert expected
+    assert "find the same" in app.tag(taggers, ["one", "one"], TEXT, None, 2, 0.0)[1]
+    assert len(shown) == 2
+
+
+def test_the_table_of_flips_counts_what_the_package_counts(app, taggers, checkpoints):
+    """Danger: the page says that an update loses nothing."""
+    sentences = [["Anna", "flew", "to", "Paris", "."], ["Maria", "Lopez", "said"]]
+    teachers = [Teacher.from_pretrained(place) for place in checkpoints]
+    old, new = (teacher.tag(sentences) for teacher in teachers)
+    for gold in (old, new):  # one tagger has all of it right
+        text = "\n\n".join("\n".join(f"{w}\t{t}" for w, t in zip(*row)) for row in zip(sentences, gold))
+        whole, expected = flips(old, new, gold).values()
+        seen = told(app.compared(taggers, "one", "two", text))
+        for row in ("number", "right_before", "right_now"):
+            assert f"{row.replace('_', ' ')} {whole[row]} {expected[row]} " in seen
+        shares = [f"{count['lost']} of {count['right_before']}" for count in (whole, expected)]
+        assert re.search(rf"lost {shares[0]}( \([\d.]+ %\))? {shares[1]} ", seen)
+        assert seen.count(" gold ") == (expected["lost"] > 0) + (expected["gained"] > 0)
+    assert expected["gained"]
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("", "There are no sentences yet"),
+        ("Anna\tB-PER\nflew", "the sentences.conll:2: 1 column(s)"),
+        ("word\tO\n" * 20001, "These sentences have 20,001 words"),
+    ],
+    ids=["empty", "broken", "too long"],
+)
+def test_what_cannot_be_compared_is_told(app, taggers, text, answer):
+    seen = told(app.compared(taggers, "one", "two", text))
+    assert seen.startswith(answer)
+    assert "/tmp" not in seen
 
 
 @pytest.mark.slow
 def test_code_of_a_checkpoint_runs_only_when_it_is_allowed(app, checkpoints, tmp_path):
     # The danger: a page set up with a stranger's checkpoint runs the stranger's code.
     trace = tmp_path / "trace"
-    code = Path(checkpoints[0]) / "configuration.py"
+    place = str(shutil.copytree(checkpoints[0], tmp_path / "mine"))
+    code = Path(place) / "configuration.py"
     code.write_text(f"open({str(trace)!r}, 'w').close()\n" + code.read_text(encoding="utf-8"), encoding="utf-8")
-    assert "Probability of every tag" in app.Taggers(checkpoints).answer(checkpoints[0], TEXT, **OPTIONS)
+    assert "Probability of every tag" in app.tag(app.Taggers([place]), ["mine"], TEXT, None, 2, 0.0)[0][0]
     assert not trace.exists()
 
     program = (  # in a process that has not the package's own code yet
         "import sys, app\n"
-        f"print(app.Taggers([{checkpoints[0]!r}], True).answer({checkpoints[0]!r}, {TEXT!r}, '', 2, 0.0))\n"
+        f"print(app.tag(app.Taggers([{place!r}], True), ['mine'], {TEXT!r}, '', 2, 0.0)[0][0])\n"
         "print('imported', 'hf_structkd' in sys.modules)"
     )
     env = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")}
@@ -138,7 +227,7 @@ def test_a_probability_is_never_shown_as_another(app, score):
     assert value == pytest.approx(score, rel=0.06, abs=0)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def browser():
     playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright, the extra 'dev'")
     names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -151,7 +240,7 @@ def browser():
         started.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def address(checkpoints):
     """A running page with two taggers."""
     with socket.socket() as free:
@@ -176,27 +265,43 @@ def address(checkpoints):
     process.wait(20)
 
 
+def overlapping(page) -> list[str]:
+    """Pairs of shown labels, fields and buttons that lie over each other: a label over an arrow, a number cut off."""
+    return page.evaluate(
+        """() => {
+          const shown = [...document.querySelectorAll("label > span, input, textarea, button, .icon-wrap, .icon")]
+            .filter(one => one.checkVisibility() && one.getBoundingClientRect().width > 1);
+          const bad = [];
+          for (const [i, one] of shown.entries()) for (const other of shown.slice(i + 1)) {
+            if (one.contains(other) || other.contains(one)) continue;
+            const [a, b] = [one.getBoundingClientRect(), other.getBoundingClientRect()];
+            const wide = Math.min(a.right, b.right) - Math.max(a.left, b.left);
+            const high = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
+            const pad = one.matches("input") ? parseFloat(getComputedStyle(one).paddingRight) : 0;
+            const arrow = other.matches(".icon, .icon-wrap") && b.left >= a.right - pad - 1;
+            if (wide > 2 && high > 2 && !arrow)
+              bad.push(`${one.tagName}.${one.className} ${one.textContent} / ${other.tagName}.${other.className}`);
+          }
+          for (const one of shown) if (one.matches("input") && one.scrollWidth > one.clientWidth + 1)
+            bad.push(`cut: ${one.value}`);
+          return bad;
+        }"""
+    )
+
+
 @pytest.mark.slow
-def test_in_a_browser(browser, address, checkpoints):
-    page = browser.new_page(viewport={"width": 1300, "height": 900})
+@pytest.mark.parametrize("width", [1300, 390], ids=["wide", "narrow"])
+def test_in_a_browser(browser, address, checkpoints, width):
+    """Opened by a link; then tagged, shared, compared."""
+    page = browser.new_page(viewport={"width": width, "height": 900})
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
-    page.goto(address, wait_until="domcontentloaded")
+    query = urlencode({"text": TEXT, "left": "two", "right": "one"})
+    page.goto(f"{address}/?{query}", wait_until="domcontentloaded")
     left, right = page.locator("#left-answer"), page.locator("#right-answer")
-
-    # It opens with an answer, of both taggers.
-    left.locator(".heat-map").wait_for(timeout=60_000)
-    right.locator(".heat-map").wait_for(timeout=60_000)
-
-    def tag(text: str) -> None:
-        page.locator("#text textarea").fill(text)
-        page.locator("#tag").click()
-
-    tag(TEXT)
-    left.get_by_text("Boston").first.wait_for()
-    for name, column in zip(checkpoints, (left, right)):
+    for name, column in zip(reversed(checkpoints), (left, right)):
+        column.locator(".heat-map").wait_for(timeout=60_000)
         expected = pipeline(TASK, model=name)(TEXT, top_k=4)
-        column.get_by_text("Lopez").first.wait_for()
         marks = column.locator(".text mark")
         assert marks.locator("bdi").all_inner_texts() == [e["word"] for e in expected["entities"]]
         assert marks.evaluate_all("all => all.map(one => one.title)") == [
@@ -204,6 +309,7 @@ def test_in_a_browser(browser, address, checkpoints):
         ]
         assert column.locator(".alternatives tr").count() == 4
     assert left.locator(".text").inner_text() != right.locator(".text").inner_text()
+    assert page.locator("#differences mark").count() > 0
     # the darker the likelier
     shades = left.locator(".heat-map tbody tr").first.locator("td").evaluate_all(
         "all => all.map(one => [parseFloat(one.title.split(': ').pop()),"
@@ -213,20 +319,45 @@ def test_in_a_browser(browser, address, checkpoints):
     assert [shade for _, shade in ordered] == sorted(shade for _, shade in ordered)
     assert ordered[0][1] < ordered[-1][1]
 
+    page.locator("#options button").first.click()
+    page.locator("#options input[type=number]").first.wait_for()
+    assert overlapping(page) == []
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    assert not any(place in page.content() for place in checkpoints)
+
+    def tag(text: str) -> None:
+        page.locator("#text textarea").fill(text)
+        page.locator("#tag").click()
+
     tag(ARABIC)
     left.get_by_text("بيروت").first.wait_for()
     assert left.locator(".text").evaluate("one => getComputedStyle(one).direction") == "rtl"
     assert page.locator("#text textarea").evaluate("one => getComputedStyle(one).unicodeBidi") == "plaintext"
+    page.locator("#share").click()
+    link = page.locator("#link textarea")
+    link.wait_for()
+    carried = {"text": [ARABIC], "left": ["two"], "right": ["one"]}
+    assert parse_qs(urlsplit(link.input_value()).query) == parse_qs(urlsplit(page.url).query) == carried
+    page.locator("#text textarea").fill("a" * 4001)
+    page.locator("#share").click()
+    page.get_by_text("A link carries up to 4,000 characters").first.wait_for()
 
     tag("   ")
     left.get_by_text("There is no text yet").wait_for()
-    tag("Anna " * 6000)
-    left.get_by_text("6,000 words").wait_for()
-
     page.locator("#right input").click()
-    page.get_by_role("option", name="none").click()
+    page.get_by_role("option", name="none", exact=True).click()
     tag(TEXT)
     left.get_by_text("Boston").first.wait_for()
     right.wait_for(state="hidden")
+
+    page.get_by_role("tab", name="Compare on gold tags").click()
+    page.locator("#gold textarea").fill(GOLD)
+    page.locator("#right input").click()
+    page.get_by_role("option", name="one", exact=True).click()
+    page.locator("#compare").click()
+    page.locator("#flips").get_by_text("From two to one").wait_for()
+    assert page.locator("#flips .flips").first.locator("tbody tr").count() == 5
+    assert page.evaluate("document.documentElement.scrollWidth") == width
     assert errors == []
     assert page.get_by_text("Error", exact=True).count() == 0
+    page.close()

@@ -7,152 +7,163 @@ the code that they carry, and hf_structkd need not be installed. Without it only
 """
 
 import argparse
-import importlib
 import os
-from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import Any
 
 import gradio as gr
-from rendering import CSS, alternatives, footer, heat_map, highlighted, hues, note, page
-from transformers import pipeline
+from comparison import compared
+from rendering import CSS, alternatives, differing, footer, heat_map, highlighted, hues, note, page
+from sentences import SENTENCES, examples
+from taggers import NoAnswerError, Taggers
 
-TASK = "crf-token-classification"
-MAX_WORDS = 5000
 NO_OTHER = "none"
 ANY_LANGUAGE = "any language"
-EXAMPLES = [
-    ["Maria Schmidt left Lisbon in March to work for the World Health Organization in Geneva.", "en"],
-    ["Im Sommer zog Karl Weber von Hamburg nach Wien und spielt nun für Rapid Wien.", "de"],
-    ["La escritora Elena Ruiz nació en Valparaíso y estudió en la Universidad de Chile.", "es"],
-    ["De burgemeester van Utrecht sprak gisteren met Jan de Vries van Feyenoord.", "nl"],
-    ["وصلت ليلى حداد من بيروت إلى القاهرة يوم الاثنين.", "ar"],
-]
+MAX_LINK = 4000  # characters of text that a link carries; browsers and servers refuse much longer addresses
+GOLD = "Anna\tB-PER\nBerg\tI-PER\nlives\tO\nin\tO\nLyon\tB-LOC\n.\tO\n\nIt\tO\nrains\tO\n.\tO"
+# The address of the page with the text and the taggers; it also goes to the clipboard and into the address bar.
+LINK = """(text) => {
+  const address = new URL(window.location.href);
+  address.search = "";
+  const members = {text, left: document.querySelector("#left input").value,
+    right: document.querySelector("#right input").value};
+  for (const [name, value] of Object.entries(members)) address.searchParams.set(name, value);
+  if (text.length <= LIMIT) {
+    window.history.replaceState(null, "", address);
+    if (navigator.clipboard) navigator.clipboard.writeText(address.href).catch(() => {});
+  }
+  return text.length <= LIMIT ? address.href : "";
+}""".replace("LIMIT", str(MAX_LINK))
 
 
-class Taggers:
-    """The checkpoints that the page offers, each loaded when it is first asked.
+def answer_as_html(text: str, answer: dict[str, Any], threshold: float, warning: str) -> str:
+    """One tagger's answer: the text with its entities, other analyses, probabilities of tags."""
+    best = answer.get("entities", answer.get("tags", []))
+    kept = [span for span in best if span["score"] >= threshold]
+    colours = hues(list(answer["marginals"][0]["scores"]))
+    hidden = len(best) - len(kept)
+    return page(
+        warning,
+        highlighted(text, {**answer, "entities": kept}, colours),
+        note(f"{hidden} below the threshold of {threshold:g} not marked.") if hidden else "",
+        alternatives(text, answer, colours),
+        heat_map(answer),
+        footer(answer),
+    )
 
-    Args:
-        names: ids on the Hub, or folders.
-        trust_remote_code: run the code that they carry; else the installed hf_structkd's.
-    """
 
-    def __init__(self, names: Sequence[str], trust_remote_code: bool = False) -> None:
-        self.names = list(dict.fromkeys(names))
-        self.trust_remote_code = trust_remote_code
-        self.load: Callable[[str], Any] = lru_cache(maxsize=4)(self._load)
+def language_note(taggers: Taggers, name: str, language: str | None) -> str:
+    """A warning where the tagger says which languages it knows, and this is none of them."""
+    known, language = taggers.config(name)["languages"], (language or "").strip()
+    if not language or language == ANY_LANGUAGE or not known or language in known:
+        return ""
+    return note(f"This tagger was trained on {', '.join(known)}, not on {language}: its probabilities may mislead.")
 
-    def _load(self, name: str) -> Any:
-        if self.trust_remote_code:
-            return pipeline(model=name, trust_remote_code=True)
+
+def tag(
+    taggers: Taggers, names: list[str], text: str, language: str | None, top_k: int, threshold: float
+) -> tuple[list[str], str]:
+    """The answers of one or two taggers as HTML, and where two differ; what cannot be answered is said there too."""
+    shown, answers = [], []
+    for name in names:
         try:
-            importlib.import_module("hf_structkd")  # registers models and task
-        except ImportError:
-            raise ImportError(
-                "hf_structkd is not installed, and the code that the checkpoint carries is run with "
-                "TRUST_REMOTE_CODE=1 only."
-            ) from None
-        # Said, not left out: transformers would ask on standard input whether to run unknown code.
-        return pipeline(TASK, model=name, trust_remote_code=False)
-
-    def answer(self, name: str, text: str, language: str, top_k: int, threshold: float) -> str:
-        """One tagger's answer as HTML; what cannot be answered is said there too."""
-        if not text or not text.strip():
-            return page(note("There is no text yet: type or paste a sentence above."))
-        if name not in self.names:
-            return page(note(f"{name} is not among the taggers of this page."))
-        try:
-            tagger = self.load(name)
-        except (OSError, ValueError, ImportError, RuntimeError) as error:
-            return page(note(f"{name} could not be loaded. {error}"))
-        words = len(tagger.preprocess(text).words)
-        if not words:
-            return page(note("There is no word in this text, only spaces or control characters."))
-        if words > MAX_WORDS:
-            return page(note(f"This text has {words:,} words; this page tags up to {MAX_WORDS:,} at once."))
-        answer = tagger(text, top_k=int(top_k), marginals=True, entropy=True)
-        best = answer.get("entities", answer.get("tags", []))
-        kept = [span for span in best if span["score"] >= threshold]
-        colours = hues(list(answer["marginals"][0]["scores"]))
-        shown = {**answer, "entities": kept}
-        hidden = len(best) - len(kept)
-        return page(
-            self.language_note(tagger, language),
-            highlighted(text, shown, colours),
-            note(f"{hidden} below the threshold of {threshold:g} not marked.") if hidden else "",
-            alternatives(text, answer, colours),
-            heat_map(answer),
-            footer(answer),
-        )
-
-    @staticmethod
-    def language_note(tagger: Any, language: str | None) -> str:
-        """A warning where the tagger says which languages it knows, and this is none of them."""
-        known = getattr(tagger.model.config, "languages", None)
-        language = (language or "").strip()
-        if not language or language == ANY_LANGUAGE or not known or language in known:
-            return ""
-        return note(
-            f"This tagger was trained on {', '.join(known)}, not on {language}: its probabilities may mislead."
-        )
+            answers.append(taggers.answer(name, text, top_k=int(top_k), marginals=True, entropy=True))
+            shown.append(answer_as_html(text, answers[-1], threshold, language_note(taggers, name, language)))
+        except NoAnswerError as error:
+            shown.append(page(note(str(error))))
+    if len(names) < 2 or len(answers) < 2:
+        return shown, ""
+    labels = [label for answer in answers for label in answer["marginals"][0]["scores"]]
+    return shown, page(differing(names, answers, hues(labels)))
 
 
 def build(taggers: Taggers) -> gr.Blocks:
     """The page."""
     first = taggers.names[0]
     second = taggers.names[1] if len(taggers.names) > 1 else NO_OTHER
+    offered = examples(taggers.languages())
     with gr.Blocks(title="Multilingual tagger", analytics_enabled=False, fill_width=True) as demo:
         gr.Markdown(
             "# Multilingual tagger\n"
-            "One encoder with a linear-chain CRF, distilled from taggers of single languages. Every probability is "
+            "An encoder with a linear-chain CRF, distilled from taggers of single languages. Every probability is "
             "exact: summed over **all** ways of tagging the text."
         )
         with gr.Row():
-            with gr.Column(scale=3, min_width=320):
-                text = gr.Textbox(
-                    EXAMPLES[0][0], label="Text", lines=4, max_lines=12, elem_id="text", placeholder="Any text"
+            left = gr.Dropdown(taggers.names, value=first, label="Tagger", elem_id="left", min_width=260)
+            right = gr.Dropdown(
+                [NO_OTHER, *taggers.names], value=second, label="Compared with", elem_id="right", min_width=260
+            )
+        with gr.Tab("Tag a text"):
+            text = gr.Textbox(offered[0], label="Text", lines=3, max_lines=14, elem_id="text", placeholder="Any text")
+            with gr.Accordion("Options", open=False, elem_id="options"), gr.Row():
+                language = gr.Dropdown(
+                    [ANY_LANGUAGE, *(taggers.languages() or SENTENCES)],
+                    value=ANY_LANGUAGE,
+                    label="Language",
+                    info="The page warns if a tagger was not trained on it.",
+                    allow_custom_value=True,
+                    elem_id="language",
+                    min_width=280,
                 )
-            with gr.Column(scale=2, min_width=280):
-                with gr.Row():
-                    left = gr.Dropdown(taggers.names, value=first, label="Tagger", elem_id="left")
-                    right = gr.Dropdown(
-                        [NO_OTHER, *taggers.names], value=second, label="Compared with", elem_id="right"
-                    )
-                with gr.Row():
-                    language = gr.Dropdown(
-                        [ANY_LANGUAGE, *(code for _, code in EXAMPLES)],
-                        value=ANY_LANGUAGE,
-                        label="Language",
-                        allow_custom_value=True,
-                        elem_id="language",
-                    )
-                    top_k = gr.Slider(1, 10, value=4, step=1, label="Analyses")
-                    threshold = gr.Slider(0, 1, value=0, step=0.05, label="Threshold")
-        button = gr.Button("Tag", variant="primary", elem_id="tag")
-        examples = gr.Examples([[sentence] for sentence, _ in EXAMPLES], [text], label="Try one of these")
-        with gr.Row():
-            with gr.Column(min_width=320):
-                left_name = gr.Markdown(elem_classes="name")
-                left_answer = gr.HTML(elem_id="left-answer")
-            with gr.Column(min_width=320, visible=second != NO_OTHER) as right_column:
-                right_name = gr.Markdown(elem_classes="name")
-                right_answer = gr.HTML(elem_id="right-answer")
+                top_k = gr.Slider(1, 10, value=4, step=1, label="Analyses", min_width=280)
+                threshold = gr.Slider(0, 1, value=0, step=0.05, label="Threshold", min_width=280)
+            with gr.Row():
+                button = gr.Button("Tag", variant="primary", elem_id="tag", scale=4, min_width=160)
+                share = gr.Button("Link to this text", elem_id="share", scale=1, min_width=160)
+            link = gr.Textbox(label="Link", visible=False, max_lines=2, buttons=["copy"], elem_id="link")
+            tried = gr.Examples([[sentence] for sentence in offered], [text], label="Try one of these")
+            differences = gr.HTML(elem_id="differences")
+            with gr.Row():
+                with gr.Column(min_width=320):
+                    left_name = gr.Markdown(elem_classes="name")
+                    left_answer = gr.HTML(elem_id="left-answer")
+                with gr.Column(min_width=320, visible=second != NO_OTHER) as right_column:
+                    right_name = gr.Markdown(elem_classes="name")
+                    right_answer = gr.HTML(elem_id="right-answer")
+        with gr.Tab("Compare on gold tags", visible=len(taggers.names) > 1):
+            gr.Markdown(
+                "What changes for those who use the first tagger, if the second takes its place? Paste sentences with "
+                "gold tags: a word and its tag per line, an empty line between sentences."
+            )
+            gold = gr.Textbox(
+                label="Sentences with gold tags", lines=8, max_lines=16, placeholder=GOLD, elem_id="gold"
+            )
+            compare = gr.Button("Compare", variant="primary", elem_id="compare")
+            flips = gr.HTML(elem_id="flips")
 
-        def tag(text: str, left: str, right: str, *options: Any) -> list[Any]:
-            compared = right != NO_OTHER
-            return [
-                f"### {left}",
-                taggers.answer(left, text, *options),
-                gr.update(visible=compared),
-                f"### {right}",
-                taggers.answer(right, text, *options) if compared else "",
-            ]
+        def answers(text: str, left: str, right: str, *options: Any) -> list[Any]:
+            names = [left] if right == NO_OTHER else [left, right]
+            shown, differ = tag(taggers, names, text, *options)
+            titles = [f"### {name}\n{taggers.facts(name)}" if name in taggers.names else "" for name in names]
+            return [titles[0], shown[0], gr.update(visible=len(names) > 1), titles[-1], shown[-1], differ]
+
+        def opened(request: gr.Request) -> list[Any]:
+            """The text and the taggers of a link."""
+            members = dict(request.query_params)
+            values = [members.get("text", offered[0])[:MAX_LINK]]
+            for member, default, known in (
+                ("left", first, taggers.names),
+                ("right", second, [NO_OTHER, *taggers.names]),
+            ):
+                name = members.get(member, default)
+                if name not in known:
+                    gr.Warning(f"This page has no tagger {name}; it shows {default}.")
+                values.append(name if name in known else default)
+            return values
+
+        def linked(address: str) -> Any:
+            if not address:
+                gr.Warning(f"A link carries up to {MAX_LINK:,} characters; this text is longer.")
+            return gr.update(value=address, visible=bool(address))
 
         inputs = [text, left, right, language, top_k, threshold]
-        outputs = [left_name, left_answer, right_column, right_name, right_answer]
-        gr.on([button.click, text.submit, demo.load], tag, inputs, outputs, api_name="tag")
-        examples.load_input_event.then(tag, inputs, outputs, api_visibility="private")
+        outputs = [left_name, left_answer, right_column, right_name, right_answer, differences]
+        gr.on([button.click, text.submit], answers, inputs, outputs, api_name="tag")
+        tried.load_input_event.then(answers, inputs, outputs, api_visibility="private")
+        demo.load(opened, None, [text, left, right], api_visibility="private").then(
+            answers, inputs, outputs, api_visibility="private"
+        )
+        share.click(linked, [text], [link], js=LINK, api_visibility="private")
+        compare.click(lambda *of: compared(taggers, *of), [left, right, gold], [flips], api_name="compare")
     return demo
 
 
