@@ -129,19 +129,29 @@ def _short(file: str, function: str) -> str:
     return f"{file.rsplit('hf_structkd/', 1)[1]}:{function}"
 
 
-def as_markdown(report: Mapping[str, Any]) -> str:
-    """The table by phase and step, of what takes at least half a percent."""
+def as_markdown(report: Mapping[str, Any], before: Mapping[str, Any] | None = None) -> str:
+    """The table by phase and step, of what takes at least half a percent.
+
+    Args:
+        report: A result of [`summary`].
+        before: One of the same recipe with an earlier version, for another column.
+    """
     from hf_structkd.evaluation.markdown import table  # here: importing is a phase of the run
 
     total = report["seconds"]
+    earlier = {(row["phase"], row["step"]): row["seconds"] for row in (before or {"phases": []})["phases"]}
     order = [*STAGES, "the rest"]
     rows = sorted(report["phases"], key=lambda row: (order.index(row["phase"]), -row["seconds"]))
-    cells = [
-        [row["phase"], row["step"], f"{row['seconds']:.1f}", f"{100 * row['seconds'] / total:.1f} %"]
-        for row in rows
-        if row["seconds"] >= 0.005 * total
-    ]
-    return f"{total:.0f} seconds of one processor.\n\n{table(['phase', 'step', 'seconds', 'share'], cells)}"
+    cells = []
+    for row in rows:
+        was = earlier.get((row["phase"], row["step"]), 0.0)
+        if max(row["seconds"], was) >= 0.005 * total:
+            seconds = f"{row['seconds']:.1f}"
+            share = f"{100 * row['seconds'] / total:.1f} %"
+            cells.append([row["phase"], row["step"], seconds, share, *([f"{was:.1f}"] if before else [])])
+    cells.append(["all", "", f"{total:.1f}", "", *([f"{before['seconds']:.1f}"] if before else [])])
+    head = ["phase", "step", "seconds", "share", *(["seconds before"] if before else [])]
+    return table(head, cells)
 
 
 def _collapsed(seconds: Mapping[tuple[tuple[str, str], ...], float]) -> Iterator[str]:
@@ -154,8 +164,9 @@ def main() -> None:
     parser.add_argument("--report", type=Path, help="a file for the figures, as JSON")
     parser.add_argument("--stacks", type=Path, help="a file for all stacks, as flame graph tools read them")
     parser.add_argument("--read", type=Path, help="figures that were measured before, in place of a run")
+    parser.add_argument("--before", type=Path, help="figures of an earlier version, for another column of the table")
     parser.add_argument("--write", type=Path, help="a Markdown file with a marked place for the table")
-    parser.add_argument("--place", help="the name of the marked place, behind `profile / `")
+    parser.add_argument("--place", help="the name of the marked place, behind `profile `")
     args, recipe = parser.parse_known_args()
     if (args.write is None) != (args.place is None):
         parser.error("--write and --place go together")
@@ -176,11 +187,12 @@ def main() -> None:
         report = json.loads(args.read.read_text(encoding="utf-8"))
     if args.report:
         args.report.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    print(as_markdown(report))
+    text = as_markdown(report, json.loads(args.before.read_text(encoding="utf-8")) if args.before else None)
+    print(text)
     if args.write:
         from hf_structkd.evaluation.marked_figures import fill_file
 
-        fill_file(args.write, "profile", {f"profile / {args.place}": as_markdown(report)})
+        fill_file(args.write, f"profile {args.place}", {f"profile {args.place}": text})
 
 
 if __name__ == "__main__":

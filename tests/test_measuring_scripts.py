@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.growth_curves import slope
 from hf_structkd import Teacher
 from hf_structkd.data.demo_corpus import load_demo_corpus
 from hf_structkd.modeling.tag_scheme import convert_tags
 from tests.conftest import draw_student
+from tests.recipes.test_no_gold import TINY
 
 
 @pytest.fixture
@@ -105,6 +107,50 @@ def test_smaller_students(run_script, checkpoint, tmp_path):
     assert all(row["speed"] > 0 for row in rows)
     assert (tmp_path / "work" / "smaller_students.png").stat().st_size > 1000
     assert (tmp_path / "work" / "smaller_students.md").read_text().strip() in printed
+
+
+def test_growth_curves(run_script, page, tmp_path):
+    page.write_text("<!-- results: growth -->old<!-- end -->")
+    results = tmp_path / "curves.json"
+    common = ("--results", results, "--write", page)
+    run_script("benchmarks.growth_curves", "--curves", "tag scheme", "k", "--largest", 30, *common)
+    curves = json.loads(results.read_text())
+    assert [point["size"] for point in curves["tag scheme"]["points"]] == [10, 30]
+    assert all(point["seconds"] > 0 for curve in curves.values() for point in curve["points"])
+    assert "| 1 to 10 k |" in page.read_text()
+    curves["k"]["points"][-1]["size"] = 77
+    results.write_text(json.dumps(curves))
+    run_script("benchmarks.growth_curves", "--read", *common)
+    assert "| 1 to 77 k |" in page.read_text(), "what was measured before is read"
+
+
+@pytest.mark.parametrize("power", [1, 2])
+def test_a_slope_is_the_power_of_the_growth(power):
+    points = [{"size": size, "seconds": 1e-5 * size**power, "mib": 0.1} for size in (1, 10, 100, 1000)]
+    assert slope(points, "seconds", 1e-4) == power
+    assert slope(points, "mib", 1.0) is None, "too little to be measured"
+
+
+@pytest.mark.slow
+def test_run_profile(run_script, page, tmp_path):
+    page.write_text("<!-- results: profile demo -->old<!-- end -->")
+    fields = {
+        **{"corpus": "demo", "languages": ["en"], "max_train_sentences": 20, "max_dev_sentences": 10},
+        **{"max_test_sentences": 10, "objective": "top_wk", "model": "scratch", "model_config": TINY},
+        **{"teacher_model": "scratch", "teacher_model_config": TINY, "vocab_size": 300, "num_train_epochs": 1},
+        **{"use_cpu": True, "disable_tqdm": True, "output_dir": str(tmp_path / "run")},
+    }
+    recipe, report = tmp_path / "recipe.yaml", tmp_path / "report.json"
+    recipe.write_text(json.dumps(fields))
+    run_script("benchmarks.run_profile", recipe, "--report", report)
+    measured = json.loads(report.read_text())
+    assert {"teachers' training", "student", "report"} <= {row["phase"] for row in measured["phases"]}
+    assert sum(row["seconds"] for row in measured["phases"]) == pytest.approx(measured["seconds"], abs=0.5)
+    assert max(measured["functions"], key=measured["functions"].get).startswith("cli:")
+    run_script(
+        "benchmarks.run_profile", "--read", report, "--before", report, "--write", page, "--place", "demo"
+    )  # fmt: skip
+    assert "| seconds before |" in page.read_text()
 
 
 def test_languages_that_a_checkpoint_was_not_trained_on_are_named(run_script, checkpoint):

@@ -281,7 +281,7 @@ def _annotate_in_memory(question: Question, shard_size: int, progress: bool, par
     return Dataset(merge_shards(tables, [shard.rows for shard in shards]))
 
 
-def _processes() -> PartialState:
+def processes() -> PartialState:
     """The processes of this run.
 
     Raises:
@@ -295,7 +295,7 @@ def _processes() -> PartialState:
 def _annotate_on_disk(
     question: Question, record: dict[str, Any], folder: Path, shard_size: int, progress: bool
 ) -> Dataset:
-    state = _processes()
+    state = processes()
     partial = PartialAnswers(folder, {**record, "shard_size": shard_size})
     if finished(partial.folder):
         answers = load_finished(partial.folder, record, question.lengths)

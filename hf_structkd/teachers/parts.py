@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset, Features, IterableDataset, concatenate_datasets, load_dataset
 
 from ..files import json_sha256
-from .annotate import ask, corpus_fingerprint, prepare_question, without_answers
+from .annotate import ask, corpus_fingerprint, prepare_question, processes, without_answers
 from .answer_store import AnnotationError, differences
 from .panel import Teachers
 from .part_store import PartStore
@@ -57,7 +57,8 @@ def annotate_part(
         The address of the part.
 
     Raises:
-        ValueError: As [`annotate`] does; for a part that does not exist, or more parts than sentences.
+        ValueError: As [`annotate`] does; for a part that does not exist, or more parts than sentences; if a launcher
+            started several processes.
         AnnotationError: If the address cannot be reached or written, before any teacher is asked; or if it holds parts
             of another question.
     """
@@ -65,6 +66,10 @@ def annotate_part(
         raise ValueError(f"parts are numbered from 0 to {num_parts - 1}; there is no part {part}")
     if num_parts > len(dataset):
         raise ValueError(f"{len(dataset):,} sentences cannot be cut into {num_parts:,} parts")
+    if (number := processes().num_processes) > 1:
+        raise ValueError(
+            f"{number} processes would each ask about the whole part: start a job for every part, with one process"
+        )
     store = PartStore(address)
     store.check_reachable()  # before the corpus is read and teachers are loaded
     question, record = prepare_question(

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from accelerate import PartialState
 from datasets import Dataset
 from fsspec.implementations.memory import MemoryFileSystem
 
@@ -78,6 +79,15 @@ def test_a_place_that_cannot_be_written_is_refused_before_a_teacher_is_asked(cor
         asked(corpus, teacher_of(counting), 1)
     assert counting.sentences == 0
     assert asked(corpus, teacher_of(counting), 0).endswith("part-00000-of-00003.parquet"), "what is finished is read"
+
+
+def test_several_processes_do_not_ask_about_the_same_part(corpus, counting, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setitem(PartialState()._shared_state, "num_processes", 2)
+    with pytest.raises(ValueError, match="2 processes would each ask about the whole part: start a job"):
+        asked(corpus, teacher_of(counting))
+    assert counting.sentences == 0
+    assert not files()
 
 
 def test_a_place_out_of_reach_is_refused_before_teachers_are_loaded(corpus, monkeypatch):
