@@ -77,8 +77,8 @@ def run_results(results: GridResults, name: str, seed: int, student: str) -> Run
     rows |= {objective_name(cell.args.objective): run}
     if "student" not in record:
         raise GridError(f"{run.place} was left by an earlier version, which did not record the student's labels")
-    own = record["student"]
-    labels: list[str] = own["labels"]
+    model_record = record["student"]
+    labels: list[str] = model_record["labels"]
     config = PreTrainedConfig(id2label=dict(enumerate(labels)), label2id={label: i for i, label in enumerate(labels)})
     described = training_results(
         config,
@@ -86,10 +86,10 @@ def run_results(results: GridResults, name: str, seed: int, student: str) -> Run
         student,
         history=[*record["losses"], *_dev_curve(run)],
         model={
-            "class_name": own["class_name"],
-            "scheme": own["scheme"],
+            "class_name": model_record["class_name"],
+            "scheme": model_record["scheme"],
             "languages": results.languages,
-            "parameters": own["parameters"],
+            "parameters": model_record["parameters"],
             "base_model": Path(cell.model.model).name,
             "base_model_revision": record["model_revision"],
             "dataset": grid.description.split(",")[0].split(" (")[0],

@@ -32,33 +32,35 @@ def teachers_of(cell: Cell, grid: Grid, teacher_sets: TeacherSets) -> dict[str, 
     return {"teacher_revisions": teacher_sets.revisions(name) if name else None}
 
 
-def differing(record: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """Which members of a result are not those wanted, in words; empty where none differs.
+def differing(record: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
+    """Which members of a result are not those expected, in words; empty where none differs.
 
     Members that the first versions did not record are passed over.
     """
     messages = []
-    for name, value in wanted.items():
-        expected = json.loads(json.dumps(to_json_types(value)))
+    for name, value in expected.items():
+        expected_value = json.loads(json.dumps(to_json_types(value)))
         recorded_value = record.get("student", {}).get("labels") if name == "labels" else record.get(name)
         is_recorded = name not in ("labels", "zero_shot_corpora") or recorded_value is not None
-        alike = same_data(recorded_value, expected) if name.endswith("corpora") else recorded_value == expected
-        if is_recorded and not alike and not _same_encoder(name, recorded_value, expected):
-            messages.append(differences({name: recorded_value}, {name: expected}))
+        alike = (
+            same_data(recorded_value, expected_value) if name.endswith("corpora") else recorded_value == expected_value
+        )
+        if is_recorded and not alike and not _same_encoder(name, recorded_value, expected_value):
+            messages.append(differences({name: recorded_value}, {name: expected_value}))
     return "; ".join(messages)
 
 
-def refuse_other_sources(cells: list[Cell], output: Path, wanted: Any) -> None:
+def refuse_other_sources(cells: list[Cell], output: Path, expected: Any) -> None:
     """Raise GridError, saying which, if a finished cell was made of other data, encoders or teachers.
 
     Args:
         cells: whose results there are.
         output: the grid's folder.
-        wanted: cell -> what it is made of now: `sources_of`, `teachers_of`.
+        expected: cell -> what it is made of now: `sources_of`, `teachers_of`.
     """
     for cell in cells:
         file = output / cell.path / RESULTS_FILE
-        if differ := differing(json.loads(file.read_text(encoding="utf-8")), wanted(cell)):
+        if differ := differing(json.loads(file.read_text(encoding="utf-8")), expected(cell)):
             raise GridError(
                 f"{file} holds results of other data or models ({differ}); remove its folder, and it is done again, "
                 "or choose another --output_dir"
@@ -71,13 +73,13 @@ def scores_are_those_of(folder: Path, name: str, teacher_sets: TeacherSets) -> b
     if not file.exists():
         return False
     record = json.loads(file.read_text(encoding="utf-8"))
-    wanted = {
+    expected = {
         "settings": teacher_sets.grid.content["teacher_sets"][name],
         "corpora": teacher_sets.corpora.fingerprints,
         "zero_shot_corpora": teacher_sets.corpora.zero_shot_fingerprints or None,
         "teacher_revisions": teacher_sets.revisions(name),
     }
-    if differ := differing(record, wanted):
+    if differ := differing(record, expected):
         print(f"teachers {name} are scored again: {differ}", flush=True)
     return not differ
 

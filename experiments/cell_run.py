@@ -48,8 +48,10 @@ def run_cell(cell: Cell, grid: Grid, pool: Pool, folder: Path) -> None:
     scratch = cell.model.model == SCRATCH
 
     def sentences() -> list[list[str]]:
-        seen = ((language, np.concatenate(corpora.rows(language, cell))) for language in corpora.languages)
-        return [words for language, rows in seen for words in corpora.splits[language]["train"].select(rows)["tokens"]]
+        drawn = ((language, np.concatenate(corpora.rows(language, cell))) for language in corpora.languages)
+        return [
+            words for language, rows in drawn for words in corpora.splits[language]["train"].select(rows)["tokens"]
+        ]
 
     learnt = [corpora.splits[language]["train"] for language in corpora.languages]
     model, tokenizer = make_tagger(
@@ -124,9 +126,9 @@ def score(
     for split in ("dev", "test"):
         scores[split] = {}
         for language, tagger in taggers.items():
-            scores[split][language], own = one(tagger, corpora.splits[language][split])
+            scores[split][language], counts_of_language = one(tagger, corpora.splits[language][split])
             if split == "test":
-                counts[language] = own
+                counts[language] = counts_of_language
         scores[split]["avg"] = macro_average(scores[split])
     if zero_shot is not None and corpora.zero_shot:
         scores["zero_shot"] = {}
@@ -145,14 +147,14 @@ def score_teachers(teacher_sets: TeacherSets, name: str, folder: Path) -> None:
     if corpora.zero_shot:
         metrics = TaggingMetrics(corpora.labels, corpora.data_arguments.tag_scheme)
         scores["zero_shot"] = {
-            own: {
+            trained_on: {
                 language: metrics.report(
-                    teacher_sets.panel(name, own).tag(list(splits["test"]["tokens"]), corpora.labels),
+                    teacher_sets.panel(name, trained_on).tag(list(splits["test"]["tokens"]), corpora.labels),
                     list(splits["test"]["tags"]),
                 )
                 for language, splits in corpora.zero_shot.items()
             }
-            for own in corpora.languages
+            for trained_on in corpora.languages
         }
     results = {
         "schema_version": SCHEMA_VERSION,
@@ -173,10 +175,13 @@ def score_teachers(teacher_sets: TeacherSets, name: str, folder: Path) -> None:
 
 def write_counts(counts: dict[str, np.ndarray], folder: Path) -> None:
     """Keep per-sentence counts, small: `counts[language]` is (sentences, 3) or (sentences, 2)."""
-    small = {language: own.astype(np.min_scalar_type(own.max(initial=0))) for language, own in counts.items()}
+    small = {
+        language: of_language.astype(np.min_scalar_type(of_language.max(initial=0)))
+        for language, of_language in counts.items()
+    }
     content = io.BytesIO()
     # column by column: numbers of a kind lie together and compress better
-    np.savez_compressed(content, **{language: own.T.copy() for language, own in small.items()})
+    np.savez_compressed(content, **{language: of_language.T.copy() for language, of_language in small.items()})
     write_atomically(folder / SENTENCES_FILE, content.getvalue())
 
 

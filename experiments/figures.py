@@ -108,15 +108,15 @@ def is_defined(gap: Difference | None) -> bool:
 
 def gap_closed(axes: Any, rows: Mapping[str, Row]) -> None:
     """The share of the teachers' gap, with its interval."""
-    known = [(row.name, row.gap) for row in rows.values() if row.gap is not None and is_defined(row.gap)]
-    known.sort(key=lambda item: item[1].estimate)
-    at = range(len(known))
-    values = np.array([[100 * gap.estimate, 100 * gap.low, 100 * gap.high] for _, gap in known])
+    defined = [(row.name, row.gap) for row in rows.values() if row.gap is not None and is_defined(row.gap)]
+    defined.sort(key=lambda item: item[1].estimate)
+    at = range(len(defined))
+    values = np.array([[100 * gap.estimate, 100 * gap.low, 100 * gap.high] for _, gap in defined])
     errors = np.nan_to_num([values[:, 0] - values[:, 1], values[:, 2] - values[:, 0]])  # one seed has no interval
     axes.barh(at, values[:, 0], xerr=errors, color="C0", error_kw={"lw": 0.9})
     axes.axvline(0, color="black", lw=0.8)
-    axes.set_yticks(list(at), [name for name, _ in known], fontsize="x-small")
-    axes.set_ylim(-0.6, len(known) - 0.4)
+    axes.set_yticks(list(at), [name for name, _ in defined], fontsize="x-small")
+    axes.set_ylim(-0.6, len(defined) - 0.4)
     axes.set_xlabel("% of the way from baseline to teachers\n(95 % interval over seeds and sentences)")
 
 
@@ -148,8 +148,8 @@ def by_field(axes: Any, results: GridResults, rows: Sequence[Row], curve: Mappin
         line = str(_setting(record, curve["lines"])) if "lines" in curve else results.metric
         mean, deviation = row.test["avg"]
         points.setdefault(line, []).append((float(x), 100 * mean, 100 * (deviation or 0.0)))
-    for number, (line, own) in enumerate(points.items()):
-        xs, means, deviations = np.array(sorted(own)).T
+    for number, (line, of_line) in enumerate(points.items()):
+        xs, means, deviations = np.array(sorted(of_line)).T
         axes.errorbar(xs, means, yerr=deviations, marker="o", ms=4, capsize=2, label=line, color=_color(number))
     axes.set_xlabel(curve.get("label", curve["x"].replace("_", " ")))
     if curve.get("log"):

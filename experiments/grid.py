@@ -170,13 +170,14 @@ class Grid:
         seeds = content.get("seeds", 1)
         self.seeds: list[int] = list(range(1, seeds + 1)) if isinstance(seeds, int) else list(seeds)
         self.cells: dict[str, dict[str, Any]] = {}
-        for cell, own in content["cells"].items():
-            for combined, fields_of_cell in _combinations(cell, dict(own or {})):
+        for cell, settings in content["cells"].items():
+            for combined, fields_of_cell in _combinations(cell, dict(settings or {})):
                 if combined in self.cells:
                     raise GridError(f"grid {name}: two cells are called {combined!r}")
                 self.cells[combined] = fields_of_cell
         self.teacher_sets = {
-            own: self._teacher_set(own, spec) for own, spec in (content.get("teacher_sets") or {}).items()
+            set_name: self._teacher_set(set_name, spec)
+            for set_name, spec in (content.get("teacher_sets") or {}).items()
         }
         try:
             refuse_idle_members(content.get("recipe") or {}, self.cells, content.get("teacher_sets") or {})
@@ -204,19 +205,19 @@ class Grid:
         return cls(content, Path(path).stem, definitions)
 
     def _teacher_set(self, name: str, spec: Mapping[str, Any]) -> TeacherSet:
-        own = {member.name for member in fields(TeacherSet)} - {"recipe"}
-        known = {key: value for key, value in spec.items() if key in own}
-        recipe = {key: value for key, value in spec.items() if key not in own}
+        members = {member.name for member in fields(TeacherSet)} - {"recipe"}
+        specified = {key: value for key, value in spec.items() if key in members}
+        recipe = {key: value for key, value in spec.items() if key not in members}
         ways = [way for way in ("checkpoints", "ensemble") if spec.get(way)]
         if recipe:
             ways.append("training fields")
         if len(ways) != 1:
             raise GridError(f"teacher set {name!r} needs checkpoints, an ensemble or training fields; it has {ways}")
-        if (folds := known.get("folds")) is not None and (not recipe or not isinstance(folds, int) or folds < 2):
+        if (folds := specified.get("folds")) is not None and (not recipe or not isinstance(folds, int) or folds < 2):
             raise GridError(
                 f"teacher set {name!r}: folds are parts of what is trained on here, 2 or more, not {folds!r}"
             )
-        return TeacherSet(**known, recipe=recipe)
+        return TeacherSet(**specified, recipe=recipe)
 
     def _refuse_folds_in_ensembles(self) -> None:
         for name, spec in self.teacher_sets.items():
@@ -247,8 +248,8 @@ class Grid:
         asks = cell.objectives or cell.own.teacher_embeddings is not None
         return self._set_name(cell.own.teacher_set, cell.name) if asks else None
 
-    def _set_name(self, asked: str | None, cell: str) -> str:
-        name = asked or next(iter(self.teacher_sets), None)
+    def _set_name(self, given_name: str | None, cell: str) -> str:
+        name = given_name or next(iter(self.teacher_sets), None)
         if name not in self.teacher_sets:
             raise GridError(f"cell {cell!r} wants teacher set {name!r}; there are {list(self.teacher_sets)}")
         return name
@@ -302,14 +303,14 @@ class Grid:
         return [self.cell(name, seed) for seed in seeds or self.seeds for name in names]
 
 
-def _combinations(name: str, own: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+def _combinations(name: str, settings: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     """A cell, or those of its `matrix`: every combination of the values listed for some fields."""
-    matrix = own.pop("matrix", None)
+    matrix = settings.pop("matrix", None)
     if matrix is None:
-        return [(name, own)]
+        return [(name, settings)]
     if not isinstance(matrix, Mapping) or not all(isinstance(values, list) and values for values in matrix.values()):
         raise GridError(f"cell {name!r}: a matrix is a mapping from fields to lists of values, not {matrix!r}")
     if missing := [field_name for field_name in matrix if f"{{{field_name}}}" not in name]:
         raise GridError(f"cell {name!r} needs {{{missing[0]}}} in its name, which tells its combinations apart")
     combined = [dict(zip(matrix, values)) for values in itertools.product(*matrix.values())]
-    return [(name.format(**values), {**own, **values}) for values in combined]
+    return [(name.format(**values), {**settings, **values}) for values in combined]

@@ -55,7 +55,10 @@ def refuse_idle_members(
     recipe: Mapping[str, Any], cells: Mapping[str, Mapping[str, Any]], teacher_sets: Mapping[str, Mapping[str, Any]]
 ) -> None:
     """Raise RecipeError, naming the place and the field, for what a grid says without effect."""
-    for name, own in (("the recipe", recipe), *((f"cell {name!r}", own) for name, own in cells.items())):
+    for name, settings in (
+        ("the recipe", recipe),
+        *((f"cell {name!r}", settings) for name, settings in cells.items()),
+    ):
         reasons = dict(EVERYWHERE)
         if name != "the recipe":
             reasons |= {
@@ -63,7 +66,7 @@ def refuse_idle_members(
                 for field in _DATA
                 if field not in (*OWN_DATA, *EVERYWHERE)
             }
-        _refuse(name, own, reasons)
+        _refuse(name, settings, reasons)
     for name, spec in teacher_sets.items():
         reasons = EVERYWHERE | OF_TEACHERS
         if "corpus" not in spec:
@@ -75,9 +78,11 @@ def refuse_idle_members(
         _refuse(f"teacher set {name!r}", spec, reasons)
 
 
-def _refuse(place: str, own: Mapping[str, Any], reasons: Mapping[str, str]) -> None:
+def _refuse(place: str, settings: Mapping[str, Any], reasons: Mapping[str, str]) -> None:
     idle = [
-        field for field in own if field in reasons and own[field] not in (None, False, "none", _TRAINING.get(field))
+        field
+        for field in settings
+        if field in reasons and settings[field] not in (None, False, "none", _TRAINING.get(field))
     ]
     if idle:
         listed = "; ".join(f"{field}: {reasons[field]}" for field in idle)

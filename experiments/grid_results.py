@@ -74,8 +74,8 @@ class GridResults:
         # Those that record more first: what the first versions left out agrees with anything.
         every = sorted([*cells, *teachers], key=lambda run: -len(json.dumps(run.record["corpora"])))
         _agree("was run on other corpora than", every, "corpora", lambda run: run.record["corpora"])
-        for name, own in self.cells.items():
-            runs = [*own.values()]
+        for name, runs_by_seed in self.cells.items():
+            runs = [*runs_by_seed.values()]
             _agree(
                 f"of cell {name!r} has other settings than",
                 runs,
@@ -104,7 +104,7 @@ class GridResults:
         return [name for name in next(iter(self.runs())).record["scores"].get(ZERO_SHOT, {}) if name != "avg"]
 
     def runs(self) -> list[Run]:
-        return [run for own in self.cells.values() for run in own.values()]
+        return [run for runs_by_seed in self.cells.values() for run in runs_by_seed.values()]
 
     @property
     def metric(self) -> str:

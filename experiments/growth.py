@@ -78,9 +78,9 @@ def _texts(value: Any) -> list[str]:
 def write_corpus(corpus: Mapping[str, Any], folder: Path, sentences: int | None) -> None:
     """Write the files of a corpus, {language}.{split}.conll and .txt, once."""
     done = folder / "done.json"
-    wanted = json.dumps([corpus, sentences])
+    description = json.dumps([corpus, sentences])
     if done.exists():
-        if done.read_text(encoding="utf-8") != wanted:
+        if done.read_text(encoding="utf-8") != description:
             raise ValueError(f"{folder} holds another corpus than the plan names: remove it, or take another folder")
         return
     splits = corpus.get("splits", ["train", "dev", "test"])
@@ -102,7 +102,7 @@ def write_corpus(corpus: Mapping[str, Any], folder: Path, sentences: int | None)
             write_atomically(folder / f"{language}.{split}.conll", "\n\n".join(lines) + "\n")
             text = "\n".join(" ".join(words) for words in chosen["tokens"])
             write_atomically(folder / f"{language}.{split}.txt", text + "\n")
-    write_atomically(done, wanted)
+    write_atomically(done, description)
 
 
 def tagger_of(plan: Mapping[str, Any], name: str, folder: Path) -> Path:
@@ -129,9 +129,9 @@ def run_step(plan: Mapping[str, Any], name: str, output: Path, seed: int, max_st
                 value = value.replace(f"{{{corpus}}}", str(output / "corpora" / corpus))
         return value
 
-    own = {key: value for key, value in plan["steps"][name].items() if key not in ("command", "recipe")}
+    fields_of_step = {key: value for key, value in plan["steps"][name].items() if key not in ("command", "recipe")}
     common = dict(plan["fields"]) | ({"max_steps": max_steps} if max_steps else {})
-    fields = placed(common | own) | {"seed": seed, "output_dir": str(folder / name)}
+    fields = placed(common | fields_of_step) | {"seed": seed, "output_dir": str(folder / name)}
     recipe = folder / f"{name}.yaml"
     recipe.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(recipe, yaml.safe_dump(fields, sort_keys=False))
@@ -139,13 +139,13 @@ def run_step(plan: Mapping[str, Any], name: str, output: Path, seed: int, max_st
     print(f"seed {seed}: {name}", flush=True)
     _structkd(plan["steps"][name]["command"], *recipes, recipe)
     scored = placed(dict(plan["scored"]))
-    asked = ["--checkpoint", tagger_of(plan, name, folder), "--output_file", scores]
+    options = ["--checkpoint", tagger_of(plan, name, folder), "--output_file", scores]
     previous = scored.pop("previous", None)
     if previous is not None and previous != str(tagger_of(plan, name, folder)):
-        asked += ["--previous", previous]
+        options += ["--previous", previous]
     files = folder / f"{name}.scored.yaml"
     write_atomically(files, yaml.safe_dump(scored, sort_keys=False))
-    _structkd("evaluate", files, *asked)
+    _structkd("evaluate", files, *options)
 
 
 def _structkd(command: str, *arguments: Any) -> None:

@@ -43,8 +43,8 @@ class Pool:
                     continue
                 part = self.encoded(language, split, tokenizer, tokenizer_key).select_columns(list(STUDENT_COLUMNS))
                 if answers is not None:
-                    kept = [n for n in answers.column_names if n in needed or n in AUTOMATIC_COLUMNS]
-                    part = concatenate_datasets([part, answers.select_columns(kept)], axis=1)
+                    answer_columns = [n for n in answers.column_names if n in needed or n in AUTOMATIC_COLUMNS]
+                    part = concatenate_datasets([part, answers.select_columns(answer_columns)], axis=1)
                 parts.append(part.select(rows))
             if cell.data.augmentation is not None:
                 columns = [name for name in parts[-1].column_names if name not in STUDENT_COLUMNS]
@@ -56,9 +56,9 @@ class Pool:
         gold, text = self.corpora.rows(language, cell)
         pool = self.corpora.splits[language]["train"]
         # of text nobody knows the mentions
-        seen = concatenate_datasets([pool.select(gold), hide_gold(pool).select(text)])
-        data = mix_unlabelled(seen, augment(seen, cell.data.augmentation, tokenizer, cell.seed))
-        data = data.select(range(len(seen), len(data)))
+        sentences = concatenate_datasets([pool.select(gold), hide_gold(pool).select(text)])
+        data = mix_unlabelled(sentences, augment(sentences, cell.data.augmentation, tokenizer, cell.seed))
+        data = data.select(range(len(sentences), len(data)))
         answers = self.teacher_sets.answers_about(data, language, cell)
         encoded = encode_corpus(data, tokenizer, self.corpora.labels).select_columns(list(STUDENT_COLUMNS))
         return concatenate_datasets([encoded, answers.select_columns(list(columns))], axis=1)

@@ -53,9 +53,12 @@ def main() -> None:
         plots = [] if options.no_figures else draw_all(results, rows, picture)
         print(f"{grid.name}: {len(results.runs())} runs of {len(rows)} cells\n\n{score_table(results, rows)}\n")
         names.add(grid.name)
-        for document, own in blocks.items():
-            own |= blocks_of(results, rows, plots, os.path.relpath(picture, document.resolve().parent))
-    filled = {document: fill(text_of(document, sorted(names)), own, names) for document, own in blocks.items()}
+        for document, of_document in blocks.items():
+            of_document |= blocks_of(results, rows, plots, os.path.relpath(picture, document.resolve().parent))
+    filled = {
+        document: fill(text_of(document, sorted(names)), of_document, names)
+        for document, of_document in blocks.items()
+    }
     for document, text in filled.items():
         write_atomically(document, text)
         print(f"filled {document}")

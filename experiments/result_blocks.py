@@ -87,7 +87,7 @@ def zero_shot_table(results: GridResults, rows: Mapping[str, Row]) -> str:
     for name, run in results.teachers.items():
         of_teachers = run.record["scores"].get("zero_shot")
         if of_teachers:
-            best = [max(own[language][run.metric] for own in of_teachers.values()) for language in languages]
+            best = [max(scores[language][run.metric] for scores in of_teachers.values()) for language in languages]
             lines.append([f"best of teachers {code(name)}", *map(percent, best), percent(sum(best) / len(best))])
     lines += [
         [code(row.name), *(_spread(row.zero_shot[language]) for language in [*languages, "avg"])]

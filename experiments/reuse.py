@@ -37,9 +37,9 @@ def take_over(cell: Cell, grid: Grid, pool: Pool, folder: Path, sources: Iterabl
             if not pool.corpora.zero_shot:
                 record["scores"].pop("zero_shot", None)
                 record.pop("zero_shot_corpora", None)
-            own = {"grid": grid.name, "cell": cell.name}
+            names = {"grid": grid.name, "cell": cell.name}
             first = record.get("taken_from", {"grid": record["grid"], "cell": record["cell"]})
-            write_record(record | own | ({"taken_from": first} if first != own else {}), folder)
+            write_record(record | names | ({"taken_from": first} if first != names else {}), folder)
             return True
     return False
 
@@ -47,9 +47,9 @@ def take_over(cell: Cell, grid: Grid, pool: Pool, folder: Path, sources: Iterabl
 def _is_same(record: dict[str, Any], cell: Cell, grid: Grid, pool: Pool) -> bool:
     if record.get("schema_version") != SCHEMA_VERSION or differences(record["settings"], cell.settings):
         return False
-    wanted = sources_of(cell, pool.corpora) | teachers_of(cell, grid, pool.teacher_sets)
+    expected = sources_of(cell, pool.corpora) | teachers_of(cell, grid, pool.teacher_sets)
     if not pool.corpora.zero_shot:
-        del wanted["zero_shot_corpora"]  # scores that this grid does not ask for are left out
-    if differing(record, wanted):
+        del expected["zero_shot_corpora"]  # scores that this grid does not ask for are left out
+    if differing(record, expected):
         return False
     return not pool.corpora.zero_shot or {*pool.corpora.zero_shot, "avg"} == set(record["scores"].get("zero_shot", {}))

@@ -105,7 +105,7 @@ def refuse_packed(output: Path, sources: Sequence[Path]) -> None:
             f"{output} holds packed results, and a grid that is running leaves one folder per cell: choose another "
             f"--output_dir; with --reuse {output.parent} the finished cells are taken from there"
         )
-    for folder in (own for source in sources for own in grid_folders(source) if is_packed(own)):
+    for folder in (one for source in sources for one in grid_folders(source) if is_packed(one)):
         read_runs(folder)
 
 
@@ -145,27 +145,29 @@ def work(options: argparse.Namespace, definitions: dict[str, str], number: int, 
     cells = grid.all_cells(options.cells, options.seeds)
     output, pool = options.output_dir / grid.name, Pool(grid, options.cache_dir)
     teacher_sets = pool.teacher_sets
-    asked = {
+    questions = {
         (grid.teacher_set_of(cell), tuple(sorted(annotation_temperatures(cell.objectives).items()))): None
         for cell in cells
         if cell.objectives
     }
     sets = list(dict.fromkeys(name for cell in cells if (name := grid.teacher_set_of(cell))))
 
-    def say(job: Job) -> Job:
+    def announced(job: Job) -> Job:
         inner = job.work
 
-        def loud() -> None:
+        def announce_and_work() -> None:
             print(f"== {time.strftime('%H:%M:%S')} {job.name}", flush=True)
             inner()
 
-        job.work = loud
+        job.work = announce_and_work
         return job
 
-    do_shared([say(job) for name in sets for job in teacher_sets.teacher_jobs(name)])
+    do_shared([announced(job) for name in sets for job in teacher_sets.teacher_jobs(name)])
     done = [cell for cell in cells if (output / cell.path / RESULTS_FILE).exists()]
     refuse_other_sources(done, output, lambda cell: teachers_of(cell, grid, teacher_sets))
-    do_shared([say(job) for name, softened in asked if name for job in teacher_sets.answer_jobs(name, softened)])
+    do_shared(
+        [announced(job) for name, softened in questions if name for job in teacher_sets.answer_jobs(name, softened)]
+    )
     scoring = []
     for name in sets:
         folder = output / "teachers" / name
@@ -178,7 +180,7 @@ def work(options: argparse.Namespace, definitions: dict[str, str], number: int, 
                 lambda n=name, f=folder: score_teachers(teacher_sets, n, f),
             )
         )
-    do_shared([say(job) for job in scoring])
+    do_shared([announced(job) for job in scoring])
 
     def failed(job: Job, error: Exception) -> None:
         traceback.print_exc()
@@ -195,7 +197,7 @@ def work(options: argparse.Namespace, definitions: dict[str, str], number: int, 
                 lambda c=cell, f=folder: take_over(c, grid, pool, f, sources) or run_cell(c, grid, pool, f),
             )
         )
-    do_shared([say(job) for job in jobs], failed, wait=False)
+    do_shared([announced(job) for job in jobs], failed, wait=False)
 
 
 def failed_since(folder: Path, started: float) -> bool:

@@ -28,7 +28,7 @@ def targets_of(sentence: ElementTree.Element, text: str, counts: Counter[str]) -
     Raises:
         ValueError: if the text at a target's place is not the target.
     """
-    asked = set()
+    targets = set()
     for opinion in sentence.iter("Opinion"):
         target = opinion.get("target", "NULL")
         if target == "NULL":
@@ -40,9 +40,9 @@ def targets_of(sentence: ElementTree.Element, text: str, counts: Counter[str]) -
                 f"sentence {sentence.get('id')}: target {target!r} is said to be at {start} to {end}, but there is "
                 f"{text[start:end]!r}"
             )
-        asked.add((start, end))
+        targets.add((start, end))
     chosen: list[tuple[int, int]] = []
-    for start, end in sorted(asked, key=lambda span: (span[0] - span[1], span)):  # long ones first
+    for start, end in sorted(targets, key=lambda span: (span[0] - span[1], span)):  # long ones first
         if any(start < other_end and other < end for other, other_end in chosen):
             counts["targets inside or across another"] += 1
         else:

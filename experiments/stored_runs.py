@@ -87,7 +87,7 @@ def run_folders(folder: Path, seed: int | None = None) -> list[Path]:
 
 def grid_folders(source: Path) -> list[Path]:
     """The folders of grids in a folder that may hold other things too."""
-    return sorted(own for own in source.glob("*") if is_packed(own) or (own / "cells").is_dir())
+    return sorted(folder for folder in source.glob("*") if is_packed(folder) or (folder / "cells").is_dir())
 
 
 def read_runs(folder: Path, seed: int | None = None) -> list[Run]:
@@ -105,7 +105,7 @@ def read_runs(folder: Path, seed: int | None = None) -> list[Run]:
             the message names the file.
     """
     if not is_packed(folder):
-        runs = [_single_run(own) for own in run_folders(folder, seed)]
+        runs = [_single_run(run_folder) for run_folder in run_folders(folder, seed)]
     elif single := run_folders(folder):
         raise GridError(
             f"{folder} holds packed runs ({RUNS_FILE}) and folders of single runs ({single[0]}): it is not clear "

@@ -99,16 +99,16 @@ class TeacherSets:
         corpora = self.corpora.splits
         if "corpus" in spec.recipe:
             corpora = load_data(data)
-        splits = [corpora[own]["train"] for own in languages]
+        splits = [corpora[language_name]["train"] for language_name in languages]
         splits = [d if limit is None else d.select(range(min(limit, len(d)))) for d in splits]
         if fold is not None:
             splits = [d.select(np.flatnonzero(np.arange(len(d)) % spec.folds != fold)) for d in splits]
         train = concatenate_datasets(splits)
-        dev = {own: self.corpora.splits[own]["dev"] for own in languages}
+        dev = {language_name: self.corpora.splits[language_name]["dev"] for language_name in languages}
         settings = _own_settings(model, args) | {
             "labels": self.corpora.labels,
             "train": data_fingerprint(train),
-            "dev": {own: data_fingerprint(d) for own, d in dev.items()},
+            "dev": {language_name: data_fingerprint(d) for language_name, d in dev.items()},
         }
         if model.model != "scratch":
             settings["model"] = content_key(model.model, model.revision)
@@ -124,7 +124,9 @@ class TeacherSets:
                 model, self.corpora.labels, data.tag_scheme, sentences, data.words, [train]
             )
             encoded = encode_corpus(train, tokenizer, self.corpora.labels)
-            on_dev = {own: encode_corpus(d, tokenizer, self.corpora.labels) for own, d in dev.items()}
+            on_dev = {
+                language_name: encode_corpus(d, tokenizer, self.corpora.labels) for language_name, d in dev.items()
+            }
             return train_trimmed(tagger, tokenizer, encoded, on_dev, ready)
 
         return folder, settings, lambda: train_into(folder, settings, args, fit)
@@ -136,13 +138,16 @@ class TeacherSets:
         kind = WrongPathsTeacher if spec.wrong_paths else Teacher
         if spec.ensemble:
             members = [self.teachers(member) for member in spec.ensemble]
-            return {language: [t for own in members for t in own[language]] for language in self.corpora.languages}
+            return {
+                language: [teacher for member in members for teacher in member[language]]
+                for language in self.corpora.languages
+            }
         if spec.checkpoints is not None:
-            given = self.grid.expand(spec.checkpoints)
-            if missing := [language for language in self.corpora.languages if language not in given]:
+            checkpoints = self.grid.expand(spec.checkpoints)
+            if missing := [language for language in self.corpora.languages if language not in checkpoints]:
                 raise GridError(f"teacher set {name!r} has no checkpoint for {', '.join(missing)}")
         else:
-            given = {
+            checkpoints = {
                 language: [
                     str(self._training(name, spec, "all" if spec.together else language, seed, fold)[0])
                     for seed, fold in itertools.product(spec.seeds, _folds(spec))
@@ -152,13 +157,13 @@ class TeacherSets:
         loaded: dict[str, list[Teacher]] = {}
         load = cache(lambda path: kind.from_pretrained(path, label_map=spec.label_map))  # some teach every language
         for language in self.corpora.languages:
-            paths = [given[language]] if isinstance(given[language], str) else given[language]
+            paths = [checkpoints[language]] if isinstance(checkpoints[language], str) else checkpoints[language]
             try:
-                own = [load(path) for path in paths]
-                Panel(own).check(self.corpora.labels)
+                teachers = [load(path) for path in paths]
+                Panel(teachers).check(self.corpora.labels)
             except (OSError, ValueError) as error:
                 raise GridError(f"teacher set {name!r}, {language}: {error}") from error
-            loaded[language] = own
+            loaded[language] = teachers
         return loaded
 
     def panel(self, name: str, language: str) -> Panel:
@@ -211,16 +216,16 @@ class TeacherSets:
             parts = [
                 self._ask(name, language, temperatures, data, fold) for _, data, fold in self._parts(name, language)
             ]
-            asked = concatenate_datasets(
+            answers = concatenate_datasets(
                 [part.select_columns([n for n in part.column_names if n in TARGET_COLUMNS]) for part in parts]
             )
             if (folds := self.grid.teacher_sets[name].folds) is not None:
                 learnt = np.arange(self._learnt_sentences(name, language))
                 order = np.concatenate(
-                    [learnt[np.argsort(learnt % folds, kind="stable")], np.arange(len(learnt), len(asked))]
+                    [learnt[np.argsort(learnt % folds, kind="stable")], np.arange(len(learnt), len(answers))]
                 )
-                asked = asked.select(np.argsort(order))
-            self._answers[key] = first_paths(asked, cell.args.top_k)
+                answers = answers.select(np.argsort(order))
+            self._answers[key] = first_paths(answers, cell.args.top_k)
         return self._answers[key]
 
     def answers_about(self, data: Dataset, language: str, cell: Cell) -> Dataset:
@@ -270,9 +275,9 @@ class TeacherSets:
         self, name: str, language: str, temperatures: Temperatures, data: Dataset, fold: int | None = None
     ) -> Path:
         panel = Panel(self._teachers_without(name, language, fold))
-        asked = [panel.record(), self.corpora.labels, self._targets(name, language), temperatures]
-        asked += [self.grid.annotation_top_k, corpus_fingerprint(data)]
-        return self.cache / "answers" / f"{language}-{digest(asked)}"
+        question = [panel.record(), self.corpora.labels, self._targets(name, language), temperatures]
+        question += [self.grid.annotation_top_k, corpus_fingerprint(data)]
+        return self.cache / "answers" / f"{language}-{digest(question)}"
 
 
 def _folds(spec: TeacherSet) -> Sequence[int | None]:

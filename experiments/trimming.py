@@ -31,12 +31,12 @@ class TrimmedEmbeddings:
     def __init__(self, model: Any, datasets: list[Dataset]) -> None:
         self.model, self.whole = model, model.get_input_embeddings()
         size = self.whole.num_embeddings
-        seen = np.zeros(size, dtype=bool)
-        seen[:_SPECIAL] = True
+        occurs = np.zeros(size, dtype=bool)
+        occurs[:_SPECIAL] = True
         for data in datasets:
-            seen[_flat_ids(data).values.to_numpy()] = True
-        self.kept = torch.from_numpy(np.flatnonzero(seen))
-        self._new_id = np.cumsum(seen) - 1
+            occurs[_flat_ids(data).values.to_numpy()] = True
+        self.kept = torch.from_numpy(np.flatnonzero(occurs))
+        self._new_id = np.cumsum(occurs) - 1
         weight = self.whole.weight.detach()[self.kept].clone()
         trimmed = nn.Embedding(len(self.kept), weight.shape[1], padding_idx=self.whole.padding_idx, _weight=weight)
         trimmed.weight.requires_grad_(self.whole.weight.requires_grad)

@@ -613,13 +613,13 @@ def test_runs_of_unlike_data_encoders_or_teachers_are_not_compared(tmp_path, cha
             GridResults.read(grid_of(), tmp_path)
 
 
-@pytest.mark.parametrize("file", sorted((EXPERIMENTS / "grids").glob("*.yaml")), ids=lambda file: file.stem)
-def test_committed_results_stay_readable(file):
+@pytest.mark.parametrize("folder", sorted((EXPERIMENTS / "results").iterdir()), ids=lambda folder: folder.name)
+def test_committed_results_stay_readable(folder):
     from experiments.grid import Grid
     from experiments.grid_results import GridResults
 
-    grid = Grid.read(file)
-    assert GridResults.read(grid, EXPERIMENTS / "results" / grid.name).runs()
+    grid = Grid.read(EXPERIMENTS / "grids" / f"{folder.name}.yaml")
+    assert GridResults.read(grid, folder).runs()
 
 
 @pytest.mark.slow
