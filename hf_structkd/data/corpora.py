@@ -8,10 +8,12 @@ indices only when the model's label order is known (see [`label_inventory`]).
 import logging
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import islice, repeat
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast, get_args
 
 import datasets
+import pyarrow as pa
 
 from ..modeling.segmenters import get_segmenter
 from ..modeling.tag_scheme import SchemeName, infer_scheme, split_tag, tag_type
@@ -21,10 +23,11 @@ from .default_words import DefaultSegmenter, segmenter_name
 from .demo_corpus import DEMO_LANGUAGES
 from .hub_datasets import source_info
 from .offset_spans import OffsetUnit, SpanChoice
+from .sentence_table import SentenceTable, arrow_dataset
 from .source_text import CorpusError, RawSentence
 from .sources import FILE_NAME, ReadingOptions, Source, is_one_table, open_source, source_name
 from .tag_checks import CORPUS_SCHEMES, CorpusScheme, Orphans, check_labels, convert, read_scheme, treat_orphans
-from .word_agreement import compare_words, log_agreement
+from .word_agreement import SENTENCES_COMPARED, compare_words, log_agreement
 from .words import tag_column, tag_names
 
 logger = logging.getLogger(__name__)
@@ -121,29 +124,43 @@ def load_corpus(
     options = ReadingOptions(
         tags_column, tokens_column, sentence_column, column, label_names, words, spans, offset_unit
     )
-    sentences = read_sentences(source, language, split, options, scheme, to_scheme, orphans, max_sentences)
-    columns: dict[str, list[Any]] = {
-        "tokens": [sentence.tokens for sentence in sentences],
-        "tags": [sentence.tags for sentence in sentences],
-        "language": [language] * len(sentences),
-    }
-    if measure_words:
-        log_word_agreement(source_name(source), sentences, words)
     if isinstance(annotated_types, str):
         raise ValueError(f"annotated_types is the text {annotated_types!r}, but must be a list of entity types.")
-    types = [s.annotated_types if annotated_types is None else list(annotated_types) for s in sentences]
-    if any(own is not None for own in types):
-        for sentence, own in zip(sentences, types):
-            _refuse_undeclared(sentence, own)
-        columns[ANNOTATED_TYPES] = types
+    sentences = read_sentences(
+        *(source, language, split, options, scheme, to_scheme, orphans, max_sentences),
+        texts=SENTENCES_COMPARED if measure_words else 0,
+    )
+    if measure_words:
+        log_word_agreement(source_name(source), sentences, words)
+    with_types = annotated_types is not None or sentences.any_value("annotated_types")
+    if with_types:
+        _refuse_undeclared(sentences, annotated_types)
     if documents is not None:
-        columns[DOCUMENT] = _documents(source, sentences, documents, f"{language}/{split or 'all'}")
-    features = {name: feature for name, feature in {**FEATURES, **OPTIONAL_FEATURES}.items() if name in columns}
-    return datasets.Dataset.from_dict(columns, info=source_info(source, datasets.Features(features)))
+        _check_documents(source, sentences, documents)
+
+    def batches() -> Iterator[dict[str, pa.Array]]:
+        types, names = sentences.values("annotated_types"), sentences.values("document")
+        prefix = f"{language}/{split or 'all'}"
+        for batch in sentences.arrow_batches():
+            count = len(batch["tokens"])
+            columns = {**batch, "language": pa.repeat(pa.scalar(language, pa.string()), count)}
+            if with_types:
+                declared = [list(annotated_types)] * count if annotated_types is not None else islice(types, count)
+                columns[ANNOTATED_TYPES] = pa.array(list(declared), pa.list_(pa.string()))
+            if documents == "source":
+                columns[DOCUMENT] = pa.repeat(prefix, count)
+            elif documents is not None:
+                marked = [None if name is None else f"{prefix}/{name}" for name in islice(names, count)]
+                columns[DOCUMENT] = pa.array(marked, pa.string())
+            yield columns
+
+    wanted = {ANNOTATED_TYPES: with_types, DOCUMENT: documents is not None}
+    optional = {name: feature for name, feature in OPTIONAL_FEATURES.items() if wanted[name]}
+    return arrow_dataset(batches(), source_info(source, datasets.Features({**FEATURES, **optional})))
 
 
 def log_word_agreement(
-    name: str, sentences: Sequence[RawSentence], words: str | Callable[[str], Iterable[Any]] | None
+    name: str, sentences: SentenceTable, words: str | Callable[[str], Iterable[Any]] | None
 ) -> None:
     """Log which share of a source's own words a segmenter finds in its texts; nothing where it lacks either.
 
@@ -153,32 +170,32 @@ def log_word_agreement(
         words: as for [`load_corpus`].
     """
     segment = DefaultSegmenter() if words is None else get_segmenter(words)
-    agreement = compare_words(sentences, segment)
+    agreement = compare_words(sentences.with_texts(), segment)
     log_agreement(name, segmenter_name(words, segment), agreement)
 
 
-def _documents(source: Source, sentences: Sequence[RawSentence], documents: str, prefix: str) -> list[str | None]:
-    """The document of each sentence, named after language and split."""
+def _check_documents(source: Source, sentences: SentenceTable, documents: str) -> None:
+    """Refuse a way to find documents that does not exist, or that this source does not have."""
     if documents not in get_args(Documents):
         raise ValueError(f"documents must be one of {', '.join(get_args(Documents))}, not {documents!r}.")
-    if documents == "source":
-        return [prefix] * len(sentences)
-    if all(sentence.document is None for sentence in sentences):
+    if documents == "marked" and not sentences.any_value("document"):
         raise CorpusError(
             f"{source_name(source)}: documents='marked', but nothing marks documents: neither -DOCSTART- lines, "
             "# newdoc comments of CoNLL-U nor a column 'document' of a table. If it is one document, or its sentences "
             "follow each other throughout, say documents='source'."
         )
-    return [None if s.document is None else f"{prefix}/{s.document}" for s in sentences]
 
 
-def _refuse_undeclared(sentence: RawSentence, types: Sequence[str] | None) -> None:
+def _refuse_undeclared(sentences: SentenceTable, annotated_types: Sequence[str] | None) -> None:
     """Raise CorpusError for a gold entity of a type that the sentence's annotators did not look for."""
-    for word, tag in enumerate(sentence.tags or () if types is not None else ()):
-        kind = tag_type(tag)
-        if kind is not None and kind not in (types or ()):
-            declared = ", ".join(types or ()) or "none"
-            raise CorpusError(f"{sentence.place(word)}: the tag {tag}, but annotated_types has only {declared}.")
+    types_of = sentences.values("annotated_types") if annotated_types is None else repeat(annotated_types)
+    for row, (tags, types) in enumerate(zip(sentences.tags(), types_of)):
+        for word, tag in enumerate(tags or () if types is not None else ()):
+            if (kind := tag_type(tag)) is not None and kind not in types:
+                declared = ", ".join(types) or "none"
+                raise CorpusError(
+                    f"{sentences[row].place(word)}: the tag {tag}, but annotated_types has only {declared}."
+                )
 
 
 def read_sentences(
@@ -190,11 +207,13 @@ def read_sentences(
     to_scheme: SchemeName | None = None,
     orphans: Orphans = "accept",
     max_sentences: int | None = None,
-) -> list[RawSentence]:
+    texts: int | None = None,
+) -> SentenceTable:
     """The sentences of [`load_corpus`] with their places and, where the source has it, their text.
 
     Args:
         options: the arguments of `load_corpus` that say how the source is read.
+        texts: of how many sentences the text is kept, as for [`SentenceTable`].
         source, language, split, scheme, to_scheme, orphans, max_sentences: as for `load_corpus`.
 
     Raises:
@@ -211,31 +230,32 @@ def read_sentences(
         raise ValueError(f"max_sentences must be at least 1, not {max_sentences}.")
     name = source_name(source)
     raw = open_source(source, language, split, options)
+    filled = _Filled(raw)
     try:
-        sentences, empty = _first_sentences(raw, max_sentences)
+        sentences = SentenceTable(islice(filled, max_sentences), texts)
     except MemoryError:
         raise CorpusError(
             f"{name}: does not fit into memory. Take its first sentences (max_sentences=; a .json file that is one "
             "list has to be JSON lines for that), or split it."
         ) from None
-    if empty:
-        logger.warning("%s: %d sentence(s) without words left out.", name, empty)
+    if filled.empty:
+        logger.warning("%s: %d sentence(s) without words left out.", name, filled.empty)
     if not sentences:
         raise CorpusError(f"{name}: no sentences. Is it the right file, and complete?")
-    tagged = [sentence for sentence in sentences if sentence.tags is not None]
+    tagged = sentences.num_tagged
     if not tagged:
         raise CorpusError(
             f"{name}: none of the {len(sentences)} sentences has tags. Sentences without tags are read by "
             "load_sentences (in recipes: unlabelled_corpus)."
         )
-    if len(tagged) < len(sentences):
-        logger.info("%s: %d sentence(s) without tags.", name, len(sentences) - len(tagged))
-    read_scheme(name, tagged, scheme, label_names)
+    if tagged < len(sentences):
+        logger.info("%s: %d sentence(s) without tags.", name, len(sentences) - tagged)
+    read_scheme(name, sentences, scheme, label_names)
     if label_names is not None:
-        check_labels(tagged, label_names)
-    present_scheme = treat_orphans(name, tagged, scheme, orphans, label_names)
+        check_labels(sentences, label_names)
+    present_scheme = treat_orphans(name, sentences, scheme, orphans, label_names)
     if to_scheme not in (None, present_scheme):
-        convert(name, tagged, present_scheme, to_scheme)
+        convert(name, sentences, present_scheme, to_scheme)
     return sentences
 
 
@@ -432,14 +452,15 @@ def _exists(source: str) -> bool:
         return True  # a name too long for any file: an error when it is opened
 
 
-def _first_sentences(raw: Iterable[RawSentence], max_sentences: int | None) -> tuple[list[RawSentence], int]:
-    sentences: list[RawSentence] = []
-    empty = 0
-    for sentence in raw:
-        if not sentence.tokens:
-            empty += 1
-            continue
-        sentences.append(sentence)
-        if len(sentences) == max_sentences:
-            break
-    return sentences, empty
+class _Filled:
+    """The sentences that have words; the others are counted."""
+
+    def __init__(self, sentences: Iterable[RawSentence]) -> None:
+        self._sentences, self.empty = sentences, 0
+
+    def __iter__(self) -> Iterator[RawSentence]:
+        for sentence in self._sentences:
+            if sentence.tokens:
+                yield sentence
+            else:
+                self.empty += 1

@@ -17,6 +17,7 @@ import logging
 import re
 from collections.abc import Callable, Iterable, Sequence
 
+from .sentence_table import SentenceTable
 from .source_text import CorpusError, RawSentence
 
 logger = logging.getLogger(__name__)
@@ -30,12 +31,12 @@ _LETTERS = {"L": "E", "U": "S", "M": "I", "W": "S"}
 LIKE_O = ("o", "0", "_", "-", "out", "outside", "none", "null", "other", "\u043e", "\u03bf")
 
 
-def rewrite_foreign_tags(source: str, sentences: Sequence[RawSentence]) -> str | None:
+def rewrite_foreign_tags(source: str, sentences: SentenceTable) -> str | None:
     """Recognise the notation of a corpus and rewrite its tags, in place, as BIO or BIOES.
 
     Args:
         source: the name of the corpus, for messages.
-        sentences: those with tags.
+        sentences: the sentences.
 
     Returns:
         What was recognised; `None` if the tags are BIO, BIOES or plain ones, or nothing certain.
@@ -43,10 +44,9 @@ def rewrite_foreign_tags(source: str, sentences: Sequence[RawSentence]) -> str |
     Raises:
         CorpusError: for brackets that do not close, or nested ones.
     """
-    tags = sorted({tag for sentence in sentences for tag in sentence.tags or ()})
+    tags = sorted(sentences.tag_set)
     if _are_brackets(tags):
-        for sentence in sentences:
-            sentence.tags = _without_brackets(sentence)
+        sentences.rewrite_tags(lambda row, brackets: _without_brackets(brackets, lambda: sentences[row]))
         return _say(source, "brackets (PER* *)", "BIO", tags)
     outside = _outside(tags)
     inside = [tag for tag in tags if tag not in (outside, "O")]
@@ -60,8 +60,7 @@ def rewrite_foreign_tags(source: str, sentences: Sequence[RawSentence]) -> str |
     if not names:
         return None
     new = {tag: rewrite(tag) for tag in inside} | {outside: "O", "O": "O"}
-    for sentence in sentences:
-        sentence.tags = [new[tag] for tag in sentence.tags or ()]
+    sentences.rename_tags({tag: new[tag] for tag in tags})
     scheme = "BIOES" if any(tag[0] in "ES" for tag in new.values() if tag != "O") else "BIO"
     return _say(source, ", ".join(names), scheme, tags)
 
@@ -112,15 +111,16 @@ def _are_brackets(tags: Sequence[str]) -> bool:
     return any("(" in tag or ")" in tag for tag in tags) and all(_BRACKETS.fullmatch(tag) for tag in tags)
 
 
-def _without_brackets(sentence: RawSentence) -> list[str]:
+def _without_brackets(brackets: Sequence[str], sentence: Callable[[], RawSentence]) -> list[str]:
+    """The tags of a sentence, which is asked for only where its place is to be named."""
     tags, entity_type = [], ""
-    for word, tag in enumerate(sentence.tags or ()):
+    for word, tag in enumerate(brackets):
         match = _BRACKETS.fullmatch(tag)
         opened, closed = match.groups() if match else ("", "")
         types = opened.split("(")[1:]
         if len(types) > 1 or (types and entity_type) or len(closed) > bool(types or entity_type):
             raise CorpusError(
-                f"{sentence.place(word)}: the bracket {tag!r} is nested in another one, or closes none; a tagger "
+                f"{sentence().place(word)}: the bracket {tag!r} is nested in another one, or closes none; a tagger "
                 "needs entities that do not overlap."
             )
         if types:
@@ -129,5 +129,5 @@ def _without_brackets(sentence: RawSentence) -> list[str]:
         if closed:
             entity_type = ""
     if entity_type:
-        raise CorpusError(f"{sentence.place(len(tags) - 1)}: the bracket ({entity_type}* is not closed.")
+        raise CorpusError(f"{sentence().place(len(tags) - 1)}: the bracket ({entity_type}* is not closed.")
     return tags

@@ -2,12 +2,13 @@
 
 import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from difflib import get_close_matches
 from typing import Any, Literal, cast, get_args
 
 from ..modeling.tag_scheme import SchemeName, TagScheme, convert_tags, infer_scheme, split_tag
 from .foreign_schemes import rewrite_foreign_tags
+from .sentence_table import SentenceTable
 from .source_text import CorpusError, RawSentence
 
 logger = logging.getLogger(__name__)
@@ -22,32 +23,40 @@ _BECOMES: dict[str, SchemeName] = {
 _OTHER_PREFIX = re.compile(r"([BIESLUMW])-.+", re.DOTALL)  # of BILOU, BMES and their relatives
 
 
-def check_labels(sentences: Iterable[RawSentence], label_names: Sequence[str]) -> None:
+def check_labels(sentences: SentenceTable, label_names: Sequence[str]) -> None:
     """Refuse tags outside the label set.
 
     Raises:
         CorpusError: it names the place, and the nearest label.
     """
-    labels = set(label_names)
-    for sentence in sentences:
-        for i, tag in enumerate(sentence.tags or ()):
-            if tag not in labels:
-                near = get_close_matches(tag, label_names, n=1)
-                hint = f" Did you mean {near[0]!r}?" if near else ""
-                raise CorpusError(
-                    f"{sentence.place(i)}: tag {tag!r} of {sentence.tokens[i]!r} is not in the label set "
-                    f"{list(label_names)}.{hint}"
-                )
+    unknown = sentences.tag_set - set(label_names)
+    if not unknown:
+        return
+    sentence, i = _first_of(sentences, unknown)
+    tag = (sentence.tags or ())[i]
+    near = get_close_matches(tag, label_names, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise CorpusError(
+        f"{sentence.place(i)}: tag {tag!r} of {sentence.tokens[i]!r} is not in the label set "
+        f"{list(label_names)}.{hint}"
+    )
+
+
+def _first_of(sentences: SentenceTable, tags: Collection[str]) -> tuple[RawSentence, int]:
+    """The first sentence that has one of these tags, of which one has, and the number of its first such word."""
+    places = ((row, i) for row, own in enumerate(sentences.tags()) for i, tag in enumerate(own or ()) if tag in tags)
+    row, word = next(places)
+    return sentences[row], word
 
 
 def read_scheme(
-    source: str, sentences: Sequence[RawSentence], scheme: CorpusScheme | None, label_names: Sequence[str] | None
+    source: str, sentences: SentenceTable, scheme: CorpusScheme | None, label_names: Sequence[str] | None
 ) -> None:
     """Rewrite tags of another scheme or notation, in place, as BIO or BIOES.
 
     Args:
         source: the name of the corpus, for messages.
-        sentences: the sentences that have tags.
+        sentences: the sentences.
         scheme: as for [`load_corpus`]. With BIO, BIOES and plain the tags are taken as they stand.
         label_names: the label set; tags that are all in it are taken as they stand.
 
@@ -56,7 +65,7 @@ def read_scheme(
     """
     if scheme in ("BIO", "BIOES", "plain"):
         return
-    tags = {tag for sentence in sentences for tag in sentence.tags or ()}
+    tags = sentences.tag_set
     if scheme is None and label_names is not None and tags <= set(label_names):
         return
     notation = rewrite_foreign_tags(source, sentences)
@@ -71,7 +80,7 @@ def read_scheme(
 
 def treat_orphans(
     source: str,
-    sentences: Sequence[RawSentence],
+    sentences: SentenceTable,
     scheme: CorpusScheme | None,
     orphans: Orphans,
     label_names: Sequence[str] | None,
@@ -80,7 +89,7 @@ def treat_orphans(
 
     Args:
         source: the name of the corpus, for messages.
-        sentences: the sentences that have tags.
+        sentences: the sentences.
         scheme: as for [`load_corpus`], like the other arguments.
 
     Returns:
@@ -89,7 +98,7 @@ def treat_orphans(
     Raises:
         CorpusError: if the tags follow a scheme that is not supported, or are illegal and `orphans` is "refuse".
     """
-    tags = sorted({tag for sentence in sentences for tag in sentence.tags or ()})
+    tags = sorted(sentences.tag_set)
     name = infer_scheme(label_names or tags)
     if scheme is not None:
         name = cast("SchemeName", _BECOMES.get(scheme, scheme))
@@ -100,17 +109,21 @@ def treat_orphans(
     # With the complete label set, so that an IOB1 corpus without any B-PER is judged, and repaired, as BIO.
     types = sorted({split_tag(tag)[1] for tag in tags if split_tag(tag)[0]})
     full = TagScheme.from_entity_types(types, name)
-    for sentence in sentences:
-        for i, tag in enumerate(sentence.tags or ()):
-            if tag not in full.tags:
-                raise CorpusError(f"{sentence.place(i)}: {tag!r} is not a {name} tag.")
+    if other := set(tags) - set(full.tags):
+        sentence, i = _first_of(sentences, other)
+        raise CorpusError(f"{sentence.place(i)}: {(sentence.tags or ())[i]!r} is not a {name} tag.")
     legal = {(a, b) for a, row in zip(full.tags, full.allowed.tolist()) for b, ok in zip(full.tags, row) if ok}
-    illegal = [sentence for sentence in sentences if not _is_legal(sentence, legal)]
-    if not illegal:
+    illegal = words = 0
+    first_illegal: int | None = None
+    for row, own in enumerate(sentences.tags()):
+        if not _is_legal(own or (), legal):
+            first_illegal = row if first_illegal is None else first_illegal
+            illegal, words = illegal + 1, words + len(full.violations(own or ()))
+    if first_illegal is None:
         return name
-    first = full.violations(illegal[0].tags or ())[0]
-    where, before = illegal[0].place(first), ("O", *(illegal[0].tags or ()))[first]
-    tag = (illegal[0].tags or ())[first]
+    sentence = sentences[first_illegal]
+    first = full.violations(sentence.tags or ())[0]
+    where, before, tag = sentence.place(first), ("O", *(sentence.tags or ()))[first], (sentence.tags or ())[first]
     is_iob1 = scheme in ("IOB1", "IO") or (name == "BIO" and _is_iob1(sentences))
     if orphans == "refuse":
         reading = "The corpus reads as IOB1, which orphans='accept' makes BIO" if is_iob1 else "Correct it"
@@ -118,27 +131,25 @@ def treat_orphans(
             f"{where}: {tag!r} after {before!r} is not legal {name}. {reading}, or load with orphans='repair' or "
             "orphans='accept'."
         )
-    words = sum(len(full.violations(sentence.tags or ())) for sentence in illegal)
     if is_iob1 or orphans == "repair":
-        for sentence in illegal:
-            sentence.tags = full.repair(sentence.tags or ())
-            missing = sorted(set(sentence.tags) - set(label_names)) if label_names is not None else []
-            if missing:
-                raise CorpusError(f"{where}: the repair needs {missing}, not in label_names.")
+        sentences.rewrite_tags(lambda _, own: own if _is_legal(own, legal) else full.repair(own))
+        missing = sorted(sentences.tag_set - set(label_names)) if label_names is not None else []
+        if missing:
+            raise CorpusError(f"{where}: the repair needs {missing}, not in label_names.")
     if is_iob1:
         logger.warning(
             "%s: read as IOB1, since B- stands only between two entities of one type, or nowhere: %d I- tag(s) that "
             "begin an entity are now B-, in %d of %d sentences. (IO tags read the same.)",
-            *(source, words, len(illegal), len(sentences)),
+            *(source, words, illegal, sentences.num_tagged),
         )
         return name
     outcome = "repaired" if orphans == "repair" else "accepted (strict evaluation sees no entity there)"
-    counted = (source, words, name, len(illegal), len(sentences), outcome)
+    counted = (source, words, name, illegal, sentences.num_tagged, outcome)
     logger.warning("%s: %d illegal %s tag(s) in %d of %d sentences %s.", *counted)
     return name
 
 
-def convert(source: str, sentences: Sequence[RawSentence], scheme: Any, to_scheme: Any) -> None:
+def convert(source: str, sentences: SentenceTable, scheme: Any, to_scheme: Any) -> None:
     """Rewrite tags in another scheme, in place.
 
     Raises:
@@ -146,23 +157,25 @@ def convert(source: str, sentences: Sequence[RawSentence], scheme: Any, to_schem
     """
     if "plain" in (scheme, to_scheme):
         raise CorpusError(f"{source}: {scheme} tags cannot be rewritten as {to_scheme} tags.")
-    for sentence in sentences:
+
+    def rewrite(row: int, tags: list[str]) -> Sequence[str]:
         try:
-            sentence.tags = convert_tags(sentence.tags or (), scheme, to_scheme)
+            return convert_tags(tags, scheme, to_scheme)
         except ValueError as error:
-            raise CorpusError(f"{sentence.place(0)}: {error} orphans='repair' does.") from error
+            raise CorpusError(f"{sentences[row].place(0)}: {error} orphans='repair' does.") from error
+
+    sentences.rewrite_tags(rewrite)
 
 
-def _is_legal(sentence: RawSentence, legal: set[tuple[str, str]]) -> bool:
-    tags = sentence.tags or ()
+def _is_legal(tags: Sequence[str], legal: set[tuple[str, str]]) -> bool:
     return all(pair in legal for pair in zip(("O", *tags), (*tags, "O")))
 
 
-def _is_iob1(sentences: Iterable[RawSentence]) -> bool:
+def _is_iob1(sentences: SentenceTable) -> bool:
     """Whether every B- stands as in IOB1: after a word of the same type."""
-    for sentence in sentences:
+    for tags in sentences.tags():
         before = ("", "")
-        for tag in sentence.tags or ():
+        for tag in tags or ():
             prefix, entity_type = split_tag(tag)
             if prefix == "B" and not (before[0] and before[1] == entity_type):
                 return False

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow as pa
 from datasets import Dataset, Features, concatenate_datasets
 
 from ..modeling.segmenters import Segmenter, SegmenterError, get_segmenter
 from .arrow_columns import column_values
 from .column_files import read_columns
-from .columns import IGNORED, SUBWORD_LABELS, SUBWORDS, TOKEN_COLUMNS, TOKENS
+from .columns import IGNORED, LANGUAGE, SUBWORD_LABELS, SUBWORDS, TOKEN_COLUMNS, TOKENS
 from .conllu import read_conllu
 from .default_words import DefaultSegmenter
 from .docbin import read_docbin
@@ -25,6 +26,7 @@ from .hub_datasets import source_info
 from .offset_spans import SpanCounts
 from .readers import pick_column, read_csv_texts, read_json
 from .sentence_splitters import get_splitter
+from .sentence_table import arrow_dataset, word_batches
 from .source_text import CorpusError, is_text, read_lines
 from .sources import JSON_ENDINGS, Source, file_suffix, numbered_rows, open_table, source_name
 from .tool_exports import is_export_row, is_word_span_row, texts_of_rows
@@ -79,15 +81,16 @@ def load_sentences(
     source_sentences = _open(source, split, tokens_column, sentence_column, _Reading(segment, split_text, is_raw))
     filled = (sentence for sentence in source_sentences if sentence)
     try:
-        loaded = list(islice(filled, max_sentences))
+        batches = [{TOKENS: words} for words in word_batches(islice(filled, max_sentences))]
     except MemoryError:
         raise CorpusError(f"{name}: does not fit into memory: take its first sentences (max_sentences=).") from None
-    if not loaded:
+    if not batches:
         raise CorpusError(f"{name}: no sentences. Is it the right file, and complete?")
     if isinstance(segment, DefaultSegmenter):
         segment.log(name)
-    columns = {"tokens": loaded, "language": [language] * len(loaded)}
-    return datasets.Dataset.from_dict(columns, info=source_info(source, FEATURES))
+    for columns in batches:
+        columns[LANGUAGE] = pa.repeat(pa.scalar(language, pa.string()), len(columns[TOKENS]))
+    return arrow_dataset(batches, source_info(source, FEATURES))
 
 
 @dataclass

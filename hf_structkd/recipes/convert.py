@@ -10,7 +10,7 @@ from ..data.corpora import SPLITS, log_word_agreement, read_sentences
 from ..data.demo_corpus import DEMO_LANGUAGES
 from ..data.division import divide
 from ..data.offset_spans import OFFSET_UNITS, SPAN_CHOICES
-from ..data.source_text import CorpusError
+from ..data.source_text import CorpusError, RawSentence
 from ..data.sources import ReadingOptions, source_name
 from ..data.tag_checks import CORPUS_SCHEMES
 from ..files import write_atomically
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str], program: str) -> None:
         raise
     except ValueError as error:
         parser.error(str(error))
-    parts = {given.target: sentences}
+    parts: dict[Path, Sequence[RawSentence]] = {given.target: sentences}
     if given.shares:
         divided = divide(sentences, dict(zip(SPLITS, given.shares)))
         parts = {Path(str(given.target).replace(PLACE, split)): part for split, part in divided.items()}
