@@ -141,17 +141,25 @@ def as_markdown(report: Mapping[str, Any], before: Mapping[str, Any] | None = No
     total = report["seconds"]
     earlier = {(row["phase"], row["step"]): row["seconds"] for row in (before or {"phases": []})["phases"]}
     order = [*STAGES, "the rest"]
-    rows = sorted(report["phases"], key=lambda row: (order.index(row["phase"]), -row["seconds"]))
     cells = []
-    for row in rows:
+    for row in sorted(report["phases"], key=lambda row: (order.index(row["phase"]), -row["seconds"])):
         was = earlier.get((row["phase"], row["step"]), 0.0)
         if max(row["seconds"], was) >= 0.005 * total:
-            seconds = f"{row['seconds']:.1f}"
             share = f"{100 * row['seconds'] / total:.1f} %"
-            cells.append([row["phase"], row["step"], seconds, share, *([f"{was:.1f}"] if before else [])])
-    cells.append(["all", "", f"{total:.1f}", "", *([f"{before['seconds']:.1f}"] if before else [])])
+            cells.append(
+                [row["phase"], row["step"], f"{row['seconds']:.1f}", share, *([_number(was)] if before else [])]
+            )
+    cells.append(["all but imports", "", _work(report), "", *([_work(before)] if before else [])])
     head = ["phase", "step", "seconds", "share", *(["seconds before"] if before else [])]
     return table(head, cells)
+
+
+def _work(report: Mapping[str, Any]) -> str:
+    return _number(sum(row["seconds"] for row in report["phases"] if row["phase"] != "imports"))
+
+
+def _number(seconds: float) -> str:
+    return f"{seconds:.1f}" if seconds else ""
 
 
 def _collapsed(seconds: Mapping[tuple[tuple[str, str], ...], float]) -> Iterator[str]:
