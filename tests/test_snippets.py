@@ -25,6 +25,7 @@ RUN_BY = {
     "docs/ecosystem.md": "tests/test_ecosystem.py",
     "docs/make_it_smaller.md": "tests/recipes/test_smaller_page.py",
     "docs/pipeline.md": "tests/modeling/test_pipeline_page.py",
+    "docs/recipes.md": "tests/test_readme.py",
     "docs/tutorial.md": "tests/test_tutorial.py",
     "docs/update_it.md": "tests/recipes/test_growth_pages.py",
 }

@@ -64,7 +64,8 @@ answer = tagger({text}, top_k=3)
 for found in answer["{members}"]:
     print(found["{key}"], found["word"], round(found["score"], 3))
 for analysis in answer["top_k"]:
-    print(round(analysis["score"], 3), [(found["{key}"], found["word"]) for found in analysis["{members}"]])"""
+    found = [(one["{key}"], one["word"]) for one in analysis["{members}"]]
+    print(round(analysis["score"], 3), found)"""
 
 
 def widget_examples(languages: Sequence[str]) -> list[dict[str, str]]:
