@@ -32,6 +32,7 @@ def commands(verb: str) -> list[list[str]]:
     return [line.partition("#")[0].split()[1:] for line in lines if line.startswith(f"{verb} ")]
 
 
+@pytest.mark.slow
 def test_the_program_with_the_trainer_runs(tmp_path, monkeypatch, make_student, tokenizer):
     # The page's names: corpora under path/, teachers under teachers/; a tiny encoder stands for the published one.
     for language in ("en", "de"):
@@ -61,12 +62,14 @@ def test_the_program_with_the_trainer_runs(tmp_path, monkeypatch, make_student, 
     assert (tmp_path / "student" / "README.md").exists()
 
 
+@pytest.mark.slow
 def test_a_recipe_runs_from_python(tmp_path, monkeypatch):
     tiny = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     recipe = {
         **{"corpus": "demo", "languages": ["en"], "max_train_sentences": 20, "max_dev_sentences": 10},
         **{"max_test_sentences": 10, "model": "scratch", "model_config": tiny, "vocab_size": 300, "use_cpu": True},
-        **{"teacher_model": "scratch", "teacher_model_config": tiny, "num_train_epochs": 1},
+        **{"teacher_model": "scratch", "teacher_model_config": tiny, "teacher_num_train_epochs": 1},
+        "num_train_epochs": 1,
     }
     monkeypatch.chdir(tmp_path)
     Path("recipe.yaml").write_text(json.dumps(recipe), encoding="utf-8")  # JSON is YAML
@@ -127,6 +130,7 @@ def test_the_first_screen_is_one_screen():
         assert max(len(line) for block in blocks(README, language) for line in block.splitlines()) <= 100
 
 
+@pytest.mark.slow
 def test_the_commands_run(tmp_path, monkeypatch, capsys):
     """With one pipeline for all languages, the demo corpus for text, and a tiny model."""
     spacy = pytest.importorskip("spacy", reason="spaCy is not installed")

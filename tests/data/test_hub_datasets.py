@@ -6,6 +6,8 @@ from datasets import Dataset, DatasetInfo, concatenate_datasets, load_dataset
 from hf_structkd import load_corpora
 from hf_structkd.data.corpora import FEATURES
 from hf_structkd.data.hub_datasets import hub_dataset, hub_datasets_of, hub_datasets_of_field, source_info
+from hf_structkd.recipes.fields import DistillationData
+from hf_structkd.recipes.publishing import dataset_ids
 
 ROWS = {"tokens": [["Anna"]], "tags": [["B-PER"]], "language": ["en"]}
 
@@ -57,3 +59,9 @@ def test_a_corpus_remembers_where_it_came_from(tmp_path):
     (tmp_path / "rows.jsonl").write_text('{"tokens": ["Anna"]}\n')
     of_file = load_dataset("json", data_files=str(tmp_path / "rows.jsonl"), cache_dir=str(tmp_path / "cache"))["train"]
     assert hub_datasets_of(of_file) == hub_datasets_of([1]) == []
+
+
+def test_the_text_of_a_recipe_counts_too():
+    data = DistillationData(corpus="unimelb-nlp/wikiann:{language}", unlabelled_corpus="owner/text:{language}")
+    assert dataset_ids(data, ["en", "de"]) == ["unimelb-nlp/wikiann", "owner/text"]
+    assert dataset_ids(DistillationData(corpus="demo"), ["en"]) == []

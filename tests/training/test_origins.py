@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from hf_structkd.training.card import base_model
 from hf_structkd.training.origins import Origin, encoder_origin
 
 ID = "FacebookAI/xlm-roberta-base"
@@ -50,3 +51,10 @@ def test_a_snapshot_of_the_cache_has_id_and_commit(tmp_path):
 )
 def test_a_local_encoder_says_what_it_was_made_from_or_nothing(tmp_path, config, card, name):
     assert encoder_origin(encoder(tmp_path / "encoder", config, card)).name == name
+
+
+def test_a_result_has_the_encoder_as_it_was_given_and_what_the_hub_knows_of_it(tmp_path):
+    folder = encoder(tmp_path / "encoder", {"_name_or_path": ID})
+    assert base_model(folder) == {"base_model": folder, "base_model_revision": None, "base_model_id": ID}
+    assert base_model(ID, "v1") == {"base_model": ID, "base_model_revision": "v1", "base_model_id": ID}
+    assert base_model(None) == {}
