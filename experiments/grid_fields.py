@@ -25,6 +25,7 @@ EVERYWHERE = {
     **IDLE_EVERYWHERE,
     "unlabelled_sentences": "a grid says text_sentences where a recipe has unlabelled_sentences",
     **dict.fromkeys(("unlabelled_corpus", "sentences"), "a grid's text comes from its pool: text_sentences"),
+    "glued_words": "a grid's pool keeps words alone, not their blanks",
     "seed": "a grid says seeds",
     "output_dir": "run_grid.py has an option for it",
     **dict.fromkeys(("annotation_dir", "annotation_batch_size"), "run_grid.py keeps the answers under --cache_dir"),

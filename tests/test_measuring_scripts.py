@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModel, AutoTokenizer
 
 from benchmarks.growth_curves import slope
 from hf_structkd import Teacher
@@ -224,3 +225,27 @@ def test_unknown_languages_and_checkpoints_are_named(run_script, checkpoint, tmp
     with pytest.raises(SystemExit, match=r"error: checkpoint '\S*nothing': "):
         run_script(script, "--checkpoint", tmp_path / "nothing", "--corpus", "demo", "--languages", "en", *more)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_glued_words(run_script, checkpoint, tmp_path):
+    """Both readings of one corpus are trained and measured, and fill their place in a document."""
+    rows = [{"text": f"Anna-{n},Boston!", "label": [[0, 4, "PER"]]} for n in range(12)]
+    for split in ("train", "dev", "test"):
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    page = tmp_path / "page.md"
+    page.write_text("<!-- results: glued_words / tiny -->\n<!-- end -->\n")
+    encoder = tmp_path / "encoder"
+    AutoModel.from_pretrained(checkpoint).save_pretrained(encoder)
+    AutoTokenizer.from_pretrained(checkpoint).save_pretrained(encoder)
+    printed = run_script(
+        "benchmarks.glued_words", "--model", encoder, "--corpus", json.dumps({"en": f"{tmp_path}/{{split}}.jsonl"}),
+        "--words", "characters", "--epochs", 1, "--seeds", 1, "--work", tmp_path / "work", "--write", page,
+        "--place", "tiny",
+    )  # fmt: skip
+    between, running = json.loads((tmp_path / "work" / "glued_words.json").read_text())["rows"]
+    assert (between["glued"], running["glued"]) == (False, True)
+    assert between["pieces"] > running["pieces"] >= running["words"]
+    assert between["words_found"] == running["words_found"] == running["same_in_text"] == 100.0
+    assert (tmp_path / "work" / "glued_words.md").read_text().strip() in page.read_text()
+    assert "as running text" in printed

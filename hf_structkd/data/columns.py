@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 
+from ..modeling.glued_words import GLUED as GLUED
 from ..modeling.tag_scheme import ANNOTATED_TYPES as ANNOTATED_TYPES
 from ..modeling.tag_scheme import IGNORED
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 from ..modeling.segmenters import get_segmenter
 from ..modeling.tag_scheme import SchemeName, infer_scheme, split_tag, tag_type
 from .arrow_columns import column_values
-from .columns import ANNOTATED_TYPES, DOCUMENT
+from .columns import ANNOTATED_TYPES, DOCUMENT, GLUED
 from .default_words import DefaultSegmenter, segmenter_name
 from .demo_corpus import DEMO_LANGUAGES
 from .hub_datasets import source_info
@@ -27,7 +27,7 @@ from .sentence_table import SentenceTable, arrow_dataset
 from .source_text import CorpusError, RawSentence
 from .sources import FILE_NAME, ReadingOptions, Source, is_one_table, open_source, source_name
 from .tag_checks import CORPUS_SCHEMES, CorpusScheme, Orphans, check_labels, convert, read_scheme, treat_orphans
-from .word_agreement import SENTENCES_COMPARED, compare_words, log_agreement
+from .word_agreement import SENTENCES_COMPARED, WordAgreement, compare_words, log_agreement
 from .words import tag_column, tag_names
 
 logger = logging.getLogger(__name__)
@@ -41,7 +41,11 @@ FEATURES = datasets.Features(
 )
 # The columns that only some corpora have.
 OPTIONAL_FEATURES = datasets.Features(
-    {ANNOTATED_TYPES: datasets.List(datasets.Value("string")), DOCUMENT: datasets.Value("string")}
+    {
+        ANNOTATED_TYPES: datasets.List(datasets.Value("string")),
+        DOCUMENT: datasets.Value("string"),
+        GLUED: datasets.List(datasets.Value("bool")),
+    }
 )
 Documents: TypeAlias = Literal["marked", "source"]
 SPLITS = ("train", "dev", "test")
@@ -66,7 +70,8 @@ def load_corpus(
     offset_unit: OffsetUnit | None = None,
     annotated_types: Sequence[str] | None = None,
     documents: Documents | None = None,
-    measure_words: bool = True,
+    measure_words: bool | dict[str, WordAgreement] = True,
+    glued: bool = False,
 ) -> datasets.Dataset:
     """Load the annotated sentences of one language.
 
@@ -111,6 +116,11 @@ def load_corpus(
         documents: adds a column `document`, for teachers that read sentences with their neighbours (`annotate`,
             `context`): `"marked"`: as the source marks them (`-DOCSTART-` lines, `# newdoc` in CoNLL-U, a column
             `document` of tables); `"source"`: all its sentences, in their order, are one document.
+        measure_words: where the source has texts and words of its own, log which share of the words `words` finds in
+            the texts, with examples: a pipeline meets texts. A dictionary gets the comparison, by language.
+        glued: adds a column `glued`, for models with `glued_words`: for each word whether it follows the word before
+            it without a blank; `None` where the source does not tell. Texts with character offsets, DocBin and CoNLL-U
+            (`# text`, `SpaceAfter=No`) do.
 
     Returns:
         A dataset with the columns `tokens`, `tags` (lists of strings) and `language` (string), and `annotated_types`
@@ -128,10 +138,13 @@ def load_corpus(
         raise ValueError(f"annotated_types is the text {annotated_types!r}, but must be a list of entity types.")
     sentences = read_sentences(
         *(source, language, split, options, scheme, to_scheme, orphans, max_sentences),
-        texts=SENTENCES_COMPARED if measure_words else 0,
+        texts=0 if measure_words is False else SENTENCES_COMPARED,
+        glued=glued,
     )
-    if measure_words:
-        log_word_agreement(source_name(source), sentences, words)
+    if measure_words is not False:
+        agreement = log_word_agreement(source_name(source), sentences, words)
+        if isinstance(measure_words, dict) and agreement.words:
+            measure_words[language] = agreement
     with_types = annotated_types is not None or sentences.any_value("annotated_types")
     if with_types:
         _refuse_undeclared(sentences, annotated_types)
@@ -140,6 +153,7 @@ def load_corpus(
 
     def batches() -> Iterator[dict[str, pa.Array]]:
         types, names = sentences.values("annotated_types"), sentences.values("document")
+        flags = sentences.values(GLUED)
         prefix = f"{language}/{split or 'all'}"
         for batch in sentences.arrow_batches():
             count = len(batch["tokens"])
@@ -147,6 +161,8 @@ def load_corpus(
             if with_types:
                 declared = [list(annotated_types)] * count if annotated_types is not None else islice(types, count)
                 columns[ANNOTATED_TYPES] = pa.array(list(declared), pa.list_(pa.string()))
+            if glued:
+                columns[GLUED] = pa.array(list(islice(flags, count)), pa.list_(pa.bool_()))
             if documents == "source":
                 columns[DOCUMENT] = pa.repeat(prefix, count)
             elif documents is not None:
@@ -154,14 +170,14 @@ def load_corpus(
                 columns[DOCUMENT] = pa.array(marked, pa.string())
             yield columns
 
-    wanted = {ANNOTATED_TYPES: with_types, DOCUMENT: documents is not None}
+    wanted = {ANNOTATED_TYPES: with_types, DOCUMENT: documents is not None, GLUED: glued}
     optional = {name: feature for name, feature in OPTIONAL_FEATURES.items() if wanted[name]}
     return arrow_dataset(batches(), source_info(source, datasets.Features({**FEATURES, **optional})))
 
 
 def log_word_agreement(
     name: str, sentences: SentenceTable, words: str | Callable[[str], Iterable[Any]] | None
-) -> None:
+) -> WordAgreement:
     """Log which share of a source's own words a segmenter finds in its texts; nothing where it lacks either.
 
     Args:
@@ -171,7 +187,9 @@ def log_word_agreement(
     """
     segment = DefaultSegmenter() if words is None else get_segmenter(words)
     agreement = compare_words(sentences.with_texts(), segment)
-    log_agreement(name, segmenter_name(words, segment), agreement)
+    agreement.segmenter = segmenter_name(words, segment)  # of the default one known when it has seen the texts
+    log_agreement(name, agreement)
+    return agreement
 
 
 def _check_documents(source: Source, sentences: SentenceTable, documents: str) -> None:
@@ -208,12 +226,14 @@ def read_sentences(
     orphans: Orphans = "accept",
     max_sentences: int | None = None,
     texts: int | None = None,
+    glued: bool = True,
 ) -> SentenceTable:
     """The sentences of [`load_corpus`] with their places and, where the source has it, their text.
 
     Args:
         options: the arguments of `load_corpus` that say how the source is read.
-        texts: of how many sentences the text is kept, as for [`SentenceTable`].
+        texts, glued: of how many sentences the text is kept, and whether it is kept which words are glued, as for
+            [`SentenceTable`].
         source, language, split, scheme, to_scheme, orphans, max_sentences: as for `load_corpus`.
 
     Raises:
@@ -232,7 +252,7 @@ def read_sentences(
     raw = open_source(source, language, split, options)
     filled = _Filled(raw)
     try:
-        sentences = SentenceTable(islice(filled, max_sentences), texts)
+        sentences = SentenceTable(islice(filled, max_sentences), texts, glued)
     except MemoryError:
         raise CorpusError(
             f"{name}: does not fit into memory. Take its first sentences (max_sentences=; a .json file that is one "
@@ -267,7 +287,7 @@ def load_corpora(
     max_sentences: int | Mapping[str, int] | None = None,
     annotated_types: Mapping[str, Sequence[str]] | Sequence[str] | None = None,
     documents: Mapping[str, Documents] | Documents | None = None,
-    measure_words: bool = True,
+    measure_words: bool | dict[str, WordAgreement] = True,
     **kwargs: Any,
 ) -> dict[str, datasets.DatasetDict]:
     """Load several languages.
@@ -286,7 +306,8 @@ def load_corpora(
         **kwargs: as for [`load_corpus`].
 
     Returns:
-        Language -> `DatasetDict` with the splits. If any has a column `annotated_types` or `document`, all have.
+        Language -> `DatasetDict` with the splits. If any has a column `annotated_types`, `document` or `glued`, all
+        have.
 
     Raises:
         CorpusError: as for [`load_corpus`], with language and split named; and if a template would give several
@@ -330,7 +351,7 @@ def load_corpora(
                     max_sentences=limit,
                     annotated_types=types_of.get(language) if isinstance(types_of, Mapping) else types_of,
                     documents=documents.get(language) if isinstance(documents, Mapping) else documents,
-                    measure_words=measure_words and not loaded,
+                    measure_words=False if loaded else measure_words,
                     **kwargs,
                 )
             except CorpusError as error:
@@ -340,7 +361,7 @@ def load_corpora(
 
 
 def with_common_columns(corpora: Mapping[str, datasets.DatasetDict]) -> dict[str, datasets.DatasetDict]:
-    """The same corpora; if any has a column `annotated_types` or `document`, all have: they can be concatenated."""
+    """The same corpora; if any has one of `OPTIONAL_FEATURES`, all have: they can be concatenated."""
     present = {name for splits in corpora.values() for data in splits.values() for name in data.column_names}
     return {
         language: datasets.DatasetDict({split: with_columns(data, present) for split, data in splits.items()})

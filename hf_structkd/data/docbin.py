@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from .placed_words import glued_words
+from ..modeling.glued_words import glued_flags
 from .source_text import CorpusError, RawSentence
 
 
@@ -44,5 +44,5 @@ def read_docbin(path: Path) -> Iterator[RawSentence]:
                     row=f", doc {number}",
                     text=part.text,
                     offsets=offsets,
-                    glued=glued_words(offsets),
+                    glued=glued_flags(offsets),
                 )

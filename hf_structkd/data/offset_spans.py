@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ..modeling.glued_words import glued_flags
 from ..modeling.segmenters import Offsets, Segmenter, SegmenterError
 from .default_words import DefaultSegmenter
-from .placed_words import glued_words
 from .source_text import CorpusError, RawSentence
 
 logger = logging.getLogger(__name__)
@@ -144,7 +144,7 @@ def sentences_from_texts(
             text=item.text,
             offsets=words,
             own_words=item.words is not None,
-            glued=glued_words(words),
+            glued=glued_flags(words),
         )
     counts.log(source)
     if isinstance(segment, DefaultSegmenter):

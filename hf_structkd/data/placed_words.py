@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
+from ..modeling.glued_words import glued_flags
 from .source_text import RawSentence
 
 
@@ -19,12 +20,6 @@ class SurfaceToken(NamedTuple):
     form: str
     words: int
     has_blank: bool
-
-
-def glued_words(offsets: Sequence[tuple[int, int]]) -> list[bool]:
-    """Whether each word begins where the one before it ends."""
-    ends = [-1, *(end for _, end in offsets)]
-    return [start == end for (start, _), end in zip(offsets, ends)]
 
 
 def place_words(sentence: RawSentence, surface: Sequence[SurfaceToken], text: str | None) -> bool:
@@ -54,7 +49,7 @@ def place_words(sentence: RawSentence, surface: Sequence[SurfaceToken], text: st
     offsets: list[tuple[int, int] | None] = []
     glued: list[bool] = []
     words = iter(sentence.tokens)
-    for (start, _), token, is_glued in zip(bounds, surface, glued_words(bounds)):
+    for (start, _), token, is_glued in zip(bounds, surface, glued_flags(bounds)):
         parts = [next(words) for _ in range(token.words)]
         is_cut = "".join(parts) == token.form
         part_ends = list(accumulate(map(len, parts), initial=start))

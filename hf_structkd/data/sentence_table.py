@@ -13,6 +13,7 @@ from typing import Any, overload
 import datasets
 import pyarrow as pa
 
+from ..modeling.glued_words import GluedWords
 from .source_text import RawSentence
 
 BATCH = 10_000  # sentences; a constant, so that the same sentences always make the same dataset, to the byte
@@ -40,9 +41,10 @@ class SentenceTable(Sequence[RawSentence]):
         sentences: with words; of one source, and read once.
         texts: of how many sentences with a text, from the start, the text and the places of the words in it are kept;
             of all where `None`.
+        glued: whether it is kept of all sentences which words are glued.
     """
 
-    def __init__(self, sentences: Iterable[RawSentence], texts: int | None = None) -> None:
+    def __init__(self, sentences: Iterable[RawSentence], texts: int | None = None, glued: bool = True) -> None:
         self._batches: list[Mapping[str, pa.Array]] = []
         self._tags: list[pa.Array] = []
         self._source = ""
@@ -56,7 +58,7 @@ class SentenceTable(Sequence[RawSentence]):
                 kept.append(has_text)
                 if has_text and texts is not None:
                     texts -= 1
-            self._batches.append(_columns(batch, kept))
+            self._batches.append(_columns(batch, kept, glued))
             self._tags.append(_numbered((sentence.tags for sentence in batch), numbers))
         self._names = list(numbers)
 
@@ -155,7 +157,7 @@ class SentenceTable(Sequence[RawSentence]):
             yield RawSentence(tags=named, source=self._source, lines=lines or (), **fields)
 
 
-def _columns(batch: Sequence[RawSentence], kept: Sequence[bool]) -> dict[str, pa.Array]:
+def _columns(batch: Sequence[RawSentence], kept: Sequence[bool], glued: bool) -> dict[str, pa.Array]:
     # Words of a sentence mostly stand on lines that follow each other: the first is enough then.
     in_sequence = [
         bool(s.lines) and list(s.lines) == list(range(s.lines[0], s.lines[0] + len(s.lines))) for s in batch
@@ -168,7 +170,7 @@ def _columns(batch: Sequence[RawSentence], kept: Sequence[bool]) -> dict[str, pa
         "text": [s.text if keep else None for s, keep in zip(batch, kept)],
         "offsets": [s.offsets if keep else None for s, keep in zip(batch, kept)],
         "own_words": [s.own_words for s in batch],
-        "glued": [s.glued if keep else None for s, keep in zip(batch, kept)],
+        "glued": [s.glued if glued else None for s in batch],
         "annotated_types": [s.annotated_types for s in batch],
         "document": [s.document for s in batch],
     }
@@ -186,11 +188,20 @@ def _numbered(rows: Iterable[Sequence[str] | None], numbers: dict[str, int]) -> 
     )
 
 
-def word_batches(sentences: Iterable[Sequence[str]]) -> Iterator[pa.Array]:
-    """Sentences without tags as Arrow lists of words, some at a time."""
+def word_batches(sentences: Iterable[Sequence[str]], glued: bool = False) -> Iterator[dict[str, pa.Array]]:
+    """Sentences without tags as Arrow columns, some at a time: `{"tokens": ...}`.
+
+    Args:
+        sentences: lists of words.
+        glued: adds a column `glued`: which words follow their neighbour without a blank, null where nobody knows.
+    """
     iterator = iter(sentences)
     while batch := list(islice(iterator, BATCH)):
-        yield pa.array(batch, _WORDS)
+        columns = {"tokens": pa.array(batch, _WORDS)}
+        if glued:
+            flags = [words.glued if isinstance(words, GluedWords) else None for words in batch]
+            columns["glued"] = pa.array(flags, _TYPES["glued"])
+        yield columns
 
 
 def arrow_dataset(batches: Iterable[Mapping[str, pa.Array]], info: datasets.DatasetInfo) -> datasets.Dataset:

@@ -4,6 +4,7 @@ from typing import Any
 
 from datasets import Dataset, Features, List, Value
 
+from ..modeling.glued_words import sentences_of
 from .columns import TOKENS
 from .words import check_corpus
 
@@ -57,7 +58,7 @@ def tag_dataset(
         raise ValueError(f"the dataset has columns {existing} already: rename or remove them first")
 
     def tag(batch: dict[str, list]) -> dict[str, list]:
-        answers = pipe(batch[column], **options)
+        answers = pipe(sentences_of(batch) if column == TOKENS else batch[column], **options)
         return {key: [answer[key] for answer in answers] for key in added}
 
     # Not from the cache: its key would be a hash of the whole model, computed at every call.

@@ -15,10 +15,11 @@ import datasets
 import pyarrow as pa
 from datasets import Dataset, Features, concatenate_datasets
 
+from ..modeling.glued_words import GluedWords
 from ..modeling.segmenters import Segmenter, SegmenterError, get_segmenter
 from .arrow_columns import column_values
 from .column_files import read_columns
-from .columns import IGNORED, LANGUAGE, SUBWORD_LABELS, SUBWORDS, TOKEN_COLUMNS, TOKENS
+from .columns import GLUED, IGNORED, LANGUAGE, SUBWORD_LABELS, SUBWORDS, TOKEN_COLUMNS, TOKENS
 from .conllu import read_conllu
 from .default_words import DefaultSegmenter
 from .docbin import read_docbin
@@ -27,7 +28,7 @@ from .offset_spans import SpanCounts
 from .readers import pick_column, read_csv_texts, read_json
 from .sentence_splitters import get_splitter
 from .sentence_table import arrow_dataset, word_batches
-from .source_text import CorpusError, is_text, read_lines
+from .source_text import CorpusError, RawSentence, is_text, read_lines
 from .sources import JSON_ENDINGS, Source, file_suffix, numbered_rows, open_table, source_name
 from .tool_exports import is_export_row, is_word_span_row, texts_of_rows
 from .words import check_corpus, is_tokenised, tag_column, with_column
@@ -47,6 +48,7 @@ def load_sentences(
     max_sentences: int | None = None,
     words: str | Callable[[str], Iterable[Any]] | None = None,
     sentences: str | Callable[[str], Iterable[Any]] | None = None,
+    glued: bool = False,
 ) -> datasets.Dataset:
     """Load the sentences of one language; tags are ignored.
 
@@ -67,6 +69,7 @@ def load_sentences(
         sentences: texts are documents, and this is how they become sentences: the name of a splitter or a function,
             see [`~.data.sentence_splitters.get_splitter`]. By default each text, or line of a `.txt` file, is one
             sentence. With it, the lines of a `.txt` file are raw text, whose words are the default ones too.
+        glued: as for `load_corpus`.
 
     Returns:
         A dataset with the columns `tokens` and `language`. Empty lines and sentences without words are left out.
@@ -81,7 +84,7 @@ def load_sentences(
     source_sentences = _open(source, split, tokens_column, sentence_column, _Reading(segment, split_text, is_raw))
     filled = (sentence for sentence in source_sentences if sentence)
     try:
-        batches = [{TOKENS: words} for words in word_batches(islice(filled, max_sentences))]
+        batches = list(word_batches(islice(filled, max_sentences), glued))
     except MemoryError:
         raise CorpusError(f"{name}: does not fit into memory: take its first sentences (max_sentences=).") from None
     if not batches:
@@ -90,7 +93,8 @@ def load_sentences(
         segment.log(name)
     for columns in batches:
         columns[LANGUAGE] = pa.repeat(pa.scalar(language, pa.string()), len(columns[TOKENS]))
-    return arrow_dataset(batches, source_info(source, FEATURES))
+    features = datasets.Features({**FEATURES, GLUED: datasets.List(datasets.Value("bool"))}) if glued else FEATURES
+    return arrow_dataset(batches, source_info(source, features))
 
 
 @dataclass
@@ -112,7 +116,7 @@ class _Reading:
         try:
             for start, end in [(0, len(text))] if self.split is None else self.split(text):
                 sentence = text[start:end]
-                yield [sentence[a:b] for a, b in self.segment(sentence)]
+                yield GluedWords.of_text(sentence, self.segment(sentence))
         except SegmenterError as error:
             raise CorpusError(f"{where}: {error}") from error
 
@@ -153,12 +157,16 @@ def _open(
         return _words_of_rows(name, texts, tokens_column, reading)
     reading.refuse_splitter(name)
     if suffix.endswith((".conllu", ".conllup")):
-        return (sentence.tokens for sentence in read_conllu(path, "form"))
+        return (_with_blanks(sentence) for sentence in read_conllu(path, "form"))
     if suffix.endswith(".spacy"):
-        return (sentence.tokens for sentence in read_docbin(path))
+        return (_with_blanks(sentence) for sentence in read_docbin(path))
     is_csv = suffix.endswith(".csv")
     rows = read_columns(path, None, tokens_column, sentence_column, is_csv=is_csv, words_only=True)
     return (sentence.tokens for sentence in rows)
+
+
+def _with_blanks(sentence: RawSentence) -> list[str]:
+    return sentence.tokens if sentence.glued is None else GluedWords(sentence.tokens, sentence.glued)
 
 
 def _words_of_lines(path: Path) -> Iterator[list[str]]:
@@ -188,7 +196,7 @@ def _words_of_rows(source: str, rows: Any, tokens_column: str | int | None, read
             for item in texts_of_rows(source, [(place, row)], SpanCounts()):
                 if item.words is not None:
                     reading.refuse_splitter(f"{source}{place}")
-                    yield [item.text[start:end] for start, end in item.words]
+                    yield GluedWords.of_text(item.text, item.words)
                 else:
                     yield from reading.sentences(f"{source}{place}", item.text)
             continue

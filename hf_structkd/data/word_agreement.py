@@ -8,6 +8,7 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Any
 
 from ..modeling.segmenters import Segmenter
 from .source_text import CorpusError, RawSentence
@@ -27,6 +28,7 @@ class WordAgreement:
         words: their words in the corpus.
         same: those of them that the segmenter finds too, in the same place.
         examples: differences, as the corpus and as the segmenter have them.
+        segmenter: the name of the segmenter, for messages and records.
     """
 
     sentences: int = 0
@@ -34,10 +36,16 @@ class WordAgreement:
     same: int = 0
     examples: list[tuple[str, str]] = field(default_factory=list)
 
+    segmenter: str = ""
+
     @property
     def share(self) -> float:
         """The share of the words that the segmenter finds too."""
         return self.same / self.words if self.words else 1.0
+
+    def summary(self) -> dict[str, Any]:
+        """The comparison as JSON values, without examples, which are text of the corpus."""
+        return {"segmenter": self.segmenter, "share": self.share, "words": self.words, "sentences": self.sentences}
 
     def __str__(self) -> str:
         shown = "; ".join(f"{own!r} is {other!r}" for own, other in self.examples)
@@ -85,12 +93,11 @@ def _count(sentence: RawSentence, found: list[tuple[int, int]], agreement: WordA
             agreement.examples.append((word, other))
 
 
-def log_agreement(source: str, name: str, agreement: WordAgreement) -> None:
+def log_agreement(source: str, agreement: WordAgreement) -> None:
     """Log how far a corpus has the words of a segmenter: a warning where one in fifty words or more differs.
 
     Args:
         source: the corpus.
-        name: of the segmenter.
         agreement: the comparison.
     """
     if not agreement.words:
@@ -101,7 +108,7 @@ def log_agreement(source: str, name: str, agreement: WordAgreement) -> None:
         logging.WARNING if differs_much else logging.INFO,
         "%s: in its texts the words %r find %s%s.",
         source,
-        name,
+        agreement.segmenter,
         agreement,
         advice,
     )

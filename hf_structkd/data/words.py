@@ -6,9 +6,10 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset, Features, LargeList, List, Value, concatenate_datasets
 
+from ..modeling.glued_words import sentences_of
 from ..modeling.words import tokenize_words
 from .arrow_columns import column_values
-from .columns import IGNORED, SUBWORD_LABELS, SUBWORDS, TAG_COLUMNS, TOKENS
+from .columns import GLUED, IGNORED, SUBWORD_LABELS, SUBWORDS, TAG_COLUMNS, TOKENS
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +66,20 @@ def check_words(sentences: Sequence[Any], rows: Sequence[int]) -> None:
             raise ValueError(f"row {row} has {content}: a sentence is a list of words; leave empty ones out")
         if wrong := [word for word in words if not isinstance(word, str)]:
             raise ValueError(f"row {row}: {wrong[0]!r} is no word")
+
+
+def warn_of_unknown_blanks(dataset: Dataset) -> None:
+    """Log a warning if a corpus does not say of all its sentences which words are glued to their neighbours."""
+    known = GLUED in dataset.column_names
+    unknown = dataset.with_format("arrow")[:][GLUED].null_count if known else len(dataset)
+    if unknown:
+        logger.warning(
+            "the model has glued_words, and %d of %d sentences do not say which words follow their neighbour without "
+            "a blank (column %r): all of these count as standing between blanks",
+            unknown,
+            len(dataset),
+            GLUED,
+        )
 
 
 def tag_column(dataset: Dataset) -> str | None:
@@ -196,6 +211,7 @@ def encode_corpus(
     tokenizer: Any,
     label_names: Sequence[str],
     *,
+    glued_words: bool = False,
     batch_size: int = 1000,
     num_proc: int | None = None,
 ) -> Dataset:
@@ -206,6 +222,9 @@ def encode_corpus(
             strings or `ClassLabel` ids. A row without tags (`None`, or all `None` or -100) is unlabelled.
         tokenizer: a fast tokenizer.
         label_names: the model's labels, in the order of their ids.
+        glued_words: as in the model's configuration. The column `glued` then says which words follow the word before
+            them without a blank (`load_corpus(..., glued=True)`); where it is missing, or `None`, the log says that
+            all words count as standing between blanks.
         batch_size, num_proc: as for `Dataset.map`.
 
     Returns:
@@ -218,11 +237,14 @@ def encode_corpus(
     """
     check_corpus(dataset)
     column, names = tag_column(dataset), tag_names(dataset)
+    if glued_words:
+        warn_of_unknown_blanks(dataset)
     label_ids = {name: i for i, name in enumerate(label_names)}
 
     def encode(batch: Mapping[str, list], rows: list[int]) -> dict[str, list]:
         check_words(batch[TOKENS], rows)
-        encoded = tokenize_words(batch[TOKENS], tokenizer)
+        sentences = sentences_of(batch, rows) if glued_words else batch[TOKENS]
+        encoded = tokenize_words(sentences, tokenizer, glued_words)
         tags = batch[column] if column else [None] * len(rows)
         encoded["labels"] = [
             _labels(words, row_tags, mask, names, label_ids, row)

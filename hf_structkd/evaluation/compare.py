@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 from datasets import Dataset
 
+from ..modeling.glued_words import sentences_of
 from ..modeling.tag_scheme import ANNOTATED_TYPES, tag_type
 from .aggregate import macro_average
 from .report import ComparisonReport
@@ -65,7 +66,7 @@ def compare(
             for language in languages:
                 data = corpora[language][split]
                 language_tagger = tagger[language] if isinstance(tagger, Mapping) else tagger
-                predictions = language_tagger.tag(list(data["tokens"]), labels, batch_size=batch_size)
+                predictions = language_tagger.tag(sentences_of(data), labels, batch_size=batch_size)
                 if ANNOTATED_TYPES in data.column_names:
                     predictions = [
                         declared_only(tags, types) for tags, types in zip(predictions, data[ANNOTATED_TYPES])

@@ -52,6 +52,8 @@ class RunResults:
         memory: `"peak_rss_mib"` and, on a GPU, `"peak_gpu_mib"` of the training process.
         energy: `"kwh"` and `"co2_kg"` of training, if codecarbon measured them.
         citations: BibTeX entries of what was used.
+        word_agreement: Language -> how far the training corpus has the words that the pipeline finds in its texts:
+            `segmenter`, `share`, and the number of `words` and `sentences` compared; without corpora that lack texts.
         limitations: Sentences at the beginning of the card's limitations, for instance uses that are not allowed.
         schema_version: Version of this layout.
     """
@@ -74,6 +76,7 @@ class RunResults:
     memory: dict[str, float] = field(default_factory=dict)
     energy: dict[str, float] = field(default_factory=dict)
     citations: list[str] = field(default_factory=list)
+    word_agreement: dict[str, dict[str, Any]] = field(default_factory=dict)
     limitations: list[str] = field(default_factory=list)
     schema_version: int = SCHEMA_VERSION
 

@@ -76,6 +76,7 @@ def export_onnx(model: Any, tokenizer: Any, folder: str | Path) -> Path:
     settings = {
         "labels": label_names(model.config),
         "words": model.config.words,
+        "glued_words": model.config.glued_words,
         "window": encoder_window(model),
         "pad_token_id": tokenizer.pad_token_id or 0,
     }
@@ -131,6 +132,7 @@ class OnnxTagger:
         settings = read_settings(Path(folder))
         self.labels, self.window, self.pad = settings["labels"], settings["window"], settings["pad_token_id"]
         self.words = settings.get("words", DEFAULT_WORDS)
+        self.glued_words = settings.get("glued_words", False)
         self.tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, trust_remote_code=False)
         options = runtime.SessionOptions()
         options.log_severity_level = 3
@@ -141,7 +143,8 @@ class OnnxTagger:
     def split(self, text: str) -> list[tuple[int, int]]:
         """The words of a raw text, as the model knows them: first character and one past the last of each.
 
-        `tagger.tag([[text[start:end] for start, end in tagger.split(text)]])` tags a text.
+        `tagger.tag([GluedWords.of_text(text, tagger.split(text))])` tags a text; [`~.modeling.glued_words.GluedWords`]
+        know where no blank stands before them, which counts for models with `glued_words`.
 
         Raises:
             SegmenterError: if the model's segmenter is not installed; the message names what to install.
@@ -167,7 +170,7 @@ class OnnxTagger:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
         if not len(sentences):
             return []
-        encoded = tokenize_words(sentences, self.tokenizer)
+        encoded = tokenize_words(sentences, self.tokenizer, self.glued_words)
         ids = encoded["input_ids"]
         order = sorted(range(len(ids)), key=lambda row: -len(ids[row]))
         if self.window is not None and len(ids[order[0]]) > self.window:
@@ -228,7 +231,9 @@ def compare_tags(before: OnnxTagger, after: OnnxTagger, sentences: Sequence[Sequ
     """
     sentences = [words for words in as_sentences(sentences) if words]
     lengths = [
-        [len(ids) for ids in tokenize_words(sentences, tagger.tokenizer)["input_ids"]] if sentences else []
+        [len(ids) for ids in tokenize_words(sentences, tagger.tokenizer, tagger.glued_words)["input_ids"]]
+        if sentences
+        else []
         for tagger in (before, after)
     ]
     fits = [

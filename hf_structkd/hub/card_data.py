@@ -62,6 +62,7 @@ class StudentCardData:
         label_names: The labels in the model's order.
         label_examples: Label -> words that show what it means.
         scheme: `"BIO"`, `"BIOES"` or `"plain"`.
+        glued_words: Whether it reads words without a blank before them as running text.
         languages: Language codes it was trained on.
         model_id: Hub id for the snippets; by default `model_name`.
         class_name: Class to load it with.
@@ -104,6 +105,7 @@ class StudentCardData:
     label_names: Sequence[str] = ()
     label_examples: Mapping[str, Sequence[str]] = field(default_factory=dict)
     scheme: str = "BIO"
+    glued_words: bool = False
     languages: Sequence[str] = ()
     model_id: str | None = None
     class_name: str = "XLMRobertaForTokenClassificationCRF"
@@ -176,6 +178,7 @@ def card_data(
         label_names=model.get("labels") or (),
         label_examples=results.label_examples,
         scheme=model.get("scheme") or "BIO",
+        glued_words=bool(model.get("glued_words")),
         languages=model.get("languages") or list(results.train_sentences),
         model_id=model.get("model_id"),
         class_name=model.get("class_name") or StudentCardData.class_name,

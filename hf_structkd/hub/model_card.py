@@ -76,6 +76,7 @@ def build_model_card(data: StudentCardData) -> ModelCard:
         language_list=", ".join(map(escaped, languages)) or "unstated languages",
         task="part-of-speech or other word tagging" if data.scheme == "plain" else "entity recognition",
         has_crf=data.has_crf,
+        glued_words=data.glued_words,
         distilled=distilled,
         without_gold=bool(data.gold_sentences) and not any(data.gold_sentences.values()),
         base_model=_base_model(data),
@@ -86,7 +87,7 @@ def build_model_card(data: StudentCardData) -> ModelCard:
         snippets={
             which: fenced(program, "python")
             for which, program in snippets(
-                one_line(public_name(data.model_id or name)), data.class_name, languages, data.scheme
+                one_line(public_name(data.model_id or name)), data.class_name, languages, data.scheme, data.glued_words
             ).items()
         },
         scheme=escaped(data.scheme),
@@ -221,7 +222,7 @@ def _metadata(data: StudentCardData, name: str, distilled: bool) -> ModelCardDat
     languages, variants = hub_languages(data.languages)
     if variants:
         more["language_bcp47"] = variants
-    if examples := widget_examples(data.languages):
+    if not data.glued_words and (examples := widget_examples(data.languages)):
         more["widget"] = examples
     if "co2_kg" in data.energy:
         grams = round(1000 * float(data.energy["co2_kg"]), 6)

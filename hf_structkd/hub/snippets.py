@@ -34,6 +34,26 @@ with torch.inference_mode():
     tags = model(**inputs).tags[0]
 print([(word, model.config.id2label[tag]) for word, tag in zip(words, tags[tags != -100].tolist())])"""
 
+_GLUED = """\
+import torch
+from transformers import AutoTokenizer
+
+from hf_structkd import {class_name}
+from hf_structkd.modeling.glued_words import GluedWords
+from hf_structkd.modeling.segmenters import get_segmenter
+from hf_structkd.modeling.words import tokenize_words
+
+name = {model_id}
+tokenizer = AutoTokenizer.from_pretrained(name)
+model = {class_name}.from_pretrained(name).eval()
+
+text = {text}
+words = GluedWords.of_text(text, get_segmenter(model.config.words)(text))
+inputs = tokenize_words([words], tokenizer, model.config.glued_words)
+with torch.inference_mode():
+    tags = model(**{{key: torch.tensor(rows) for key, rows in inputs.items()}}).tags[0]
+print([(word, model.config.id2label[tag]) for word, tag in zip(words, tags[tags != -100].tolist())])"""
+
 _SOFTMAX = """\
 import torch
 from transformers import AutoModelForTokenClassification, AutoTokenizer
@@ -89,7 +109,9 @@ def example_sentence(languages: tuple[str, ...]) -> str:
     return _SENTENCES[next(known, "en")]
 
 
-def snippets(model_id: str, class_name: str, languages: tuple[str, ...], scheme: str) -> dict[str, str]:
+def snippets(
+    model_id: str, class_name: str, languages: tuple[str, ...], scheme: str, glued_words: bool = False
+) -> dict[str, str]:
     """The programs of a card.
 
     Args:
@@ -97,9 +119,10 @@ def snippets(model_id: str, class_name: str, languages: tuple[str, ...], scheme:
         class_name: the model's class.
         languages: its languages; the example is in one of them.
         scheme: of its tags; taggers of words have no entities to aggregate.
+        glued_words: as in its configuration: the stock pipeline then cannot tell its words.
 
     Returns:
-        `"class"` and, for a class with a CRF head, `"stock"` and `"own"` -> Python source.
+        `"class"` and, for a class with a CRF head, `"own"` and, without `glued_words`, `"stock"` -> Python source.
 
     Raises:
         ValueError: if `class_name` is not the name of a class: it is code that readers run.
@@ -113,8 +136,11 @@ def snippets(model_id: str, class_name: str, languages: tuple[str, ...], scheme:
     aggregation = "" if plain else ', aggregation_strategy="simple"'
     members, own_key = ("tags", "tag") if plain else ("entities", "entity_group")
     stock_key = "entity" if plain else "entity_group"
+    own = _OWN.format(model_id=name, text=text, members=members, key=own_key)
+    if glued_words:
+        return {"class": _GLUED.format(model_id=name, class_name=class_name, text=text), "own": own}
     return {
         "class": _CLASS.format(model_id=name, class_name=class_name, words=words),
         "stock": _STOCK.format(model_id=name, aggregation=aggregation, text=text, key=stock_key),
-        "own": _OWN.format(model_id=name, text=text, members=members, key=own_key),
+        "own": own,
     }

@@ -71,6 +71,9 @@ class CRFConfigMixin:
         languages: the languages (ISO 639 codes) of the training data.
         words: how raw text becomes words, the name of a segmenter (see [`~.segmenters.get_segmenter`]): as the
             training corpora were cut. A function has no name that a checkpoint could store: give it to the pipeline.
+        glued_words: words that follow their neighbour without a blank have the pieces that they have there in running
+            text (see `glued_words.py`), in training as in the pipeline. The model then needs a `word_mask`, because
+            its pieces do not tell its words. For tokenizers that mark the blank before a word.
         word_pooling: the vector of a word: that of its `"first"` subword or the `"mean"` over its subwords.
         window_overlap: subwords that neighbouring encoder windows share when a text is longer than the encoder's
             window; `None` for a quarter of the window.
@@ -102,6 +105,7 @@ class CRFConfigMixin:
         crf_learning_rate: float | None = None,
         languages: list[str] | None = None,
         words: str = "rules",
+        glued_words: bool = False,
         word_pooling: str = "first",
         window_overlap: int | None = None,
         freeze_encoder: bool = False,
@@ -119,6 +123,8 @@ class CRFConfigMixin:
                 "a function to the pipeline, pipeline(..., words=function), or offer it as an entry point of the "
                 "group 'hf_structkd.segmenters'"
             )
+        if not isinstance(glued_words, bool):
+            raise ValueError(f"glued_words must be True or False, not {glued_words!r}")
         if (lstm_hidden_size is not None and lstm_hidden_size < 1) or lstm_layers < 1:
             raise ValueError(
                 f"lstm_hidden_size ({lstm_hidden_size}) and lstm_layers ({lstm_layers}) must be at least 1; "
@@ -129,6 +135,7 @@ class CRFConfigMixin:
         self.crf_learning_rate = crf_learning_rate
         self.languages = languages
         self.words = words
+        self.glued_words = glued_words
         self.word_pooling = word_pooling
         self.window_overlap = window_overlap
         self.freeze_encoder = freeze_encoder

@@ -60,6 +60,10 @@ class CRFTokenClassifierOutput(ModelOutput):
     attentions: tuple[Tensor, ...] | None = None
 
 
+_GLUED = (
+    "this model has glued_words: pieces do not tell where its words start, because no blank stands before some of "
+    "them. Pass word_mask, as tokenize_words gives it, or use the pipeline 'crf-token-classification'"
+)
 HEAD_KEYS = [r"^(classifier|crf|lstm|word_starts)\."]  # the weights of a checkpoint that are not the encoder's
 
 
@@ -140,9 +144,11 @@ class CRFHeadMixin:
             tokenizer: the model's fast tokenizer.
 
         Raises:
-            ValueError: if the pieces cannot be told, see [`word_start_pieces`], or the tokenizer adds no special
-                tokens.
+            ValueError: if the pieces cannot be told, see [`word_start_pieces`], the tokenizer adds no special
+                tokens, or the model has `glued_words`, whose first pieces carry no mark.
         """
+        if self.config.glued_words:
+            raise ValueError(_GLUED)
         refuse_bare_tokenizer(tokenizer)
         pieces = word_start_pieces(tokenizer, self.config.vocab_size)
         self.word_starts.pieces.copy_(pieces)
@@ -215,6 +221,8 @@ class CRFHeadMixin:
                 "inputs_embeds do not tell where words start, the pieces of input_ids would: pass word_mask "
                 "(True on the first subword of each word)"
             )
+        if self.config.glued_words:
+            raise ValueError(_GLUED)
         if not bool(self.word_starts.pieces.any()):
             raise ValueError(
                 "this model cannot tell where words start: pass word_mask (True on the first subword of each word), "

@@ -173,7 +173,7 @@ class CRFTokenClassificationPipeline(Pipeline):
         """Row numbers and padded inputs, longest first; a sentence longer than the window is a batch of its own."""
         if not rows:
             return
-        encoded = tokenize_words([sentences[row].words for row in rows], self.tokenizer)
+        encoded = self._tokenize([sentences[row].words for row in rows])
         ids = encoded["input_ids"]
         order = sorted(range(len(rows)), key=lambda i: (-len(ids[i]), i))
         while order:
@@ -192,7 +192,10 @@ class CRFTokenClassificationPipeline(Pipeline):
 
     def padded(self, sentences: Sequence[list[str]]) -> dict[str, torch.Tensor]:
         """The model's inputs for lists of words, in their order."""
-        return self._pad(tokenize_words(sentences, self.tokenizer), range(len(sentences)))
+        return self._pad(self._tokenize(sentences), range(len(sentences)))
+
+    def _tokenize(self, sentences: Sequence[list[str]]) -> dict[str, list[list[int]]]:
+        return tokenize_words(sentences, self.tokenizer, self.model.config.glued_words)
 
     def preprocess(  # type: ignore[override]
         self,

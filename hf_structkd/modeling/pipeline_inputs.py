@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import Any, NamedTuple
 
+from .glued_words import GluedWords, flags_of
 from .segmenters import Segmenter
 
 TEXT_COLUMNS = ("tokens", "text")
@@ -20,15 +21,15 @@ class Sentence(NamedTuple):
     Attributes:
         text: the text in which offsets count.
         offsets: first character and one past the last of each word.
-        words: the words.
+        words: the words, which know where no blank stands before them.
     """
 
     text: str
     offsets: list[tuple[int, int]]
 
     @property
-    def words(self) -> list[str]:
-        return [self.text[start:end] for start, end in self.offsets]
+    def words(self) -> GluedWords:
+        return GluedWords.of_text(self.text, self.offsets)
 
 
 def is_one_sentence(inputs: Any, is_split_into_words: bool) -> bool:
@@ -40,7 +41,7 @@ def read_sentence(item: Any, segment: Segmenter, is_split_into_words: bool = Fal
     """The words of one input.
 
     Args:
-        item: a text, or a list or array of words.
+        item: a text, or a list or array of words. Words are joined by blanks, but for those that `GluedWords` glues.
         segment: finds the words of a text.
         is_split_into_words: whether a text is an error.
 
@@ -56,12 +57,11 @@ def read_sentence(item: Any, segment: Segmenter, is_split_into_words: bool = Fal
         return Sentence(item, segment(item))
     if not _is_words(item):
         raise TypeError(f"an input is a text or a list of words, not {type(item).__name__}: {_hint(item)}")
-    words = list(item)
-    offsets, position = [], 0
-    for word in words:
-        offsets.append((position, position + len(word)))
-        position += len(word) + 1
-    return Sentence(" ".join(words), offsets)
+    text, offsets = "", []
+    for place, (word, is_glued) in enumerate(zip(item, flags_of(item))):
+        text += word if is_glued or not place else f" {word}"
+        offsets.append((len(text) - len(word), len(text)))
+    return Sentence(text, offsets)
 
 
 def iterate_inputs(inputs: Any) -> Iterator[Any]:

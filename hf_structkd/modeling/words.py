@@ -24,12 +24,15 @@ Word starts (`word_start_pieces`). A model that stores which pieces start a word
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import regex
 import torch
 from torch import Tensor, nn
+
+from .glued_words import GluedWords, Pieces, flags_of, glued_tokenizer
 
 # ---- raw text to words ----
 
@@ -93,14 +96,16 @@ def as_sentences(sentences: Iterable[Iterable[str]]) -> list[list[str]]:
                 f"sentence {row} is no list of words, but {type(words).__name__}: {str(words)[:80]!r}; the pipeline "
                 "'crf-token-classification' takes texts and finds the words"
             )
-        listed.append(list(words))
+        listed.append(GluedWords(words, words.glued) if isinstance(words, GluedWords) else list(words))
         for position, word in enumerate(listed[-1]):
             if not isinstance(word, str):
                 raise TypeError(f"sentence {row}, word {position} is no string, but {type(word).__name__}: {word!r}")
     return listed
 
 
-def tokenize_words(sentences: Sequence[Sequence[str]], tokenizer: Any) -> dict[str, list[list[int]]]:
+def tokenize_words(
+    sentences: Sequence[Sequence[str]], tokenizer: Any, glued_words: bool = False
+) -> dict[str, list[list[int]]]:
     """Subwords of pre-split sentences, and where each word starts. Nothing is truncated.
 
     A word without any piece (such as a lone zero-width character) becomes the unknown token, so that every word keeps
@@ -110,12 +115,14 @@ def tokenize_words(sentences: Sequence[Sequence[str]], tokenizer: Any) -> dict[s
     Args:
         sentences: lists of words.
         tokenizer: a fast tokenizer that adds a special token before and after a text.
+        glued_words: as in the configuration of the model: whether words of `GluedWords` that follow their neighbour
+            without a blank have the pieces that they have there in running text. All other words stand between blanks.
 
     Returns:
         `input_ids`, `attention_mask` and `word_mask` (1 on the first subword of each word), one list per sentence.
 
     Raises:
-        ValueError: if the tokenizer is not a fast one, or a sentence has no words.
+        ValueError: if the tokenizer is not a fast one, has no pieces for glued words, or a sentence has no words.
         TypeError: for a text where a list of words is meant, see [`as_sentences`].
     """
     sentences = as_sentences(sentences)
@@ -125,29 +132,35 @@ def tokenize_words(sentences: Sequence[Sequence[str]], tokenizer: Any) -> dict[s
         if not len(words):
             raise ValueError(f"sentence {row} has no words; drop empty sentences before tokenising")
     rows = [_replace_surrogates(words) for words in sentences]
-    if drops_word_marks(tokenizer):
+    encode: Callable[[list[list[str]]], Pieces] = partial(_encode, tokenizer)
+    drops_marks = drops_word_marks(tokenizer)
+    if glued_words:
+        unmarked = glued_tokenizer(tokenizer, drops_marks)
+        rows = [unmarked.mark(words, flags_of(sentence)) for words, sentence in zip(rows, sentences)]
+        encode = unmarked.encode
+    elif drops_marks:
         rows = [[words[0], *(_prepend_space(word) for word in words[1:])] for words in rows]
-    encoded = _encode(rows, tokenizer)
+    pieces = encode(rows)
     lacks_pieces = False
     for row, words in enumerate(rows):
-        missing = set(range(len(words))) - set(encoded.word_ids(row))
+        missing = set(range(len(words))) - set(pieces.words[row])
         if missing:
             rows[row] = [tokenizer.unk_token if i in missing else word for i, word in enumerate(words)]
             lacks_pieces = True
     if lacks_pieces:
-        encoded = _encode(rows, tokenizer)
+        pieces = encode(rows)
     word_masks = []
     for row, words in enumerate(rows):
         previous, mask = None, []
-        for word in encoded.word_ids(row):
+        for word in pieces.words[row]:
             mask.append(int(word is not None and word != previous))
             previous = word
         if sum(mask) != len(words):
             raise ValueError(f"sentence {row}: {len(words)} words, but the tokenizer kept {sum(mask)}: {words!r}")
         word_masks.append(mask)
     return {
-        "input_ids": encoded["input_ids"],
-        "attention_mask": encoded["attention_mask"],
+        "input_ids": pieces.input_ids,
+        "attention_mask": [[1] * len(ids) for ids in pieces.input_ids],
         "word_mask": word_masks,
     }
 
@@ -179,8 +192,9 @@ def _prepend_space(word: str) -> str:
     return word if word[:1].isspace() else f" {word}"
 
 
-def _encode(sentences: list[list[str]], tokenizer: Any) -> Any:
-    return tokenizer(sentences, is_split_into_words=True, truncation=False, padding=False, verbose=False)
+def _encode(tokenizer: Any, rows: list[list[str]]) -> Pieces:
+    encoded = tokenizer(rows, is_split_into_words=True, truncation=False, padding=False, verbose=False)
+    return Pieces(encoded["input_ids"], [encoded.word_ids(row) for row in range(len(rows))])
 
 
 # ---- pieces that start a word ----

@@ -15,6 +15,7 @@ from ..evaluation.markdown import escaped, table
 from ..evaluation.marked_figures import fill_file
 from ..files import write_atomically
 from ..modeling.entities import analyses
+from ..modeling.glued_words import sentences_of
 from ..modeling.pipeline import CRFTokenClassificationPipeline
 from ..processes import refuse_several_processes
 from ..teachers.checkpoint import Teacher
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str], program: str) -> None:
         check=refuse_idle_fields("calibrate"),
         program=program,
     )
-    corpora = load_data(data_args, splits=[args.split])
+    corpora = load_data(data_args, splits=[args.split], glued=True)
     try:
         loaded = Teacher.from_pretrained(args.checkpoint, trust_remote_code=args.trust_remote_code)
         tagger = ScoringPipeline(model=loaded.model, tokenizer=loaded.tokenizer, batch_size=args.batch_size)
@@ -71,7 +72,7 @@ def main(arguments: Sequence[str], program: str) -> None:
     for language, splits in corpora.items():
         data = splits[args.split]
         scores[language], right[language] = {name: [] for name in SCORES}, []
-        for predicted, tags in zip(tagger(list(data["tokens"])), data["tags"]):
+        for predicted, tags in zip(tagger(sentences_of(data)), data["tags"]):
             gold_spans = set(gold_scheme.spans(tags))
             for span, span_scores in predicted:
                 right[language].append(span in gold_spans)

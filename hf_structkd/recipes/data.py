@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from datasets import Dataset, DatasetDict, concatenate_datasets
 
-from ..data.columns import ANNOTATED_TYPES, DOCUMENT
+from ..data.columns import ANNOTATED_TYPES, DOCUMENT, GLUED
 from ..data.corpora import (
     FEATURES,
     OPTIONAL_FEATURES,
@@ -20,6 +20,8 @@ from ..data.corpora import (
 )
 from ..data.sources import file_suffix
 from ..data.unlabelled import load_sentences, select_gold
+from ..data.word_agreement import WordAgreement
+from ..modeling.glued_words import sentences_of
 from ..modeling.tag_scheme import infer_scheme, split_tag
 from ..teachers.panel import Panel
 from .fields import DataArguments
@@ -40,6 +42,8 @@ class RunData:
         unlabelled: Language -> sentences that the student learns from teachers alone; some languages may have none.
         labels: The label set, in the order of the ids.
         agreement: The languages whose dev sentences have no gold tags, but those of the teachers.
+        word_agreement: Language -> how far its corpus has the words that the pipeline finds in its texts, where it has
+            both.
     """
 
     whole: dict[str, DatasetDict]
@@ -47,6 +51,7 @@ class RunData:
     unlabelled: dict[str, Dataset]
     labels: list[str]
     agreement: tuple[str, ...] = ()
+    word_agreement: dict[str, WordAgreement] = field(default_factory=dict)
 
     @property
     def train(self) -> Dataset:
@@ -123,7 +128,8 @@ def read_run_data(
             "annotation_context: say which sentences are neighbours: `documents: marked` where the corpora mark "
             "documents, `documents: source` where each file is one document"
         )
-    whole = load_gold_parts(recipe)
+    word_agreement: dict[str, WordAgreement] = {}
+    whole = load_gold_parts(recipe, word_agreement)
     corpora = {
         language: DatasetDict({**splits, "train": first_sentences(splits["train"], recipe.data.max_train_sentences)})
         for language, splits in whole.items()
@@ -152,13 +158,16 @@ def read_run_data(
             raise RecipeError(f"{language} has {len(text):,} sentences without tags: too few to hold out {count:,}")
         held_out, unlabelled[language] = text.select(range(count)), text.select(range(count, len(text)))
         try:
-            tags = panels[language].tag(list(held_out["tokens"]), labels)
+            tags = panels[language].tag(sentences_of(held_out), labels)
         except ValueError as error:
             raise RecipeError(f"teacher for {language}, {panels[language].name}: {error}") from error
-        corpora[language]["dev"] = Dataset.from_dict(
+        dev = Dataset.from_dict(
             {"tokens": held_out["tokens"], "tags": tags, "language": held_out["language"]}, features=FEATURES
         )
-    return RunData(whole, corpora, unlabelled, labels, tuple(without_dev))
+        if GLUED in held_out.column_names:
+            dev = dev.add_column(GLUED, list(held_out[GLUED]), feature=OPTIONAL_FEATURES[GLUED])
+        corpora[language]["dev"] = dev
+    return RunData(whole, corpora, unlabelled, labels, tuple(without_dev), word_agreement)
 
 
 def sample_texts(whole: Mapping[str, DatasetDict], unlabelled: Mapping[str, Dataset]) -> dict[str, list[list[str]]]:
@@ -171,14 +180,19 @@ def sample_texts(whole: Mapping[str, DatasetDict], unlabelled: Mapping[str, Data
     }
 
 
-def load_gold_parts(recipe: Recipe) -> dict[str, DatasetDict]:
-    """Language -> the splits that have gold tags, all training sentences; `train` may be empty, others missing."""
+def load_gold_parts(recipe: Recipe, word_agreement: dict[str, WordAgreement] | None = None) -> dict[str, DatasetDict]:
+    """Language -> the splits that have gold tags, all training sentences; `train` may be empty, others missing.
+
+    Args:
+        recipe: The recipe.
+        word_agreement: Gets the corpora's comparison with the words of their texts.
+    """
     data = recipe.data
     if data.corpus is None:
         return {language: DatasetDict(train=_NOTHING) for language in data.languages or []}
     if not isinstance(data.corpus, Mapping) or not any(isinstance(own, Mapping) for own in data.corpus.values()):
         splits = ["dev", "test"] if _learns_from_text_alone(recipe) else ["train", "dev", "test"]
-        loaded = load_data(data, splits, whole_train=True)
+        loaded = load_data(data, splits, whole_train=True, word_agreement=word_agreement)
         return with_common_columns(
             {language: DatasetDict({"train": _NOTHING, **parts}) for language, parts in loaded.items()}
         )
@@ -204,7 +218,7 @@ def load_gold_parts(recipe: Recipe) -> dict[str, DatasetDict]:
             annotated_types={key: types for key, types in (data.annotated_types or {}).items() if key == language},
             documents=_documents_of(data, language),
         )
-        loaded = load_data(of_language, splits, whole_train=True)[language]
+        loaded = load_data(of_language, splits, whole_train=True, word_agreement=word_agreement)[language]
         parts[language] = DatasetDict({"train": _NOTHING, **loaded})
     return with_common_columns({language: parts[language] for language in languages})
 
@@ -249,7 +263,11 @@ def first_sentences(dataset: Dataset, count: int | None) -> Dataset:
 
 
 def load_data(
-    args: DataArguments, splits: Sequence[str] = ("train", "dev", "test"), whole_train: bool = False
+    args: DataArguments,
+    splits: Sequence[str] = ("train", "dev", "test"),
+    whole_train: bool = False,
+    glued: bool | None = None,
+    word_agreement: dict[str, WordAgreement] | None = None,
 ) -> dict[str, DatasetDict]:
     """Load the corpora of a recipe.
 
@@ -260,6 +278,8 @@ def load_data(
         args: The fields of the recipe.
         splits: The splits to load.
         whole_train: Whether to load all training sentences, whatever `max_train_sentences` says.
+        glued: Whether to load where blanks are missing; by default where the models to train have `glued_words`.
+        word_agreement: Gets, by language, how far corpora have the words of their texts; it is logged anyway.
 
     Returns:
         Language -> its splits.
@@ -291,6 +311,8 @@ def load_data(
         offset_unit=args.offset_unit,
         annotated_types=args.annotated_types,
         documents=args.documents,
+        glued=bool(args.glued_words) if glued is None else glued,
+        measure_words=True if word_agreement is None else word_agreement,
     )
     return {
         language: DatasetDict(
@@ -349,6 +371,7 @@ def load_unlabelled(args: DataArguments, languages: Sequence[str]) -> dict[str, 
             tokens_column=args.tokens_column if has_columns else None,
             words=args.words,
             sentences=args.sentences,
+            glued=bool(args.glued_words),
         )
         if _documents_of(args, language) == "source":
             name = [f"{language}/unlabelled"] * len(loaded[language])

@@ -34,6 +34,7 @@ _HUB = ("hub_token", "hub_private_repo", "hub_strategy", "hub_always_push", "hub
 _LAMBDA = ("lambda_schedule", "lambda_start", "lambda_end", "lambda_rate")
 _UNLABELLED = ("unlabelled_sentences", "unlabelled_corpus", "augmentation", "sentences")
 _SCORES_ONLY = "this command scores, and trains nothing"
+_CHECKPOINTS = "the checkpoint says it"
 IDLE_FIELDS: dict[str, dict[str, str]] = {
     "distill": IDLE_EVERYWHERE,
     "teacher": {
@@ -52,8 +53,8 @@ IDLE_FIELDS: dict[str, dict[str, str]] = {
         **dict.fromkeys(("push_to_hub", "hub_model_id", *_HUB), _PUSHED_BY_DISTILL),
         **dict.fromkeys(("license", "hub_datasets", "label_examples"), "this command writes no card"),
     },
-    "evaluate": dict.fromkeys(_UNLABELLED, _SCORES_ONLY),
-    "calibrate": dict.fromkeys(_UNLABELLED, _SCORES_ONLY),
+    "evaluate": {**dict.fromkeys(_UNLABELLED, _SCORES_ONLY), "glued_words": _CHECKPOINTS},
+    "calibrate": {**dict.fromkeys(_UNLABELLED, _SCORES_ONLY), "glued_words": _CHECKPOINTS},
 }
 
 
@@ -129,6 +130,7 @@ TRAINED = (
         lambda r: r.model != SCRATCH,
         "model 'scratch' has no pieces but those of its own sentences; vocab_size limits them",
     ),
+    Rule(("glued_words",), lambda r: r.head == "crf", "head 'softmax' reads every word as if between blanks"),
     Rule(("crf_learning_rate",), lambda r: r.head == "crf", "head 'softmax' has no transition scores"),
 )
 DISTILLED = (

@@ -31,7 +31,7 @@ def main(arguments: Sequence[str], program: str) -> None:
         check=refuse_idle_fields("evaluate"),
         program=program,
     )
-    corpora = load_data(data_args, splits=evaluation_args.splits)
+    corpora = load_data(data_args, splits=evaluation_args.splits, glued=True)
     try:
         tagger = Teacher.from_pretrained(
             evaluation_args.checkpoint,

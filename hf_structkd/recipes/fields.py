@@ -78,6 +78,16 @@ class DataArguments:
             "they tag. Corpora that hold words keep them."
         },
     )
+    glued_words: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Whether the models that are trained read words that follow their neighbour without a blank as "
+            "running text, with fewer pieces: for Chinese, Japanese and Thai, and punctuation of all languages. The "
+            "corpora must say where blanks are (character offsets, CoNLL-U, DocBin, raw text). It is stored with the "
+            "model, whose pieces then do not tell its words: the stock pipeline refuses it. By default as the model "
+            "that training starts from, else false."
+        },
+    )
     spans: Literal["refuse", "drop"] = field(
         default="refuse",
         metadata={

@@ -23,6 +23,7 @@ from ..distillation.objectives import needed_columns
 from ..files import refuse_missing_folder
 from ..modeling.configuration import CRFConfigMixin, label_names
 from ..modeling.taggers import XLMRobertaCRFConfig, XLMRobertaForTokenClassificationCRF, crf_class_for
+from ..modeling.words import refuse_bare_tokenizer, tokenize_words
 from ..training.arguments import StructKDTrainingArguments
 from ..training.extended_labels import extend_labels
 from ..training.smaller_student import smaller_student
@@ -86,6 +87,7 @@ def make_tagger(
     sentences: Callable[[], list[list[str]]],
     words: str | None = None,
     corpora: Sequence[Dataset] = (),
+    glued_words: bool | None = None,
 ) -> tuple[PreTrainedModel, Any]:
     """Make the model to train.
 
@@ -97,6 +99,8 @@ def make_tagger(
         words: How raw text becomes words; `None` for what the model says. A model that is no tagger yet says nothing,
             and gets [`default_words_of`] the corpora.
         corpora: What the model learns from.
+        glued_words: Whether words without a blank before them are read as running text; `None` for what the model
+            says, at first not. A model without a CRF never does.
 
     Returns:
         The model in float32 and its tokenizer.
@@ -117,6 +121,13 @@ def make_tagger(
             raise RecipeError(f"words: {words!r}, but model_config says words: {fields['words']!r}; give one")
         if "words" not in fields and (config is None or not is_tagger(config)):
             fields["words"] = default_words_of(corpora)
+        if glued_words is not None and fields.setdefault("glued_words", glued_words) != glued_words:
+            raise RecipeError(f"glued_words: {glued_words}, but model_config says the opposite; give one")
+        if not fields.get("glued_words", False) and getattr(config, "glued_words", False) and glued_words is None:
+            raise RecipeError(
+                f"the tagger {args.model!r} reads words without a blank before them as running text: say glued_words: "
+                "true, so that the corpora are read with their blanks, or false"
+            )
     elif unused := sorted(CRF_FIELDS & set(fields)):
         raise RecipeError(f"model_config: {', '.join(unused)} need a model with head: crf")
     tokenizer = make_tokenizer(args, sentences)
@@ -149,7 +160,7 @@ def make_tagger(
         except ValueError as error:
             raise RecipeError(f"keep_layers of model {args.model!r}: {error}") from error
     if args.head == "crf":
-        model.set_word_starts(tokenizer)
+        prepare_words(model, tokenizer)
     elif scheme is not None:
         model.config.tag_scheme = scheme  # stock configurations save fields that they do not define
     return model, tokenizer
@@ -187,6 +198,22 @@ def trim_tagger(
     for language, cut in words_cut_otherwise(tokenizer, trimmed, held_out).items() if held_out else ():
         show(f"in the dev sentences of {language}: {cut}")
     return trimmed.model, trimmed.tokenizer
+
+
+def prepare_words(model: Any, tokenizer: Any) -> None:
+    """Let a model with a CRF know words by the tokenizer's pieces or, with `glued_words`, by a word mask alone.
+
+    Raises:
+        RecipeError: If the tokenizer has no pieces for words without a blank before them.
+    """
+    if not model.config.glued_words:
+        model.set_word_starts(tokenizer)
+        return
+    try:
+        refuse_bare_tokenizer(tokenizer)
+        tokenize_words([["a"]], tokenizer, glued_words=True)
+    except ValueError as error:
+        raise RecipeError(f"glued_words: {error}") from error
 
 
 def check_head(head: str, args: StructKDTrainingArguments) -> None:

@@ -11,6 +11,7 @@ from ..evaluation.compare import Tagger, declared_only
 from ..evaluation.flips import ALL, flip_table, flips, pooled_flips
 from ..modeling.congruence import congruent
 from ..modeling.crf import LinearChainCRF
+from ..modeling.glued_words import flags_of, sentences_of
 from ..modeling.tag_scheme import TagScheme, split_tag
 from ..teachers.base import TagTeacher, tag_sentences
 from ..teachers.distribution import TagChain, TagDistribution
@@ -37,7 +38,7 @@ class Remembered:
         self, sentences: Sequence[Sequence[str]], label_names: Sequence[str] | None = None, *, batch_size: int = 64
     ) -> list[list[str]]:
         """The tags of each word, out of its own labels."""
-        key = tuple(tuple(words) for words in sentences)
+        key = tuple((*words, *map(str, flags_of(words))) for words in sentences)
         if key not in self._answers:
             wanted = label_names if self.labels is None else self.labels
             self._answers[key] = self.tagger.tag(sentences, wanted, batch_size=batch_size)
@@ -108,7 +109,7 @@ def flips_by_split(
             reports = {}
             for language, parts in corpora.items():
                 if split in parts:
-                    sentences, gold = list(parts[split]["tokens"]), list(parts[split]["tags"])
+                    sentences, gold = sentences_of(parts[split]), list(parts[split]["tags"])
                     before, now = (one.tag(sentences, labels, batch_size=batch_size) for one in (previous, tagger))
                     if ANNOTATED_TYPES in parts[split].column_names:
                         types = list(parts[split][ANNOTATED_TYPES])

@@ -54,6 +54,8 @@ class Recipe:
                 "max_train_sentences 0 leaves no gold tags to learn from: give at least 1, or leave it out; or an "
                 "objective and an unlabelled_corpus about which the teachers answer"
             )
+        if self.data.glued_words and self.data.augmentation is not None:
+            raise RecipeError("augmentation rewrites words, and glued_words needs sentences that know their blanks")
         for name in ("teacher_embeddings", "teacher_layers"):
             if getattr(self.teachers, name) is not None and (self.model.model_config or {}).get("freeze_encoder"):
                 raise RecipeError(f"a frozen encoder (freeze_encoder) cannot get used to {name}: leave one out")

@@ -28,6 +28,7 @@ from ..evaluation.report import AGREEMENT, ComparisonReport
 from ..evaluation.results import RunResults, write_results
 from ..files import write_atomically
 from ..hub.describe import describe_student
+from ..modeling.glued_words import sentences_of
 from ..modeling.tag_scheme import TagScheme
 from ..settings import dump_settings
 from ..teachers.annotate import annotate
@@ -449,6 +450,7 @@ class DistillationRun:
                 data.words,
                 recipe.data.words,
                 [sentences],
+                recipe.data.glued_words,
             )
             model, tokenizer = trim_tagger(model, tokenizer, recipe.model, sentences, data.dev)
             if start_from is not None:
@@ -473,6 +475,7 @@ class DistillationRun:
             seed=args.seed,
             train_sentences=sentences_by_language(annotated),
             gold_sentences=gold_by_language(annotated),
+            word_agreement={language: found.summary() for language, found in data.word_agreement.items()},
             seconds=self.seconds,
             **training_record(self.folders[self.name]),
         )
@@ -485,7 +488,7 @@ class DistillationRun:
         """Print the first test sentences of each language with the student's tags behind the words."""
         announce("The student at work")
         for language, splits in self.data.corpora.items():
-            sentences = list(first_sentences(splits.get("test") or splits["dev"], count)["tokens"])
+            sentences = sentences_of(first_sentences(splits.get("test") or splits["dev"], count))
             for words, tags in zip(sentences, student.tag(sentences)):
                 show(f"[{language}] " + " ".join(w if tag == "O" else f"{w}/{tag}" for w, tag in zip(words, tags)))
 

@@ -167,7 +167,13 @@ def trained_teacher(
 
     def fit(training_args: StructKDTrainingArguments) -> Any:
         tagger = make_tagger(
-            model_args, labels, data_args.tag_scheme, lambda: list(train["tokens"]), data_args.words, [train]
+            model_args,
+            labels,
+            data_args.tag_scheme,
+            lambda: list(train["tokens"]),
+            data_args.words,
+            [train],
+            data_args.glued_words,
         )
         return train_tagger(*tagger, train, {language: dev}, training_args, title=title)
 

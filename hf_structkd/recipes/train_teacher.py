@@ -6,6 +6,7 @@ from typing import Any
 
 from datasets import concatenate_datasets
 
+from ..data.word_agreement import WordAgreement
 from ..evaluation.compare import compare
 from ..evaluation.results import RunResults, write_results
 from ..settings import dump_settings
@@ -34,7 +35,8 @@ def main(arguments: Sequence[str], program: str) -> None:
         raise RecipeError("max_train_sentences 0 leaves nothing to learn from: give at least 1, or leave it out")
     args.objective = "none"
     check_head(model_args.head, args)
-    corpora = load_data(data_args)
+    word_agreement: dict[str, WordAgreement] = {}
+    corpora = load_data(data_args, word_agreement=word_agreement)
     labels = student_labels(model_args, labels_of(data_args, corpora), data_args)
     refuse_silent_gold(model_args, {language: splits["train"] for language, splits in corpora.items()}, labels)
     train = concatenate_datasets([splits["train"] for splits in corpora.values()])
@@ -49,7 +51,13 @@ def main(arguments: Sequence[str], program: str) -> None:
 
     def fit(training_args: StructKDTrainingArguments) -> Any:
         tagger = make_tagger(
-            model_args, labels, data_args.tag_scheme, lambda: list(train["tokens"]), data_args.words, [train]
+            model_args,
+            labels,
+            data_args.tag_scheme,
+            lambda: list(train["tokens"]),
+            data_args.words,
+            [train],
+            data_args.glued_words,
         )
         return train_tagger(*trim_tagger(*tagger, model_args, train, dev), train, dev, training_args, title=title)
 
@@ -66,5 +74,6 @@ def main(arguments: Sequence[str], program: str) -> None:
         seed=args.seed,
         train_sentences={language: len(splits["train"]) for language, splits in corpora.items()},
         seconds={"training": seconds},
+        word_agreement={language: found.summary() for language, found in word_agreement.items()},
     )
     show(f"\nModel and scores: {folder}, {write_results(results, folder)}")

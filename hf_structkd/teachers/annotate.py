@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from ..data.arrow_columns import column_lengths, column_values
 from ..data.columns import (
+    GLUED,
     GROUPS,
     LABELS,
     LANGUAGE,
@@ -216,6 +217,9 @@ def corpus_fingerprint(dataset: Dataset) -> str:
         if text.count("\0") >= len(parts) or "\1" in text or "\2" in text:  # hardly ever
             text = "\0".join(part.translate(_ESCAPED) for part in parts)
         digest.update(text.encode("utf-8", "surrogatepass") + b"\1")
+    if GLUED in dataset.column_names:
+        for flags in column_values(dataset, GLUED):
+            digest.update(b"-" if flags is None else b"+" + bytes(flags))
     return digest.hexdigest()[:16]
 
 

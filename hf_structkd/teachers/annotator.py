@@ -8,8 +8,9 @@ from typing import Any
 import pyarrow as pa
 from datasets import Dataset, Features, List, Value
 
-from ..data.columns import LANGUAGE, TOKENS, target_of
+from ..data.columns import GLUED, LANGUAGE, TOKENS, target_of
 from ..files import json_sha256
+from ..modeling.glued_words import GluedWords, flags_of, sentences_of
 from .annotate import ask, prepare_question
 from .panel import Panel, Teachers, load_teachers
 from .question import Question
@@ -69,20 +70,23 @@ class TeacherAnnotator:
         """
         if isinstance(batch, pa.Table):
             _check_columns(batch.column_names)
-            answers = self._answers(batch[TOKENS].to_pylist(), _languages(batch.column_names, batch))
+            words = _with_blanks(batch[TOKENS].to_pylist(), batch.column_names, batch)
+            answers = self._answers(words, _languages(batch.column_names, batch))
             kept = batch.drop_columns([name for name in batch.column_names if target_of(name)])
             for name in answers.column_names:
                 kept = kept.append_column(name, answers[name])
             return kept
         if type(batch).__module__.split(".")[0] == "pandas":
             _check_columns(batch.columns)
-            answers = self._answers(_lists(batch[TOKENS]), _languages(batch.columns, batch))
+            words = _with_blanks(_lists(batch[TOKENS]), batch.columns, batch)
+            answers = self._answers(words, _languages(batch.columns, batch))
             columns = {name: answers[name].to_pylist() for name in answers.column_names}
             kept = batch.drop(columns=[name for name in batch.columns if target_of(name)])
             return kept.assign(**columns)
         if isinstance(batch, Mapping):
             _check_columns(batch)
-            answers = self._answers(_lists(batch[TOKENS]), _languages(batch, batch))
+            words = _with_blanks(_lists(batch[TOKENS]), batch, batch)
+            answers = self._answers(words, _languages(batch, batch))
             kept = {name: values for name, values in batch.items() if not target_of(name)}
             return kept | {name: answers[name].to_pylist() for name in answers.column_names}
         raise TypeError(f"a batch is a mapping of columns, a pyarrow.Table or a pandas data frame, not {type(batch)}")
@@ -134,6 +138,8 @@ class TeacherAnnotator:
         columns: dict[str, list[Any]] = {TOKENS: sentences}
         if any(language is not None for language in languages):
             columns[LANGUAGE] = languages
+        if any(isinstance(words, GluedWords) for words in sentences):
+            columns[GLUED] = [flags_of(words) for words in sentences]
         question, _ = prepare_question(
             Dataset.from_dict(columns),
             self._loaded(),
@@ -192,6 +198,17 @@ def _lists(values: Any) -> list[list[str]]:
             kind = "text" if isinstance(words, str) else "value"
             raise TypeError(f"row {row}: {TOKENS!r} holds the {kind} {words!r:.60} where lists of words are meant")
     return [[str(word) if isinstance(word, str) else word for word in words] for words in values]
+
+
+def _with_blanks(sentences: list[list[str]], names: Iterable[str], batch: Any) -> list[list[str]]:
+    """The sentences, which know where blanks are missing if the batch says so."""
+    if GLUED not in names:
+        return sentences
+    column = batch[GLUED]
+    if hasattr(column, "to_pylist"):
+        return sentences_of({TOKENS: sentences, GLUED: column.to_pylist()})
+    flags = [list(v) if isinstance(v, Iterable) else None for v in column]  # None, or the NaN of pandas
+    return sentences_of({TOKENS: sentences, GLUED: flags})
 
 
 def _languages(names: Iterable[str], batch: Any) -> list[str | None]:

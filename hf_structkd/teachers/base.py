@@ -10,10 +10,11 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
-from ..data.columns import ANNOTATED_TYPES, IGNORED, TOKENS
+from ..data.columns import ANNOTATED_TYPES, IGNORED
 from ..data.words import tag_column, tag_names
 from ..distillation.objectives import check_temperature
 from ..modeling.crf_reference import Scores
+from ..modeling.glued_words import sentences_of
 from ..modeling.tag_scheme import infer_scheme, tag_type
 from ..modeling.words import as_sentences
 from .context import Context, own_words, with_context
@@ -352,7 +353,7 @@ def _sentences_with_gold(
         kind for label, group in zip(labels, group_of) if (kind := tag_type(label)) is not None and group != outside
     }
     for words, tags, types in zip(
-        dataset[TOKENS], dataset[column], dataset[ANNOTATED_TYPES] if partly else [None] * len(dataset)
+        sentences_of(dataset), dataset[column], dataset[ANNOTATED_TYPES] if partly else [None] * len(dataset)
     ):
         if types is not None and any(kind not in types for kind in told_from_outside):
             continue

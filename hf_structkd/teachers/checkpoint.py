@@ -124,6 +124,11 @@ class Teacher(TagTeacher):
         return cls(model.to(device or "cpu"), tokenizer, name=str(model_id_or_path), revision=commit, **reading)
 
     @property
+    def glued_words(self) -> bool:
+        """Whether the model reads words that follow their neighbour without a blank as running text."""
+        return bool(getattr(self.model.config, "glued_words", False))
+
+    @property
     def revision(self) -> str:
         """A Hub commit, or a hash of the weights as they are now, the labels and the tokenizer."""
         return self._revision or self._hash()[:40]
@@ -165,7 +170,7 @@ class Teacher(TagTeacher):
             return self._evaluated_scores(sentences)
 
     def _evaluated_scores(self, sentences: Sequence[Sequence[str]]) -> TeacherScores:
-        batch = self._pad(tokenize_words(sentences, self.tokenizer))
+        batch = self._pad(tokenize_words(sentences, self.tokenizer, self.glued_words))
         words = batch["word_mask"].bool()
         lengths = torch.tensor([len(sentence) for sentence in sentences])
         if isinstance(self.model, CRFHeadMixin):

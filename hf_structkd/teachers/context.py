@@ -17,6 +17,8 @@ from datasets import Dataset
 from torch import Tensor
 
 from ..data.columns import DOCUMENT, LANGUAGE
+from ..modeling.glued_words import join_words
+from ..modeling.words import as_sentences
 
 Context = Sequence[tuple[Sequence[str], Sequence[str]]]  # for each sentence the words before it, and after it
 
@@ -28,10 +30,10 @@ def with_context(sentences: Sequence[Sequence[str]], context: Context | None) ->
         ValueError: for another number of contexts than sentences.
     """
     if context is None:
-        return [list(words) for words in sentences]
+        return as_sentences(sentences)
     if len(context) != len(sentences):
         raise ValueError(f"there are contexts of {len(context)} sentences where there are {len(sentences)} sentences")
-    return [[*before, *words, *after] for words, (before, after) in zip(sentences, context)]
+    return [join_words([before, words, after]) for words, (before, after) in zip(sentences, context)]
 
 
 def own_words(values: Tensor, sentences: Sequence[Sequence[str]], context: Context) -> Tensor:

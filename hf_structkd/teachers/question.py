@@ -38,6 +38,7 @@ from ..data.columns import (
     voice_column,
 )
 from ..data.words import tag_column, tag_names
+from ..modeling.glued_words import GLUED, join_words, sentences_of
 from .answer_summary import Sums, add_sums, batch_sums, count_correct, mean_over_voices
 from .context import Context, document_bounds
 from .distribution import TagDistribution
@@ -105,7 +106,8 @@ class Question:
         )
         column = tag_column(dataset)
         self._gold_column = column
-        self._dataset = dataset.with_format(None).select_columns([TOKENS, *([column] if column else [])])
+        blanks = [GLUED] if GLUED in dataset.column_names else []
+        self._dataset = dataset.with_format(None).select_columns([TOKENS, *blanks, *([column] if column else [])])
         names = tag_names(dataset) or []  # numbers without names are no labels
         ids = {label: i for i, label in enumerate(self.label_names)}
         self._gold_ids: dict[str | int, int] = {i: ids.get(name, -1) for i, name in enumerate(names)}
@@ -153,7 +155,7 @@ class Question:
     def _answer_batch(self, language: str, rows: Sequence[int]) -> tuple[pa.RecordBatch, Sums]:
         voices = self._voices[language]
         batch = self._dataset[list(rows)]
-        sentences: list[list[str]] = batch[TOKENS]
+        sentences = sentences_of(batch)
         gold_tags = batch[self._gold_column] if self._gold_column else [None] * len(rows)
         gold = [self._gold_ids_of(tags, words) for tags, words in zip(gold_tags, sentences)]
         lengths = np.array([len(words) for words in sentences])
@@ -186,8 +188,8 @@ class Question:
         before = [range(max(row - self.context, int(firsts[row])), row) for row in rows]
         after = [range(row + 1, min(row + 1 + self.context, int(ends[row]))) for row in rows]
         needed = sorted({row for part in (*before, *after) for row in part})
-        words = dict(zip(needed, self._dataset[needed][TOKENS])) if needed else {}
-        join = lambda part: [word for row in part for word in words[row]]  # noqa: E731
+        words = dict(zip(needed, sentences_of(self._dataset[needed]))) if needed else {}
+        join = lambda part: join_words([words[row] for row in part])  # noqa: E731
         return [(join(one), join(other)) for one, other in zip(before, after)]
 
     def _ask(

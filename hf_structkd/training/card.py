@@ -76,6 +76,7 @@ def training_results(
         "scheme": getattr(config, "tag_scheme", None) or infer_scheme(label_names(config)),
         "languages": list(getattr(config, "languages", None) or []),
         "license": args.license,
+        **({"glued_words": True} if getattr(config, "glued_words", False) else {}),
     }
     return RunResults(
         model={**described, **(model or {})},

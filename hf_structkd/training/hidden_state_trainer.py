@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 
-from ..data.columns import LANGUAGE, TOKENS
+from ..data.columns import GLUED, LANGUAGE, TOKENS
 from ..modeling.word_tensors import compact
 from ..teachers.panel import Teachers
 from .arguments import StructKDTrainingArguments
@@ -129,7 +129,7 @@ class HiddenStateTrainer(ScoringTrainer):
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
         if self._reads_words:
-            columns = [*(self._signature_columns or []), TOKENS, LANGUAGE]
+            columns = [*(self._signature_columns or []), TOKENS, LANGUAGE, GLUED]
             self._signature_columns = list(dict.fromkeys(columns))  # type: ignore[assignment]
 
     def get_train_dataloader(self) -> DataLoader:
@@ -209,7 +209,7 @@ class _WithTeacherBatches:
 
     def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         kept = [
-            {name: value for name, value in row.items() if not (self.drops_words and name in (TOKENS, LANGUAGE))}
+            {name: row[name] for name in row if not (self.drops_words and name in (TOKENS, LANGUAGE, GLUED))}
             for row in features
         ]
         return {**self.collator(kept), TEACHER_BATCHES: self.batches(features)}

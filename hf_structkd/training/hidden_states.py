@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..data.columns import LANGUAGE, TOKENS
+from ..data.columns import GLUED, LANGUAGE, TOKENS
+from ..modeling.glued_words import sentences_of
 from ..modeling.windows import encode_in_windows, encoder_window
 from ..modeling.word_tensors import compact, mean_over_subwords
 from ..modeling.words import tokenize_words
@@ -118,7 +119,8 @@ class HiddenStateTeachers(nn.Module):
                 "weights": torch.tensor([weights[row] for row in asked], dtype=torch.float32),
             }
             if asked:
-                encoded = tokenize_words([list(rows[row][TOKENS]) for row in asked], teacher.tokenizer)
+                sentences = sentences_of({name: [rows[row].get(name) for row in asked] for name in (TOKENS, GLUED)})
+                encoded = tokenize_words(sentences, teacher.tokenizer, teacher.glued_words)
                 batch |= _padded(encoded, teacher.tokenizer.pad_token_id or 0)
             batches.append(batch)
         return batches

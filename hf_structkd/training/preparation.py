@@ -25,13 +25,14 @@ from .checks import refuse_untokenised
 _CHECKED_OF_A_STREAM = 100
 
 
-def encoded(dataset: Any, tokenizer: Any, labels: list[str]) -> Any:
+def encoded(dataset: Any, tokenizer: Any, labels: list[str], glued_words: bool = False) -> Any:
     """Tokenise a corpus and number its labels as the model does.
 
     Args:
         dataset: A corpus, tokenised or not. Other data, for instance a stream, are returned unchanged.
         tokenizer: The student's tokenizer.
         labels: The model's labels in the order of the ids.
+        glued_words: As in the model's configuration.
 
     Raises:
         ValueError: If there is no tokenizer, or if the corpus is a stream of words, has neither words nor subwords, or
@@ -48,17 +49,19 @@ def encoded(dataset: Any, tokenizer: Any, labels: list[str]) -> Any:
     # `map` of `datasets` stores its output in files that nothing verifies, so the teachers' answers bypass it.
     answers = [name for name in dataset.column_names if target_of(name)]
     if not answers:
-        return encode_corpus(dataset, tokenizer, labels)
-    words = encode_corpus(dataset.remove_columns(answers), tokenizer, labels)
+        return encode_corpus(dataset, tokenizer, labels, glued_words=glued_words)
+    words = encode_corpus(dataset.remove_columns(answers), tokenizer, labels, glued_words=glued_words)
     answer_columns = dataset.select_columns(answers).flatten_indices(keep_in_memory=True)  # a file would be a copy too
     return concatenate_datasets([words, answer_columns], axis=1)
 
 
-def scorable(dataset: Any, tokenizer: Any, labels: list[str], name: str | None = None) -> Any:
+def scorable(
+    dataset: Any, tokenizer: Any, labels: list[str], name: str | None = None, glued_words: bool = False
+) -> Any:
     """Tokenise a corpus that is to be scored.
 
     Args:
-        dataset, tokenizer, labels: As for [`encoded`].
+        dataset, tokenizer, labels, glued_words: As for [`encoded`].
         name: The name of the corpus in messages.
 
     Raises:
@@ -66,7 +69,7 @@ def scorable(dataset: Any, tokenizer: Any, labels: list[str], name: str | None =
     """
     if isinstance(dataset, Dataset) and not len(dataset):
         raise ValueError(f"the corpus{f' {name!r}' if name else ''} cannot be evaluated: it has no sentences")
-    dataset = encoded(dataset, tokenizer, labels)
+    dataset = encoded(dataset, tokenizer, labels, glued_words)
     if isinstance(dataset, Dataset) and not has_any_gold(dataset):
         raise ValueError(
             f"the corpus{f' {name!r}' if name else ''} cannot be evaluated: no sentence has gold tags. The columns "

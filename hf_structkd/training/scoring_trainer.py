@@ -23,9 +23,11 @@ class ScoringTrainer(PushingTrainer):
 
     Attributes:
         label_names_in_order: The model's labels in the order of the ids.
+        glued_words: As in the model's configuration.
     """
 
     label_names_in_order: list[str]
+    glued_words: bool
     _unwrapped: tuple[nn.Module, Any] | None = None  # a model, and the same without its wrappers
 
     def unwrapped(self, model: nn.Module) -> Any:
@@ -39,7 +41,9 @@ class ScoringTrainer(PushingTrainer):
         if eval_dataset is not None and not isinstance(eval_dataset, str):
             # With persistent workers `Trainer` would reuse the loader of the first corpus for all others.
             getattr(self, "_eval_dataloaders", {}).pop("eval", None)
-            eval_dataset = scorable(eval_dataset, self.processing_class, self.label_names_in_order)
+            eval_dataset = scorable(
+                eval_dataset, self.processing_class, self.label_names_in_order, None, self.glued_words
+            )
         return super().get_eval_dataloader(eval_dataset)
 
     def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
@@ -50,7 +54,7 @@ class ScoringTrainer(PushingTrainer):
         """
         if isinstance(test_dataset, Mapping):
             raise TypeError(f"predict takes one corpus, not a mapping of {', '.join(test_dataset)}: call it for each")
-        test_dataset = encoded(test_dataset, self.processing_class, self.label_names_in_order)
+        test_dataset = encoded(test_dataset, self.processing_class, self.label_names_in_order, self.glued_words)
         return super().get_test_dataloader(test_dataset)
 
     def _get_eval_sampler(self, eval_dataset: Any) -> torch.utils.data.Sampler | None:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from ..data.smaller_tokenizer import character_pieces, keep_pieces
+from ..modeling.glued_words import GluedWords
 from ..modeling.segmenters import DEFAULT_WORDS, get_segmenter
 from ..modeling.words import tokenize_words
 
@@ -109,7 +110,8 @@ def trim_vocabulary(
 
     words = {name: _words(sentences, model) for name, sentences in by_language.items()}
     raw = {sentence for sentences in by_language.values() for sentence in sentences if isinstance(sentence, str)}
-    counts = _count_pieces(words, raw, tokenizer)
+    glued_words = _has_glued_words(model)
+    counts = _count_pieces(words, raw, tokenizer, glued_words)
     always = set(tokenizer.all_special_ids) | _config_ids(model).intersection(range(rows))
     always |= set(range(_fixed_ids(model)))
     always |= character_pieces(tokenizer) if keep_characters else set()
@@ -124,7 +126,9 @@ def trim_vocabulary(
             )
         chosen = _fitting(tokenizer, always, chosen, max_pieces)
     smaller_tokenizer, kept = keep_pieces(tokenizer, always.union(chosen))
-    cut = {name: _cut_words(counted, tokenizer, smaller_tokenizer, kept) for name, counted in words.items()}
+    cut = {
+        name: _cut_words(counted, tokenizer, smaller_tokenizer, kept, glued_words) for name, counted in words.items()
+    }
     if lost := {name: counted for name, counted in cut.items() if counted.share > MOST}:
         listed = ", ".join(f"{100 * counted.share:.1f} % of {name}" for name, counted in lost.items())
         raise ValueError(
@@ -146,7 +150,13 @@ def words_cut_otherwise(tokenizer: Any, trimmed: TrimmedVocabulary, text: Text) 
         Language -> the count; the one key is `"all"` if the text names no languages.
     """
     return {
-        name: _cut_words(_words(sentences, trimmed.model), tokenizer, trimmed.tokenizer, trimmed.kept)
+        name: _cut_words(
+            _words(sentences, trimmed.model),
+            tokenizer,
+            trimmed.tokenizer,
+            trimmed.kept,
+            _has_glued_words(trimmed.model),
+        )
         for name, sentences in _by_language(text).items()
     }
 
@@ -195,14 +205,26 @@ def _refuse_missing_languages(model: Any, by_language: Mapping[str, Any]) -> Non
         )
 
 
-def _encode_both(words: Sequence[str], tokenizer: Any) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """The pieces of each word at the start of a sentence, and further on: some tokenizers cut these differently."""
+def _has_glued_words(model: Any) -> bool:
+    return bool(getattr(model.config, "glued_words", False))
+
+
+def _encode_both(
+    words: Sequence[str], tokenizer: Any, glued_words: bool
+) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """The pieces of each word at the start of a sentence, and further on: some tokenizers cut these differently.
+
+    With glued words the second are those behind a blank and those without one, one after the other.
+    """
     if not words:
         return []
-    encoded = tokenize_words([[word, word] for word in words], tokenizer)
+    repeated: list[list[str]] = [[word, word] for word in words]
+    if glued_words:
+        repeated = [GluedWords([word] * 3, [False, False, True]) for word in words]
+    encoded = tokenize_words(repeated, tokenizer, glued_words)
     both = []
     for ids, mask in zip(encoded["input_ids"], encoded["word_mask"]):
-        first, second = (place for place, starts in enumerate(mask) if starts)
+        first, second = [place for place, starts in enumerate(mask) if starts][:2]
         tail = len(ids) - _specials_after(tokenizer)
         both.append((tuple(ids[first:second]), tuple(ids[second:tail])))
     return both
@@ -214,10 +236,12 @@ def _specials_after(tokenizer: Any) -> int:
     return next((place for place, special in enumerate(reversed(mask)) if not special), 0)
 
 
-def _count_pieces(words: Mapping[str, Counter[str]], raw: Iterable[str], tokenizer: Any) -> Counter[int]:
+def _count_pieces(
+    words: Mapping[str, Counter[str]], raw: Iterable[str], tokenizer: Any, glued_words: bool
+) -> Counter[int]:
     total: Counter[str] = sum(words.values(), Counter())
     counts: Counter[int] = Counter()
-    for (word, times), (first, later) in zip(total.items(), _encode_both(list(total), tokenizer)):
+    for (word, times), (first, later) in zip(total.items(), _encode_both(list(total), tokenizer, glued_words)):
         unknown = tokenizer.unk_token_id in later
         for piece in {*first, *later, *(_prefix_pieces(word, tokenizer) if unknown else ())}:
             counts[piece] += times
@@ -261,9 +285,9 @@ def _fitting(tokenizer: Any, always: set[int], chosen: list[int], limit: int) ->
     return chosen[:low]
 
 
-def _cut_words(counted: Counter[str], before: Any, after: Any, kept: Sequence[int]) -> CutWords:
+def _cut_words(counted: Counter[str], before: Any, after: Any, kept: Sequence[int], glued_words: bool) -> CutWords:
     words = list(counted)
-    pairs = zip(words, _encode_both(words, before), _encode_both(words, after))
+    pairs = zip(words, _encode_both(words, before, glued_words), _encode_both(words, after, glued_words))
     cut = sum(
         counted[word] for word, old, new in pairs if old != tuple(tuple(kept[piece] for piece in part) for part in new)
     )

@@ -111,6 +111,7 @@ class StructKDTrainer(HiddenStateTrainer):
         refuse_without_effect(args)
         refuse_ignored(config, args, compute_metrics, lambda_schedule, **kwargs)
         self.label_names_in_order = label_names(config)
+        self.glued_words = getattr(config, "glued_words", False)
         self._own_schedule = lambda_schedule
         self._read_objective(args)
         self._annotated_top_k = args.top_k
@@ -123,13 +124,16 @@ class StructKDTrainer(HiddenStateTrainer):
         choose_best_metric(args, compute_metrics, eval_dataset)
         names = self.label_names_in_order
         if isinstance(eval_dataset, Mapping):
-            eval_dataset = {name: scorable(data, processing_class, names, name) for name, data in eval_dataset.items()}
+            eval_dataset = {
+                name: scorable(data, processing_class, names, name, self.glued_words)
+                for name, data in eval_dataset.items()
+            }
         elif eval_dataset is not None:
-            eval_dataset = scorable(eval_dataset, processing_class, names)
+            eval_dataset = scorable(eval_dataset, processing_class, names, None, self.glued_words)
         if train_dataset is not None:
             check_training_data(train_dataset, args)
             train_dataset = annotated(train_dataset, teachers, self.objectives, args, config)
-            train_dataset = encoded(train_dataset, processing_class, names)
+            train_dataset = encoded(train_dataset, processing_class, names, self.glued_words)
         super().__init__(
             model=model,
             args=args,

@@ -72,7 +72,11 @@ class TestAgreement:
     def test_it_is_logged_once_per_language(self, tmp_path, caplog):
         for split in ("train", "dev"):
             (tmp_path / f"{split}.conllu").write_text(SENTENCE)
-        load_corpora({"es": {s: tmp_path / f"{s}.conllu" for s in ("train", "dev")}}, splits=["train", "dev"])
+        measured: dict = {}
+        sources = {"es": {s: tmp_path / f"{s}.conllu" for s in ("train", "dev")}}
+        load_corpora(sources, splits=["train", "dev"], measure_words=measured)
+        summary = {"segmenter": "rules", "share": 0.75, "words": 8, "sentences": 1}
+        assert measured["es"].summary() == summary
         assert caplog.text.count("the words 'rules' find 75.0 % of 8 words ('a' is 'not in the text')") == 1
         caplog.clear()
         load_corpus(tmp_path / "dev.conllu", language="es", measure_words=False)

@@ -16,6 +16,7 @@ pytest.importorskip("onnxruntime", reason="needs the onnx extra: onnx, onnxrunti
 from hf_structkd import StructKDTrainer, StructKDTrainingArguments, TaggingMetrics, Teacher, load_corpus
 from hf_structkd.export.exported_files import ExportError, read_settings, write_export
 from hf_structkd.export.onnx import MODEL_FILE, OnnxTagger, export_onnx, quantize_onnx
+from hf_structkd.modeling.glued_words import GluedWords
 from hf_structkd.modeling.words import split_words
 from tests.conftest import draw_student
 from tests.modeling.conftest import Family, wordpiece
@@ -241,3 +242,21 @@ def test_raw_text_is_cut_as_the_model_knows_words(exported, teacher):
         for name in files:
             shutil.copyfile(folder / name, work / name)
     assert OnnxTagger(folder.parent / "characters", threads=1).split("a b")[1] == (2, 3)
+
+
+def test_words_without_a_blank_before_them_are_read_as_the_model_does(exported, teacher):
+    """The graph is the same for both readings; what is stored beside it says which one the model knows."""
+    folder = folder_of(exported["full"])
+    settings = read_settings(folder)
+    files = settings.pop("files")
+    assert settings["glued_words"] is False
+    with write_export(folder.parent / "glued", {**settings, "glued_words": True}) as work:
+        for name in files:
+            shutil.copyfile(folder / name, work / name)
+    glued, plain = OnnxTagger(folder.parent / "glued", threads=1), exported["full"]
+    text = "Anna,Boston(Lopez)said:Paris!"
+    words = GluedWords.of_text(text, glued.split(text))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(teacher.model.config, "glued_words", True)
+        assert glued.tag([words]) == teacher.tag([words])
+    assert plain.tag([words]) == plain.tag([list(words)]) == teacher.tag([words])

@@ -52,6 +52,23 @@ def test_every_program_on_a_card_runs(make_student, tokenizer, tmp_path):
     assert probabilities == sorted(probabilities, reverse=True)
 
 
+def test_a_tagger_whose_pieces_do_not_tell_its_words(make_student, tokenizer, tmp_path, monkeypatch, capsys):
+    """Danger: its card offers the stock pipeline, which refuses it."""
+    student = make_student(max_position_embeddings=130)
+    student.config.glued_words = True
+    student.save_pretrained(tmp_path / "tagger")
+    tokenizer.save_pretrained(tmp_path / "tagger")
+    model = {"name": "tagger", "class_name": type(student).__name__, "labels": label_names(student.config)}
+    describe_student(tmp_path / "tagger", RunResults(model={**model, "languages": ["ru"], "glued_words": True}))
+    assert "The stock pipeline cannot run it" in (tmp_path / "tagger" / "README.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    programs = on_card(tmp_path / "tagger")
+    assert len(programs) == 2
+    for program in programs:
+        exec(compile(program.replace(", trust_remote_code=True", ""), "card", "exec"), {})
+    assert "('Вену', " in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("scheme", ["BIO", "plain"])
 def test_programs_are_python_for_every_kind_of_tags(scheme):
     for program in snippets("org/it's", XLMRobertaForTokenClassificationCRF.__name__, ("xx",), scheme).values():

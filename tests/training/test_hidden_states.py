@@ -13,6 +13,8 @@ from safetensors.torch import load_file
 
 from hf_structkd import CallableTeacher, StructKDTrainer, StructKDTrainingArguments, Teacher
 from hf_structkd.data.tokenizer import train_tokenizer
+from hf_structkd.modeling.glued_words import GluedWords
+from hf_structkd.modeling.words import tokenize_words
 from hf_structkd.training.checkpoints import CheckpointError
 from hf_structkd.training.hidden_state_trainer import PROJECTIONS_FILE
 from hf_structkd.training.hidden_states import HiddenStateTeachers, word_vectors
@@ -79,6 +81,19 @@ def test_the_loss_is_the_squared_distance_of_words_by_sentence(teachers):
     first = ((vectors[0] - targets[0]) ** 2).mean(dim=-1).sum()
     third = ((vectors[2, 0] - targets[1, 0]) ** 2).mean()
     torch.testing.assert_close(losses, torch.stack([first, torch.zeros(()), third]))
+
+
+def test_a_teacher_that_reads_glued_words_as_running_text_does_so_here(tokenizer, labels):
+    """Danger: its vectors are those of other pieces than its answers."""
+    model = draw_student(tokenizer, labels)
+    model.config.glued_words = True
+    words = GluedWords(["Ada", ",", "Oslo"], [False, True, True])
+    rows = [{"tokens": list(words), "glued": words.glued}, {"tokens": list(words)}]
+    (batch,) = HiddenStateTeachers(Teacher(model, tokenizer), 16).batches(rows)
+    known, unknown = tokenize_words([words, list(words)], tokenizer, glued_words=True)["input_ids"]
+    read = [ids[mask.bool()].tolist() for ids, mask in zip(batch["input_ids"], batch["attention_mask"])]
+    assert read == [known, unknown]
+    assert known != unknown
 
 
 def test_a_panel_weighs_its_teachers_and_a_layer_is_chosen(tokenizer, labels):
