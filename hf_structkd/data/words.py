@@ -1,7 +1,7 @@
 """Corpora in memory: their columns of words and tags, and their conversion to subwords and label ids."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from datasets import ClassLabel, Dataset, Features, LargeList, List, Value, concatenate_datasets
@@ -174,6 +174,29 @@ def reorder_labels(dataset: Dataset, label_names: Sequence[str]) -> Dataset:
     names = subword_label_names(dataset)
     if names is None or names == list(label_names):
         return dataset
+    labels = (
+        dataset.with_format(None)
+        .select_columns([SUBWORD_LABELS])
+        .map(
+            label_reordering(names, label_names),
+            batched=True,
+            with_indices=True,
+            features=Features({SUBWORD_LABELS: List(ClassLabel(names=list(label_names)))}),
+            desc="Ordering labels",
+        )
+    )
+    return with_column(dataset, SUBWORD_LABELS, labels)
+
+
+def label_reordering(
+    names: Sequence[str], label_names: Sequence[str]
+) -> Callable[[Mapping[str, list], list[int]], dict[str, list]]:
+    """What [`reorder_labels`] does to a batch: the function (batch, rows) -> the new column.
+
+    Args:
+        names: the labels of the corpus, in the order of its ids.
+        label_names: the model's likewise.
+    """
     ids = {name: i for i, name in enumerate(label_names)}
     new = {IGNORED: IGNORED, **{i: ids.get(name, -1) for i, name in enumerate(names)}}
 
@@ -186,18 +209,7 @@ def reorder_labels(dataset: Dataset, label_names: Sequence[str]) -> Dataset:
                 )
         return {SUBWORD_LABELS: [labels and [new[label] for label in labels] for labels in batch[SUBWORD_LABELS]]}
 
-    labels = (
-        dataset.with_format(None)
-        .select_columns([SUBWORD_LABELS])
-        .map(
-            reorder,
-            batched=True,
-            with_indices=True,
-            features=Features({SUBWORD_LABELS: List(ClassLabel(names=list(label_names)))}),
-            desc="Ordering labels",
-        )
-    )
-    return with_column(dataset, SUBWORD_LABELS, labels)
+    return reorder
 
 
 def with_column(dataset: Dataset, name: str, column: Dataset) -> Dataset:
@@ -236,6 +248,26 @@ def encode_corpus(
             tags and tokens of different length, or a tag that is no label; the row is named.
     """
     check_corpus(dataset)
+    encode, features = subword_encoder(dataset, tokenizer, label_names, glued_words)
+    return dataset.map(
+        encode,
+        batched=True,
+        with_indices=True,
+        batch_size=batch_size,
+        num_proc=num_proc,
+        features=features,
+        desc="Tokenising",
+    )
+
+
+def subword_encoder(
+    dataset: Dataset, tokenizer: Any, label_names: Sequence[str], glued_words: bool = False
+) -> tuple[Callable[[Mapping[str, list], list[int]], dict[str, list]], Features]:
+    """What [`encode_corpus`] does to a batch: the function (batch, rows) -> new columns, and all columns after it.
+
+    Args:
+        dataset, tokenizer, label_names, glued_words: as for [`encode_corpus`].
+    """
     column, names = tag_column(dataset), tag_names(dataset)
     if glued_words:
         warn_of_unknown_blanks(dataset)
@@ -262,15 +294,7 @@ def encode_corpus(
             SUBWORD_LABELS: List(ClassLabel(names=list(label_names))),
         }
     )
-    return dataset.map(
-        encode,
-        batched=True,
-        with_indices=True,
-        batch_size=batch_size,
-        num_proc=num_proc,
-        features=features,
-        desc="Tokenising",
-    )
+    return encode, features
 
 
 def _labels(

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from accelerate import PartialState
-from datasets import Dataset, Features, concatenate_datasets
+from datasets import Dataset, Features, IterableDataset, concatenate_datasets
 from tqdm.auto import tqdm
 
 from ..data.arrow_columns import column_lengths, column_values
@@ -47,10 +47,12 @@ from .answer_store import (
 from .answer_summary import accuracy, add_sums, summarise, without_gold
 from .panel import Panel, Teachers
 from .question import ALL_LANGUAGES, Question, Shard
+from .stream_file import stored_stream
 
 __all__ = ["AnnotationError", "Teachers", "annotate", "corpus_fingerprint"]
 
 logger = logging.getLogger(__name__)
+SENTENCES_ENDING = ".sentences.arrow"  # after the name of the folder of answers: the sentences of a stream
 SHARD_SIZE = 2048  # sentences that are stored together
 # The version of question and storage. Raise it with a change that gives the same question other answers, or stores the
 # same answers in another way: stored answers of another version are refused.
@@ -59,7 +61,7 @@ _ESCAPED = str.maketrans({"\0": "\2n", "\1": "\2o", "\2": "\2\2"})  # different 
 
 
 def annotate(
-    dataset: Dataset,
+    dataset: Dataset | IterableDataset,
     teachers: Teachers,
     *,
     label_names: Sequence[str],
@@ -80,6 +82,9 @@ def annotate(
     `annotation.json`, the question and the teachers, and `summary.json`: for each language the teachers' names,
     weights and temperatures, their accuracy on the gold tags, if there are any, their entropy, the number of paths and
     the probability that they cover, and the number of sentences whose k best are not proven to be the best.
+
+    A stream needs an `output_dir` and an end (`stream.take(n)`). It is read once, into the file
+    `OUTPUT_DIR.sentences.arrow`, and annotated from there; neither its sentences nor the answers are all in memory.
 
     Args:
         dataset: columns `tokens` and, where teachers differ by language, `language`.
@@ -118,6 +123,14 @@ def annotate(
         raise ValueError(
             f"output_dir must be a folder of this machine, not {str(output_dir)!r}: annotate_part writes to addresses"
         )
+    if isinstance(dataset, IterableDataset):
+        if output_dir is None:
+            raise ValueError(
+                "a stream is annotated into a folder, where its sentences and the answers are written: give "
+                "output_dir (annotation_dir in the training arguments), and an end to a stream that has none "
+                "(stream.take(n))"
+            )
+        dataset = stored_stream(dataset, Path(f"{Path(output_dir)}{SENTENCES_ENDING}"))
     question, record = prepare_question(
         dataset, teachers, label_names, targets, top_k, temperature, batch_size, context=context
     )

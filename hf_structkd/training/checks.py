@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset, IterableDataset
 from transformers.training_args import OptimizerNames
 
-from ..data.columns import LANGUAGE, TOKENS, target_of
+from ..data.columns import LANGUAGE, target_of
 from ..distillation.objectives import WeightedObjectives, needed_columns
 from ..evaluation.tagging_metrics import TaggingMetrics
 from ..modeling.configuration import label_names
@@ -175,10 +175,9 @@ def check_training_data(dataset: Any, args: Any) -> None:
 
 
 def refuse_untokenised(dataset: Any) -> None:
-    """Refuse data that still have to be tokenised or annotated and are no `Dataset`.
+    """Refuse data that still have to be tokenised or annotated and are neither a `Dataset` nor a stream.
 
     Raises:
-        ValueError: If the data are a stream of words.
         TypeError: If they are a list of anything but tokenised sentences.
     """
     if isinstance(dataset, list | tuple):
@@ -188,14 +187,6 @@ def refuse_untokenised(dataset: Any) -> None:
                 "a corpus that is not tokenised is a datasets.Dataset with a column 'tokens' (Dataset.from_list makes "
                 f"one of rows), not a list of {type(row).__name__}"
             )
-    if not isinstance(dataset, IterableDataset):
-        return
-    columns = dataset.column_names or list(next(iter(dataset), {}))
-    if TOKENS in columns and "input_ids" not in columns:
-        raise ValueError(
-            "this corpus is a stream of words: load it whole (streaming=False, or Dataset.from_generator), or make a "
-            "stream of what is tokenised and annotated (encode_corpus, annotate)"
-        )
 
 
 def refuse_lossy_collator(collator: Callable, dataset: Any, objectives: WeightedObjectives) -> None:

@@ -11,6 +11,7 @@ from transformers.trainer_utils import has_length
 from ..data.arrow_columns import column_lengths, column_values
 from ..data.columns import IGNORED, LANGUAGE, SUBWORDS, TAG_COLUMNS, target_of
 from ..data.sampling import MixedSampler
+from ..data.streams import encode_stream, first_rows
 from ..data.unlabelled import has_any_gold, has_gold
 from ..data.words import check_corpus, encode_corpus, gold_tags, is_tokenised, reorder_labels, tag_column
 from ..distillation.objectives import WeightedObjectives, annotation_temperatures
@@ -22,30 +23,35 @@ from .answer_checks import check_answers
 from .arguments import DRAWN_ORDERS, StructKDTrainingArguments
 from .checks import refuse_untokenised
 
-_CHECKED_OF_A_STREAM = 100
+_NO_TOKENIZER = "the corpora are not tokenised: give StructKDTrainer the tokenizer as processing_class"
 
 
 def encoded(dataset: Any, tokenizer: Any, labels: list[str], glued_words: bool = False) -> Any:
     """Tokenise a corpus and number its labels as the model does.
 
     Args:
-        dataset: A corpus, tokenised or not. Other data, for instance a stream, are returned unchanged.
+        dataset: A corpus or a stream, tokenised or not; a stream is tokenised while it is read. Other data are
+            returned unchanged.
         tokenizer: The student's tokenizer.
         labels: The model's labels in the order of the ids.
         glued_words: As in the model's configuration.
 
     Raises:
-        ValueError: If there is no tokenizer, or if the corpus is a stream of words, has neither words nor subwords, or
-            has labels that the model lacks.
+        ValueError: If there is no tokenizer, or if the corpus has neither words nor subwords, or has labels that the
+            model lacks; of a stream, if its first sentences have.
     """
     refuse_untokenised(dataset)
+    if isinstance(dataset, IterableDataset):
+        if tokenizer is None and not is_tokenised(first_rows(dataset)):
+            raise ValueError(_NO_TOKENIZER)
+        return encode_stream(dataset, tokenizer, labels, glued_words)
     if not isinstance(dataset, Dataset):
         return dataset
     if is_tokenised(dataset):
         return reorder_labels(dataset, labels)
     check_corpus(dataset)
     if tokenizer is None:
-        raise ValueError("the corpora are not tokenised: give StructKDTrainer the tokenizer as processing_class")
+        raise ValueError(_NO_TOKENIZER)
     # `map` of `datasets` stores its output in files that nothing verifies, so the teachers' answers bypass it.
     answers = [name for name in dataset.column_names if target_of(name)]
     if not answers:
@@ -70,10 +76,14 @@ def scorable(
     if isinstance(dataset, Dataset) and not len(dataset):
         raise ValueError(f"the corpus{f' {name!r}' if name else ''} cannot be evaluated: it has no sentences")
     dataset = encoded(dataset, tokenizer, labels, glued_words)
-    if isinstance(dataset, Dataset) and not has_any_gold(dataset):
+    known = first_rows(dataset) if isinstance(dataset, IterableDataset) else dataset
+    if isinstance(known, Dataset) and not has_any_gold(known):
+        which = (
+            "no sentence has" if known is dataset else f"none of the first {len(known):,} sentences of the stream has"
+        )
         raise ValueError(
-            f"the corpus{f' {name!r}' if name else ''} cannot be evaluated: no sentence has gold tags. The columns "
-            f"are {', '.join(dataset.column_names)}; predict tags a corpus without scoring it"
+            f"the corpus{f' {name!r}' if name else ''} cannot be evaluated: {which} gold tags. The columns "
+            f"are {', '.join(known.column_names)}; predict tags a corpus without scoring it"
         )
     return dataset
 
@@ -88,7 +98,7 @@ def annotated(
     """Training data with the teachers' answers that the objectives read; missing answers are asked for.
 
     Args:
-        dataset: The training data.
+        dataset: The training data. A stream that lacks answers is annotated into `annotation_dir`, see `annotate`.
         teachers: As for `annotate`; `None` if the data hold the answers.
         objectives: The objectives with their weights.
         args: The training arguments.
@@ -98,14 +108,16 @@ def annotated(
         ValueError: If there are neither answers nor teachers, if answers do not fit (see [`check_answers`]), if there
             are no gold tags and no objective, or if the model's constraints exclude the gold tags.
     """
-    if not objectives and isinstance(dataset, Dataset) and len(dataset) and not has_any_gold(dataset):
+    known = first_rows(dataset) if isinstance(dataset, IterableDataset) else dataset
+    if not objectives and isinstance(known, Dataset) and len(known) and not has_any_gold(known):
+        which = "no sentence" if known is dataset else f"none of the first {len(known):,} sentences of the stream"
         raise ValueError(
-            f"objective {args.objective!r} learns from gold tags alone, and no sentence has any. They stand in one of "
-            f"the columns {', '.join(TAG_COLUMNS)}; the columns here are {', '.join(dataset.column_names)}"
+            f"objective {args.objective!r} learns from gold tags alone, and {which} has any. They stand in one of "
+            f"the columns {', '.join(TAG_COLUMNS)}; the columns here are {', '.join(known.column_names)}"
         )
-    _refuse_illegal_gold(dataset, config)
+    _refuse_illegal_gold(known, config)
     needed = args.needed_columns
-    columns = getattr(dataset, "column_names", None) or []
+    columns = getattr(known, "column_names", None) or []
     if missing := [name for name in needed if name not in columns]:
         if teachers is None:
             raise ValueError(
@@ -124,16 +136,15 @@ def annotated(
             context=args.annotation_context,
             progress=not args.disable_tqdm,
         )
-    if needed and isinstance(dataset, Dataset | IterableDataset):
-        check_answers(_to_check(dataset), objectives, label_names(config), args.top_k)
+        known = dataset  # a stream has become a file
+    if isinstance(dataset, IterableDataset) and args.max_steps <= 0:
+        raise ValueError(
+            "the training data are a stream, whose length nobody knows: say after how many updates training ends "
+            "(max_steps), and pass stream.shuffle(buffer_size=...) if its sentences are in an order"
+        )
+    if needed and isinstance(known, Dataset):
+        check_answers(known, objectives, label_names(config), args.top_k)
     return dataset
-
-
-def _to_check(dataset: Dataset | IterableDataset) -> Dataset:
-    """The rows whose answers are checked before training; of a stream the first ones, as its end may be far."""
-    if isinstance(dataset, Dataset):
-        return dataset
-    return Dataset.from_list(list(dataset.take(_CHECKED_OF_A_STREAM)), dataset.features)
 
 
 def train_sampler(data: Any, args: StructKDTrainingArguments) -> torch.utils.data.Sampler | None:

@@ -4,13 +4,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, SequentialSampler
 from transformers.trainer_utils import EvalLoopOutput, PredictionOutput, has_length
 
 from ..data.arrow_columns import column_lengths
 from ..data.columns import IGNORED, SUBWORDS
+from ..data.streams import first_rows
 from ..data.unlabelled import has_any_gold
 from .checks import MACRO
 from .length_order import LongestFirst
@@ -118,9 +119,13 @@ class ScoringTrainer(PushingTrainer):
     def predict(
         self, test_dataset: Any, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
     ) -> PredictionOutput:
-        """As in `Trainer`; also for a corpus of words. A corpus without any gold tags is tagged and not scored."""
+        """As in `Trainer`; also for a corpus of words. A corpus without any gold tags is tagged and not scored.
+
+        Of a stream the first sentences (`SENTENCES_CHECKED`) tell whether it has any.
+        """
         compute_metrics = self.compute_metrics
-        if isinstance(test_dataset, Dataset) and not has_any_gold(test_dataset):
+        known = first_rows(test_dataset) if isinstance(test_dataset, IterableDataset) else test_dataset
+        if isinstance(known, Dataset) and not has_any_gold(known):
             self.compute_metrics = None  # without gold tags the score would be 0
         try:
             return super().predict(test_dataset, ignore_keys, metric_key_prefix)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from torch import Tensor, nn
 from transformers import EvalPrediction, PreTrainedModel
 
@@ -65,8 +65,8 @@ class StructKDTrainer(HiddenStateTrainer):
         model: A model with a [`~hf_structkd.modeling.crf_head.CRFHeadMixin`], or any model of transformers for token
             classification: a softmax student, see `students.py`.
         args: [`StructKDTrainingArguments`].
-        train_dataset: A corpus, annotated or not, tokenised or not.
-        eval_dataset: A corpus, or language -> corpus.
+        train_dataset: A corpus or a stream (`IterableDataset`), annotated or not, tokenised or not.
+        eval_dataset: A corpus or a stream, or language -> corpus.
         processing_class: The student's fast tokenizer.
         teachers: Language -> [`Teacher`], or one teacher for all languages.
         lambda_schedule: A callable [`Progress`] -> lambda, which replaces the schedule in `args`.
@@ -87,8 +87,8 @@ class StructKDTrainer(HiddenStateTrainer):
         model: PreTrainedModel | None = None,
         args: StructKDTrainingArguments | None = None,
         data_collator: Callable | None = None,
-        train_dataset: Dataset | None = None,
-        eval_dataset: Dataset | Mapping[str, Dataset] | None = None,
+        train_dataset: Dataset | IterableDataset | None = None,
+        eval_dataset: Dataset | IterableDataset | Mapping[str, Dataset | IterableDataset] | None = None,
         processing_class: Any = None,
         *,
         teachers: Teachers | None = None,
