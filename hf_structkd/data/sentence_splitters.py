@@ -79,14 +79,14 @@ def _icu() -> Callable[[str], Iterable[Any]]:
 
 def _spacy(language: str) -> Callable[[str], Iterable[Any]]:
     try:
-        pipeline = import_module("spacy").blank(language)
+        sentencizer = import_module("spacy").blank(language)
     except ImportError as error:
         if str(error).startswith("[E048]"):  # no such language; other errors name a library to install
             raise SegmenterError(f"spaCy has no language {language!r} for the sentences 'spacy:{language}'") from error
         raise
-    pipeline.add_pipe("sentencizer")
-    pipeline.max_length = 1 << 40  # its limit is for parsers, which need memory
-    return lambda text: ((sentence.start_char, sentence.end_char) for sentence in pipeline(text).sents)
+    sentencizer.add_pipe("sentencizer")
+    sentencizer.max_length = 1 << 40  # its limit is for parsers, which need memory
+    return lambda text: ((sentence.start_char, sentence.end_char) for sentence in sentencizer(text).sents)
 
 
 def _pythainlp() -> Callable[[str], Iterable[Any]]:

@@ -39,7 +39,7 @@ SCRIPTS = {"do_train", "do_eval", "do_predict", "resume_from_checkpoint"}
 _OWN = """
     confidence_weight focal_weights
     objective objective_combination temperature temperature_mode top_k lambda_schedule lambda_start lambda_end
-    lambda_rate normalization unlabelled_rate annotation_dir annotation_batch_size license label_examples
+    lambda_rate normalization unlabelled_rate annotation_dir annotation_batch_size license label_examples hub_datasets
     annotation_context focal_weights hidden_first hidden_weight hidden_layer hidden_thaw
     average_tokens_across_devices logging_nan_inf_filter data_seed length_column_name ignore_data_skip save_only_model
     save_strategy save_steps save_total_limit load_best_model_at_end dataloader_persistent_workers push_to_hub
