@@ -242,6 +242,7 @@ def test_ctrl_c_is_one_line_and_the_run_goes_on_where_it_stopped(recipe, tmp_pat
         [sys.executable, str(ROOT / "examples" / "run_distill.py"), str(recipe), *map(str, more)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # shells' background jobs ignore it
     )  # fmt: skip
     for line in process.stdout:
         if line.startswith("== Teacher for en: "):
