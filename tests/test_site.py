@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -60,24 +59,3 @@ def test_formulas_are_shown_and_their_paragraphs_stay_whole(site):
     )
     # a formula at the start of a line was taken for a block, and cut its paragraph in two
     assert re.search(r"<p><span><math[^>]*>.*?</math></span> sums over exponentially many", html, re.DOTALL)
-
-
-@pytest.mark.slow
-def test_the_search_finds_pages_that_are_opened_from_a_disk(site):
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright, the extra 'dev'")
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    browser_path = next(filter(None, map(shutil.which, names)), None)
-    if browser_path is None:
-        pytest.skip(f"needs a browser: none of {', '.join(names)} is installed")
-    with playwright.sync_playwright() as running:
-        browser = running.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
-        page = browser.new_page()
-        asked: list[str] = []
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto((site / "reference" / "models.html").as_uri())
-        page.locator(".md-search__input").fill("calibrate")
-        page.locator(".md-search-result__item").first.wait_for(timeout=60_000)
-        links = page.locator(".md-search-result__item a").evaluate_all("all => all.map(each => each.href)")
-        browser.close()
-    assert any("/calibration.html" in link for link in links)
-    assert {url.partition(":")[0] for url in asked} <= {"file", "data", "blob"}
