@@ -1,9 +1,12 @@
-"""Run what a growing tagger is judged by: steps that build on each other, for several seeds, and their scores.
+"""Run steps that build on each other, as a growing tagger takes them, for several seeds, and score every one.
 
     python -m experiments.growth PLAN.yaml --define DATA=... ENCODERS=... [--output_dir runs/growth] [--seeds 1]
 
 A plan (experiments/plans/) names corpora, cut by entity types and sentences, and steps, each a `structkd teacher` or
-`structkd distill` with fields of its own; `step:NAME` is the tagger of an earlier step, `{NAME}` those of a corpus.
+`structkd distill` with fields of its own; `step:NAME` is the tagger of an earlier step, `{NAME}` the folder of a
+corpus. A step `evaluate` trains nothing: its `checkpoint` is a tagger that exists and its `languages` those that the
+tagger was made for; it is scored once, not per seed. `structkd evaluate` scores every tagger with each member of
+`scored`.
 Every step leaves OUTPUT_DIR/PLAN/seed-N/STEP; started again, the runner does what is not done. table.md has means and
 standard deviations over seeds.
 """
@@ -25,7 +28,6 @@ from hf_structkd.evaluation import read_results
 from hf_structkd.files import write_atomically
 from hf_structkd.modeling.tag_scheme import split_tag
 
-SCORES = "scores.json"
 STEP = "step:"
 MEMBERS = {"description", "seeds", "corpora", "fields", "steps", "scored"}
 
@@ -45,7 +47,7 @@ def main() -> int:
         write_corpus(corpus, output / "corpora" / name, arguments.sentences)
     seeds = range(1, (arguments.seeds or plan["seeds"]) + 1)
     for seed in seeds:
-        for step in plan["steps"]:
+        for step in steps_of(plan, seed):
             run_step(plan, step, output, seed, arguments.max_steps)
     table = report(plan, output, list(seeds))
     write_atomically(output / "table.md", table)
@@ -105,16 +107,34 @@ def write_corpus(corpus: Mapping[str, Any], folder: Path, sentences: int | None)
     write_atomically(done, description)
 
 
-def tagger_of(plan: Mapping[str, Any], name: str, folder: Path) -> Path:
-    """The folder of a step's tagger."""
-    return folder / name / "student" if plan["steps"][name]["command"] == "distill" else folder / name
+def tagger_of(plan: Mapping[str, Any], name: str, folder: Path) -> Path | str:
+    """A step's tagger: the folder that it leaves, or the name of a tagger that exists."""
+    step = plan["steps"][name]
+    if step["command"] == "evaluate":
+        return str(step["checkpoint"])
+    return folder / name / "student" if step["command"] == "distill" else folder / name
+
+
+def steps_of(plan: Mapping[str, Any], seed: int) -> list[str]:
+    """The steps of a seed: taggers that exist are scored under the first one alone."""
+    return [name for name, step in plan["steps"].items() if seed == 1 or step["command"] != "evaluate"]
+
+
+def scores_of(plan: Mapping[str, Any], name: str, folder: Path) -> dict[str, Path]:
+    """Member of `scored` -> the file of a step's scores; those that have no language of the step are left out."""
+    languages = plan["steps"][name].get("languages") if plan["steps"][name]["command"] == "evaluate" else None
+    return {
+        scored: folder / f"{name}.{scored}.json"
+        for scored, fields in plan["scored"].items()
+        if languages is None or set(languages) & set(fields["languages"])
+    }
 
 
 def run_step(plan: Mapping[str, Any], name: str, output: Path, seed: int, max_steps: int | None) -> None:
     """Train the tagger of a step and score it, unless that is done."""
     folder = output / f"seed-{seed}"
-    scores = folder / f"{name}.{SCORES}"
-    if scores.exists():
+    missing = {scored: file for scored, file in scores_of(plan, name, folder).items() if not file.exists()}
+    if not missing:
         return
 
     def placed(value: Any) -> Any:
@@ -130,22 +150,27 @@ def run_step(plan: Mapping[str, Any], name: str, output: Path, seed: int, max_st
         return value
 
     fields_of_step = {key: value for key, value in plan["steps"][name].items() if key not in ("command", "recipe")}
-    common = dict(plan["fields"]) | ({"max_steps": max_steps} if max_steps else {})
-    fields = placed(common | fields_of_step) | {"seed": seed, "output_dir": str(folder / name)}
-    recipe = folder / f"{name}.yaml"
-    recipe.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(recipe, yaml.safe_dump(fields, sort_keys=False))
-    recipes = [plan["steps"][name]["recipe"]] if "recipe" in plan["steps"][name] else []
     print(f"seed {seed}: {name}", flush=True)
-    _structkd(plan["steps"][name]["command"], *recipes, recipe)
-    scored = placed(dict(plan["scored"]))
-    options = ["--checkpoint", tagger_of(plan, name, folder), "--output_file", scores]
-    previous = scored.pop("previous", None)
-    if previous is not None and previous != str(tagger_of(plan, name, folder)):
-        options += ["--previous", previous]
-    files = folder / f"{name}.scored.yaml"
-    write_atomically(files, yaml.safe_dump(scored, sort_keys=False))
-    _structkd("evaluate", files, *options)
+    folder.mkdir(parents=True, exist_ok=True)
+    if plan["steps"][name]["command"] == "evaluate":
+        languages = fields_of_step.pop("languages", None)
+    else:
+        common = dict(plan["fields"]) | ({"max_steps": max_steps} if max_steps else {})
+        fields = placed(common | fields_of_step) | {"seed": seed, "output_dir": str(folder / name)}
+        recipe = folder / f"{name}.yaml"
+        write_atomically(recipe, yaml.safe_dump(fields, sort_keys=False))
+        recipes = [plan["steps"][name]["recipe"]] if "recipe" in plan["steps"][name] else []
+        _structkd(plan["steps"][name]["command"], *recipes, recipe)
+        fields_of_step, languages = {"checkpoint": str(tagger_of(plan, name, folder))}, None
+    for scored, file in missing.items():
+        fields = placed(plan["scored"][scored] | fields_of_step) | {"output_file": str(file)}
+        if languages is not None:
+            fields["languages"] = [language for language in fields["languages"] if language in languages]
+        if fields.get("previous") == fields["checkpoint"]:
+            del fields["previous"]
+        recipe = folder / f"{name}.{scored}.yaml"
+        write_atomically(recipe, yaml.safe_dump(fields, sort_keys=False))
+        _structkd("evaluate", recipe)
 
 
 def _structkd(command: str, *arguments: Any) -> None:
@@ -157,11 +182,14 @@ def report(plan: Mapping[str, Any], output: Path, seeds: list[int]) -> str:
     columns: dict[str, None] = {}
     rows: dict[str, dict[str, list[float]]] = {}
     for name in plan["steps"]:
-        for seed in seeds:
-            results = read_results(output / f"seed-{seed}" / f"{name}.{SCORES}")
-            for column, value in _scores(results, tagger_of(plan, name, output).name).items():
-                columns[column] = None
-                rows.setdefault(name, {}).setdefault(column, []).append(value)
+        for seed in [seed for seed in seeds if name in steps_of(plan, seed)]:
+            for scored, file in scores_of(plan, name, output / f"seed-{seed}").items():
+                row = Path(tagger_of(plan, name, output)).name
+                for column, value in _scores(read_results(file), row).items():
+                    if len(plan["scored"]) > 1:
+                        column = f"{scored}: {column}"
+                    columns[column] = None
+                    rows.setdefault(name, {}).setdefault(column, []).append(value)
     lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for name, values in rows.items():
         lines.append(f"| {name} | " + " | ".join(_cell(values.get(column, [])) for column in columns) + " |")

@@ -1,10 +1,12 @@
 """Danger: a plan of steps that cannot be carried out is noticed after hours."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from experiments.growth import read_plan
+from hf_structkd.data.demo_corpus import load_demo_corpus
 
 PLANS = sorted((Path(__file__).parents[1] / "experiments" / "plans").glob("*.yaml"))
 PLACES = {"DATA": "data", "ENCODERS": "encoders"}
@@ -20,3 +22,47 @@ def test_a_step_builds_on_earlier_steps_alone(tmp_path):
     (tmp_path / "plan.yaml").write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match="which is no earlier step"):
         read_plan(tmp_path / "plan.yaml", PLACES)
+
+
+@pytest.mark.slow
+def test_taggers_that_exist_are_scored_once_and_beside_those_that_are_trained(
+    tmp_path, run_script, make_student, tokenizer
+):
+    """Danger: a pipeline's scores under a student's name, or in languages that it was not made for."""
+    checkpoint = str(tmp_path / "student")
+    make_student(languages=["en", "ru"], max_position_embeddings=130).save_pretrained(checkpoint)
+    tokenizer.save_pretrained(checkpoint)
+    for language in ("en", "ru"):
+        for split in ("train", "dev", "test"):
+            rows = load_demo_corpus(language, split, num_sentences=6)
+            blocks = [
+                "".join(f"{word}\t{tag}\n" for word, tag in zip(*pair)) for pair in zip(rows["tokens"], rows["tags"])
+            ]
+            (tmp_path / f"{language}.{split}.conll").write_text("\n".join(blocks), encoding="utf-8")
+    corpus = {"source": str(tmp_path / "{language}.{split}.conll"), "languages": ["en", "ru"]}
+    scored = {"corpus": "{demo}/{language}.{split}.conll", "splits": ["test"]}
+    student = {
+        "model": checkpoint,
+        "max_steps": 1,
+        "languages": ["en", "ru"],
+        "use_cpu": True,
+        "report_to": "none",
+    }
+    plan = {
+        **{"description": "", "seeds": 2, "corpora": {"demo": corpus}, "fields": student},
+        "steps": {
+            "there": {"command": "evaluate", "checkpoint": checkpoint, "languages": ["en"]},
+            "trained": {"command": "teacher", "corpus": "{demo}/{language}.{split}.conll"},
+        },
+        "scored": {"both": {**scored, "languages": ["en", "ru"]}, "other": {**scored, "languages": ["ru"]}},
+    }
+    (tmp_path / "plan.yaml").write_text(json.dumps(plan), encoding="utf-8")
+    run_script("experiments.growth", tmp_path / "plan.yaml", "--output_dir", tmp_path / "out")
+    header, _, there, trained = (tmp_path / "out" / "plan" / "table.md").read_text(encoding="utf-8").splitlines()
+    columns = [column.strip() for column in header.split("|")]
+    values = {
+        row.split("|")[1].strip(): dict(zip(columns, map(str.strip, row.split("|")))) for row in (there, trained)
+    }
+    assert float(values["there"]["both: F1 en"]) >= 0, "one score, without a deviation"
+    assert not values["there"]["other: F1 ru"], "not made for this language"
+    assert "±" in values["trained"]["other: F1 ru"], "one score per seed"

@@ -1,8 +1,9 @@
-"""`structkd evaluate`: score a checkpoint on any corpora, also in languages that it was not trained on."""
+"""`structkd evaluate`: score a tagger on any corpora, also in languages that it was not trained on."""
 
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset
 
@@ -12,7 +13,9 @@ from ..evaluation.results import RunResults, write_results
 from ..modeling.tag_scheme import TagScheme, split_tag
 from ..processes import refuse_several_processes
 from ..settings import dump_settings
+from ..teachers.base import TagTeacher
 from ..teachers.checkpoint import Teacher
+from ..teachers.kinds import load_teacher
 from .data import load_data
 from .effects import refuse_idle_fields
 from .fields import DataArguments, EvaluationArguments
@@ -32,20 +35,14 @@ def main(arguments: Sequence[str], program: str) -> None:
         program=program,
     )
     corpora = load_data(data_args, splits=evaluation_args.splits, glued=True)
-    try:
-        tagger = Teacher.from_pretrained(
-            evaluation_args.checkpoint,
-            revision=evaluation_args.revision,
-            label_map=evaluation_args.label_map,
-            trust_remote_code=evaluation_args.trust_remote_code,
-        )
-    except (OSError, ValueError) as error:
-        raise RecipeError(f"checkpoint {evaluation_args.checkpoint!r}: {error}") from error
-    trained_on = getattr(tagger.model.config, "languages", None)
+    tagger = load_tagger(
+        evaluation_args, "checkpoint", evaluation_args.revision, evaluation_args.label_map, evaluation_args.options
+    )
+    trained_on = getattr(tagger.model.config, "languages", None) if isinstance(tagger, Teacher) else None
     if trained_on and (unseen := [language for language in corpora if language not in trained_on]):
         show(f"zero-shot, not among the languages of its training ({', '.join(trained_on)}): {', '.join(unseen)}\n")
     scheme = common_labels(tagger, corpora, data_args.tag_scheme)
-    name = Path(evaluation_args.checkpoint).name
+    name = Path(evaluation_args.checkpoint).name  # of `spacy:NAME`, all of it
     if name == PREVIOUS:
         name = evaluation_args.checkpoint
     rows: dict[str, Tagger] = {name: Remembered(tagger, answer_labels(tagger, scheme))}
@@ -73,10 +70,30 @@ def main(arguments: Sequence[str], program: str) -> None:
         show(f"Scores: {write_results(results, evaluation_args.output_file)}")
 
 
+def load_tagger(
+    args: EvaluationArguments,
+    field: str,
+    revision: str | None,
+    label_map: dict[str, str] | str | None,
+    options: dict[str, Any] | None = None,
+) -> TagTeacher:
+    """The tagger that a field of the arguments names: a checkpoint, or `kind:NAME` of another library.
+
+    Raises:
+        RecipeError: If it cannot be loaded; the message names the field.
+    """
+    name = getattr(args, field)
+    remote = args.trust_remote_code
+    try:
+        return load_teacher(name, revision=revision, label_map=label_map, trust_remote_code=remote, options=options)
+    except (OSError, ValueError, ImportError) as error:
+        raise RecipeError(f"{field} {name!r}: {error}") from error
+
+
 def with_previous(
     rows: Mapping[str, Tagger],
     name: str,
-    tagger: Teacher,
+    tagger: TagTeacher,
     corpora: Mapping[str, Mapping[str, Dataset]],
     scheme: TagScheme,
     args: EvaluationArguments,
@@ -86,16 +103,7 @@ def with_previous(
     Raises:
         RecipeError: If the previous tagger cannot be loaded, or has nothing to be compared in.
     """
-    assert args.previous is not None
-    try:
-        previous = Teacher.from_pretrained(
-            args.previous,
-            revision=args.previous_revision,
-            label_map=args.previous_label_map,
-            trust_remote_code=args.trust_remote_code,
-        )
-    except (OSError, ValueError) as error:
-        raise RecipeError(f"previous {args.previous!r}: {error}") from error
+    previous = load_tagger(args, "previous", args.previous_revision, args.previous_label_map)
     common_labels(previous, corpora, scheme.name)
     all_rows: dict[str, Tagger] = {PREVIOUS: Remembered(previous, answer_labels(previous, scheme)), **rows}
     if args.congruence is not None:
@@ -105,7 +113,7 @@ def with_previous(
     return all_rows
 
 
-def common_labels(tagger: Teacher, corpora: Mapping[str, Mapping[str, Dataset]], scheme: str | None) -> TagScheme:
+def common_labels(tagger: TagTeacher, corpora: Mapping[str, Mapping[str, Dataset]], scheme: str | None) -> TagScheme:
     """The labels in which a checkpoint and corpora are compared: the types of both, in the corpora's tag scheme.
 
     Predictions of a BIOES checkpoint are read as BIO if the corpora are BIO, and the reverse.

@@ -463,10 +463,19 @@ class TeacherArguments(StartArguments):
 class EvaluationArguments:
     """What `structkd evaluate` scores."""
 
-    checkpoint: str = field(metadata={"help": "A token-classification checkpoint: a Hub id or a folder."})
+    checkpoint: str = field(
+        metadata={
+            "help": "A token-classification checkpoint, a Hub id or a folder, or a tagger of another library "
+            "(spacy:NAME, flair:NAME, ...)."
+        }
+    )
     splits: list[str] = field(default_factory=lambda: ["test"], metadata={"help": "Splits to score."})
-    label_map: dict[str, str] | None = field(
-        default=None, metadata={"help": "Label of the checkpoint -> label of the corpora, if the names differ."}
+    label_map: dict[str, str] | str | None = field(
+        default=None,
+        metadata={"help": "Label of the checkpoint -> label of the corpora, if the names differ, or a map's name."},
+    )
+    options: dict[str, Any] | None = field(
+        default=None, metadata={"help": "What a tagger of another library takes beside these ({annotation: pos})."}
     )
     batch_size: int = field(default=64, metadata={"help": "Sentences per forward pass."})
     revision: str | None = field(
@@ -483,7 +492,7 @@ class EvaluationArguments:
         },
     )
     previous_revision: str | None = field(default=None, metadata={"help": "As revision, of the previous tagger."})
-    previous_label_map: dict[str, str] | None = field(
+    previous_label_map: dict[str, str] | str | None = field(
         default=None, metadata={"help": "As label_map, of the previous tagger."}
     )
     congruence: float | None = field(

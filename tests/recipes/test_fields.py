@@ -81,7 +81,7 @@ ALWAYS = {
     ),
     "evaluate": fields(
         """corpus languages tag_scheme labels orphans checkpoint splits label_map batch_size revision trust_remote_code
-    output_file previous"""
+    output_file options previous"""
     ),
     "calibrate": fields(
         """corpus languages tag_scheme labels orphans checkpoint output_dir split bins batch_size write

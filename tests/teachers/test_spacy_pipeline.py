@@ -1,5 +1,6 @@
 """Danger: a spaCy pipeline says one thing, and the student is taught another."""
 
+import json
 import math
 
 import pytest
@@ -212,3 +213,27 @@ def test_published_pipelines_find_what_they_find_in_spacy(package):
     # greedy decisions are one of the sequences that the beam compares
     listed = {tuple(path): p for path, p in teacher._beam_entities(sentences)[0]}
     assert listed[tuple(best)] == max(listed.values()) >= listed.get(tuple(greedy), 0.0)
+
+
+def test_structkd_evaluate_scores_a_pipeline_as_spacy_does(nlp, tmp_path, run_script, refusal):
+    """Danger: a teacher that recipes can name and nobody can score, or one that is scored under other labels."""
+    nlp.to_disk(tmp_path / "pipeline")
+    rows = []
+    for words, spans in zip(SENTENCES, ENTITIES):
+        tags = ["O"] * len(words)
+        for start, end, kind in spans:
+            tags[start:end] = [f"{mark}-{kind[:3]}" for mark in ["B", *"I" * (end - start - 1)]]
+        rows.append("".join(f"{word}\t{tag}\n" for word, tag in zip(words, tags)))
+    (tmp_path / "en.test.conll").write_text("\n".join(rows), encoding="utf-8")
+    options = ["--checkpoint", f"spacy:{tmp_path / 'pipeline'}", "--corpus", tmp_path / "{language}.{split}.conll"]
+    options += ["--languages", "en", "--output_file", tmp_path / "scores.json"]
+    greedy = ("--options", '{"beam_width": 1}')
+    run_script("run_evaluate.py", *options, *greedy, "--label_map", '{"PERSON": "PER", "CITY": "CIT"}')
+    (scores,) = json.loads((tmp_path / "scores.json").read_text())["scores"]["test"].values()
+    docs = list(nlp.pipe(spacy.tokens.Doc(nlp.vocab, words=words) for words in SENTENCES))
+    predicted = [[(span.start, span.end, span.label_) for span in doc.ents] for doc in docs]
+    correct = sum(len(set(found) & set(gold)) for found, gold in zip(predicted, ENTITIES))
+    assert correct > 0
+    assert scores["en"]["f1"] == pytest.approx(2 * correct / (sum(map(len, predicted)) + sum(map(len, ENTITIES))))
+    assert "ontonotes-to-conll" in refusal("run_evaluate.py", *options, "--label_map", "ontonotes-to-conl")
+    assert "no option" in refusal("run_evaluate.py", *options, "--label_map", "{}", "--options", '{"beam": 1}')
