@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 import pytest
+import torch
 from transformers import pipeline
 
 from hf_structkd import Teacher
@@ -179,6 +180,47 @@ def test_the_table_of_flips_counts_what_the_package_counts(app, taggers, checkpo
         assert re.search(rf"lost {shares[0]}( \([\d.]+ %\))? {shares[1]} ", seen)
         assert seen.count(" gold ") == (expected["lost"] > 0) + (expected["gained"] > 0)
     assert expected["gained"]
+
+
+def test_gold_tags_without_prefixes_are_compared_word_by_word(app, labels, tokenizer, checkpoints, tmp_path):
+    """Danger: an entity of two words becomes one tag, and the page ends in a traceback; or lists other words."""
+    long = draw_student(tokenizer, labels, 1)
+    with torch.no_grad():
+        long.classifier.bias[labels.index("I-PER")] += 20  # finds entities of several words
+    long.save_pretrained(tmp_path / "long")
+    tokenizer.save_pretrained(tmp_path / "long")
+    places = [str(tmp_path / "long"), checkpoints[1]]
+    taggers = app.Taggers(places)
+    sentences = [["Anna", "flew", "to", "Paris", "."], ["Maria", "Lopez", "said"]]
+    tagged = [Teacher.from_pretrained(place).tag(sentences) for place in places]
+    assert any(tag.startswith("I-") for rows in tagged for row in rows for tag in row), "no entity of two words"
+    answers = [[[tag.split("-", 1)[-1] for tag in row] for row in rows] for rows in tagged]
+    for gold in answers:
+        text = "\n\n".join("\n".join(f"{w}\t{t}" for w, t in zip(*row)) for row in zip(sentences, gold))
+        seen = told(app.compared(taggers, "long", "two", text))
+        expected = flips(*answers, gold, "plain")["words"]
+        before, now = (f"{expected[name]:,}" for name in ("right_before", "right_now"))
+        assert re.search(rf"right before [\d,]+ {before} right now [\d,]+ {now} ", seen)
+        assert seen.count(" gold ") == (expected["lost"] > 0) + (expected["gained"] > 0)
+    html = app.compared(taggers, "long", "two", text)
+    assert len(re.findall(r"<tr><td dir", html)) == expected["lost"] + expected["gained"] > 0
+
+
+@pytest.mark.parametrize("gold", ["NOUN", "O", "PER", "I-PER", "S-PER", "U-PER", "B-PER"])
+def test_gold_tags_of_any_scheme_are_compared(app, taggers, gold):
+    assert told(app.compared(taggers, "one", "two", f"Anna\t{gold}\nflew\tO")).startswith("From one to two")
+
+
+def test_what_the_threshold_hides_is_no_difference(app, taggers):
+    """Danger: the table of differences holds entities that neither text has marked."""
+    (left, right), differences = app.tag(taggers, NAMES, TEXT, None, 2, 0.5)
+    marks = [set(re.findall(r"<mark style.*?</mark>", html[: html.index("analyses</h4>")])) for html in (left, right)]
+    listed = set(re.findall(r"<mark style.*?</mark>", differences))
+    assert listed <= marks[0] | marks[1]
+    hidden = sum(int(re.search(r"(\d+) below the threshold", told(html))[1]) for html in (left, right))
+    assert f"{hidden} below the threshold of 0.5 count as not found" in told(differences)
+    _, differences = app.tag(taggers, NAMES, TEXT, None, 2, 1.0)
+    assert "find the same" in differences
 
 
 @pytest.mark.parametrize(

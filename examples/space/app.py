@@ -35,15 +35,20 @@ LINK = """(text) => {
 }""".replace("LIMIT", str(MAX_LINK))
 
 
+def above(answer: dict[str, Any], threshold: float) -> tuple[dict[str, Any], int]:
+    """An answer with the entities, or words, whose probability reaches the threshold; and how many do not."""
+    name = "tags" if "tags" in answer else "entities"
+    kept = [span for span in answer[name] if span["score"] >= threshold]
+    return {**answer, name: kept}, len(answer[name]) - len(kept)
+
+
 def answer_as_html(text: str, answer: dict[str, Any], threshold: float, warning: str) -> str:
     """One tagger's answer: the text with its entities, other analyses, probabilities of tags."""
-    best = answer.get("entities", answer.get("tags", []))
-    kept = [span for span in best if span["score"] >= threshold]
+    marked, hidden = above(answer, threshold)
     colours = hues(list(answer["marginals"][0]["scores"]))
-    hidden = len(best) - len(kept)
     return page(
         warning,
-        highlighted(text, {**answer, "entities": kept}, colours),
+        highlighted(text, marked, colours),
         note(f"{hidden} below the threshold of {threshold:g} not marked.") if hidden else "",
         alternatives(text, answer, colours),
         heat_map(answer),
@@ -73,7 +78,12 @@ def tag(
     if len(names) < 2 or len(answers) < 2:
         return shown, ""
     labels = [label for answer in answers for label in answer["marginals"][0]["scores"]]
-    return shown, page(differing(names, answers, hues(labels)))
+    marked = [above(answer, threshold) for answer in answers]
+    below = sum(hidden for _, hidden in marked)
+    return shown, page(
+        differing(names, [answer for answer, _ in marked], hues(labels)),
+        note(f"{below} below the threshold of {threshold:g} count as not found.") if below else "",
+    )
 
 
 def build(taggers: Taggers) -> gr.Blocks:

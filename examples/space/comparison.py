@@ -31,6 +31,8 @@ def compared(taggers: Taggers, old: str, new: str, text: str) -> str:
     except NoAnswerError as error:
         return page(note(str(error)))
     tags = [[tags_of(words, spans, plain) for words, spans in zip(sentences, rows)] for rows in (*answers, gold)]
+    if plain:  # what is listed are the words that are counted, also where an entity tagger answered with spans
+        *answers, gold = [[word_spans(row) for row in rows] for rows in tags]
     counted = importlib.import_module("hf_structkd.evaluation.flips").flips(*tags, "plain" if plain else "BIO")
     return page(flip_counts(old, new, counted), *listed(old, new, sentences, gold, *answers))
 
@@ -60,7 +62,7 @@ def read_gold(text: str) -> tuple[list[list[str]], list[set[Span]], bool]:
         raise NoAnswerError(f"These sentences have {words:,} words; this page compares up to {MAX_WORDS:,} at once.")
     scheme = tag_scheme.TagScheme(sorted({tag for row in tags for tag in row}))
     if scheme.name == "plain":
-        return sentences, [{(tag, i, i + 1) for i, tag in enumerate(row)} for row in tags], True
+        return sentences, [word_spans(row) for row in tags], True
     return sentences, [{(kind, start, end) for start, end, kind in scheme.spans(row)} for row in tags], False
 
 
@@ -77,11 +79,16 @@ def found_spans(answer: dict[str, Any]) -> set[Span]:
     return {(entity["entity_group"], entity["start_word"], entity["end_word"]) for entity in answer["entities"]}
 
 
+def word_spans(tags: Sequence[str]) -> set[Span]:
+    """Plain tags as spans of one word each."""
+    return {(tag, index, index + 1) for index, tag in enumerate(tags)}
+
+
 def tags_of(words: list[str], spans: set[Span], plain: bool) -> list[str]:
-    """Spans as BIO tags, or as plain ones."""
+    """Spans as one tag for each word: BIO, or plain."""
     tags = ["O"] * len(words)
     for kind, start, end in spans:
-        tags[start:end] = [kind] if plain else [f"B-{kind}", *[f"I-{kind}"] * (end - start - 1)]
+        tags[start:end] = [kind] * (end - start) if plain else [f"B-{kind}", *[f"I-{kind}"] * (end - start - 1)]
     return tags
 
 
