@@ -94,6 +94,9 @@ def run_results(results: GridResults, name: str, seed: int, student: str) -> Run
             "base_model_revision": record["model_revision"],
             "dataset": grid.description.split(",")[0].split(" (")[0],
             "datasets": grid.hub_datasets,
+            "scored_datasets": {
+                split: dict.fromkeys(results.languages, grid.hub_datasets) for split in ("dev", "test")
+            },
         },
         settings=record["settings"],
         scores={

@@ -39,7 +39,8 @@ class RunResults:
         versions: Package -> version, `"python"` included; filled in when empty.
         model: The student: `name`, `class_name`, `labels`, `scheme`, `languages`, `parameters` (their
             number), `base_model`, `base_model_revision`, `base_model_id` (on the Hub, of the base model or of what
-            that was made from), `license`, `model_id` (on the Hub), `dataset` (its name), `datasets` (ids on the Hub).
+            that was made from), `license`, `model_id` (on the Hub), `dataset` (its name), `datasets` (ids on the Hub),
+            `scored_datasets` (split -> language -> ids on the Hub of what was scored).
         teachers: Each with `name`, `language` (None: all), `revision`, `weight` in its language's mixture and
             `score` (its own headline score in [0, 1], None where unknown).
         objective: `name`, `combination` of several parts (`"sum"` or `"average"`), `parts` (each

@@ -86,6 +86,7 @@ class StudentCardData:
         seeds: Of the runs that were scored, that of these weights first.
         dataset_name: Name of the corpora.
         dataset_ids: Those of them that are on the Hub, by their ids.
+        scored_datasets: Language -> ids on the Hub of the corpora that the scores of `comparison` are from.
         train_sentences: Language -> number of training sentences.
         gold_sentences: Language -> number of those with gold tags; by default all.
         hyperparameters: Name -> value, in the order to show.
@@ -128,6 +129,7 @@ class StudentCardData:
     seeds: Sequence[int] = ()
     dataset_name: str | None = None
     dataset_ids: Sequence[str] = ()
+    scored_datasets: Mapping[str, Sequence[str]] = field(default_factory=dict)
     train_sentences: Mapping[str, int] = field(default_factory=dict)
     gold_sentences: Mapping[str, int] = field(default_factory=dict)
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
@@ -201,6 +203,7 @@ def card_data(
         seeds=[run.seed for run in runs if run.seed is not None],
         dataset_name=model.get("dataset"),
         dataset_ids=model.get("datasets") or (),
+        scored_datasets=(model.get("scored_datasets") or {}).get(split) or {},
         train_sentences=results.train_sentences,
         gold_sentences=results.gold_sentences,
         hyperparameters=results.hyperparameters,

@@ -265,25 +265,37 @@ def _eval_results(data: StudentCardData) -> list[EvalResult]:
     row = data.student_row or next(iter(report.students))
     if row not in report.students:
         raise ValueError(f"The comparison has no student {row!r}; it has {list(report.students)}.")
-    ids = _dataset_ids(data)
-    dataset = one_line(public_name(data.dataset_name or (ids[0] if len(ids) == 1 else "unnamed corpora")))
     metric = one_line(report.metric)
     if not metric:
         raise ValueError("The comparison's metric has no name.")
-    return [
-        EvalResult(
-            task_type="token-classification",
-            task_name="Token Classification",
-            dataset_type=ids[0] if len(ids) == 1 else dataset,
-            dataset_name=f"{dataset} ({one_line(language)})",
-            dataset_config=one_line(language),
-            dataset_split=None if report.split is None else one_line(report.split),
-            metric_type=metric,
-            metric_name=f"{metric}, strict" if metric == "f1" else metric,
-            metric_value=round(float(score), 6),
+    results = []
+    for language, score in (data.own_scores or report.students[row]).items():
+        dataset, name = _scored_dataset(data, language)
+        results.append(
+            EvalResult(
+                task_type="token-classification",
+                task_name="Token Classification",
+                dataset_type=dataset,
+                dataset_name=f"{name} ({one_line(language)})",
+                dataset_config=one_line(language),
+                dataset_split=None if report.split is None else one_line(report.split),
+                metric_type=metric,
+                metric_name=f"{metric}, strict" if metric == "f1" else metric,
+                metric_value=round(float(score), 6),
+            )
         )
-        for language, score in (data.own_scores or report.students[row]).items()
-    ]
+    return results
+
+
+def _scored_dataset(data: StudentCardData, language: str) -> tuple[str, str]:
+    """The id of the corpus that a language was scored on, where the Hub has it, and its name.
+
+    What the student learnt from is no help: that may be another language's corpus, or text without tags.
+    """
+    ids = [name for name in map(public_name, data.scored_datasets.get(language, ())) if is_hub_id(name)]
+    known = ids[0] if len(ids) == 1 else None
+    name = one_line(public_name(data.dataset_name or known or "unnamed corpora"))
+    return known or name, name
 
 
 def _metric_line(data: StudentCardData) -> str:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..data.hub_datasets import hub_datasets_of_field
+from ..data.hub_datasets import hub_datasets_of, hub_datasets_of_field
 from ..evaluation.results import RunResults
 from ..evaluation.tagging_metrics import TaggingMetrics
 from ..hub.public import is_home
@@ -28,6 +28,7 @@ def complete_results(
     teachers: Mapping[str, Panel],
     args: StructKDTrainingArguments,
     examples: dict[str, list[str]],
+    scored: Mapping[str, Mapping[str, Any]],
 ) -> RunResults:
     """Add to the results of a run what the student's card says beside scores.
 
@@ -37,6 +38,7 @@ def complete_results(
         data_args, model_args, start_args, args: The fields of the recipe.
         teachers: Language -> its teachers.
         examples: Label -> frequent words.
+        scored: Language -> split -> sentences with gold tags.
 
     Returns:
         A copy of the results with model, teachers, objective, hyperparameters, examples and citations.
@@ -53,6 +55,12 @@ def complete_results(
             "languages": list(results.train_sentences),
             "dataset": corpus_name(data_args.corpus),
             "datasets": args.hub_datasets or dataset_ids(data_args, list(results.train_sentences)),
+            "scored_datasets": {
+                split: {
+                    language: hub_datasets_of(parts[split]) for language, parts in scored.items() if split in parts
+                }
+                for split in results.comparison
+            },
             "parameters": student.model.num_parameters(),
             **({} if model_args.model == SCRATCH else base_model(model_args.model, model_args.revision)),
         },

@@ -481,7 +481,15 @@ class DistillationRun:
         )
         examples = examples_of(data.train, data.labels) if args.label_examples else {}
         return complete_results(
-            results, student, recipe.data, recipe.model, recipe.teachers, self.teachers(), args, examples
+            results,
+            student,
+            recipe.data,
+            recipe.model,
+            recipe.teachers,
+            self.teachers(),
+            args,
+            examples,
+            self._gold(),
         )
 
     def _show_examples(self, student: Teacher, count: int = 1) -> None:

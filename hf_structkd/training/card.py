@@ -9,6 +9,7 @@ from transformers import PreTrainedConfig, Trainer
 
 from ..data.arrow_columns import column_values
 from ..data.columns import LANGUAGE, TOKENS
+from ..data.hub_datasets import hub_datasets_of
 from ..data.label_examples import label_examples
 from ..data.unlabelled import has_gold
 from ..data.words import gold_tags, tag_column
@@ -110,7 +111,8 @@ def trainer_results(trainer: Trainer, teachers: Teachers | None = None) -> RunRe
     state = trainer.state
     metric = getattr(trainer.compute_metrics, "metric_name", None)
     best = state.best_global_step if args.load_best_model_at_end and _is_over(trainer) else None
-    corpora = list(trainer.eval_dataset) if isinstance(trainer.eval_dataset, Mapping) else []
+    eval_dataset: Any = trainer.eval_dataset
+    corpora = list(eval_dataset) if isinstance(eval_dataset, Mapping) else []
     reports = evaluation_reports(state.log_history, corpora, metric, best) if metric else {}
     row = objective_name(args.objective)
     row = "student" if row in ("none", "teachers", "baseline") else row
@@ -124,6 +126,9 @@ def trainer_results(trainer: Trainer, teachers: Teachers | None = None) -> RunRe
             "class_name": type(without_adapter(model)).__name__,
             **base_model(getattr(model, "name_or_path", None) or None),
             "datasets": list(getattr(trainer, "hub_datasets", ())),
+            "scored_datasets": {
+                EVALUATION_SPLIT: {language: hub_datasets_of(eval_dataset[language]) for language in corpora}
+            },
             "parameters": model.num_parameters(),
         },
         scores={EVALUATION_SPLIT: {row: reports}} if reports else {},

@@ -121,6 +121,23 @@ def test_metadata_has_the_scores_of_these_weights_not_the_mean_over_seeds(data):
     assert [result.metric_value for result in build_model_card(data).data.eval_results] == [0.5, 0.4]
 
 
+def test_metadata_names_what_was_scored_not_what_was_learnt_from(data):
+    """Danger: a leaderboard shows the score of one dataset under the name of another."""
+    data.dataset_name, data.dataset_ids = None, ["owner/text"]
+    results = build_model_card(data).data.eval_results
+    assert [(result.dataset_type, result.dataset_name) for result in results] == [
+        ("unnamed corpora", "unnamed corpora (en)"),
+        ("unnamed corpora", "unnamed corpora (de)"),
+    ]
+    data.scored_datasets = {"en": ["owner/english"], "de": ["owner/one", "owner/two"]}
+    for name, of_german in ((None, "unnamed corpora"), ("my corpora", "my corpora")):
+        data.dataset_name = name
+        english, german = build_model_card(data).data.eval_results
+        assert (english.dataset_type, english.dataset_name) == ("owner/english", f"{name or 'owner/english'} (en)")
+        assert german.dataset_type == of_german  # of two, neither is the one
+    assert build_model_card(data).data.datasets == ["owner/text"]
+
+
 def test_languages_that_the_hub_does_not_know_cost_no_push(data):
     """Danger: the Hub refuses the card, and with it the push, for one language's name, after hours of training."""
     data.languages = ["pt-BR", "zh-Hans-CN", "de", "english", "zz_1", "DE", ""]

@@ -1,10 +1,13 @@
 """Danger: a recipe of teachers and text trains on other data than it names, or its agreement passes for a score."""
 
 import json
+from pathlib import Path
 
 import pytest
+from huggingface_hub import ModelCard
 
 from hf_structkd import load_corpora
+from hf_structkd.data import hub_datasets
 from hf_structkd.recipes.parser import RecipeError
 from hf_structkd.recipes.recipe import Recipe
 from hf_structkd.recipes.run import DistillationRun
@@ -60,7 +63,9 @@ def test_teachers_and_text_alone_make_a_student(place, tmp_path, capsys, labels)
     assert again.scores == results.scores
 
 
-def test_gold_tags_that_there_are_serve_for_scores_alone(place, tmp_path):
+def test_gold_tags_that_there_are_serve_for_scores_alone(place, tmp_path, monkeypatch):
+    # every file passes for a dataset on the Hub
+    monkeypatch.setattr(hub_datasets, "hub_dataset", lambda source: f"owner/{Path(source).name}")
     gold = {"en": {"test": str(place / "en.conll")}, "de": {"dev": str(place / "de.conll")}}
     run = DistillationRun(recipe_of(place, corpus=gold, output_dir=str(tmp_path / "run")))
     results = run.run()
@@ -73,7 +78,10 @@ def test_gold_tags_that_there_are_serve_for_scores_alone(place, tmp_path):
     }
     assert set(results.comparison["test"]["students"]["top_wk"]) == {"en"}
     assert set(results.comparison["dev"]["students"]["top_wk"]) == {"de"}
-    assert "model-index" in (tmp_path / "run" / "student" / "README.md").read_text()
+    card = ModelCard.load(tmp_path / "run" / "student" / "README.md").data
+    # Danger: the scores are said to be on the text that was learnt from, or on another language's corpus
+    assert [(result.dataset_config, result.dataset_type) for result in card.eval_results] == [("en", "owner/en.conll")]
+    assert {"owner/en.txt", "owner/de.txt"} <= set(card.datasets)
 
 
 def test_held_out_sentences_are_not_learnt_from(place, tmp_path):
