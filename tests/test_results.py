@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.test_pages import WITH_FIGURES as DOCUMENTS
+
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "experiments" / "results"
-DOCUMENTS = ("RESULTS.md", "README.md", "docs/objectives.md")
 
 
 @pytest.mark.slow

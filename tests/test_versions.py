@@ -2,6 +2,8 @@
 
 import configparser
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import yaml
@@ -85,3 +87,18 @@ def test_a_space_asks_for_what_the_package_asks_for():
         )
         (tested,) = [line.partition("==")[2] for line in pins if line.startswith(f"{requirement.name}==")]
         assert own.specifier.contains(tested), f"{own} is not what is tested, {tested}"
+
+
+def test_the_release_checklist_names_what_a_release_publishes():
+    """Danger: a release with the description, the contact or the number of another."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    steps = text.split("## Releasing a version")[1].split("\n## ")[0]
+    for file in ("setup.py", "setup.cfg", "CITATION.cff", "CHANGELOG.md", "SECURITY.md", "hf_structkd/__init__.py"):
+        assert file in steps, file
+    command = re.search(r'`python -c "(.*?)"`', steps)[1]
+    done = subprocess.run([sys.executable, "-c", command], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("# hf_structkd\n")
+    assert "](docs/" not in done.stdout
+    security = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    for part in ("Report a vulnerability", "## Supported versions", "We aim to answer", "structkd --version"):
+        assert part in security, part
