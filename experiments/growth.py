@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -78,7 +79,7 @@ def _texts(value: Any) -> list[str]:
 
 
 def write_corpus(corpus: Mapping[str, Any], folder: Path, sentences: int | None) -> None:
-    """Write the files of a corpus, {language}.{split}.conll and .txt, once."""
+    """Write the files of a corpus, {language}.{split}.conll and .txt, once; `join` puts so many sentences into one."""
     done = folder / "done.json"
     description = json.dumps([corpus, sentences])
     if done.exists():
@@ -94,16 +95,16 @@ def write_corpus(corpus: Mapping[str, Any], folder: Path, sentences: int | None)
             last = min(last, len(rows), first + (sentences or len(rows)))
             chosen = rows.select(range(first, last))
             keep = corpus.get("keep")
-            lines = [
-                "\n".join(
-                    f"{word}\t{tag if keep is None or split_tag(tag)[1] in keep else 'O'}"
-                    for word, tag in zip(words, tags)
-                )
+            tagged = [
+                [(word, tag if keep is None or split_tag(tag)[1] in keep else "O") for word, tag in zip(words, tags)]
                 for words, tags in zip(chosen["tokens"], chosen["tags"])
             ]
+            joined = corpus.get("join", 1)
+            texts = [list(chain(*tagged[i : i + joined])) for i in range(0, len(tagged), joined)]
+            lines = ["\n".join(f"{word}\t{tag}" for word, tag in text) for text in texts]
             write_atomically(folder / f"{language}.{split}.conll", "\n\n".join(lines) + "\n")
-            text = "\n".join(" ".join(words) for words in chosen["tokens"])
-            write_atomically(folder / f"{language}.{split}.txt", text + "\n")
+            plain = "\n".join(" ".join(word for word, _ in text) for text in texts)
+            write_atomically(folder / f"{language}.{split}.txt", plain + "\n")
     write_atomically(done, description)
 
 
