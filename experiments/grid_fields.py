@@ -31,7 +31,7 @@ EVERYWHERE = {
     **dict.fromkeys(("annotation_dir", "annotation_batch_size"), "run_grid.py keeps the answers under --cache_dir"),
     **dict.fromkeys(("push_to_hub", "hub_token", "hub_strategy", "hub_always_push"), "grids push nothing"),
     "label_examples": "cards of cells quote no data",
-    "add_types": "a grid's label set is that of its corpora; plans (experiments/growth.py) add types",
+    "add_types": "a grid's label set is that of its corpora; plans (experiments/run_plan.py) add types",
     "trim_vocabulary": "a grid trains without the unused pieces by itself, and keeps no student",
     "annotation_context": "a grid's pool asks about each sentence alone",
     "confidence_weight": "a grid's pool keeps no entropies",

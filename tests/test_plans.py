@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.growth import read_plan
+from experiments.run_plan import read_plan
 from hf_structkd.data.demo_corpus import load_demo_corpus
 
 PLANS = sorted((Path(__file__).parents[1] / "experiments" / "plans").glob("*.yaml"))
@@ -57,12 +57,13 @@ def test_taggers_that_exist_are_scored_once_and_beside_those_that_are_trained(
         "scored": {"both": {**scored, "languages": ["en", "ru"]}, "other": {**scored, "languages": ["ru"]}},
     }
     (tmp_path / "plan.yaml").write_text(json.dumps(plan), encoding="utf-8")
-    run_script("experiments.growth", tmp_path / "plan.yaml", "--output_dir", tmp_path / "out")
-    header, _, there, trained = (tmp_path / "out" / "plan" / "table.md").read_text(encoding="utf-8").splitlines()
-    columns = [column.strip() for column in header.split("|")]
-    values = {
-        row.split("|")[1].strip(): dict(zip(columns, map(str.strip, row.split("|")))) for row in (there, trained)
-    }
-    assert float(values["there"]["both: F1 en"]) >= 0, "one score, without a deviation"
-    assert not values["there"]["other: F1 ru"], "not made for this language"
-    assert "±" in values["trained"]["other: F1 ru"], "one score per seed"
+    run_script("experiments.run_plan", tmp_path / "plan.yaml", "--output_dir", tmp_path / "out", "--keep", tmp_path)
+    (tmp_path / "page.md").write_text("<!-- results: plan plan -->stale<!-- end -->", encoding="utf-8")
+    kept = json.loads((tmp_path / "plan.json").read_text(encoding="utf-8"))["steps"]
+    assert {what: len(values) for what, values in kept["there"].items()} == {"both, en": 1}, "not made for Russian"
+    trained = {what: len(values) for what, values in kept["trained"].items()}
+    assert trained == dict.fromkeys(["both, en", "both, ru", "both, mean", "other, ru"], 2), "one score per seed"
+    run_script("experiments.run_plan", tmp_path / "plan.yaml", "--from", tmp_path, "--write", tmp_path / "page.md")
+    page = (tmp_path / "page.md").read_text(encoding="utf-8")
+    assert f"| both, en | {kept['there']['both, en'][0]:.2f} |" in page
+    assert "stale" not in page

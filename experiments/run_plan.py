@@ -1,14 +1,16 @@
 """Run steps that build on each other, as a growing tagger takes them, for several seeds, and score every one.
 
-    python -m experiments.growth PLAN.yaml --define DATA=... ENCODERS=... [--output_dir runs/growth] [--seeds 1]
+    python -m experiments.run_plan PLAN.yaml --define DATA=... ENCODERS=... [--output_dir runs/plans] [--seeds 1]
 
 A plan (experiments/plans/) names corpora, cut by entity types and sentences, and steps, each a `structkd teacher` or
 `structkd distill` with fields of its own; `step:NAME` is the tagger of an earlier step, `{NAME}` the folder of a
 corpus. A step `evaluate` trains nothing: its `checkpoint` is a tagger that exists and its `languages` those that the
 tagger was made for; it is scored once, not per seed. `structkd evaluate` scores every tagger with each member of
 `scored`.
-Every step leaves OUTPUT_DIR/PLAN/seed-N/STEP; started again, the runner does what is not done. table.md has means and
-standard deviations over seeds.
+Every step leaves OUTPUT_DIR/PLAN/seed-N/STEP; started again, the runner does what is not done. The table has means
+and standard deviations over seeds; `--keep FOLDER` leaves the scores in FOLDER/PLAN.json, to be committed, and
+`--write` puts the table into the places `<!-- results: plan PLAN --><!-- end -->` of documents. `--from FOLDER` reads
+kept scores instead of running anything.
 """
 
 import argparse
@@ -25,7 +27,8 @@ from typing import Any
 import yaml
 
 from hf_structkd import load_corpora
-from hf_structkd.evaluation import read_results
+from hf_structkd.evaluation import markdown, read_results
+from hf_structkd.evaluation.marked_figures import fill_file, key
 from hf_structkd.files import write_atomically
 from hf_structkd.modeling.tag_scheme import split_tag
 
@@ -37,11 +40,28 @@ def main() -> int:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("plan", type=Path)
     options.add_argument("--define", nargs="*", default=[])
-    options.add_argument("--output_dir", type=Path, default=Path("runs/growth"))
+    options.add_argument("--output_dir", type=Path, default=Path("runs/plans"))
     options.add_argument("--seeds", type=int, help="fewer seeds than the plan has")
     options.add_argument("--sentences", type=int, help="at most so many sentences of each split, for a trial")
     options.add_argument("--max_steps", type=int, help="updates per training, for a trial")
+    options.add_argument("--keep", type=Path, metavar="FOLDER", help="where the scores are kept, in PLAN.json")
+    options.add_argument("--write", nargs="+", type=Path, default=[], help="documents whose marked places are filled")
+    options.add_argument("--from", type=Path, metavar="FOLDER", dest="kept", help="read kept scores, and run nothing")
     arguments = options.parse_args()
+    if arguments.kept is not None:
+        kept = json.loads((arguments.kept / f"{arguments.plan.stem}.json").read_text(encoding="utf-8"))
+    else:
+        kept = run(arguments)
+    table = table_of(kept)
+    print(table)
+    place = key(f"plan {arguments.plan.stem}")
+    for document in arguments.write:
+        fill_file(document, place, {place: table})
+    return 0
+
+
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Do what is not done of a plan, and return its scores as `table_of` reads them."""
     plan = read_plan(arguments.plan, dict(item.split("=", 1) for item in arguments.define))
     output = arguments.output_dir.resolve() / arguments.plan.stem
     for name, corpus in plan["corpora"].items():
@@ -50,10 +70,12 @@ def main() -> int:
     for seed in seeds:
         for step in steps_of(plan, seed):
             run_step(plan, step, output, seed, arguments.max_steps)
-    table = report(plan, output, list(seeds))
-    write_atomically(output / "table.md", table)
-    print(table)
-    return 0
+    scores = {"description": plan["description"], "steps": scores_of_steps(plan, output, list(seeds))}
+    for folder in (output, arguments.keep):
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(folder / f"{output.name}.json", json.dumps(scores, indent=1, ensure_ascii=False) + "\n")
+    return scores
 
 
 def read_plan(file: Path, definitions: Mapping[str, str]) -> dict[str, Any]:
@@ -178,37 +200,32 @@ def _structkd(command: str, *arguments: Any) -> None:
     subprocess.run([sys.executable, "-m", "hf_structkd", command, *map(str, arguments)], check=True)
 
 
-def report(plan: Mapping[str, Any], output: Path, seeds: list[int]) -> str:
-    """F1 of every entity type, micro over the languages' counts, and what is lost against the previous tagger."""
-    columns: dict[str, None] = {}
-    rows: dict[str, dict[str, list[float]]] = {}
+def scores_of_steps(plan: Mapping[str, Any], output: Path, seeds: list[int]) -> dict[str, dict[str, list[float]]]:
+    """Step -> what is scored -> one value per seed, in percent, to two digits."""
+    steps: dict[str, dict[str, list[float]]] = {}
     for name in plan["steps"]:
+        values = steps.setdefault(name, {})
         for seed in [seed for seed in seeds if name in steps_of(plan, seed)]:
             for scored, file in scores_of(plan, name, output / f"seed-{seed}").items():
-                row = Path(tagger_of(plan, name, output)).name
-                for column, value in _scores(read_results(file), row).items():
-                    if len(plan["scored"]) > 1:
-                        column = f"{scored}: {column}"
-                    columns[column] = None
-                    rows.setdefault(name, {}).setdefault(column, []).append(value)
-    lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
-    for name, values in rows.items():
-        lines.append(f"| {name} | " + " | ".join(_cell(values.get(column, [])) for column in columns) + " |")
-    return "\n".join(lines) + "\n"
+                found = _scores(read_results(file), Path(tagger_of(plan, name, output)).name, len(plan["scored"]) == 1)
+                for what, value in found.items():
+                    what = what if len(plan["scored"]) == 1 else f"{scored}, {what}"
+                    values.setdefault(what, []).append(round(value, 2))
+    return steps
 
 
-def _scores(results: Any, row: str) -> dict[str, float]:
+def _scores(results: Any, row: str, by_type: bool) -> dict[str, float]:
+    """F1 per language, their mean, F1 per entity type over all languages' counts, and what is lost of the previous."""
     (split,) = results.scores
     reports = {language: report for language, report in results.scores[split][row].items() if language != "avg"}
-    scores = {f"F1 {language}": 100 * report["f1"] for language, report in reports.items()}
-    types = sorted({name for report in reports.values() for name in report["by_type"]})
-    for name in types:
+    scores = {language: 100 * report["f1"] for language, report in reports.items()}
+    if len(reports) > 1:
+        scores["mean"] = statistics.fmean(scores.values())
+    for name in sorted({name for report in reports.values() for name in report["by_type"]}) if by_type else []:
         parts = [report["by_type"][name] for report in reports.values() if name in report["by_type"]]
-        right, others = (
-            sum(part["correct"] for part in parts),
-            sum(part["number"] + part["predicted"] for part in parts),
-        )
-        scores[f"F1 {name}"] = 200 * right / others if others else 0.0
+        correct = sum(part["correct"] for part in parts)
+        total = sum(part["number"] + part["predicted"] for part in parts)
+        scores[name] = 200 * correct / total if total else 0.0
     counted = results.flips.get(split, {}).get(row, {})
     lost = [report["entities"] for language, report in counted.items() if language != "all"]
     if right_before := sum(part["right_before"] for part in lost):
@@ -216,10 +233,18 @@ def _scores(results: Any, row: str) -> dict[str, float]:
     return scores
 
 
+def table_of(scores: Mapping[str, Any]) -> str:
+    """A row for each score, a column for each step."""
+    steps = scores["steps"]
+    rows = list(dict.fromkeys(what for values in steps.values() for what in values))
+    cells = [[what, *(_cell(values.get(what, [])) for values in steps.values())] for what in rows]
+    return markdown.table(["F1 x 100", *steps], cells, numbers=True)
+
+
 def _cell(values: list[float]) -> str:
     if not values:
         return ""
-    return f"{statistics.mean(values):.2f}" + (f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else "")
+    return f"{statistics.fmean(values):.2f}" + (f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else "")
 
 
 if __name__ == "__main__":
