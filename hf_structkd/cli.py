@@ -100,8 +100,9 @@ COMMANDS = {
         "label-studio, gliner or spacy, by the ending of TARGET or --to. The options are those of recipes: scheme,\n"
         "tags_column, tokens_column, sentence_column, labels, words, spans, offset_unit, orphans, split,\n"
         "max_sentences.\n\n"
-        "  --shares TRAIN DEV TEST  divide it: TARGET then has {split} in it. A hash of its words decides where a\n"
-        "                           sentence goes, so it stays there when the file grows\n"
+        "  --shares TRAIN DEV TEST  divide it: TARGET then has {split} in it. Parts of 1 (0.8 0.1 0.1) or percent\n"
+        "                           (80 10 10). A hash of its words decides where a sentence goes, so it stays\n"
+        "                           there when the file grows\n"
         "  --language NAME          of the built-in corpus, demo\n\n"
         "  structkd convert export.jsonl train.conll --words icu --spans drop\n"
         "  structkd convert export.jsonl 'data/en/{split}.jsonl' --to doccano --shares 0.8 0.1 0.1",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .columns import SENTENCE_COLUMNS, TAG_COLUMNS, TOKEN_COLUMNS
 from .foreign_formats import advice_on_single_column, describe_foreign_columns
-from .source_text import CorpusError, RawSentence, read_lines
+from .source_text import CorpusError, RawSentence, read_lines, setting
 
 logger = logging.getLogger(__name__)
 
@@ -179,7 +179,7 @@ def _layout(
     if missing := [name for name in chosen_names if name not in names]:
         raise CorpusError(
             f"{path}:{number}: no column {missing[0]!r} is named in the first line, which has {', '.join(names)}. "
-            "Name one of those, or give a number, from 0 (tokens_column=, tags_column=)."
+            f"Name one of those, or give a number, from 0 ({setting('tokens_column')}, {setting('tags_column')})."
         )
     usual = any(name in TOKEN_COLUMNS for name in lower_names) and any(name in TAG_COLUMNS for name in lower_names)
     header = bool(chosen_names) or (usual and len(set(lower_names)) == len(lower_names))
@@ -201,7 +201,9 @@ def _layout(
         candidates = [i for i, name in enumerate(lower_names) if name in usual_names] if header else []
         if len(candidates) > 1:
             several = ", ".join(names[i] for i in candidates)
-            raise CorpusError(f"{path}: several {content} columns ({several}). Choose with {content}_column=.")
+            raise CorpusError(
+                f"{path}: several {content} columns ({several}). Choose with {setting(f'{content}_column')}."
+            )
         return candidates[0] if candidates else default
 
     tokens = index(tokens_column, TOKEN_COLUMNS, "tokens", 0) or 0
@@ -317,7 +319,7 @@ def _check_one_sentence(path: Path, words: int, is_csv: bool) -> None:
     problem = f"{path}: no blank lines and no column that numbers the sentences: all {words} words are one sentence"
     if is_csv and words >= _LONG_SENTENCE:
         raise CorpusError(
-            f"{problem}. Name such a column with sentence_column=, or put blank lines between sentences."
+            f"{problem}. Name such a column with {setting('sentence_column')}, or put blank lines between sentences."
         )
     if is_csv or words >= _LONG_SENTENCE:
         logger.warning("%s.", problem)
@@ -343,7 +345,8 @@ def _check_width(path: Path, number: int, line: str, cells: Sequence[str], layou
         return
     advice = "Correct the line"
     if layout.separator:
-        advice += ", or name the columns by their numbers from 0 (tags_column=, tokens_column=)"
+        advice += ", or name the columns by their numbers from 0 "
+        advice += f"({setting('tags_column')}, {setting('tokens_column')})"
     elif not is_csv:
         advice += "; if a word has a blank inside, separate the columns by tabs"
     raise CorpusError(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .placed_words import SurfaceToken, place_words
-from .source_text import CorpusError, RawSentence, blocks, read_lines
+from .source_text import CorpusError, RawSentence, blocks, read_lines, setting
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,9 @@ def read_conllu(path: Path, field: str | None = None) -> Iterator[RawSentence]:
     """
     columns = _columns(path)
     if field is None and "upos" not in columns:
-        raise CorpusError(f"{path}: choose the column of the tags with tags_column=; there are {', '.join(columns)}.")
+        raise CorpusError(
+            f"{path}: choose the column of the tags with {setting('tags_column')}; there are {', '.join(columns)}."
+        )
     field = field or "upos"
     name, key = (field, "") if field.lower() in columns else field.partition(":")[::2]
     if name.lower() not in columns or (key and name.lower() not in ("misc", "feats")):

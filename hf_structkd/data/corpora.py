@@ -24,7 +24,7 @@ from .demo_corpus import DEMO_LANGUAGES
 from .hub_datasets import source_info
 from .offset_spans import OffsetUnit, SpanChoice
 from .sentence_table import SentenceTable, arrow_dataset
-from .source_text import CorpusError, RawSentence
+from .source_text import CorpusError, RawSentence, setting
 from .sources import FILE_NAME, ReadingOptions, Source, is_one_table, open_source, source_name
 from .tag_checks import CORPUS_SCHEMES, CorpusScheme, Orphans, check_labels, convert, read_scheme, treat_orphans
 from .word_agreement import SENTENCES_COMPARED, WordAgreement, compare_words, log_agreement
@@ -255,8 +255,8 @@ def read_sentences(
         sentences = SentenceTable(islice(filled, max_sentences), texts, glued)
     except MemoryError:
         raise CorpusError(
-            f"{name}: does not fit into memory. Take its first sentences (max_sentences=; a .json file that is one "
-            "list has to be JSON lines for that), or split it."
+            f"{name}: does not fit into memory. Take its first sentences ({setting('max_sentences')}; a .json file "
+            "that is one list has to be JSON lines for that), or split it."
         ) from None
     if filled.empty:
         logger.warning("%s: %d sentence(s) without words left out.", name, filled.empty)

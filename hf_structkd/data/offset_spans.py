@@ -6,6 +6,7 @@ word, overlaps another span, lies outside of the text, is empty) is refused with
 """
 
 import logging
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from typing import Literal
 from ..modeling.glued_words import glued_flags
 from ..modeling.segmenters import Offsets, Segmenter, SegmenterError
 from .default_words import DefaultSegmenter
-from .source_text import CorpusError, RawSentence
+from .source_text import CorpusError, RawSentence, setting
 
 logger = logging.getLogger(__name__)
 
@@ -161,7 +162,9 @@ def _tags(
     for span in sorted(spans, key=lambda span: (span.start, span.end)):
         start, end, problem = span.start, span.end, ""
         first = last = -1
-        if not 0 <= start <= end <= len(item.text):
+        if start > end:
+            problem = "reversed"
+        elif not 0 <= start <= end <= len(item.text):
             problem = "outside of its text"
         else:
             covered = item.text[start:end]
@@ -186,11 +189,13 @@ def _tags(
     return tags
 
 
+# What is wrong with a span, and what can be done but to drop it: sentences without their full stop.
 _REMEDIES = {
-    "cutting a word": "choose other words (words='characters' cuts none; in recipes words: characters)",
-    "overlapping another span": "a tagger needs entities that do not overlap",
-    "outside of its text": "are the offsets those of this text?",
-    "empty": "it holds no visible character",
+    "cutting a word": "Correct its offsets",
+    "overlapping another span": "A tagger needs entities that do not overlap: leave one of them",
+    "outside of its text": "Correct its offsets: its text has {length} characters",
+    "reversed": "Its end comes before its start: swap them",
+    "empty": "It holds no visible character: correct its offsets",
 }
 
 
@@ -203,24 +208,46 @@ def _refuse_or_drop(
     counts: SpanCounts,
     words: Offsets,
 ) -> None:
-    shown = f"{span.type} {item.text[max(0, span.start) : max(0, span.end)]!r:.60} [{span.start}, {span.end}]"
+    first, last = sorted((max(0, span.start), max(0, span.end)))
+    shown = f"{span.type} {item.text[first:last]!r:.60} [{span.start}, {span.end}]"
     if choice == "drop":
         counts.drop(problem, f"{where}: {shown}")
         return
-    cut = ""
+    advice = _REMEDIES[problem].format(length=len(item.text))
+    if problem in ("cutting a word", "empty"):
+        advice = _intended_span(item.text, span, words) + advice
     if problem == "cutting a word":
         near = [item.text[a:b] for a, b in words if a < span.end and b > span.start]
-        cut = f" The words there are {near[:6]}."
+        advice = f"The words there are {near[:6]}. {advice}; or let each character be a word: "
+        advice += setting("words", "characters")
     raise CorpusError(
-        f"{where}: the span {shown} is {problem}: {_REMEDIES[problem]}, or drop such spans (spans='drop'; in recipes "
-        f"spans: drop).{cut}"
+        f"{where}: the span {shown} is {problem}. {advice}; or drop such spans: {setting('spans', 'drop')}."
     )
+
+
+def _intended_span(text: str, span: TextSpan, words: Offsets) -> str:
+    """A question about the span that was meant, if the ends of one miss those of words by a single character."""
+    if not _is_basic(text):  # the file's offsets may count other units than those that a message would give
+        return ""
+    starts, ends = {start for start, _ in words}, {end for _, end in words}
+    shifts = {
+        (0, 1): " (the end is one past the last character)",
+        (0, -1): "",
+        (-1, -1): " (the first character is 0)",
+        (-1, 0): "",
+        (1, 0): "",
+    }
+    for (of_start, of_end), rule in shifts.items():
+        start, end = span.start + of_start, span.end + of_end
+        if start < end and start in starts and end in ends:
+            return f"Is {text[start:end]!r:.60} [{start}, {end}] meant{rule}? "
+    return ""
 
 
 def _in_characters(where: str, item: AnnotatedText, unit: OffsetUnit | None) -> list[TextSpan]:
     """The spans of a text with offsets that count characters."""
     spans = item.spans or []
-    if all(character <= "\uffff" for character in item.text):
+    if _is_basic(item.text):
         _check_own_texts(where, item, spans)
         return spans
     converted = _from_utf16(item.text, spans)
@@ -236,9 +263,14 @@ def _in_characters(where: str, item: AnnotatedText, unit: OffsetUnit | None) -> 
     if [_trimmed(item.text, span) for span in spans] != [_trimmed(item.text, span) for span in converted]:
         raise CorpusError(
             f"{where}: the text has characters beyond U+FFFF (such as emoji), which some tools count as two, and no "
-            "span holds its own text. Say what offsets count: offset_unit='characters' or 'utf-16'."
+            f"span holds its own text. Say what offsets count, characters or utf-16: {setting('offset_unit')}."
         )
     return spans
+
+
+def _is_basic(text: str) -> bool:
+    """Whether all characters are at most U+FFFF, so that characters and UTF-16 units are the same."""
+    return all(character <= "\uffff" for character in text)
 
 
 def _fit_own_texts(item: AnnotatedText, spans: Sequence[TextSpan]) -> bool:
@@ -253,10 +285,15 @@ def _fit_own_texts(item: AnnotatedText, spans: Sequence[TextSpan]) -> bool:
 def _check_own_texts(where: str, item: AnnotatedText, spans: Sequence[TextSpan]) -> None:
     for span in spans:
         if span.text is not None and item.text[max(0, span.start) : max(0, span.end)].strip() != span.text.strip():
+            own = span.text.strip()
+            places = [match.start() for match in re.finditer(re.escape(own), item.text)] if own else []
+            nearest = min(places, key=lambda start: abs(start - span.start), default=None)
+            advice = "Are the offsets those of this text?"
+            if nearest is not None and _is_basic(item.text):
+                advice = f"It stands at [{nearest}, {nearest + len(own)}]: correct the offsets."
             raise CorpusError(
                 f"{where}: the span {span.type} [{span.start}, {span.end}] has the text {span.text!r:.60}, but there "
-                f"the text reads {item.text[max(0, span.start) : max(0, span.end)]!r:.60}. Are the offsets those of "
-                "this text?"
+                f"the text reads {item.text[max(0, span.start) : max(0, span.end)]!r:.60}. {advice}"
             )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .columns import ANNOTATED_TYPES, DOCUMENT, TAG_COLUMNS, TOKEN_COLUMNS
-from .source_text import CorpusError, RawSentence, is_text, read_lines
+from .source_text import CorpusError, RawSentence, is_text, read_lines, setting
 from .tool_exports import SPAN_COLUMNS
 
 __all__ = ["CorpusError", "RawSentence", "pick_column", "read_json", "sentences_from_rows"]
@@ -143,7 +143,9 @@ def pick_column(
     problem = f"no column {wanted or usual_names[0]!r}"
     if candidates:
         problem = f"several {content} columns ({', '.join(candidates)})"
-    raise CorpusError(f"{source}: {problem}; there are {', '.join(present) or 'none'}. Choose with {content}_column=.")
+    raise CorpusError(
+        f"{source}: {problem}; there are {', '.join(present) or 'none'}. Choose with {setting(f'{content}_column')}."
+    )
 
 
 def sentences_from_rows(
@@ -204,8 +206,7 @@ def _tag_name(sentence: RawSentence, word: int, tag: Any, names: Sequence[str] |
     if isinstance(tag, int) and not isinstance(tag, bool):
         if names is None:
             raise CorpusError(
-                f"{sentence.place(word)}: tag {tag} is a number; say what it means with label_names= (in recipes: "
-                "labels)."
+                f"{sentence.place(word)}: tag {tag} is a number; say what it means with {setting('label_names')}."
             )
         if 0 <= tag < len(names):
             return names[tag]

@@ -8,6 +8,8 @@ import re
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from io import BufferedReader
 from itertools import count
@@ -20,6 +22,39 @@ GZIP, BZIP2, XZ, ZIP, EMPTY_ZIP = b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"PK\x03\x
 PACKED_ENDINGS = (".gz", ".bz2", ".xz", ".zip")
 LONGEST_LINE = 1 << 26  # bytes; far longer than a line of words, or a JSON line of one sentence
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")  # JSON can escape halves of surrogate pairs; no file can store them
+
+
+_IN_RECIPES = {"label_names": "labels", "scheme": "tag_scheme"}  # fields that have another name there
+_OPTIONS = {"label_names": "labels"}  # options of `structkd convert` that have another name
+_as_options: ContextVar[bool] = ContextVar("as_options", default=False)
+
+
+@contextmanager
+def settings_as_options() -> Iterator[None]:
+    """Within it, messages spell settings as options of the shell, as whoever typed a command has to."""
+    token = _as_options.set(True)
+    try:
+        yield
+    finally:
+        _as_options.reset(token)
+
+
+def setting(name: str, value: str | None = None) -> str:
+    """How the reader of a message sets an argument of [`load_corpus`].
+
+    Args:
+        name: The argument.
+        value: What to give it; `None` where the message says what there is to choose from.
+
+    Returns:
+        An option for those who typed `structkd convert`; else the argument in Python, and the field in recipes.
+    """
+    if _as_options.get():
+        return " ".join([f"--{_OPTIONS.get(name, name)}", *([] if value is None else [value])])
+    field = _IN_RECIPES.get(name, name)
+    if value is None:
+        return f"{name}=" if field == name else f"{name}= (in recipes: {field})"
+    return f"{name}={value!r} (in recipes {field}: {value})"
 
 
 class CorpusError(ValueError):

@@ -20,7 +20,7 @@ from .docbin import read_docbin
 from .foreign_formats import describe_foreign_file
 from .offset_spans import OFFSET_UNITS, SPAN_CHOICES, OffsetUnit, SpanChoice, SpanCounts, sentences_from_texts
 from .readers import pick_column, read_csv_texts, read_json, sentences_from_rows
-from .source_text import PACKED_ENDINGS, CorpusError, RawSentence
+from .source_text import PACKED_ENDINGS, CorpusError, RawSentence, setting
 from .tool_exports import is_export_row, is_word_span_row, sentences_of_word_spans, texts_of_rows
 
 logger = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ class ReadingOptions:
         defaults = {field.name: field.default for field in fields(self)}
         for name in names:
             if getattr(self, name) != defaults[name]:
-                raise CorpusError(f"{source}: {name} says nothing {kind}: leave it out.")
+                raise CorpusError(f"{source}: {setting(name).removesuffix('=')} says nothing {kind}: leave it out.")
 
 
 def open_source(source: Source, language: str, split: str | None, options: ReadingOptions) -> Iterator[RawSentence]:

@@ -9,7 +9,7 @@ from typing import Any, Literal, cast, get_args
 from ..modeling.tag_scheme import SchemeName, TagScheme, convert_tags, infer_scheme, split_tag
 from .foreign_schemes import rewrite_foreign_tags
 from .sentence_table import SentenceTable
-from .source_text import CorpusError, RawSentence
+from .source_text import CorpusError, RawSentence, setting
 
 logger = logging.getLogger(__name__)
 
@@ -126,10 +126,12 @@ def treat_orphans(
     where, before, tag = sentence.place(first), ("O", *(sentence.tags or ()))[first], (sentence.tags or ())[first]
     is_iob1 = scheme in ("IOB1", "IO") or (name == "BIO" and _is_iob1(sentences))
     if orphans == "refuse":
-        reading = "The corpus reads as IOB1, which orphans='accept' makes BIO" if is_iob1 else "Correct it"
+        reading = (
+            f"The corpus reads as IOB1, which {setting('orphans', 'accept')} makes BIO" if is_iob1 else "Correct it"
+        )
         raise CorpusError(
-            f"{where}: {tag!r} after {before!r} is not legal {name}. {reading}, or load with orphans='repair' or "
-            "orphans='accept'."
+            f"{where}: {tag!r} after {before!r} is not legal {name}. {reading}, or load with "
+            f"{setting('orphans', 'repair')} or {setting('orphans', 'accept')}."
         )
     if is_iob1 or orphans == "repair":
         sentences.rewrite_tags(lambda _, own: own if _is_legal(own, legal) else full.repair(own))
@@ -162,7 +164,7 @@ def convert(source: str, sentences: SentenceTable, scheme: Any, to_scheme: Any) 
         try:
             return convert_tags(tags, scheme, to_scheme)
         except ValueError as error:
-            raise CorpusError(f"{sentences[row].place(0)}: {error} orphans='repair' does.") from error
+            raise CorpusError(f"{sentences[row].place(0)}: {error} {setting('orphans', 'repair')} does.") from error
 
     sentences.rewrite_tags(rewrite)
 
@@ -194,16 +196,18 @@ def _check_plain(source: str, tags: Sequence[str]) -> None:
     if inside and all(_OTHER_PREFIX.fullmatch(tag) for tag in inside) and letters & set("BILUM"):
         raise CorpusError(
             f"{source}: the tags {', '.join(inside[:8])} have the letters of several schemes "
-            f"({', '.join(sorted(letters))}). Write BIO (B-, I-) or BIOES (B-, I-, E-, S-), or give scheme='plain' "
-            "(tag_scheme in recipes) if the tags are no entities."
+            f"({', '.join(sorted(letters))}). Write BIO (B-, I-) or BIOES (B-, I-, E-, S-), or give "
+            f"{setting('scheme', 'plain')} if the tags are no entities."
         )
     prefixed = [tag for tag in inside if split_tag(tag)[0] and tag not in ("B", "I", "E", "S")]
     odd = [tag for tag in inside if not split_tag(tag)[0]]
     if inside and "O" in tags and not prefixed:
         logger.warning(
             "%s: the tags %s are read as plain ones: one for each word, scored by word. If they mark entities, write "
-            "tags such as B-PER and I-PER; scheme='plain' (tag_scheme in recipes) says that they do not.",
-            *(source, ", ".join(inside[:8])),
+            "tags such as B-PER and I-PER; %s says that they do not.",
+            *(source, ", ".join(inside[:8]), setting("scheme", "plain")),
         )
     if prefixed and len(odd) < len(inside):  # one mistyped tag undoes the inference
-        logger.warning("%s: read as plain tags because of %s; give scheme= if it is BIO or BIOES.", source, odd)
+        logger.warning(
+            "%s: read as plain tags because of %s; give %s if it is BIO or BIOES.", source, odd, setting("scheme")
+        )

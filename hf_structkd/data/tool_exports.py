@@ -16,7 +16,7 @@ from typing import Any
 
 from .columns import TOKEN_COLUMNS
 from .offset_spans import AnnotatedText, SpanChoice, SpanCounts, TextSpan
-from .source_text import CorpusError, RawSentence, is_text
+from .source_text import CorpusError, RawSentence, is_text, setting
 
 SPAN_COLUMNS = ("spans", "entities", "label", "labels", "annotations", "ner")
 _STARTS, _ENDS = ("start", "start_offset", "begin"), ("end", "end_offset", "stop")
@@ -203,7 +203,9 @@ def sentences_of_word_spans(
         for span in row["ner"]:
             first, last, kind = _word_span(where, span)
             problem = ""
-            if not 0 <= first <= last < len(tokens):
+            if first > last:
+                problem = "reversed (its last word comes before its first)"
+            elif not 0 <= first <= last < len(tokens):
                 problem = "outside of its sentence"
             elif any(tag != "O" for tag in tags[first : last + 1]):
                 problem = "overlapping another span"
@@ -211,8 +213,8 @@ def sentences_of_word_spans(
                 counts.drop(problem, f"{where}: {kind} [{first}, {last}]")
             elif problem:
                 raise CorpusError(
-                    f"{where}: the span {kind} [{first}, {last}] of words is {problem}: correct it, or drop such "
-                    "spans (spans='drop'; in recipes spans: drop)."
+                    f"{where}: the span {kind} [{first}, {last}] of words is {problem}. Correct it; or drop such "
+                    f"spans: {setting('spans', 'drop')}."
                 )
             else:
                 tags[first : last + 1] = [f"B-{kind}"] + [f"I-{kind}"] * (last - first)

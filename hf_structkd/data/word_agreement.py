@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Any
 
 from ..modeling.segmenters import Segmenter
-from .source_text import CorpusError, RawSentence
+from .source_text import CorpusError, RawSentence, setting
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ def log_agreement(source: str, agreement: WordAgreement) -> None:
     if not agreement.words:
         return
     differs_much = agreement.share <= 0.98
-    advice = "; choose other words (words=) if its texts are to be tagged" if differs_much else ""
+    advice = f"; choose other words ({setting('words')}) if its texts are to be tagged" if differs_much else ""
     logger.log(
         logging.WARNING if differs_much else logging.INFO,
         "%s: in its texts the words %r find %s%s.",

@@ -1,7 +1,7 @@
 """`structkd convert`: a corpus in another format, whole or divided, with a summary of what is in it."""
 
 import argparse
-import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,18 +10,19 @@ from ..data.corpora import SPLITS, log_word_agreement, read_sentences
 from ..data.demo_corpus import DEMO_LANGUAGES
 from ..data.division import divide
 from ..data.offset_spans import OFFSET_UNITS, SPAN_CHOICES
-from ..data.source_text import CorpusError, RawSentence
+from ..data.source_text import CorpusError, RawSentence, settings_as_options
 from ..data.sources import ReadingOptions, source_name
 from ..data.tag_checks import CORPUS_SCHEMES
 from ..files import write_atomically
-from .progress import show
+from .progress import show, shown_log
 
 PLACE = "{split}"  # in the target's name, where the corpus is divided
 
 
 def main(arguments: Sequence[str], program: str) -> None:
     """Read a corpus, write it, and print what it holds."""
-    parser = argparse.ArgumentParser(prog=program, allow_abbrev=False)
+    usage = "%(prog)s SOURCE TARGET [--option value ...]  (%(prog)s --help lists them)"  # errors stand below it
+    parser = argparse.ArgumentParser(prog=program, usage=usage, allow_abbrev=False)
     parser.add_argument("source")
     parser.add_argument("target", type=Path)
     parser.add_argument("--to", choices=WRITERS)
@@ -39,14 +40,32 @@ def main(arguments: Sequence[str], program: str) -> None:
     given = parser.parse_args(arguments)
     if (given.source == "demo") != (given.language is not None):
         parser.error("--language chooses a language of the built-in corpus, demo; other sources have no use for it")
-    if (PLACE in str(given.target)) != (given.shares is not None):
+    if given.shares and PLACE not in str(given.target):
+        splits = ", ".join(SPLITS)
         parser.error(
-            f"--shares divides a corpus into files: it needs a target with {PLACE} in it, and such a target it"
+            f"--shares divides a corpus into {len(SPLITS)} files: write {PLACE} in the name of the target, where "
+            f"{splits} will stand ('corpus.{PLACE}.jsonl')"
         )
-    if given.shares and not all(0 < share < float("inf") for share in given.shares):
-        parser.error(f"--shares must be above 0, not {' '.join(map(str, given.shares))}")
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("hf_structkd").setLevel(logging.INFO)
+    if PLACE in str(given.target) and not given.shares:
+        parser.error(f"{given.target}: {PLACE} stands for the parts of a divided corpus: add --shares 0.8 0.1 0.1")
+    if given.shares and (problem := problem_of_shares(given.shares)):
+        parser.error(problem)
+    with settings_as_options(), shown_log():
+        convert(given, parser)
+
+
+def problem_of_shares(shares: Sequence[float]) -> str | None:
+    """What is wrong with shares, which are parts of 1 or percent; `None` for what is right."""
+    typed = " ".join(f"{share:g}" for share in shares)
+    if not all(0 < share < float("inf") for share in shares):
+        return f"--shares must be above 0, not {typed}"
+    if not any(math.isclose(sum(shares), whole, rel_tol=1e-3) for whole in (1, 100)):
+        return f"--shares {typed} add up to {sum(shares):g}: give parts of 1 (0.8 0.1 0.1) or percent (80 10 10)"
+    return None
+
+
+def convert(given: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Read, divide and write, as the command line says."""
     name = format_of(given.target, given.to)
     if given.target.exists() and Path(given.source).exists() and given.target.samefile(given.source):
         raise CorpusError(f"{given.target}: source and target are the same file.")
@@ -77,6 +96,8 @@ def main(arguments: Sequence[str], program: str) -> None:
         parser.error(str(error))
     parts: dict[Path, Sequence[RawSentence]] = {given.target: sentences}
     if given.shares:
+        if sum(given.shares) > 2:
+            show("The shares are read as percent.")
         divided = divide(sentences, dict(zip(SPLITS, given.shares)))
         parts = {Path(str(given.target).replace(PLACE, split)): part for split, part in divided.items()}
     # All are made before one is written: a format that cannot hold a part leaves nothing half-done.

@@ -1,8 +1,11 @@
 """What commands print while they work: one heading and one progress bar per training, and short lines of scores."""
 
+import logging
 import math
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import datasets
@@ -21,6 +24,23 @@ def quiet_libraries() -> None:
     transformers.logging.set_verbosity_error()
     datasets.disable_progress_bars()
     warnings.filterwarnings("ignore", message=".*pin_memory.*")
+
+
+@contextmanager
+def shown_log() -> Iterator[None]:
+    """Print what the package logs, while a command runs; afterwards the process logs as it did before."""
+    log = logging.getLogger(__package__.partition(".")[0])
+    level, handler = log.level, logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    printed = bool(logging.getLogger().handlers)  # by whoever called the command from Python
+    if not printed:
+        log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+        log.removeHandler(handler)
 
 
 def show(text: str) -> None:

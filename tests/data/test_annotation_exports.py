@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import lzma
+import re
 import zipfile
 from pathlib import Path
 
@@ -14,8 +15,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from hf_structkd import cli
 from hf_structkd.data.corpora import load_corpora, load_corpus
 from hf_structkd.data.readers import CorpusError
+from hf_structkd.data.source_text import setting
 from hf_structkd.data.unlabelled import load_sentences
 from hf_structkd.modeling.segmenters import get_segmenter
 
@@ -151,13 +154,13 @@ def row_of(text, *spans):
 @pytest.mark.parametrize(
     ("span", "problem"),
     [
-        ((0, 2, "P"), r"the span P 'Ol' \[0, 2\] is cutting a word.*words: characters.*The words there are \['Olu'\]"),
+        ((0, 2, "P"), r"the span P 'Ol' \[0, 2\] is cutting a word.*The words there are \['Olu'\].*words: characters"),
         ((1, 3, "P"), "is cutting a word"),
         ((3, 4, "P"), "is empty"),
         ((5, 5, "P"), "is empty"),
         ((0, 99, "P"), "is outside of its text"),
         ((-1, 3, "P"), "is outside of its text"),
-        ((8, 3, "P"), "is outside of its text"),
+        ((8, 3, "P"), "is reversed.*Its end comes before its start"),
     ],
 )
 def test_spans_that_no_words_fit(read, caplog, span, problem):
@@ -168,9 +171,63 @@ def test_spans_that_no_words_fit(read, caplog, span, problem):
     assert "export.jsonl:1: P" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("start", "end", "meant"),
+    [
+        (0, 2, r"Is 'Olu' \[0, 3\] meant \(the end is one past the last character\)\?"),
+        (16, 19, r"Is 'Kano' \[16, 20\] meant \(the end is one past the last character\)\?"),
+        (20, 20, r"is empty. Is '.' \[20, 21\] meant"),
+        (4, 6, r"Is 'Ade' \[4, 7\] meant"),
+        (5, 8, r"Is 'Ade' \[4, 7\] meant \(the first character is 0\)\?"),
+        (3, 9, None),
+    ],
+)
+def test_an_end_that_misses_its_word_by_one_character_is_asked_about(read, start, end, meant):
+    """Danger: a tool's inclusive ends are dropped as broken spans, one by one."""
+    with pytest.raises(CorpusError) as caught:
+        read(row_of(TEXT, (start, end, "P")))
+    if meant is None:
+        assert " meant" not in str(caught.value)
+    else:
+        assert re.search(meant, str(caught.value))
+    assert "?," not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("row", "arguments", "wanted"),
+    [
+        (row_of(TEXT, (0, 2, "P")), (), "--words characters; or drop such spans: --spans drop."),
+        (row_of(TEXT, (8, 3, "P")), (), "is reversed. Its end comes before its start: swap them; or drop"),
+        (row_of(TEXT, (0, 99, "P")), (), "its text has 21 characters; or drop such spans: --spans drop."),
+        (
+            {"tokenized_text": ["a", "b"], "ner": [[1, 0, "P"]]},
+            (),
+            "is reversed (its last word comes before its first)",
+        ),
+        ({"tokenized_text": ["a"], "ner": [[0, 1, "P"]]}, (), "or drop such spans: --spans drop."),
+        (row_of("\U0001f600 Olu hums", (6, 10, "V")), (), "characters or utf-16: --offset_unit."),
+        ({"tokens": ["a"], "tags": [1]}, (), "say what it means with --labels."),
+        ({"tokens": ["a"], "ner": ["B-P"], "pos": ["N"]}, (), "Choose with --tags_column."),
+        ({"tokens": ["a"], "tags": ["I-P"]}, ("--orphans", "refuse"), "--orphans repair or --orphans accept."),
+        ({"tokens": ["a"], "tags": ["B-P"], "x": 1}, ("--sentence_column", "x"), "--sentence_column says nothing"),
+    ],
+)
+def test_the_command_names_its_own_options(tmp_path, row, arguments, wanted):
+    """Danger: whoever typed a command is told to write Python or a recipe."""
+    source, target = tmp_path / "export.jsonl", tmp_path / "new.conll"
+    source.write_text(json.dumps(row) + "\n" + json.dumps(row) + "\n")
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["convert", str(source), str(target), *arguments])
+    message = str(stopped.value.code)
+    assert wanted in message
+    assert not re.search(r"recipe|\w='|\w=\W|\?,", message.replace(str(tmp_path), "")), message
+    assert not target.exists()
+    assert setting("spans", "drop") == "spans='drop' (in recipes spans: drop)", "the next reader is in Python again"
+
+
 @pytest.mark.parametrize("second", [(0, 3, "Q"), (4, 12, "Q"), (0, 7, "P"), (0, 12, "Q")])
 def test_overlapping_spans(read, caplog, second):
-    with pytest.raises(CorpusError, match="is overlapping another span: a tagger needs"):
+    with pytest.raises(CorpusError, match=r"is overlapping another span\. A tagger needs"):
         read(row_of(TEXT, (0, 7, "P"), second))
     dropped = read(row_of(TEXT, (0, 7, "P"), second), spans="drop")[0]
     assert dropped.count("/B-") == 1
@@ -196,7 +253,7 @@ class TestOffsetUnits:
             read({"text": self.EMOJI, "spans": [span]}, offset_unit=other)
 
     def test_where_nothing_tells_it_is_asked_for(self, read):
-        with pytest.raises(CorpusError, match=r"Say what offsets count: offset_unit='characters' or 'utf-16'"):
+        with pytest.raises(CorpusError, match=r"Say what offsets count, characters or utf-16: offset_unit="):
             read(row_of(self.EMOJI, (6, 10, "V")))
         assert read(row_of(self.EMOJI, (6, 10, "V")), offset_unit="characters")[0].endswith("hums/B-V")
         assert read(row_of(self.EMOJI, (7, 11, "V")), offset_unit="utf-16")[0].endswith("hums/B-V")

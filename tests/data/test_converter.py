@@ -1,6 +1,7 @@
 """Dangers: a corpus that changes on its way to another format; a format that cannot hold it and drops the rest."""
 
 import json
+import logging
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -127,7 +128,7 @@ def test_the_summary_counts_entities_and_words():
 
 
 def test_the_command(tmp_path, capsys):
-    source, target = tmp_path / "in.conll", tmp_path / "out.json"
+    source, target, before = tmp_path / "in.conll", tmp_path / "out.json", logging_state()
     source.write_text("Olu B-P\nAde L-P\nhums O\n\nKano U-L\n")
     assert cli.main(["convert", str(source), str(target), "--to", "gliner"]) == 0
     assert "2 sentences, 4 words, BIOES; entities: 1 L, 1 P" in capsys.readouterr().out
@@ -144,3 +145,10 @@ def test_the_command(tmp_path, capsys):
         assert target.read_text() == "old"
     with pytest.raises(SystemExit, match="source and target are the same file"):
         cli.main(["convert", str(source), str(source)])
+    assert cli.main(["convert", str(source), str(tmp_path / "new.conll")]) == 0
+    # Danger: whoever runs a command from Python, a test for instance, finds other logs than before.
+    assert logging_state() == before
+
+
+def logging_state() -> list:
+    return [(log.level, list(log.handlers)) for log in (logging.getLogger(), logging.getLogger("hf_structkd"))]

@@ -1,6 +1,8 @@
 """Dangers: sentences of training that are scored on too; sentences that change sides when the file grows; half a
 corpus, or an option that is taken and does nothing."""
 
+from pathlib import Path
+
 import pytest
 
 from hf_structkd import cli, load_corpus
@@ -46,6 +48,11 @@ def test_an_export_becomes_three_files_that_a_recipe_reads(tmp_path, monkeypatch
     whole = load_corpus("export/en.jsonl", language="en")
     parts = [load_corpus(target.format(split=split), language="en") for split in SHARES]
     assert sum(map(len, parts)) == len(whole) == 90
+    percent = "percent/{split}.jsonl"
+    assert cli.main(["convert", "export/en.jsonl", percent, "--to", "doccano", "--shares", "80", "10", "10"]) == 0
+    assert "read as percent" in capsys.readouterr().out
+    for split in SHARES:
+        assert Path(percent.format(split=split)).read_bytes() == Path(target.format(split=split)).read_bytes()
     assert sorted(map(str, whole["tags"])) == sorted(str(tags) for part in parts for tags in part["tags"])
 
 
@@ -54,8 +61,10 @@ def test_an_export_becomes_three_files_that_a_recipe_reads(tmp_path, monkeypatch
     [
         (["demo", "a.conll"], "--language chooses a language of the built-in corpus"),
         (["a.jsonl", "a.conll", "--language", "en"], "other sources have no use for it"),
-        (["a.jsonl", "a.conll", "--shares", "8", "1", "1"], "needs a target with {split}"),
-        (["a.jsonl", "{split}.conll"], "needs a target with {split}"),
+        (["a.jsonl", "a.conll", "--shares", "8", "1", "1"], "write {split} in the name of the target"),
+        (["a.jsonl", "{split}.conll"], "{split} stands for the parts of a divided corpus: add --shares 0.8 0.1 0.1"),
+        (["a.jsonl", "{split}.conll", "--shares", "8", "1", "1"], "add up to 10: give parts of 1 (0.8 0.1 0.1) or"),
+        (["a.jsonl", "{split}.conll", "--shares", "0.8", "0.1", "0.2"], "--shares 0.8 0.1 0.2 add up to 1.1"),
         (["a.jsonl", "{split}.conll", "--shares", "1", "0", "1"], "must be above 0"),
     ],
 )
