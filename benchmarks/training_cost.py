@@ -2,6 +2,11 @@
 
     python -m benchmarks.training_cost --measure [--device cuda] [--batch_size 8] [--rounds 3]
     python -m benchmarks.training_cost --write
+    python -m benchmarks.training_cost --stock [--hidden 64] [--layers 1] [--rounds 60]
+
+`--stock` times training steps of `Trainer` itself, with its collator and its rows, and of ours with the objective
+posterior+top_wk and stored answers, in turn, with one encoder; and fetching and collating a batch alone, of rows with
+Python lists and with arrays. It prints a line of JSON: each ratio as median and quartiles of the rounds.
 
 `--measure` times training steps of each student at its real size, random weights, without distillation and with the
 recipe's objective in turn, and keeps them in results/paper/step_times.json. `--write` counts the operations of each
@@ -160,6 +165,105 @@ def measure(options: argparse.Namespace) -> None:
     write_atomically(STEP_TIMES, json.dumps(found, indent=2) + "\n")
 
 
+# ---- steps against Trainer's own ----
+
+
+def against_stock(options: argparse.Namespace) -> dict[str, Any]:
+    """Training steps of `Trainer` and ours on the same sentences, and our batches made from lists and from arrays."""
+    from datasets import Dataset
+    from torch.utils.data import DataLoader
+    from transformers import (
+        AutoModelForTokenClassification,
+        DataCollatorForTokenClassification,
+        Trainer,
+        TrainingArguments,
+    )
+
+    from hf_structkd import StructKDTrainer, StructKDTrainingArguments, Teacher, annotate
+    from hf_structkd.data.columns import target_of
+    from hf_structkd.data.tokenizer import train_tokenizer
+    from hf_structkd.distillation.objectives import needed_columns, parse_objective
+
+    from .objective_cost import make_corpus, make_model
+
+    objective = "posterior+top_wk"
+    shape = {"words": options.words, "batch_size": options.batch_size, "batches": 16, "heads": 4}
+    shape = argparse.Namespace(**shape, hidden=options.hidden, layers=options.layers)
+    labels = [f"T{number}" for number in range(options.tags)]
+    corpus = make_corpus(shape, labels)
+    tokenizer = train_tokenizer(corpus["tokens"], vocab_size=8000)
+    teacher, student = (make_model(shape, labels, tokenizer, seed) for seed in (1, 2))
+    answers = needed_columns(parse_objective(objective))
+    annotated = annotate(
+        corpus, Teacher(teacher, tokenizer), label_names=labels, targets=answers, top_k=5, progress=False
+    )
+    fields = {name: value for name, value in student.config.to_dict().items() if not name.startswith("crf_")}
+    plain = AutoModelForTokenClassification.from_config(XLMRobertaConfig(**fields))
+    plain.roberta.load_state_dict(student.roberta.state_dict())
+    common: dict[str, Any] = {
+        "per_device_train_batch_size": options.batch_size,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": True,
+        "dataloader_pin_memory": False,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = StructKDTrainingArguments(
+            folder, objective=objective, lambda_schedule="constant", lambda_start=0.5, **common
+        )
+        ours = StructKDTrainer(student, arguments, None, annotated, None, tokenizer)
+        stock = Trainer(
+            plain,
+            TrainingArguments(folder, **common),
+            DataCollatorForTokenClassification(tokenizer),
+            # As a user of Trainer has it: without the columns that distillation added.
+            ours.train_dataset.remove_columns(
+                [name for name in ours.train_dataset.column_names if target_of(name) or name == "word_mask"]
+            ),
+        )
+        contestants = {"stock": stock, "ours": ours}
+        for trainer in contestants.values():
+            trainer.create_optimizer()
+            trainer.model.train()
+        kept = [name for name in ours.train_dataset.column_names if name not in ("tokens", "tags", "language")]
+        rows = {"lists": ours.train_dataset.select_columns(kept), "arrays": None}
+        rows["arrays"] = ours._remove_unused_columns(ours.train_dataset)
+
+        def batches(data: Dataset) -> Any:
+            while True:
+                yield from DataLoader(data, options.batch_size, collate_fn=ours.data_collator)
+
+        def steps(trainer: Any) -> Any:
+            while True:
+                loader = iter(trainer.get_train_dataloader())
+                for _ in range(shape.batches):
+                    samples, items = trainer.get_batch_samples(loader, 1, trainer.args.device)
+                    trainer.training_step(trainer.model, samples[0], items)
+                    trainer.optimizer.step()
+                    trainer.optimizer.zero_grad()
+                    yield
+
+        work = {name: steps(trainer) for name, trainer in contestants.items()}
+        work |= {name: batches(data) for name, data in rows.items()}
+        seconds: dict[str, list[float]] = {name: [] for name in work}
+        for round_ in range(-shape.batches, options.rounds):
+            for name, iterator in work.items():
+                started = time.process_time()
+                next(iterator)
+                if round_ >= 0:
+                    seconds[name].append(time.process_time() - started)
+
+    def ratio(name: str, to: str) -> list[float]:
+        ratios = [one / other for one, other in zip(seconds[name], seconds[to])]
+        return [round(value, 3) for value in statistics.quantiles(ratios, n=4)]
+
+    return {
+        "milliseconds": {name: round(1000 * statistics.median(times), 2) for name, times in seconds.items()},
+        "step of ours to Trainer's, quartiles": ratio("ours", "stock"),
+        "batch of arrays to one of lists, quartiles": ratio("arrays", "lists"),
+    }
+
+
 # ---- estimates and tables ----
 
 
@@ -258,11 +362,15 @@ def main() -> None:
     parser.add_argument("--measure", action="store_true", help="time the steps, and keep the times")
     parser.add_argument("--write", action="store_true", help="fill examples/recipes/paper/README.md")
     parser.add_argument("--device", default="cpu")
-    for name, default in {"batch_size": 8, "words": 17, "rounds": 3}.items():
+    parser.add_argument("--stock", action="store_true", help="time steps of Trainer and ours in turn, and print them")
+    for name, default in {"batch_size": 8, "words": 17, "rounds": 3, "hidden": 64, "layers": 1, "tags": 9}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     options = parser.parse_args()
-    if not (options.measure or options.write):
-        parser.error("give --measure, --write or both")
+    if not (options.measure or options.write or options.stock):
+        parser.error("give --measure, --write or --stock")
+    if options.stock:
+        shape = {name: vars(options)[name] for name in ("batch_size", "words", "rounds", "hidden", "layers", "tags")}
+        print(json.dumps({**shape, "threads": torch.get_num_threads(), **against_stock(options)}))
     if options.measure:
         measure(options)
     if options.write:

@@ -78,6 +78,17 @@ def test_pipeline_throughput(run_script, page):
     assert f"{others[-1]['ratio']:.2f}" in page.read_text()
 
 
+def test_training_steps_against_those_of_trainer(run_script):
+    printed = run_script(
+        "benchmarks.training_cost", "--stock", "--hidden", 16, "--rounds", 3, "--batch_size", 4, "--words", 6
+    )
+    report = json.loads(printed.splitlines()[-1])
+    assert set(report["milliseconds"]) == {"stock", "ours", "lists", "arrays"}
+    ratios = [value for name, value in report.items() if name.endswith("quartiles")]
+    assert len(ratios) == 2
+    assert all(0 < low <= middle <= high for low, middle, high in ratios)
+
+
 @pytest.mark.slow
 def test_export_cost(run_script, checkpoint, page, tmp_path):
     pytest.importorskip("onnxscript", reason="needs the onnx extra: onnx, onnxruntime, onnxscript")

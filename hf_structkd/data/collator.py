@@ -11,10 +11,12 @@ from torch import Tensor
 from ..modeling.tag_scheme import tag_type
 from .columns import ANNOTATED_TYPES, GROUPS, IGNORED, LABELS, TARGET_COLUMNS, TargetColumn, labels_key, target_of
 
+_NUMPY = {torch.float32: np.float32, torch.long: np.int64}
+
 
 @dataclass
 class DataCollatorForStructKD:
-    """Pads rows of `encode_corpus` and `annotate` into one batch.
+    """Pads rows of `encode_corpus` and `annotate`, lists or arrays, into one batch.
 
     Args:
         tokenizer: gives the padding token and side.
@@ -54,10 +56,12 @@ class DataCollatorForStructKD:
             batch["labels"] = self._subwords(features, "labels", IGNORED, width)
         if any(feature.get(ANNOTATED_TYPES) is not None for feature in features):
             batch["open_tags"] = self._open_tags(features)
-        answers = dict.fromkeys(name for feature in features for name in feature if target_of(name))
+        columns = dict.fromkeys(name for feature in features for name in feature)
+        answers = [name for name in columns if target_of(name)]
+        words = [_word_count(feature) for feature in features] if answers else []
         for name in answers:
             if any(feature.get(name) is not None for feature in features):
-                batch[name] = self._targets(features, name, TARGET_COLUMNS[target_of(name) or name])
+                batch[name] = self._targets(features, name, TARGET_COLUMNS[target_of(name) or name], words)
         return batch
 
     def _subwords(self, features: Sequence[Mapping[str, Any]], name: str, padding: int, width: int) -> Tensor:
@@ -79,36 +83,39 @@ class DataCollatorForStructKD:
             [[own is not None and kind is not None and kind not in own for kind in types] for own in declared]
         )
 
-    def _targets(self, features: Sequence[Mapping[str, Any]], name: str, column: TargetColumn) -> Tensor:
+    def _targets(
+        self, features: Sequence[Mapping[str, Any]], name: str, column: TargetColumn, words: Sequence[int]
+    ) -> Tensor:
         if name == LABELS and self.label_names is not None:
             self._check_labels(features)
-        answers = [None if f.get(name) is None else np.asarray(f[name], dtype=np.float64) for f in features]
+        dtype = _NUMPY[column.dtype]
+        answers = [None if f.get(name) is None else np.asarray(f[name], dtype=dtype) for f in features]
         shapes = [answer.shape for answer in answers if answer is not None]
         shape = [max(sizes) for sizes in zip(*shapes)]
         for axis, meaning in enumerate(column.axes):
             if meaning == "words":  # as wide as the batch's words, to match the student's emissions
-                counts = [_word_count(feature) for feature in features]
-                for row, (answer, words) in enumerate(zip(answers, counts)):
-                    if answer is not None and answer.size and answer.shape[axis] != words:
+                for row, (answer, count) in enumerate(zip(answers, words)):
+                    if answer is not None and answer.size and answer.shape[axis] != count:
                         raise ValueError(
                             f"{name} of row {row} of the batch is for {answer.shape[axis]} words where the sentence "
-                            f"has {words}: its subwords were cut off, or the answers are another sentence's"
+                            f"has {count}: its subwords were cut off, or the answers are another sentence's"
                         )
-                shape[axis] = max(counts)
+                shape[axis] = max(words)
             elif meaning == "tags" and self.num_tags is not None and shape[axis] != self.num_tags:
                 raise ValueError(f"{name} has {shape[axis]} tags where the student has {self.num_tags}")
-        values = np.full((len(features), *shape), column.padding)
+        values = np.full((len(features), *shape), column.padding, dtype=dtype)
         if target_of(name) == GROUPS:  # without an answer every tag is alone
             values[:] = np.arange(shape[0])
         for row, answer in enumerate(answers):
             if answer is not None:
                 inside = (slice(row, row + 1), *(slice(size) for size in answer.shape))
                 values[inside] = answer  # also for a column with one number per sentence
-        return torch.from_numpy(values).to(column.dtype)
+        return torch.from_numpy(values)
 
     def _check_labels(self, features: Sequence[Mapping[str, Any]]) -> None:
+        known = (None, 0, labels_key(self.label_names or ()))
         for row, feature in enumerate(features):
-            if feature.get(LABELS) not in (None, 0, labels_key(self.label_names or ())):
+            if feature.get(LABELS) not in known:
                 raise ValueError(
                     f"the teachers' answers at row {row} of the batch number other labels than the student's "
                     f"{list(self.label_names or ())}, or the same in another order: ask the teachers again"
@@ -118,5 +125,5 @@ class DataCollatorForStructKD:
 def _word_count(feature: Mapping[str, Any]) -> int:
     """The number of a sentence's words: of its first subwords."""
     if "word_mask" in feature:
-        return sum(feature["word_mask"])
-    return sum(label != IGNORED for label in feature["labels"])
+        return int(np.count_nonzero(feature["word_mask"]))
+    return int(np.count_nonzero(np.asarray(feature["labels"]) != IGNORED))

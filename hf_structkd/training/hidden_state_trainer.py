@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 
-from ..data.columns import GLUED, LANGUAGE, TOKENS
+from ..data.arrow_columns import ArrayRows
+from ..data.collator import DataCollatorForStructKD
+from ..data.columns import GLUED, LANGUAGE, SUBWORD_LABELS, SUBWORDS, TOKENS, target_of
 from ..modeling.word_tensors import compact
 from ..teachers.panel import Teachers
 from .arguments import StructKDTrainingArguments
@@ -143,6 +145,18 @@ class HiddenStateTrainer(ScoringTrainer):
             return super().get_train_dataloader()
         finally:
             self._reads_words, self._signature_columns, self.data_collator = False, columns, collator
+
+    def _remove_unused_columns(self, dataset: Dataset, description: str | None = None) -> Dataset:
+        """As in `Trainer`; rows for the collator of this package hold arrays and not lists, which takes less time."""
+        kept = super()._remove_unused_columns(dataset, description)
+        collator = self.data_collator
+        collator = collator.collator if isinstance(collator, _WithTeacherBatches) else collator
+        # Not for collators of others, of a subclass for instance: they may add lists, which arrays do differently.
+        if type(collator) is not DataCollatorForStructKD or kept.format["type"] is not None:
+            return kept
+        shown = kept.select_columns(kept.format["columns"])
+        answers = [name for name in shown.column_names if target_of(name)]
+        return ArrayRows(shown, [SUBWORDS, "attention_mask", "word_mask", SUBWORD_LABELS, *answers])
 
     # ---- stages ----
 

@@ -9,11 +9,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from datasets import concatenate_datasets
+from datasets import Dataset, concatenate_datasets
 from huggingface_hub import ModelCard
 from transformers import TrainerCallback
 
 from hf_structkd import StructKDTrainer, StructKDTrainingArguments, Teacher, annotate, encode_corpus
+from hf_structkd.data.arrow_columns import ArrayRows
+from hf_structkd.data.collator import DataCollatorForStructKD
 from hf_structkd.distillation.objectives import OBJECTIVES, needed_columns, parse_objective
 from hf_structkd.evaluation.results import read_results
 from hf_structkd.hub.model_card import REWRITTEN
@@ -208,6 +210,35 @@ def test_a_tokenised_annotated_dataset_is_taken_as_it_is(make_trainer, corpus, t
     trainer = make_trainer(train=ready, objective="posterior", max_steps=1)
     assert trainer.train_dataset is ready
     trainer.train()
+
+
+class OwnCollator(DataCollatorForStructKD):
+    """A user's own: with arrays, `+` would add numbers, and not append them."""
+
+    def __call__(self, features):
+        return super().__call__([{**row, "labels": row["labels"] + [-100][:0]} for row in features])
+
+
+@pytest.mark.parametrize("columns", [None, ["input_ids", "attention_mask", "word_mask", "labels"]])
+def test_rows_are_arrays_for_our_collator_alone_and_batches_stay_the_same(make_trainer, half_labelled, columns):
+    def trainer_of(train, collator=None):
+        objective = "posterior+top_wk" if columns is None else "none"
+        trainer = make_trainer(train=train, objective=objective, max_steps=1)
+        if columns is not None:
+            trainer.train_dataset = trainer.train_dataset.with_format(columns=columns)
+        trainer.data_collator = collator or trainer.data_collator
+        return trainer
+
+    ours = trainer_of(half_labelled)
+    own = OwnCollator(ours.processing_class, len(ours.label_names_in_order))
+    stock = trainer_of(ours.train_dataset, own)
+    arrays, lists = (list(trainer.get_train_dataloader()) for trainer in (ours, stock))
+    types = [type(trainer._remove_unused_columns(trainer.train_dataset)) for trainer in (ours, stock)]
+    assert types == [ArrayRows, Dataset]
+    assert len(arrays) == len(lists) > 1
+    for batch, expected in zip(arrays, lists):
+        assert batch.keys() == expected.keys()
+        assert all(torch.equal(batch[name], expected[name]) for name in batch)
 
 
 @pytest.mark.slow
