@@ -10,6 +10,7 @@ Everything in the package that must survive a crash goes through this module:
 The module imports nothing else of the package.
 """
 
+import difflib
 import hashlib
 import json
 import os
@@ -116,6 +117,48 @@ def exclusive_lock(folder: Path, error: type[Exception], activity: str) -> Itera
         lock.release()
 
 
+@contextmanager
+def model_named(name: str | os.PathLike) -> Iterator[None]:
+    """Within it a model is loaded, from a folder or from the Hub; the error says what was looked for where.
+
+    Args:
+        name: a folder, or an id on the Hub: one word, or two with a slash between them.
+
+    Raises:
+        FileNotFoundError: if the name can only be a folder's, and is none.
+        OSError: in the words of whoever asked the Hub, with the folder that is nearest in name, if one is.
+    """
+    refuse_missing_folder(name)
+    try:
+        yield
+    except OSError as error:
+        near = None if Path(name).exists() else nearest_folder(name)
+        if near is None:
+            raise
+        raise OSError(
+            f"{error}\nIf a folder is meant: there is no {os.fspath(name)!r}; the nearest is {near!r}"
+        ) from error
+
+
+def nearest_folder(name: str | os.PathLike) -> str | None:
+    """The folder that a mistyped name probably means: each part that is not there becomes the nearest that is."""
+    parts = Path(name).parts
+    found = Path()
+    for part in parts:
+        if (found / part).is_dir():
+            found = found / part
+            continue
+        try:
+            folders = [other.name for other in found.iterdir() if other.is_dir()]
+        except OSError:
+            return None
+        near = difflib.get_close_matches(part, folders, n=1)
+        if not near:
+            return None
+        found = found / near[0]
+    return f"./{found}" if os.fspath(name).startswith("./") else str(found)
+
+
 def refuse_missing_folder(name: str | os.PathLike) -> None:
     """Raise FileNotFoundError for a name that can only be a folder's, and is none.
 
@@ -126,7 +169,9 @@ def refuse_missing_folder(name: str | os.PathLike) -> None:
     is_path = len(parts) > 2 or any(part in ("", ".", "..", "~") for part in parts) or Path(name).is_absolute()
     if is_path and not Path(name).is_dir():
         there = "it is a file" if Path(name).exists() else "there is nothing of this name"
-        raise FileNotFoundError(f"there is no folder {os.fspath(name)!r} ({there}; seen from {os.getcwd()})")
+        near = nearest_folder(name)
+        advice = f"; the nearest is {near!r}" if near else ""
+        raise FileNotFoundError(f"there is no folder {os.fspath(name)!r} ({there}; seen from {os.getcwd()}){advice}")
 
 
 def is_held(folder: Path) -> bool:

@@ -66,7 +66,8 @@ def test_wrong_usage_is_one_line_and_status_2(arguments, message, capsys):
     ("arguments", "message"),
     [
         (("distill", "demo", "--objectiv", "none"), "did you mean '--objective'"),
-        (("distill", "no_such_recipe"), "Recipe no_such_recipe cannot be read"),
+        (("distill", "no_such_recipe"), "Recipe no_such_recipe: there is no such file, and no recipe of this name"),
+        (("distill", "dmeo"), "no recipe of this name; did you mean 'demo'?"),
         (("evaluate", "--corpus", "demo"), "checkpoint"),
         (("teacher", "--corpus", "demo", "--top_k", "3"), "top_k: this command trains on gold tags alone"),
     ],

@@ -209,7 +209,11 @@ def test_two_processes_train_one_student(recipe, tmp_path):
     [
         (("--leraning_rate", "1"), "did you mean"),
         (("--top_k", "0"), "top_k must be at least 1, not 0"),
-        (("--objective", "posteriro"), "unknown objective 'posteriro'"),
+        (("--objective", "posterior+topk"), "Did you mean 'top_k'?"),
+        (
+            ("--teachers", '{"en": {"checkpointt": "x"}}'),
+            "unknown 'checkpointt' (did you mean 'checkpoint'?); there are",
+        ),
         (("--model", "/nowhere/encoder"), "model '/nowhere/encoder'"),
         (("--teachers", '{"en": "/nowhere/teacher"}'), "teacher for en, '/nowhere/teacher'"),
         (("--corpus", "nowhere/{language}.{split}.conll"), "no such file: nowhere/en.train.conll"),

@@ -18,7 +18,8 @@ scores are divided by T, and so is the difference of the distributions. Where pa
 compare both, each with its power. `citations.py` lists the sources.
 """
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any, ClassVar
@@ -413,6 +414,12 @@ def parse_objective(
     return chosen
 
 
+def _choices(name: Any, known: Sequence[str]) -> str:
+    """The names that there are, and the one that was probably meant."""
+    near = [] if name in known else difflib.get_close_matches(str(name), known, n=1)
+    return ", ".join(known) + (f". Did you mean {near[0]!r}?" if near else "")
+
+
 def _parse_parts(spec: str | Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Name -> its fields, always with a weight; empty for `"none"`."""
     if isinstance(spec, str):
@@ -427,10 +434,10 @@ def _parse_parts(spec: str | Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     parts = {}
     for name, given in spec.items():
         if name not in OBJECTIVES:
-            raise ValueError(f"unknown objective {name!r}; there are {NO_DISTILLATION}, {', '.join(OBJECTIVES)}")
+            raise ValueError(f"unknown objective {name!r}; there are {_choices(name, (NO_DISTILLATION, *OBJECTIVES))}")
         part = dict(given) if isinstance(given, Mapping) else {"weight": given}
         if unknown := [key for key in part if key not in _PART_FIELDS]:
-            raise ValueError(f"objective {name!r} has no {unknown}; there are {', '.join(_PART_FIELDS)}")
+            raise ValueError(f"objective {name!r} has no {unknown}; there are {_choices(unknown[0], _PART_FIELDS)}")
         for key in ("weight", "temperature"):
             if key in part and (isinstance(part[key], bool) or not isinstance(part[key], Real)):
                 raise ValueError(f"the {key} of objective {name!r} must be a number, not {part[key]!r}")

@@ -1,5 +1,6 @@
 """Schedules of lambda, the weight of distillation against the gold tags, over training (SLKD Algorithm 1)."""
 
+import difflib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -72,5 +73,7 @@ def make_schedule(name: str, start: float = 1.0, end: float = 0.0, rate: float |
 
     schedules = {"constant": constant, "linear": linear, "linear_per_epoch": linear_per_epoch, "cosine": cosine}
     if name not in schedules:
-        raise ValueError(f"unknown lambda schedule {name!r}; there are {', '.join(schedules)}")
+        near = difflib.get_close_matches(name, schedules, n=1)
+        advice = f". Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"unknown lambda schedule {name!r}; there are {', '.join(schedules)}{advice}")
     return schedules[name]

@@ -8,6 +8,7 @@ from datasets import Dataset
 from transformers import AutoConfig
 
 from ..data.columns import ANNOTATED_TYPES
+from ..files import model_named
 from ..modeling.configuration import label_names
 from ..modeling.tag_scheme import infer_scheme, split_tag
 from ..teachers.base import TagTeacher
@@ -104,9 +105,10 @@ def _config(args: ModelArguments) -> Any:
     if args.model == SCRATCH:
         return None
     try:
-        return AutoConfig.from_pretrained(
-            args.model, revision=args.revision or "main", trust_remote_code=args.trust_remote_code
-        )
+        with model_named(args.model):
+            return AutoConfig.from_pretrained(
+                args.model, revision=args.revision or "main", trust_remote_code=args.trust_remote_code
+            )
     except (OSError, ValueError) as error:
         raise RecipeError(f"model {args.model!r}: {error}") from error
 

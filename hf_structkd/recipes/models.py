@@ -20,7 +20,7 @@ from ..data.columns import LANGUAGE, TRANSITIONS
 from ..data.default_words import default_words_of
 from ..data.tokenizer import train_tokenizer
 from ..distillation.objectives import needed_columns
-from ..files import refuse_missing_folder
+from ..files import model_named
 from ..modeling.configuration import CRFConfigMixin, label_names
 from ..modeling.taggers import XLMRobertaCRFConfig, XLMRobertaForTokenClassificationCRF, crf_class_for
 from ..modeling.words import refuse_bare_tokenizer, tokenize_words
@@ -41,11 +41,11 @@ def check_model(args: ModelArguments) -> None:
     if args.model == SCRATCH:
         return
     try:
-        refuse_missing_folder(args.model)
-        config = AutoConfig.from_pretrained(
-            args.model, revision=args.revision or "main", trust_remote_code=args.trust_remote_code
-        )
-        pieces = max(make_tokenizer(args, list).get_vocab().values()) + 1
+        with model_named(args.model):
+            config = AutoConfig.from_pretrained(
+                args.model, revision=args.revision or "main", trust_remote_code=args.trust_remote_code
+            )
+            pieces = max(make_tokenizer(args, list).get_vocab().values()) + 1
     except (OSError, ValueError) as error:
         raise RecipeError(f"model {args.model!r}: {error}") from error
     if pieces > getattr(config, "vocab_size", pieces):

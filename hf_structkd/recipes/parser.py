@@ -20,7 +20,7 @@ from transformers import HfArgumentParser
 
 from ..processes import wait_for_main_process
 from ..settings import without_tokens
-from .shipped import shipped_recipe
+from .shipped import recipe_names, shipped_recipe
 from .values import (
     MismatchError,
     coerce,
@@ -267,6 +267,11 @@ def _read_recipe(path: str) -> dict[Any, Any]:
     file = shipped_recipe(path) or Path(path)
     try:
         content = read_yaml(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        beside = [str(other) for other in Path(path).parent.glob("*.y*ml")]
+        near = difflib.get_close_matches(path, [*recipe_names(), *beside], n=1)
+        advice = f"did you mean {near[0]!r}?" if near else "--list-recipes shows those that come with the package."
+        raise RecipeError(f"Recipe {path}: there is no such file, and no recipe of this name; {advice}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"Recipe {path} cannot be read: {error}.") from None
     except yaml.YAMLError as error:

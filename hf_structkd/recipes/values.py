@@ -1,6 +1,7 @@
 """Values of a recipe: read from YAML or from an option, and converted to the type of a field without loss."""
 
 import dataclasses
+import difflib
 import json
 import math
 import re
@@ -181,7 +182,9 @@ def _coerce_dataclass(value: dict[Any, Any], kind: Any, where: str) -> Any:
     hints = get_type_hints(kind)
     names = [f.name for f in dataclasses.fields(kind) if f.init]
     if unknown := [key for key in value if key not in names]:
-        raise MismatchError(where, value, f"unknown {unknown[0]!r}; there are {', '.join(names)}")
+        near = difflib.get_close_matches(str(unknown[0]), names, n=1)
+        advice = f" (did you mean {near[0]!r}?)" if near else ""
+        raise MismatchError(where, value, f"unknown {unknown[0]!r}{advice}; there are {', '.join(names)}")
     members = {key: coerce(member, hints[key], f"{where}.{key}") for key, member in value.items()}
     try:
         return kind(**members)

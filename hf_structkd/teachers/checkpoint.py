@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import AutoModelForTokenClassification, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
-from ..files import refuse_missing_folder
+from ..files import model_named
 from ..modeling.configuration import label_names as labels_of
 from ..modeling.configuration import refuse_oversized
 from ..modeling.crf_head import CRFHeadMixin, compact
@@ -105,15 +105,15 @@ class Teacher(TagTeacher):
         """
         kwargs.setdefault("dtype", torch.float32)
         common = {"revision": revision or "main", "trust_remote_code": trust_remote_code}
-        refuse_missing_folder(model_id_or_path)
         try:
-            fields, _ = PreTrainedConfig.get_config_dict(model_id_or_path, revision=revision or "main")
-            refuse_oversized(fields, model_id_or_path)
-            model, loading_info = AutoModelForTokenClassification.from_pretrained(
-                model_id_or_path, output_loading_info=True, **common, **kwargs
-            )
-            tokenizer = AutoTokenizer.from_pretrained(model_id_or_path, **common)
-            check_soundness(model, tokenizer, loading_info, str(model_id_or_path))
+            with model_named(model_id_or_path):
+                fields, _ = PreTrainedConfig.get_config_dict(model_id_or_path, revision=revision or "main")
+                refuse_oversized(fields, model_id_or_path)
+                model, loading_info = AutoModelForTokenClassification.from_pretrained(
+                    model_id_or_path, output_loading_info=True, **common, **kwargs
+                )
+                tokenizer = AutoTokenizer.from_pretrained(model_id_or_path, **common)
+                check_soundness(model, tokenizer, loading_info, str(model_id_or_path))
         except Exception as error:  # a damaged file: SafetensorError, RuntimeError, KeyError, AttributeError, ...
             if isinstance(error, OSError | ImportError) or str(model_id_or_path) in str(error):
                 raise

@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ..files import model_named
 from .label_map import LabelMap
 from .optional_packages import import_package
 from .spans import SpanTeacher
@@ -88,7 +89,8 @@ class GlinerTeacher(SpanTeacher):
         gliner = import_package("gliner", extra="gliner")
         if not types:
             raise ValueError(f"teacher gliner:{name}: say which types it is asked for (option types: [person, city])")
-        model = gliner.GLiNER.from_pretrained(name, revision=revision, map_location=str(device or "cpu"))
+        with model_named(name):
+            model = gliner.GLiNER.from_pretrained(name, revision=revision, map_location=str(device or "cpu"))
         reading: dict[str, Any] = {"label_map": label_map, "scheme": scheme, "temperature": temperature}
         return cls(model, types, name=f"gliner:{name}", **reading, **options)
 

@@ -241,6 +241,8 @@ def test_names_are_combined_and_weighted():
     ("spec", "message"),
     [
         ("posteriro", "unknown objective 'posteriro'; there are none, "),
+        ("posterior+topk", r"unknown objective 'topk'; .* Did you mean 'top_k'\?"),
+        ({"top_k": {"wweight": 2}}, r"has no \['wweight'\]; .* Did you mean 'weight'\?"),
         ("posterior+posterior", "twice"),
         ({"posterior": 0}, "must be above 0"),
         ({"posterior": float("inf")}, "finite"),

@@ -40,7 +40,7 @@ def test_constant_is_constant_and_one_step_is_enough():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "liner"}, "unknown lambda schedule 'liner'; there are constant"),
+        ({"name": "liner"}, r"unknown lambda schedule 'liner'; there are constant.* Did you mean 'linear'\?"),
         ({"name": "linear", "start": 1.5}, "lambda_start must lie in"),
         ({"name": "linear", "rate": 0.1}, "linear_per_epoch only"),
         ({"name": "linear_per_epoch", "rate": 0.0}, "above 0"),

@@ -210,7 +210,7 @@ def test_a_wrong_recipe_is_refused_by_name(recipe, text, parts):
         (["--sizes", '{"en": 1, "en": 2}'], ["--sizes", "twice"]),
         (["--languages", "en", "recipe.yaml"], ["recipes first"]),
         (["--limit", "3", "recipe.yaml"], ["come first"]),
-        (["absent.yaml"], ["absent.yaml", "cannot be read"]),
+        (["absent.yaml"], ["absent.yaml", "there is no such file"]),
     ],
 )
 def test_a_wrong_option_is_refused_by_name(argv, parts):

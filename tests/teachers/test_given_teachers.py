@@ -9,6 +9,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, TokenClassificationPipeline, XLMRobertaConfig, XLMRobertaForTokenClassification
 
 from hf_structkd import StructKDTrainer, StructKDTrainingArguments, Teacher, annotate
+from hf_structkd.recipes.fields import DataArguments, ModelArguments
+from hf_structkd.recipes.growth import student_labels
+from hf_structkd.recipes.models import check_model
+from hf_structkd.recipes.parser import RecipeError
 from hf_structkd.teachers.panel import Panel, load_teachers
 from hf_structkd.training.teacher_embeddings import teacher_views
 from tests.conftest import label_fields
@@ -197,3 +201,34 @@ def test_a_path_without_a_folder_is_told_as_such(name, tmp_path):
     path = name.format(tmp_path)
     with pytest.raises(OSError, match=f"there is no folder '{path}' \\((it is a file|there is nothing of this name)"):
         Teacher.from_pretrained(path)
+    for check in (check_model, lambda args: student_labels(args, ["O"], DataArguments("demo"))):
+        with pytest.raises(RecipeError, match=f"model '{path}': there is no folder '{path}'"):
+            check(ModelArguments(model=path))
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("./my_modle", "./my_model"),
+        ("runs/x/student", "runs/xx/student"),
+        ("runs/xx/studnet/", "runs/xx/student"),
+        ("my_modle", "my_model"),  # may be a name on the Hub: the Hub's answer comes first
+        ("rnus/first", "runs/first"),
+        ("somebody/tagger", None),
+        ("./nowhere", None),
+    ],
+)
+def test_the_nearest_folder_is_named(name, near, tmp_path, monkeypatch):
+    """Danger: a slip of the finger is answered with rules for the names of repositories."""
+    for folder in ("my_model", "runs/xx/student", "runs/first"):
+        (tmp_path / folder).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    for load in (Teacher.from_pretrained, lambda name: check_model(ModelArguments(model=name))):
+        with pytest.raises((OSError, RecipeError)) as caught:
+            load(name)
+        message = str(caught.value)
+        is_path = name.startswith(".") or name.count("/") > 1
+        assert ("there is no folder" in message) == is_path
+        assert ("huggingface.co" in message) == (not is_path)
+        assert "Repo id" not in message
+        assert (f"the nearest is '{near}'" in message) == (near is not None)
