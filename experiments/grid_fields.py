@@ -17,6 +17,7 @@ READ_WITH_CORPUS = (
     "sentence_column",
     "column",
     "corpus_scheme",
+    "corpus_format",
     "orphans",
 )
 _DATA = tuple(field.name for field in fields(DataArguments))

@@ -21,6 +21,34 @@ _MANY_SENTENCES = 100  # that are checked for words that count 1, 2, 3
 _NUMBER = re.compile(r"\d+")
 _ENTITY_TAG = re.compile(r"O|[BIESLUM]-.+")
 _ID = re.compile(r"\d+([-.]\d+)?")
+
+
+@dataclass(frozen=True)
+class _KnownColumns:
+    """The columns of a format that has always the same.
+
+    Attributes:
+        counter: the column that counts the words of each sentence.
+        tokens, tags: the columns of the words and the tags.
+        inner: the column of entities inside of those of `tags`, which are counted and left out.
+        width: the number of columns that every line has at least.
+        any_width: whether the number of columns differs between sentences.
+    """
+
+    counter: int
+    tokens: int
+    tags: int
+    width: int
+    inner: int | None = None
+    any_width: bool = False
+
+
+# Universal NER; Benikova et al. (2014), GermEval; Pradhan et al. (2012), CoNLL-2012, with a column for each predicate.
+_KNOWN_COLUMNS = {
+    "uner": _KnownColumns(counter=0, tokens=1, tags=2, width=3),
+    "germeval": _KnownColumns(counter=0, tokens=1, tags=2, width=4, inner=3),
+    "ontonotes": _KnownColumns(counter=2, tokens=3, tags=10, width=12, any_width=True),
+}
 _Row = tuple[int, str, list[str]]  # line number, line, its columns; no columns where a line is blank
 
 
@@ -37,6 +65,7 @@ class _Layout:
         from_the_end: whether a column is counted from the end.
         separator: the character between columns: `"\\t"`, or `None` for spaces.
         header: whether the first line names the columns.
+        known: the columns of the format, where it has always the same.
     """
 
     width: int
@@ -47,6 +76,7 @@ class _Layout:
     from_the_end: bool
     separator: str | None
     header: bool
+    known: _KnownColumns | None = None
 
 
 def read_columns(
@@ -57,6 +87,7 @@ def read_columns(
     *,
     is_csv: bool = False,
     words_only: bool = False,
+    known_format: str = "conll",
 ) -> Iterator[RawSentence]:
     """Read the sentences of a column file: one word per line, blank lines between sentences.
 
@@ -76,6 +107,7 @@ def read_columns(
             default the one with a usual name, if any.
         is_csv: whether the file is CSV.
         words_only: Read the words and ignore the tags.
+        known_format: `"uner"`, `"germeval"` or `"ontonotes"`: the columns are those of that format.
 
     Returns:
         The sentences, read as they are asked for.
@@ -96,7 +128,11 @@ def read_columns(
             break
     if first is None:
         return
-    layout = _layout(path, first, tags_column, tokens_column, sentence_column, is_csv, words_only)
+    known = _KNOWN_COLUMNS.get(known_format)
+    if known is not None:
+        layout = _known_layout(path, first, known_format, known)
+    else:
+        layout = _layout(path, first, tags_column, tokens_column, sentence_column, is_csv, words_only)
     if layout.separator:
         ahead = [(number, line, line.split("\t") if columns else []) for number, line, columns in ahead]
         rows = ((number, line, line.split("\t") if columns else []) for number, line, columns in rows)
@@ -227,6 +263,18 @@ def _layout(
     )
 
 
+def _known_layout(path: Path, first: _Row, name: str, known: _KnownColumns) -> _Layout:
+    number, line, cells = first
+    separator = "\t" if "\t" in line else None
+    cells = line.split("\t") if separator else cells
+    if len(cells) < known.width or not _NUMBER.fullmatch(cells[known.counter]):
+        raise CorpusError(
+            f"{path}:{number}: not {name}, which has {known.width} columns or more, column {known.counter} (from 0) "
+            f"counting the words: {line!r:.120}."
+        )
+    return _Layout(len(cells), known.tokens, known.tags, None, True, False, separator, False, known)
+
+
 def _is_number(column: str | int) -> bool:
     return isinstance(column, int) or re.fullmatch(r"-?\d+", column) is not None
 
@@ -250,7 +298,8 @@ def _sentences(
     tags: list[str] = []
     lines: list[int] = []
     sentence_id: str | None = None
-    comments = documents = count = 0
+    comments = documents = count = inner = 0
+    known = layout.known
     doubtful: list[int] = []
 
     def end_sentence() -> Iterator[RawSentence]:
@@ -265,6 +314,10 @@ def _sentences(
         if not cells or line.startswith(DOCUMENT_START):
             yield from end_sentence()
             documents += bool(cells)
+            continue
+        if known is not None and known.any_width and re.match("#(begin|end) document", line):
+            yield from end_sentence()
+            documents += line.startswith("#begin")
             continue
         if not is_csv and not words and line.startswith("#"):
             has_all_columns = len(cells) == layout.width
@@ -291,6 +344,8 @@ def _sentences(
                 'quoted itself, """" (or separate the columns by tabs, in a .tsv file); leave out a column with '
                 "line breaks in its texts."
             )
+        if known is not None and known.inner is not None and len(cells) > known.inner:
+            inner += cells[known.inner] != "O"
         words.append(word)
         tags.append(tag)
         lines.append(number)
@@ -299,7 +354,10 @@ def _sentences(
         _check_one_sentence(path, len(words), is_csv)
     yield from end_sentence()
     if comments or documents:
-        logger.info("%s: skipped %d comment(s) and %d -DOCSTART- line(s).", path, comments, documents)
+        mark = "#begin document" if known is not None and known.any_width else f"{DOCUMENT_START}-"
+        logger.info("%s: skipped %d comment(s) and %d %s line(s).", path, comments, documents, mark)
+    if known is not None and known.inner is not None:
+        logger.warning("%s: the outer entities are read; inner ones of %d word(s) are left out.", path, inner)
     if doubtful:
         logger.warning(
             "%s: %d line(s) that begin with # have as many columns as words have, but a tag that no word has: taken "
@@ -341,7 +399,8 @@ def _is_word(cells: Sequence[str], layout: _Layout, known_tags: set[str]) -> boo
 def _check_width(path: Path, number: int, line: str, cells: Sequence[str], layout: _Layout, is_csv: bool) -> None:
     wanted = [column for column in (layout.tokens, layout.tags, layout.sentence) if column is not None]
     # Between tabs a column keeps its number whatever follows it; a space inside a word shifts all later columns.
-    if len(cells) == layout.width or (layout.separator and not layout.from_the_end and len(cells) > max(wanted)):
+    any_width = layout.separator or (layout.known is not None and layout.known.any_width)
+    if len(cells) == layout.width or (any_width and not layout.from_the_end and len(cells) > max(wanted)):
         return
     advice = "Correct the line"
     if layout.separator:
@@ -373,7 +432,8 @@ def _refuse_counters(path: Path, sentences: Iterable[RawSentence]) -> Iterator[R
     if all(_is_counter(sentence.tokens) for sentence in held) and any(len(sentence.tokens) > 1 for sentence in held):
         raise CorpusError(
             f"{path}: the first column counts 1, 2, 3 in every sentence, so it is not the words. Say which columns "
-            "are the words and the tags with tokens_column and tags_column, counted from 0."
+            "are the words and the tags with tokens_column and tags_column, counted from 0; or that the file is one of "
+            f"Universal NER or GermEval: {setting('format', 'uner')}, {setting('format', 'germeval')}."
         )
     yield from held
     if later_error is not None:

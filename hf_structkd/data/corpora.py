@@ -72,6 +72,7 @@ def load_corpus(
     documents: Documents | None = None,
     measure_words: bool | dict[str, WordAgreement] = True,
     glued: bool = False,
+    format: str | None = None,
 ) -> datasets.Dataset:
     """Load the annotated sentences of one language.
 
@@ -80,8 +81,9 @@ def load_corpus(
             of these possibly packed: gzip, bzip2, xz, zip; JSON also as doccano, Prodigy, Label Studio and GLiNER
             write it), `.parquet`, spaCy's `.spacy`, a folder written by `save_to_disk`, a Hub id
             (`"owner/name"`, `"owner/name:config"`, either with `"@revision"`), `"demo"` for the built-in
-            corpus, or a `Dataset` or `DatasetDict`. A name that exists on disk is never looked up on the Hub; a
-            file with any other ending is read as a column file.
+            corpus, or a `Dataset` or `DatasetDict`, also as a stream (`IterableDataset`), which is read to its end or
+            `max_sentences`. A name that exists on disk is never looked up on the Hub; of a file with any other
+            ending the content tells the format. The log says which format was recognised, and by what.
         language: the value of the `language` column.
         split: which split, for sources that have several. `dev` and `validation` are the same.
         scheme: the tag scheme of the source, one of `CORPUS_SCHEMES`: `"BIO"`, `"BIOES"`, `"plain"`, or `"BILOU"`,
@@ -121,6 +123,8 @@ def load_corpus(
         glued: adds a column `glued`, for models with `glued_words`: for each word whether it follows the word before
             it without a blank; `None` where the source does not tell. Texts with character offsets, DocBin and CoNLL-U
             (`# text`, `SpaceAfter=No`) do.
+        format: the format of the file, or of a table's rows, in place of the one that is recognised: one of
+            [`~.data.foreign_formats.FORMATS`].
 
     Returns:
         A dataset with the columns `tokens`, `tags` (lists of strings) and `language` (string), and `annotated_types`
@@ -128,11 +132,12 @@ def load_corpus(
         number is logged.
 
     Raises:
-        CorpusError: if the source is missing, empty or broken; the message names file and line, or row.
+        CorpusError: if the source is missing, empty, broken or not of the format; the message names file and line, or
+            row, and shows how a file of another format begins.
         ValueError: if an argument has a value that is not listed here, or is a text in place of a list.
     """
     options = ReadingOptions(
-        tags_column, tokens_column, sentence_column, column, label_names, words, spans, offset_unit
+        tags_column, tokens_column, sentence_column, column, label_names, words, spans, offset_unit, format
     )
     if isinstance(annotated_types, str):
         raise ValueError(f"annotated_types is the text {annotated_types!r}, but must be a list of entity types.")
@@ -288,6 +293,7 @@ def load_corpora(
     annotated_types: Mapping[str, Sequence[str]] | Sequence[str] | None = None,
     documents: Mapping[str, Documents] | Documents | None = None,
     measure_words: bool | dict[str, WordAgreement] = True,
+    format: Mapping[str, str] | str | None = None,
     **kwargs: Any,
 ) -> dict[str, datasets.DatasetDict]:
     """Load several languages.
@@ -303,6 +309,8 @@ def load_corpora(
             missing language).
         documents: as for [`load_corpus`], of all languages, or a mapping from language to it.
         measure_words: as for [`load_corpus`], of the first split of each language.
+        format: as for [`load_corpus`], of all languages, or a mapping from language to format (the one that is
+            recognised for a missing language).
         **kwargs: as for [`load_corpus`].
 
     Returns:
@@ -327,8 +335,9 @@ def load_corpora(
     types_of = annotated_types
     if isinstance(types_of, Mapping) and (unknown := [language for language in types_of if language not in languages]):
         raise CorpusError(f"annotated_types names {', '.join(unknown)}, but the languages are {', '.join(languages)}.")
-    if isinstance(documents, Mapping) and (unknown := [name for name in documents if name not in languages]):
-        raise CorpusError(f"documents names {', '.join(unknown)}, but the languages are {', '.join(languages)}.")
+    for argument, by_language in (("documents", documents), ("format", format)):
+        if isinstance(by_language, Mapping) and (unknown := [name for name in by_language if name not in languages]):
+            raise CorpusError(f"{argument} names {', '.join(unknown)}, but the languages are {', '.join(languages)}.")
     # Every path is checked before anything is read: a missing last file should not cost reading the others.
     sources = {
         lang: {split: _source_of(corpus, lang, split, languages, splits) for split in splits} for lang in languages
@@ -352,6 +361,7 @@ def load_corpora(
                     annotated_types=types_of.get(language) if isinstance(types_of, Mapping) else types_of,
                     documents=documents.get(language) if isinstance(documents, Mapping) else documents,
                     measure_words=False if loaded else measure_words,
+                    format=format.get(language) if isinstance(format, Mapping) else format,
                     **kwargs,
                 )
             except CorpusError as error:

@@ -1,7 +1,29 @@
-"""Files that are not what their name says: names for what they look like, and advice, for error messages."""
+"""The formats of files: their names, what a file looks like, and advice where it is not what its name says."""
 
 import json
 import re
+from difflib import get_close_matches
+
+# The values of `format=`: of whole files, and of the rows that annotation tools write into JSON and tables.
+FILE_FORMATS = {
+    "conll": "one word per line in columns",
+    "uner": "columns of Universal NER: number, word, tag",
+    "germeval": "columns of GermEval 2014: number, word, outer entity, inner entity",
+    "ontonotes": "columns of OntoNotes in CoNLL-2012: the fourth is the word, the eleventh the entity in brackets",
+    "conllu": "CoNLL-U or CoNLL-U Plus",
+    "csv": "a table with commas, semicolons or tabs",
+    "jsonl": "JSON, lists of words and tags in each row",
+    "parquet": "Parquet",
+    "spacy": "DocBin of spaCy",
+}
+ROW_FORMATS = {
+    "doccano": "texts with spans, as doccano writes them",
+    "prodigy": "texts with spans, as Prodigy writes them",
+    "label-studio": "texts with spans, as Label Studio writes them",
+    "spans": "texts with spans of characters",
+    "gliner": "words with spans of words, as GLiNER takes them",
+}
+FORMATS = {**FILE_FORMATS, **ROW_FORMATS}
 
 _MAGIC = (
     (b"PK\x03\x04", "a zip archive (or an Office document). Unpack it and name the file inside."),
@@ -31,6 +53,15 @@ _XML_LINE = re.compile(r"<[A-Za-z!?/][^<>]*>")
 _CONLLU_ID = re.compile(r"\d+([-.]\d+)?")
 
 
+def check_format(name: str | None) -> None:
+    """Raise ValueError for a format that does not exist, with the nearest name."""
+    if name is None or name in FORMATS:
+        return
+    near = get_close_matches(str(name), FORMATS, n=1)
+    advice = f" Did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"format must be one of {', '.join(FORMATS)}, not {name!r}.{advice}")
+
+
 def describe_foreign_file(start: bytes) -> str | None:
     """A description, with advice, of a file that is no text file with a corpus; else `None`.
 
@@ -46,26 +77,38 @@ def describe_foreign_file(start: bytes) -> str | None:
     return next((description for pattern, description in _TEXT if pattern.match(text)), None)
 
 
+def format_of_line(line: str) -> str | None:
+    """What the first line with words tells of a file: `conllu`, `jsonl`, `json`, `xml`, or `None` for columns."""
+    cells = line.split("\t")
+    if len(cells) == 10 and _CONLLU_ID.fullmatch(cells[0]):
+        return "conllu"
+    if line.startswith(("{", "[")):
+        try:
+            if isinstance(json.loads(line), (dict, list)):
+                return "jsonl"
+        except (ValueError, RecursionError):
+            pass
+        if line in ("{", "[", "[{") or re.match(r'[\[{]+\s*"\w+"\s*:', line):
+            return "json"
+    return "xml" if _XML_LINE.fullmatch(line) else None
+
+
+_ADVICE = {
+    "conllu": "this looks like CoNLL-U: give the file the ending .conllu, or say the format conllu",
+    "jsonl": "this looks like JSON lines: give the file the ending .jsonl, or say the format jsonl",
+    "json": "this looks like JSON: give the file the ending .json, or say the format jsonl",
+    "xml": "this looks like XML, which is not read: convert it to columns or JSON lines",
+}
+
+
 def describe_foreign_columns(line: str) -> str | None:
     """A description, with advice, of a file that is no column file; else `None`.
 
     Args:
         line: the first line with words.
     """
-    cells = line.split("\t")
-    if len(cells) == 10 and _CONLLU_ID.fullmatch(cells[0]):
-        return "this looks like CoNLL-U: give the file the ending .conllu"
-    if line.startswith(("{", "[")):
-        try:
-            if isinstance(json.loads(line), (dict, list)):
-                return "this looks like JSON lines: give the file the ending .jsonl"
-        except (ValueError, RecursionError):
-            pass
-        if line == "{" or re.match(r'[\[{]+\s*"\w+"\s*:', line):
-            return "this looks like JSON: give the file the ending .json"
-    if _XML_LINE.fullmatch(line):
-        return "this looks like XML, which is not read: convert it to columns or JSON lines"
-    return None
+    name = format_of_line(line)
+    return None if name is None else _ADVICE[name]
 
 
 def advice_on_single_column(line: str) -> str:

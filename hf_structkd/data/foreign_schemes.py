@@ -4,7 +4,7 @@
 |---|---|---|
 | BILOU (BILUO) | B, I, L(ast), U(nit), O | BIOES |
 | BMES (BMEWO) | B, M(iddle), E, S or W, O | BIOES |
-| brackets | `(PER*`, `*`, `*)`, as in CoNLL-2005, CoNLL-2011/12 and OntoNotes | BIO |
+| brackets | `(PER*`, `*`, `*)`, `(PER)`, as in CoNLL-2005, CoNLL-2011/12 and OntoNotes | BIO |
 | suffix | `PER-B`, `PER-I` | whatever the letters say |
 | other separators, lower case | `B_PER`, `b-per`, `B:PER` | whatever the letters say |
 | another word for outside | `o`, `0`, `_`, `OUT`, ... | `O` |
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 _PREFIX = re.compile(r"([BIESLUMW])-(.+)", re.DOTALL)
 _SUFFIX = re.compile(r"(.+)-([BIESLUMW])", re.DOTALL)
 _NOTATION = re.compile(r"([BIESLUMW])[-_:/|.](.+)", re.DOTALL | re.IGNORECASE)
-_BRACKETS = re.compile(r"((?:\([^()*\s]+)*)\*(\)*)")
+_BRACKETS = re.compile(r"(?:((?:\([^()*\s]+)*)\*|((?:\([^()*\s]+)+)(?=\)))(\)*)")  # CoNLL-2012 has (PER) for one word
 _LETTERS = {"L": "E", "U": "S", "M": "I", "W": "S"}
 # In place of O; the last two are the Cyrillic and the Greek letter.
 LIKE_O = ("o", "0", "_", "-", "out", "outside", "none", "null", "other", "\u043e", "\u03bf")
@@ -116,8 +116,8 @@ def _without_brackets(brackets: Sequence[str], sentence: Callable[[], RawSentenc
     tags, entity_type = [], ""
     for word, tag in enumerate(brackets):
         match = _BRACKETS.fullmatch(tag)
-        opened, closed = match.groups() if match else ("", "")
-        types = opened.split("(")[1:]
+        opened, alone, closed = match.groups("") if match else ("", "", "")
+        types = (opened or alone).split("(")[1:]
         if len(types) > 1 or (types and entity_type) or len(closed) > bool(types or entity_type):
             raise CorpusError(
                 f"{sentence().place(word)}: the bracket {tag!r} is nested in another one, or closes none; a tagger "

@@ -32,8 +32,8 @@ def source_info(source: Any, features: datasets.Features) -> datasets.DatasetInf
         source: The source.
         features: The columns of the dataset.
     """
-    if isinstance(source, (datasets.Dataset, datasets.DatasetDict)):
-        parts = source.values() if isinstance(source, datasets.DatasetDict) else [source]
+    if not isinstance(source, (str, Path)):
+        parts = source.values() if isinstance(source, Mapping) else [source]
         names = _names(name for part in parts for name in hub_datasets_of(part))
     else:
         names = _names(filter(None, [hub_dataset(source)]))

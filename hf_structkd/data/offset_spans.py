@@ -66,6 +66,8 @@ class SpanCounts:
         texts: texts that were read.
         left_out: reason -> texts that were left out, such as rejected ones.
         choices: what was chosen about a text -> how many texts.
+        no_spans: kind of annotation that is no span of a text, such as a class of the whole text -> how many.
+        fields: field of a task's data that was annotated -> how many texts.
         entities: type -> entities that were placed.
         trimmed: spans whose ends were blanks.
         dropped: reason -> spans that were dropped.
@@ -75,6 +77,8 @@ class SpanCounts:
     texts: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
     choices: Counter[str] = field(default_factory=Counter)
+    no_spans: Counter[str] = field(default_factory=Counter)
+    fields: Counter[str] = field(default_factory=Counter)
     entities: Counter[str] = field(default_factory=Counter)
     trimmed: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
@@ -86,16 +90,26 @@ class SpanCounts:
         if len(places) < _EXAMPLES:
             places.append(place)
 
-    def log(self, source: str) -> None:
-        """Log what was read, and as a warning what was dropped."""
+    def log(self, source: str, content: str = "texts with character offsets") -> None:
+        """Log what was read, and as a warning what was dropped.
+
+        Args:
+            source: the name of the source.
+            content: what its rows are.
+        """
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(self.entities.items())) or "none"
-        logger.info("%s: %d texts with character offsets; entities: %s.", source, self.texts, kinds)
+        logger.info("%s: %d %s; entities: %s.", source, self.texts, content, kinds)
         if self.trimmed:
             logger.info("%s: blanks trimmed from the ends of %d spans.", source, self.trimmed)
         for reason, count in self.left_out.items():
             logger.warning("%s: %d texts left out: %s.", source, count, reason)
         for choice, count in self.choices.items():
             logger.warning("%s: %d texts %s.", source, count, choice)
+        for kind, count in self.no_spans.items():
+            logger.warning("%s: %d annotations of type %s left out: no spans of the text.", source, count, kind)
+        if len(self.fields) > 1:
+            shown = ", ".join(f"{count} of {name}" for name, count in self.fields.items())
+            logger.warning("%s: texts of several fields are read: %s. tokens_column chooses one.", source, shown)
         for reason, count in self.dropped.items():
             logger.warning("%s: %d spans dropped, each %s: %s.", source, count, reason, "; ".join(self.places[reason]))
 

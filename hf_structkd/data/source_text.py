@@ -24,7 +24,7 @@ LONGEST_LINE = 1 << 26  # bytes; far longer than a line of words, or a JSON line
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")  # JSON can escape halves of surrogate pairs; no file can store them
 
 
-_IN_RECIPES = {"label_names": "labels", "scheme": "tag_scheme"}  # fields that have another name there
+_IN_RECIPES = {"label_names": "labels", "scheme": "tag_scheme", "format": "corpus_format"}  # fields that have another name there
 _OPTIONS = {"label_names": "labels"}  # options of `structkd convert` that have another name
 _as_options: ContextVar[bool] = ContextVar("as_options", default=False)
 
@@ -194,6 +194,48 @@ def _decode(path: Path, number: int, offset: int, data: bytes, start: bytes, lon
             "with `tr '\\r' '\\n'`."
         )
     return line
+
+
+def with_first_line(path: Path, sentences: Iterable[RawSentence], asked: str | None = None) -> Iterator[RawSentence]:
+    """The same sentences; an error before the first of them shows how the file begins: it may be of another format.
+
+    Args:
+        path: the file.
+        sentences: what a reader makes of it.
+        asked: the format that the user named.
+
+    Raises:
+        CorpusError: the reader's.
+    """
+    iterator = iter(sentences)
+    try:
+        first = next(iterator, None)
+    except CorpusError as error:
+        raise showing_first_line(path, error, asked) from error
+    if first is not None:
+        yield first
+        yield from iterator
+
+
+def showing_first_line(path: Path, error: CorpusError, asked: str | None = None) -> CorpusError:
+    """An error with the format that the user named, and the first line of the file, at most 100 characters of it."""
+    lines = start_of(path).decode("utf-8-sig", "replace").splitlines()
+    line = next((line.strip()[:100] for line in lines if line.strip()), "")
+    forced = "" if asked is None else setting("format", asked)
+    parts = [f"{forced} was asked for"] if forced and forced not in str(error) else []
+    if line and repr(line[:40])[1:-1] not in str(error):
+        parts.append(f"{'the' if parts else 'The'} file begins {line!r}")
+    return CorpusError(f"{str(error).rstrip('.')}. {', and '.join(parts)}.") if parts else error
+
+
+def start_of(path: Path) -> bytes:
+    """The first bytes of a file, unpacked, at most 512; none where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            stream: Any = _unpack(path, file)
+            return bytes(stream.peek(512)[:512])
+    except (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, NotImplementedError, CorpusError):
+        return b""
 
 
 def blocks(lines: Iterable[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]:

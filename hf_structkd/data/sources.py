@@ -4,7 +4,7 @@ import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from itertools import chain, count
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
@@ -17,11 +17,20 @@ from .conllu import read_conllu
 from .default_words import DefaultSegmenter
 from .demo_corpus import load_demo_corpus
 from .docbin import read_docbin
-from .foreign_formats import describe_foreign_file
+from .foreign_formats import FILE_FORMATS, FORMATS, ROW_FORMATS, check_format, describe_foreign_file, format_of_line
 from .offset_spans import OFFSET_UNITS, SPAN_CHOICES, OffsetUnit, SpanChoice, SpanCounts, sentences_from_texts
 from .readers import pick_column, read_csv_texts, read_json, sentences_from_rows
-from .source_text import PACKED_ENDINGS, CorpusError, RawSentence, setting
-from .tool_exports import is_export_row, is_word_span_row, sentences_of_word_spans, texts_of_rows
+from .source_text import (
+    PACKED_ENDINGS,
+    CorpusError,
+    RawSentence,
+    read_lines,
+    setting,
+    showing_first_line,
+    start_of,
+    with_first_line,
+)
+from .tool_exports import SPAN_COLUMNS, row_format, sentences_of_word_spans, texts_of_rows
 
 logger = logging.getLogger(__name__)
 
@@ -30,8 +39,20 @@ FILE_NAME = re.compile(
     r".*\.(conllu?|conll\d+|conllup?|txt|[ct]sv|iob\d?|bio|bioes|jsonl?|ndjson|jsonlines|parquet|spacy|gz|bz2|xz|zip)|\.{0,2}/.*",
     re.IGNORECASE,
 )
-JSON_ENDINGS = (".json", ".jsonl", ".ndjson", ".jsonlines")
-Source: TypeAlias = str | Path | datasets.Dataset | datasets.DatasetDict
+# What an ending says of a file's format; other endings say nothing, and the content is asked.
+_FORMATS_OF_ENDINGS = (
+    (re.compile(r"\.(jsonl?|ndjson|jsonlines)$"), "jsonl"),
+    (re.compile(r"\.conllup?$"), "conllu"),
+    (re.compile(r"\.csv$"), "csv"),
+    (re.compile(r"\.spacy$"), "spacy"),
+    (re.compile(r"\.parquet$"), "parquet"),
+    (re.compile(r"\.(conll\d*|txt|tsv|iob\d?|bio|bioes)$"), "conll"),
+)
+_ZLIB = (b"x\x01", b"x\x5e", b"x\x9c", b"x\xda")  # how a DocBin begins
+_LINES_ASKED = 1_000  # of a file whose ending says nothing
+_ROWS_ASKED = 100  # of a table, which may begin with rows that nobody annotated
+Stream: TypeAlias = datasets.IterableDataset | datasets.IterableDatasetDict
+Source: TypeAlias = str | Path | datasets.Dataset | datasets.DatasetDict | Stream
 HUB_ID = re.compile(r"(?P<name>\w[\w.-]*/[\w.-]+)(?::(?P<config>[\w.+-]+))?(?:@(?P<revision>\w[\w./+-]*))?")
 _CONVERTED = re.compile(r"refs/convert/\w+")  # branches that the Hub writes, also of datasets with scripts
 _COLUMNS, _NUMBERED = ("tags_column", "tokens_column"), ("sentence_column", "column")
@@ -51,8 +72,10 @@ class ReadingOptions:
     words: str | Callable[[str], Iterable[Any]] | None = None
     spans: SpanChoice = "refuse"
     offset_unit: OffsetUnit | None = None
+    format: str | None = None
 
     def __post_init__(self) -> None:
+        check_format(self.format)
         if self.spans not in SPAN_CHOICES:
             raise ValueError(f"spans must be one of {', '.join(SPAN_CHOICES)}, not {self.spans!r}.")
         if self.offset_unit not in (None, *OFFSET_UNITS):
@@ -84,58 +107,169 @@ def open_source(source: Source, language: str, split: str | None, options: Readi
     """
     name = source_name(source)
     if name == "demo":
-        options.refuse(name, "of this corpus", *_COLUMNS, *_NUMBERED, *_OF_TEXTS)
+        options.refuse(name, "of this corpus", *_COLUMNS, *_NUMBERED, *_OF_TEXTS, "format")
         demo = load_demo_corpus(language, split or "train")
         return _sentences_of_dataset(f"demo:{language}", demo, ReadingOptions())
-    if (table := open_table(source, split)) is not None:
+    if (table := open_table(source, split, options.format)) is not None:
         options.refuse(name, "of tables, whose columns have names", *_NUMBERED)
-        return _sentences_of_dataset(name, table, options)
+        is_file = isinstance(source, (str, Path)) and Path(source).is_file()
+        if options.format not in (None, *ROW_FORMATS, "parquet" if is_file else None):
+            raise CorpusError(
+                f"{name}: {setting('format', options.format)} is one of files; of tables there are "
+                f"{', '.join(ROW_FORMATS)}."
+            )
+        holder = format_of_file(Path(name), options.format) if is_file else (None, "")
+        return _sentences_of_dataset(name, table, options, *holder)
     path = Path(name)
-    suffix = file_suffix(path)
-    if suffix.endswith(JSON_ENDINGS):
-        options.refuse(name, "of tables, whose columns have names", *_NUMBERED)
-        return _sentences_of_rows(name, read_json(path), options, options.label_names)
-    if suffix.endswith(".spacy"):
+    kind, reason = format_of_file(path, options.format)
+    if kind == "spacy":
+        _log_format(name, kind, reason)
         return read_docbin(path)
-    if suffix.endswith((".csv", ".tsv")) and (rows := read_csv_texts(path)) is not None:
+    rows = read_csv_texts(path) if kind == "csv" or file_suffix(path).endswith(".tsv") else None
+    if rows is not None:
+        kind = "csv"
+    elif kind == "jsonl":
+        rows = read_json(path)
+    if rows is not None:
         options.refuse(name, "of tables, whose columns have names", *_NUMBERED)
-        return _sentences_of_rows(name, rows, options, None)
-    if suffix.endswith((".conllu", ".conllup")):
+        return _sentences_of_rows(path, rows, options, options.label_names, kind, reason)
+    if options.format in ROW_FORMATS:
+        problem = f"{path}: {setting('format', options.format)} is one of JSON and of tables with a column 'text'"
+        raise showing_first_line(path, CorpusError(problem))
+    _log_format(name, kind, reason)
+    if kind == "conllu":
         options.refuse(name, "of CoNLL-U, whose words are its FORM", "tokens_column", *_NUMBERED)
-        return read_conllu(path, _column_name(options.tags_column))
+        return with_first_line(path, read_conllu(path, _column_name(options.tags_column)), options.format)
+    if kind not in ("csv", "conll"):
+        options.refuse(name, f"of the format {kind}, whose columns are always the same", *_COLUMNS, *_NUMBERED)
     if options.tags_column is not None and options.column != -1:
         raise CorpusError(
             f"{name}: column={options.column} and tags_column={options.tags_column!r} are the same: give one."
         )
     tags = options.column if options.column != -1 else options.tags_column
-    is_csv = suffix.endswith(".csv")
-    return read_columns(path, tags, options.tokens_column, options.sentence_column, is_csv=is_csv)
+    columns = (tags, options.tokens_column, options.sentence_column)
+    sentences = read_columns(path, *columns, is_csv=kind == "csv", known_format=kind)
+    return with_first_line(path, sentences, options.format)
+
+
+def format_of_file(path: Path, given: str | None = None) -> tuple[str, str]:
+    """The format of a file, and what tells it.
+
+    Args:
+        path: a file.
+        given: the format that the user names; where it is one of rows, the file that holds them is recognised.
+
+    Returns:
+        The format, one of `FILE_FORMATS`, and a phrase for the log: `"by its ending"`.
+
+    Raises:
+        CorpusError: if there is no such file, or it holds no text where its content is to tell.
+    """
+    if given in FILE_FORMATS:
+        return given, "as you said"
+    suffix = file_suffix(path)
+    by_ending = next((name for ending, name in _FORMATS_OF_ENDINGS if ending.search(suffix)), None)
+    if given is not None:
+        is_table = by_ending in ("csv", "parquet") or suffix.endswith(".tsv")
+        return (by_ending if is_table and by_ending else "jsonl"), "as you said"
+    return (by_ending, "by its ending") if by_ending else (_format_of_content(path), "by its content")
+
+
+def _format_of_content(path: Path) -> str:
+    start = start_of(path)
+    if start.startswith(b"PAR1"):
+        return "parquet"
+    if start.startswith(_ZLIB):
+        return "spacy"
+    for _, line in islice(read_lines(path), _LINES_ASKED):
+        if line.startswith("# global.columns"):
+            return "conllu"
+        if line.strip() and not line.startswith("#"):
+            name = format_of_line(line)
+            if name in ("conllu", "jsonl", "json"):
+                return "conllu" if name == "conllu" else "jsonl"
+            return "csv" if _is_csv_header(line) else "conll"
+    return "conll"
+
+
+def _is_csv_header(line: str) -> bool:
+    """Whether commas or semicolons part the usual names of columns."""
+    names = [name.strip().lower() for name in re.split("[,;]", line)]
+    words = any(name in TOKEN_COLUMNS for name in names) and any(name in TAG_COLUMNS for name in names)
+    return words or ("text" in names and any(name in SPAN_COLUMNS for name in names))
+
+
+def _log_format(source: str, name: str, reason: str) -> None:
+    logger.info("%s: format %s (%s), %s.", source, name, FORMATS[name], reason)
 
 
 def _sentences_of_rows(
-    name: str,
+    source: str | Path,
     rows: Iterable[tuple[str, Mapping[str, Any]]],
     options: ReadingOptions,
     label_names: Sequence[str] | None,
+    holder: str | None = None,
+    reason: str = "",
 ) -> Iterator[RawSentence]:
-    """The sentences of a table, or of an annotation tool's export, which its first row tells."""
-    iterator = iter(rows)
-    first = next(iterator, None)
-    if first is None:
-        return iter(())
-    rows = chain([first], iterator)
-    if options.tokens_column is None and options.tags_column is None:
-        if is_word_span_row(first[1]):
-            logger.info("%s: read as sentences with spans of words, as GLiNER takes them.", name)
-            return sentences_of_word_spans(name, rows, options.spans, SpanCounts())
-        if is_export_row(first[1]):
-            logger.info("%s: read as texts with character offsets.", name)
-            counts = SpanCounts()
-            texts = texts_of_rows(name, rows, counts)
-            segment = DefaultSegmenter() if options.words is None else get_segmenter(options.words)
-            return sentences_from_texts(name, texts, segment, options.spans, options.offset_unit, counts)
-    return sentences_from_rows(
-        name, rows, _column_name(options.tokens_column), _column_name(options.tags_column), label_names
+    """The sentences of a table, or of an annotation tool's export, which its first rows tell.
+
+    Args:
+        source: a file, or the name of a table.
+        rows, label_names: as for `sentences_from_rows`.
+        options: the arguments of `load_corpus`.
+        holder, reason: the format of the file, and what tells it.
+    """
+    name, iterator = str(source), iter(rows)
+    columns = _column_name(options.tokens_column), _column_name(options.tags_column)
+    try:
+        first, kind = _first_rows(iterator, *columns)
+        if not first:
+            return
+        _check_row_format(name, options.format, kind, first[-1][1])
+    except CorpusError as error:
+        raise (showing_first_line(source, error, options.format) if isinstance(source, Path) else error) from error
+    rows, counts = chain(first, iterator), SpanCounts()
+    if options.format in ("jsonl", "parquet"):
+        kind = None
+    elif options.format is None:
+        names = ", ".join(first[-1][1])
+        reason = f"{reason or 'by'}{' and' if reason else ''} its columns: {names:.200}"
+    if kind is not None or holder is not None:
+        named = options.format if options.format in ROW_FORMATS else kind or holder
+        _log_format(name, named or "", reason or "as you said")
+    if kind == "gliner":
+        yield from sentences_of_word_spans(name, rows, options.spans, counts)
+    elif kind is not None:
+        texts = texts_of_rows(name, rows, counts, options.spans, *columns)
+        segment = DefaultSegmenter() if options.words is None else get_segmenter(options.words)
+        yield from sentences_from_texts(name, texts, segment, options.spans, options.offset_unit, counts)
+    else:
+        sentences = sentences_from_rows(name, rows, *columns, label_names)
+        yield from with_first_line(source, sentences, options.format) if isinstance(source, Path) else sentences
+
+
+def _first_rows(
+    rows: Iterator[tuple[str, Mapping[str, Any]]], tokens_column: str | None, tags_column: str | None
+) -> tuple[list[tuple[str, Mapping[str, Any]]], str | None]:
+    """The first rows, up to one that tells their format, and the format; texts without spans do not tell it."""
+    first = []
+    for place, row in islice(rows, _ROWS_ASKED):
+        first.append((place, row))
+        kind = row_format(row, tokens_column, tags_column)
+        has_words = any(isinstance(row.get(column), (list, tuple)) for column in TOKEN_COLUMNS)
+        if kind is not None or has_words or not isinstance(row.get(tokens_column or "text"), str):
+            return first, kind
+    return first, None
+
+
+def _check_row_format(name: str, wanted: str | None, kind: str | None, row: Mapping[str, Any]) -> None:
+    """Raise CorpusError if rows are not of the format that the user names."""
+    of_texts = kind is not None and kind != "gliner"
+    if wanted not in ROW_FORMATS or kind == wanted or (wanted == "spans" and of_texts):
+        return
+    look = f"look like {kind}" if kind else "are not like that"
+    raise CorpusError(
+        f"{name}: {setting('format', wanted)}, but its rows {look}; their columns are {', '.join(row)}."
     )
 
 
@@ -143,26 +277,23 @@ def source_name(source: Source) -> str:
     """The name of a source, for messages.
 
     Raises:
-        CorpusError: for a stream, or anything else that is no corpus.
+        CorpusError: for anything that is no corpus.
     """
     if isinstance(source, datasets.Dataset):
         return "the Dataset"
     if isinstance(source, datasets.DatasetDict):
         return "the DatasetDict"
+    if isinstance(source, (datasets.IterableDataset, datasets.IterableDatasetDict)):
+        return f"the {type(source).__name__}"
     if isinstance(source, (str, Path)):
         return str(source)
-    if isinstance(source, (datasets.IterableDataset, datasets.IterableDatasetDict)):
-        raise CorpusError(
-            f"{type(source).__name__}: a stream has no end to check, and a corpus is read as a whole. Make a Dataset "
-            "of what you need: Dataset.from_list(list(stream.take(100_000)))."
-        )
     raise CorpusError(f"a corpus is a path, a Hub id, a Dataset or a DatasetDict, not {type(source).__name__}.")
 
 
 def is_one_table(source: Source) -> bool:
     """Whether a source holds one set of sentences, whatever the split."""
-    if isinstance(source, (datasets.Dataset, datasets.DatasetDict)):
-        return isinstance(source, datasets.Dataset)
+    if not isinstance(source, (str, Path)):
+        return isinstance(source, (datasets.Dataset, datasets.IterableDataset))
     path = Path(source)
     try:
         if path.is_dir():
@@ -180,8 +311,13 @@ def file_suffix(path: Path) -> str:
     return suffix
 
 
-def open_table(source: Source, split: str | None) -> datasets.Dataset | None:
-    """Open a saved dataset, a Parquet file, or a dataset on the Hub or in memory.
+def open_table(
+    source: Source, split: str | None, format: str | None = None
+) -> datasets.Dataset | datasets.IterableDataset | None:
+    """Open a saved dataset, a Parquet file, or a dataset on the Hub, in memory or read as a stream.
+
+    Args:
+        source, split, format: as for [`load_corpus`].
 
     Returns:
         The dataset; `None` for a file of another format, which exists.
@@ -189,9 +325,9 @@ def open_table(source: Source, split: str | None) -> datasets.Dataset | None:
     Raises:
         CorpusError: if there is no such source, or it is broken.
     """
-    if isinstance(source, datasets.DatasetDict):
-        return _choose_split("the DatasetDict", source, split)
-    if isinstance(source, datasets.Dataset):
+    if isinstance(source, (datasets.DatasetDict, datasets.IterableDatasetDict)):
+        source = _choose_split(source_name(source), source, split)
+    if isinstance(source, (datasets.Dataset, datasets.IterableDataset)):
         return source.with_format(None)
     path, name = Path(source), source_name(source)
     try:
@@ -208,10 +344,12 @@ def open_table(source: Source, split: str | None) -> datasets.Dataset | None:
         )
     if not exists:
         raise CorpusError(f"{name}: no such file.")
-    return _read_parquet(path) if file_suffix(path).endswith(".parquet") else None
+    return _read_parquet(path) if format_of_file(path, format)[0] == "parquet" else None
 
 
-def numbered_rows(source: str, table: datasets.Dataset) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def numbered_rows(
+    source: str, table: datasets.Dataset | datasets.IterableDataset
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """A table's rows with their places, for `sentences_from_rows`.
 
     Raises:
@@ -232,7 +370,7 @@ def _column_name(column: str | int | None) -> str | None:
     return column if column is None else str(column)
 
 
-def _choose_split(source: str, splits: Mapping[Any, datasets.Dataset], split: str | None) -> datasets.Dataset:
+def _choose_split(source: str, splits: Mapping[Any, Any], split: str | None) -> Any:
     for name in (split, _SAME_SPLIT.get(split or "")):
         if name is not None and name in splits:
             return splits[name]
@@ -279,22 +417,30 @@ def _load_from_hub(name: str, config: str | None, revision: str | None, split: s
     return _choose_split(name, cast("datasets.DatasetDict", loaded), split)
 
 
-def _sentences_of_dataset(source: str, dataset: datasets.Dataset, options: ReadingOptions) -> Iterator[RawSentence]:
+def _sentences_of_dataset(
+    source: str,
+    dataset: datasets.Dataset | datasets.IterableDataset,
+    options: ReadingOptions,
+    holder: str | None = None,
+    reason: str = "",
+) -> Iterator[RawSentence]:
     rows = numbered_rows(source, dataset)
+    features = dataset.features or {}  # a stream may not know its columns
     class_names = {
         name: inner.names
-        for name, feature in dataset.features.items()
+        for name, feature in features.items()
         if isinstance(inner := getattr(feature, "feature", None), datasets.ClassLabel)
     }
-    if dataset.num_rows == 0:
+    if isinstance(dataset, datasets.Dataset) and dataset.num_rows == 0:
         return iter(())
     # The column of the tags decides what numbers in it mean; where a table has none, reading its first row raises.
-    lists = [name for name, feature in dataset.features.items() if hasattr(feature, "feature")]
+    lists = [name for name, feature in features.items() if hasattr(feature, "feature")]
     wanted = _column_name(options.tags_column)
     tags_column = None
-    if wanted is not None or (
-        any(name in TAG_COLUMNS for name in dataset.column_names)
-        and any(name in TOKEN_COLUMNS for name in dataset.column_names)
+    if features and (
+        wanted is not None
+        or (any(name in TAG_COLUMNS for name in features) and any(name in TOKEN_COLUMNS for name in features))
     ):
-        tags_column = pick_column(source, dataset.column_names, wanted, TAG_COLUMNS, "tags", lists)
-    return _sentences_of_rows(source, rows, options, class_names.get(tags_column or "", options.label_names))
+        tags_column = pick_column(source, features, wanted, TAG_COLUMNS, "tags", lists)
+    names = class_names.get(tags_column or "", options.label_names)
+    return _sentences_of_rows(source, rows, options, names, holder, reason)

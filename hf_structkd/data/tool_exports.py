@@ -4,13 +4,14 @@
   with `start_offset`, `end_offset`, `label`.
 - Prodigy: `text`, `spans` as objects with `start`, `end`, `label`; perhaps `tokens`; `answer`.
 - Label Studio: `data` with the text, and `annotations` with `result` (JSON); or `text` and a list of objects with
-  `start`, `end`, `labels` (JSON-MIN).
+  `start`, `end`, `labels` (JSON-MIN). Of several fields of `data` the one is read that an annotation names.
 - GLiNER, NuNER: `tokenized_text`, and `ner` as `[[first word, last word, type], ...]`.
 - Tables: `text`, and `spans` or `entities` as above, also as the text of such a list.
 """
 
 import ast
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -21,7 +22,13 @@ from .source_text import CorpusError, RawSentence, is_text, setting
 SPAN_COLUMNS = ("spans", "entities", "label", "labels", "annotations", "ner")
 _STARTS, _ENDS = ("start", "start_offset", "begin"), ("end", "end_offset", "stop")
 _TYPES = ("label", "labels", "type", "entity_group", "entity", "tag", "ner")
+_COLUMNS_OF = {"prodigy": ("spans",), "doccano": ("label", "labels", "entities", "annotations")}
 _REJECTED = ("reject", "ignore")
+# Label Studio's annotations of parts of a text that are not counted in its characters.
+_OTHER_COUNTS = {
+    "hypertextlabels": "of HTML, which counts in its tags: export the plain text",
+    "paragraphlabels": "of a dialogue, which counts in its paragraphs: export every paragraph as a text of its own",
+}
 
 
 def is_word_span_row(row: Mapping[str, Any]) -> bool:
@@ -29,13 +36,44 @@ def is_word_span_row(row: Mapping[str, Any]) -> bool:
     return isinstance(row.get("tokenized_text"), (list, tuple)) and isinstance(row.get("ner"), (list, tuple))
 
 
-def is_export_row(row: Mapping[str, Any]) -> bool:
-    """Whether a row is a text with spans of characters, as an annotation tool exports it."""
+def row_format(row: Mapping[str, Any], text_column: str | None = None, span_column: str | None = None) -> str | None:
+    """The format of an annotation tool's row, one of `ROW_FORMATS`; `None` for any other row.
+
+    Args:
+        row: the row.
+        text_column, span_column: as for [`texts_of_rows`].
+    """
+    if text_column is None and span_column is None and is_word_span_row(row):
+        return "gliner"
+    if not is_export_row(row, text_column, span_column):
+        return None
     if _is_label_studio(row):
-        return True
-    if any(_are_words(row.get(name)) for name in TOKEN_COLUMNS):
+        return "label-studio"
+    column = _span_columns(row, span_column)[0]
+    spans = _parsed(row[column])
+    span = spans[0] if spans else None
+    if isinstance(span, Mapping):
+        if isinstance(span.get("labels"), (list, tuple)):
+            return "label-studio"
+        by_keys = "doccano" if "start_offset" in span else "prodigy"
+        return by_keys if column in _COLUMNS_OF[by_keys] else "spans"
+    by_column = (tool for tool, columns in _COLUMNS_OF.items() if column in columns)
+    tool = next(by_column, "spans")
+    return "spans" if tool == "prodigy" and span is not None else tool
+
+
+def is_export_row(row: Mapping[str, Any], text_column: str | None = None, span_column: str | None = None) -> bool:
+    """Whether a row is a text with spans of characters, as an annotation tool exports it.
+
+    Args:
+        row: the row.
+        text_column, span_column: as for [`texts_of_rows`].
+    """
+    if _is_label_studio(row):
+        return span_column is None and (text_column is None or isinstance(row["data"].get(text_column), str))
+    if text_column is None and any(_are_words(row.get(name)) for name in TOKEN_COLUMNS):
         return False
-    return isinstance(row.get("text"), str) and _span_column(row) is not None
+    return isinstance(row.get(text_column or "text"), str) and bool(_span_columns(row, span_column))
 
 
 def _is_label_studio(row: Mapping[str, Any]) -> bool:
@@ -46,12 +84,14 @@ def _are_words(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and bool(value) and isinstance(value[0], str)
 
 
-def _span_column(row: Mapping[str, Any]) -> str | None:
-    for name in SPAN_COLUMNS:
+def _span_columns(row: Mapping[str, Any], wanted: str | None = None) -> list[str]:
+    """The columns of a row that hold lists of spans; empty lists count only where no other is filled."""
+    columns = {}
+    for name in SPAN_COLUMNS if wanted is None else (wanted,):
         value = _parsed(row.get(name))
         if isinstance(value, (list, tuple)) and all(isinstance(span, (list, tuple, Mapping)) for span in value):
-            return name
-    return None
+            columns[name] = bool(value)
+    return [name for name, filled in columns.items() if filled] or list(columns)[:1]
 
 
 def _parsed(value: Any) -> Any:
@@ -68,17 +108,26 @@ def _parsed(value: Any) -> Any:
 
 
 def texts_of_rows(
-    source: str, rows: Iterable[tuple[str, Mapping[str, Any]]], counts: SpanCounts
+    source: str,
+    rows: Iterable[tuple[str, Mapping[str, Any]]],
+    counts: SpanCounts,
+    choice: SpanChoice,
+    text_column: str | None = None,
+    span_column: str | None = None,
 ) -> Iterator[AnnotatedText]:
     """The annotated texts of a tool's rows.
 
     Args:
         source: the name of the source, for messages.
         rows: pairs of place and row.
-        counts: rejected and cancelled rows are counted here.
+        counts: rejected and cancelled rows, and what is no span of a text, are counted here.
+        choice: whether annotations that are not counted in the characters of a text are refused or dropped.
+        text_column: the column of the text, of Label Studio the field of `data`; by default `text`, of Label Studio
+            the field that an annotation names.
+        span_column: the column of the spans, by default the one with a usual name (`SPAN_COLUMNS`).
 
     Yields:
-        One text per row.
+        One text per row, of Label Studio one for each field that was annotated.
 
     Raises:
         CorpusError: for a row that is not as the tool writes it; the message names the place.
@@ -89,19 +138,24 @@ def texts_of_rows(
             counts.left_out[f"answer {row['answer']!r}"] += 1
             continue
         if _is_label_studio(row):
-            yield from _label_studio_text(where, place, row, counts)
+            yield from _label_studio_texts(where, place, row, counts, choice, text_column)
             continue
-        column = _span_column(row)
-        text: Any = row.get("text")
+        columns = _span_columns(row, span_column)
+        text: Any = row.get(text_column or "text")
         if not is_text(text):
-            raise CorpusError(f"{where}: 'text' must be a text, not {text!r:.60}.")
-        if column is None:
-            missing = [name for name in SPAN_COLUMNS if name in row and row[name] is None]
-            if missing or not any(name in row for name in SPAN_COLUMNS):
-                yield AnnotatedText(text, None, place, _words(where, text, row.get("tokens")))
-                continue
-            raise CorpusError(f"{where}: no list of spans in {', '.join(n for n in SPAN_COLUMNS if n in row)}.")
-        spans = [_span(where, span) for span in _parsed(row[column])]
+            raise CorpusError(f"{where}: {text_column or 'text'!r} must be a text, not {text!r:.60}.")
+        if len(columns) > 1:
+            raise CorpusError(f"{where}: several columns of spans ({', '.join(columns)}). Choose with {setting('tags_column')}.")
+        if not columns:
+            names = SPAN_COLUMNS if span_column is None else (span_column,)
+            present = [name for name in names if name in row]
+            if present and all(row[name] is not None for name in present):
+                raise CorpusError(f"{where}: no list of spans in {', '.join(present)}.")
+            if not present:
+                counts.choices[f"lack a column of spans ({', '.join(names)}), and count as not annotated"] += 1
+            yield AnnotatedText(text, None, place, _words(where, text, row.get("tokens")))
+            continue
+        spans = [_span(where, span) for span in _parsed(row[columns[0]])]
         yield AnnotatedText(text, spans, place, _words(where, text, row.get("tokens")))
 
 
@@ -149,34 +203,77 @@ def _span(where: str, span: Any) -> TextSpan:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value == int(value)
+    is_finite = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return is_finite and value == int(value)
 
 
-def _label_studio_text(where: str, place: str, row: Mapping[str, Any], counts: SpanCounts) -> Iterator[AnnotatedText]:
+def _label_studio_texts(
+    where: str, place: str, row: Mapping[str, Any], counts: SpanCounts, choice: SpanChoice, text_column: str | None
+) -> Iterator[AnnotatedText]:
     data, annotations = row["data"], row.get("annotations", row.get("completions")) or []
-    texts = {name: value for name, value in data.items() if isinstance(value, str)}
-    name = "text" if "text" in texts else next(iter(texts), None)
-    if name is None or (name != "text" and len(texts) > 1):
-        raise CorpusError(f"{where}: which of the data is the text? There are {', '.join(data) or 'none'}.")
+    texts = {
+        name: value
+        for name, value in data.items()
+        if isinstance(value, str) and (text_column is None or name == text_column)
+    }
     valid = [a for a in annotations if not a.get("was_cancelled")]
     if annotations and not valid:
         counts.left_out["cancelled by the annotator"] += 1
         return
     if not valid:
-        yield AnnotatedText(texts[name], None, place)
+        yield AnnotatedText(texts[_text_field(where, data, texts, [])], None, place)
         return
     chosen = next((a for a in valid if a.get("ground_truth")), valid[0])
     if len(valid) > 1:
         counts.choices["annotated several times: the one marked as ground truth is read, else the first"] += 1
-    spans = []
+    fields: dict[str, list[TextSpan]] = {}
+    unnamed = []  # spans of a part of the screen that no field of the data is named for
     for result in chosen.get("result") or ():
-        value, kind = result.get("value"), result.get("type")
-        if kind not in (None, "labels") or not isinstance(value, Mapping):
-            if kind == "hypertextlabels":
-                raise CorpusError(f"{where}: annotations of HTML count in its tags: export the plain text.")
-            continue  # choices, relations and the like say nothing about spans
-        spans.append(_span(where, value))
-    yield AnnotatedText(texts[name], spans, place)
+        value, kind, field = result.get("value"), result.get("type"), result.get("to_name")
+        if kind in _OTHER_COUNTS:
+            if choice == "refuse":
+                raise CorpusError(
+                    f"{where}: an annotation of type {kind!r} {_OTHER_COUNTS[kind]}; or drop such annotations: "
+                    f"{setting('spans', 'drop')}."
+                )
+            counts.drop(f"of type {kind!r}, {_OTHER_COUNTS[kind].partition(':')[0]}", where)
+        elif kind not in (None, "labels") or not isinstance(value, Mapping):
+            counts.no_spans[str(kind)] += 1
+        elif field in texts:
+            fields.setdefault(field, []).append(_span(where, value))
+        elif field in data:
+            counts.no_spans[f"labels of the field {field!r}"] += 1
+        else:
+            unnamed.append(_span(where, value))
+    if unnamed or not fields:
+        field = next(iter(fields)) if len(fields) == 1 else _text_field(where, data, texts, unnamed)
+        fields[field] = [*fields.get(field, ()), *unnamed]
+    for field, spans in fields.items():
+        counts.fields[field] += 1
+        yield AnnotatedText(texts[field], spans, place if len(fields) == 1 else f"{place}, field {field!r}")
+
+
+def _text_field(where: str, data: Mapping[str, Any], texts: Mapping[str, str], spans: Sequence[TextSpan]) -> str:
+    """The field of a task's data that its spans are of: the one that has their texts, else `text`, else the only one.
+
+    Raises:
+        CorpusError: if nothing tells.
+    """
+    known = [span for span in spans if span.text is not None]
+    fitting = [name for name, text in texts.items() if all(_stands_in(text, span) for span in known)]
+    if known and len(fitting) == 1:
+        return fitting[0]
+    if "text" in texts or len(texts) == 1:
+        return "text" if "text" in texts else next(iter(texts))
+    raise CorpusError(
+        f"{where}: which of the data is the text? There are {', '.join(data) or 'none'}. Choose with {setting('tokens_column')}."
+    )
+
+
+def _stands_in(text: str, span: TextSpan) -> bool:
+    """Whether a span's own text stands where its offsets say, in characters or in UTF-16 units."""
+    units = text.encode("utf-16-le")[2 * max(0, span.start) : 2 * max(0, span.end)].decode("utf-16-le", "replace")
+    return span.text in (text[max(0, span.start) : max(0, span.end)], units)
 
 
 def sentences_of_word_spans(
@@ -220,7 +317,7 @@ def sentences_of_word_spans(
                 tags[first : last + 1] = [f"B-{kind}"] + [f"I-{kind}"] * (last - first)
                 counts.entities[kind] += 1
         yield RawSentence(tokens, tags, source, row=place)
-    counts.log(source)
+    counts.log(source, "sentences with spans of words")
 
 
 def _checked_words(where: str, words: Sequence[Any]) -> list[str]:

@@ -29,7 +29,7 @@ from .readers import pick_column, read_csv_texts, read_json
 from .sentence_splitters import get_splitter
 from .sentence_table import arrow_dataset, word_batches
 from .source_text import CorpusError, RawSentence, is_text, read_lines
-from .sources import JSON_ENDINGS, Source, file_suffix, numbered_rows, open_table, source_name
+from .sources import Source, file_suffix, format_of_file, numbered_rows, open_table, source_name
 from .tool_exports import is_export_row, is_word_span_row, texts_of_rows
 from .words import check_corpus, is_tokenised, tag_column, with_column
 
@@ -139,7 +139,8 @@ def _open(
     table = open_table(source, split)
     path = Path(name)
     suffix = "" if table is not None else file_suffix(path)
-    is_columns = table is None and not suffix.endswith((".txt", ".conllu", ".conllup", ".spacy", *JSON_ENDINGS))
+    kind = "" if table is not None or suffix.endswith(".txt") else format_of_file(path)[0]
+    is_columns = kind in ("conll", "csv")
     if sentence_column is not None and not is_columns:
         raise CorpusError(f"{name}: sentence_column has no effect on a source of this kind: leave it out.")
     if table is not None:
@@ -151,17 +152,17 @@ def _open(
                 "give a file with columns another ending, such as .conll."
             )
         return _words_of_texts(path, reading) if reading.is_raw else _words_of_lines(path)
-    if suffix.endswith(JSON_ENDINGS):
+    if kind == "jsonl":
         return _words_of_rows(name, read_json(path), tokens_column, reading)
-    if suffix.endswith((".csv", ".tsv")) and (texts := read_csv_texts(path, without_spans=True)) is not None:
+    is_table = kind == "csv" or suffix.endswith(".tsv")
+    if is_table and (texts := read_csv_texts(path, without_spans=True)) is not None:
         return _words_of_rows(name, texts, tokens_column, reading)
     reading.refuse_splitter(name)
-    if suffix.endswith((".conllu", ".conllup")):
+    if kind == "conllu":
         return (_with_blanks(sentence) for sentence in read_conllu(path, "form"))
-    if suffix.endswith(".spacy"):
+    if kind == "spacy":
         return (_with_blanks(sentence) for sentence in read_docbin(path))
-    is_csv = suffix.endswith(".csv")
-    rows = read_columns(path, None, tokens_column, sentence_column, is_csv=is_csv, words_only=True)
+    rows = read_columns(path, None, tokens_column, sentence_column, is_csv=kind == "csv", words_only=True)
     return (sentence.tokens for sentence in rows)
 
 
@@ -193,7 +194,7 @@ def _words_of_rows(source: str, rows: Any, tokens_column: str | int | None, read
             continue
         is_text_row = is_text(row.get("text")) and not any(name in row for name in TOKEN_COLUMNS)
         if wanted is None and (is_export_row(row) or is_text_row):
-            for item in texts_of_rows(source, [(place, row)], SpanCounts()):
+            for item in texts_of_rows(source, [(place, row)], SpanCounts(), "drop"):
                 if item.words is not None:
                     reading.refuse_splitter(f"{source}{place}")
                     yield GluedWords.of_text(item.text, item.words)

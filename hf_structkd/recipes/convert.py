@@ -26,6 +26,7 @@ def main(arguments: Sequence[str], program: str) -> None:
     parser.add_argument("source")
     parser.add_argument("target", type=Path)
     parser.add_argument("--to", choices=WRITERS)
+    parser.add_argument("--format")
     parser.add_argument("--scheme", choices=CORPUS_SCHEMES)
     parser.add_argument("--to_scheme", choices=("BIO", "BIOES"))
     parser.add_argument("--orphans", choices=("accept", "repair", "refuse"), default="accept")
@@ -78,6 +79,7 @@ def convert(given: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
             words=given.words,
             spans=given.spans,
             offset_unit=given.offset_unit,
+            format=given.format,
         )
         sentences = read_sentences(
             given.source,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset, DatasetDict, concatenate_datasets
 
@@ -12,7 +13,6 @@ from ..data.columns import ANNOTATED_TYPES, DOCUMENT, GLUED
 from ..data.corpora import (
     FEATURES,
     OPTIONAL_FEATURES,
-    Documents,
     label_inventory,
     load_corpora,
     with_columns,
@@ -216,7 +216,8 @@ def load_gold_parts(recipe: Recipe, word_agreement: dict[str, WordAgreement] | N
             corpus={language: own} if own is not None else data.corpus,
             languages=[language],
             annotated_types={key: types for key, types in (data.annotated_types or {}).items() if key == language},
-            documents=_documents_of(data, language),
+            documents=_of_language(data.documents, language),
+            corpus_format=_of_language(data.corpus_format, language),
         )
         loaded = load_data(of_language, splits, whole_train=True, word_agreement=word_agreement)[language]
         parts[language] = DatasetDict({"train": _NOTHING, **loaded})
@@ -309,6 +310,7 @@ def load_data(
         words=args.words,
         spans=args.spans,
         offset_unit=args.offset_unit,
+        format=args.corpus_format,
         annotated_types=args.annotated_types,
         documents=args.documents,
         glued=bool(args.glued_words) if glued is None else glued,
@@ -373,14 +375,15 @@ def load_unlabelled(args: DataArguments, languages: Sequence[str]) -> dict[str, 
             sentences=args.sentences,
             glued=bool(args.glued_words),
         )
-        if _documents_of(args, language) == "source":
+        if _of_language(args.documents, language) == "source":
             name = [f"{language}/unlabelled"] * len(loaded[language])
             loaded[language] = loaded[language].add_column(DOCUMENT, name, feature=OPTIONAL_FEATURES[DOCUMENT])
     return loaded
 
 
-def _documents_of(args: DataArguments, language: str) -> Documents | None:
-    return args.documents.get(language) if isinstance(args.documents, dict) else args.documents
+def _of_language(field: Any, language: str) -> Any:
+    """The value that a field has for a language."""
+    return field.get(language) if isinstance(field, dict) else field
 
 
 def unlabelled_part(whole: Mapping[str, DatasetDict], recipe: Recipe) -> dict[str, Dataset]:

@@ -111,7 +111,7 @@ DATA = (
         "it says which sentences teachers read together, and annotation_context is 0 or no teacher is asked",
     ),
     Rule(
-        ("tags_column", "column", "sentence_column", "corpus_scheme", "spans", "offset_unit"),
+        ("tags_column", "column", "sentence_column", "corpus_scheme", "corpus_format", "spans", "offset_unit"),
         lambda r: r.corpus != "demo",
         "corpus 'demo' is read as it is",
     ),

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from ..data.augmentation import Augmentation
+from ..data.foreign_formats import check_format
 from ..data.sentence_splitters import get_splitter
 from ..data.tag_checks import CorpusScheme
 from ..evaluation.calibration import DEFAULT_BINS
@@ -101,6 +102,14 @@ class DataArguments:
             "help": "For corpora with character offsets: what these count; by default recognised, or asked for."
         },
     )
+    corpus_format: dict[str, str] | str | None = field(
+        default=None,
+        metadata={
+            "help": "The format of the files of corpus, in place of the one that is recognised: conll, uner, "
+            "germeval, ontonotes, conllu, csv, jsonl, parquet, spacy, doccano, prodigy, label-studio, spans or "
+            "gliner; or language -> one of these."
+        },
+    )
     annotated_types: dict[str, list[str]] | None = field(
         default=None,
         metadata={
@@ -186,6 +195,9 @@ class DataArguments:
         check_numbers(self, counts=sizes, not_negative=("max_train_sentences",))  # a grid may train without gold tags
         if self.words is not None:
             get_segmenter(self.words)
+        formats = self.corpus_format
+        for name in formats.values() if isinstance(formats, dict) else [formats]:
+            check_format(name)
         if self.sentences is not None:
             get_splitter(self.sentences)
         if self.corpus_scheme is not None and self.tag_scheme not in ("BIO", "BIOES"):

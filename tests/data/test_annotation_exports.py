@@ -9,6 +9,7 @@ import lzma
 import re
 import zipfile
 from pathlib import Path
+from typing import ClassVar
 
 import datasets
 import pytest
@@ -291,6 +292,91 @@ class TestWhatNobodyAccepted:
         task = {"data": {"text": TEXT}, "annotations": [{"result": []}, {"result": RESULT, "ground_truth": True}]}
         assert read(task) == RIGHT
         assert "annotated several times" in caplog.text
+
+
+class TestWhichColumnOrFieldIsRead:
+    """Danger: an empty list, or the other text of a task, is read in place of the annotation."""
+
+    SPANS: ClassVar = [list(span) for span in SPANS]
+
+    def test_an_empty_list_of_spans_beside_a_filled_one(self, read):
+        assert read({"text": TEXT, "spans": [], "entities": self.SPANS, "labels": []}) == RIGHT
+        assert read({"text": TEXT, "spans": [], "entities": []}, EXPORTS["Prodigy"])[1:] == RIGHT
+
+    def test_several_filled_lists_are_a_choice(self, read):
+        row = {"text": TEXT, "spans": [[0, 3, "P"]], "entities": self.SPANS}
+        with pytest.raises(CorpusError, match=r"export.jsonl:1: several columns of spans \(spans, entities\).*tags_"):
+            read(row)
+        assert read(row, tags_column="entities") == RIGHT
+
+    def test_columns_with_other_names(self, read):
+        row = {"id": 1, "content": TEXT, "marks": self.SPANS}
+        assert read(row, tokens_column="content", tags_column="marks") == RIGHT
+        with pytest.raises(CorpusError, match=r"no column 'tokens'.*The file begins '\{\"id\": 1, \"content\""):
+            read(row)
+
+    OTHER = "Nobody hums in here at all."
+
+    @pytest.mark.parametrize(
+        ("data", "to_name"),
+        [
+            ({"text": OTHER, "body": TEXT}, "body"),
+            ({"text": OTHER, "body": TEXT}, "a name of the screen"),  # the spans' own texts tell
+            ({"title": OTHER, "body": TEXT}, "a name of the screen"),
+            ({"body": TEXT}, "a name of the screen"),
+        ],
+    )
+    def test_the_field_that_was_annotated(self, read, data, to_name):
+        result = [{**each, "to_name": to_name} for each in RESULT]
+        task = {"data": data, "annotations": [{"result": result}]}
+        assert read(task) == RIGHT
+        assert read(task, tokens_column="body") == RIGHT
+
+    def test_two_fields_of_one_task_are_two_texts(self, read, caplog):
+        title = {"type": "labels", "to_name": "title", "value": {"start": 0, "end": 4, "labels": ["L"]}}
+        body = [{**each, "to_name": "body"} for each in RESULT]
+        task = {"data": {"title": "Kano hums", "body": TEXT}, "annotations": [{"result": [*body, title]}]}
+        assert read(task) == [*RIGHT, "Kano/B-L hums/O"]
+        assert "texts of several fields are read: 1 of body, 1 of title" in caplog.text
+        assert read(task, tokens_column="title") == ["Kano/B-L hums/O"]
+        assert "2 annotations of type labels of the field 'body' left out" in caplog.text
+
+    def test_annotations_that_are_no_spans_are_counted(self, read, caplog):
+        choice = {"type": "choices", "to_name": "t", "value": {"choices": ["x"]}}
+        task = {"data": {"text": TEXT}, "annotations": [{"result": [*RESULT, choice, {"type": "relation"}]}]}
+        assert read(task) == RIGHT
+        assert "1 annotations of type choices left out: no spans of the text" in caplog.text
+        assert "1 annotations of type relation left out" in caplog.text
+
+    @pytest.mark.parametrize("kind", ["paragraphlabels", "hypertextlabels"])
+    def test_spans_that_count_something_else_are_refused_or_dropped(self, read, caplog, kind):
+        value = {"start": "0", "end": "0", "startOffset": 0, "endOffset": 3, kind: ["P"]}
+        task = {"data": {"text": TEXT}, "annotations": [{"result": [*RESULT, {"type": kind, "value": value}]}]}
+        with pytest.raises(CorpusError, match=f"export.jsonl:1: an annotation of type '{kind}' of"):
+            read(task)
+        assert read(task, spans="drop") == RIGHT
+        assert f"1 spans dropped, each of type '{kind}'" in caplog.text
+
+    def test_texts_without_a_column_of_spans_are_counted(self, read, caplog):
+        """They were sentences without tags, without a word why; and as the first row an error."""
+        row = {"text": "Kano hums", "tags": [[0, 4, "L"]]}
+        assert read(row, EXPORTS["Prodigy"], row) == ["Kano/? hums/?", *RIGHT, "Kano/? hums/?"]
+        assert "2 texts lack a column of spans (spans, entities" in caplog.text
+        caplog.clear()
+        assert read(EXPORTS["Prodigy"], {"text": "Kano hums", "spans": None}) == [*RIGHT, "Kano/? hums/?"]
+        assert "lack a column" not in caplog.text
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "true", "0.5"])
+@pytest.mark.parametrize("row", ['{"text": "Olu", "label": [[0, %s, "P"]]}',
+                                 '{"text": "Olu", "label": [[%s, 3, "P"]]}',
+                                 '{"tokenized_text": ["Olu"], "ner": [[0, %s, "P"]]}'])  # fmt: skip
+def test_offsets_that_are_no_whole_numbers(tmp_path, row, number):
+    """Python's JSON reads NaN and Infinity; int() raised a raw error."""
+    path = tmp_path / "a.jsonl"
+    path.write_text(row % number)
+    with pytest.raises(CorpusError, match=r"a.jsonl:1: \[.*\] is no span"):
+        load_corpus(path, language="xx")
 
 
 @pytest.mark.parametrize(

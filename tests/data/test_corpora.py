@@ -455,17 +455,31 @@ class TestDatasetsInMemory:
             load_corpora(splits)
 
     @pytest.mark.parametrize("place", [lambda x: x, lambda x: {"en": x}, lambda x: {"en": {"train": x}}])
-    def test_streams_are_refused(self, splits, place):
+    def test_streams_are_read_as_datasets_are(self, splits, place):
         streams = {name: data.to_iterable_dataset() for name, data in splits.items()}
         for stream in (streams["train"], datasets.IterableDatasetDict(streams)):
-            with pytest.raises(CorpusError, match=r"Iterable.*: a stream has no end.*Dataset.from_list"):
-                load_corpora(place(stream), ["en"], ["train"])
-            with pytest.raises(CorpusError, match="a stream has no end"):
-                load(stream)
-            with pytest.raises(CorpusError, match="a stream has no end"):
-                load_sentences(stream, language="en")
+            loaded = load_corpora(place(stream), ["en"], ["train"])["en"]["train"]
+            assert_is_the_corpus(loaded)
+            assert_is_the_corpus(load(stream, split="train"))
+            assert load_sentences(stream, language="en")["tokens"] == TOKENS
+        assert load(datasets.IterableDatasetDict(streams), split="dev")["tokens"] == TOKENS[1:]
+        with pytest.raises(CorpusError, match="the IterableDataset: train, dev, test would be the same sentences"):
+            load_corpora({"en": streams["train"]})
         with pytest.raises(CorpusError, match="a Dataset or a DatasetDict, not list"):
             load_corpora(place([1]), ["en"], ["train"])
+
+    def test_a_stream_without_end_is_read_as_far_as_asked(self):
+        """Danger: a stream that knows neither its columns nor its end is read for ever."""
+
+        def rows():
+            while True:
+                yield {"tokens": ["Olu", "hums"], "tags": ["B-P", "O"]}
+
+        stream = datasets.IterableDataset.from_generator(rows)
+        assert stream.features is None
+        assert load(stream, max_sentences=3)["tags"] == [["B-P", "O"]] * 3
+        texts = datasets.IterableDataset.from_generator(lambda: iter([{"text": "Olu hums", "spans": [[0, 3, "P"]]}]))
+        assert load(texts)["tags"] == [["B-P", "O"]]
 
     def test_sentences_that_are_none(self, splits):
         rows = [{"tokens": ["a"], "tags": ["O"]}, {"tokens": None, "tags": ["O"]}]

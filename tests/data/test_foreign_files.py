@@ -5,6 +5,7 @@ import json
 import logging
 from typing import ClassVar
 
+import datasets
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -369,7 +370,218 @@ class TestTagSchemes:
         caplog.clear()
         read(rows, scheme="plain")
         read("a NOUN\nb VERB\n")
-        assert not caplog.text
+        assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+class TestFormats:
+    """Danger: nobody knows as what a file was read; a file of another kind becomes words of nonsense."""
+
+    ROWS = '{"tokens": ["Olu", "hums"], "tags": ["B-P", "O"]}\n'
+    CONLLU = "1\tOlu\t_\tX\t_\t_\t2\tx\t_\t_\n2\thums\t_\tY\t_\t_\t0\tx\t_\t_\n"
+    EXPORT = '{"text": "Olu hums", "label": [[0, 3, "P"]]}\n'
+
+    @pytest.mark.parametrize(
+        ("content", "name"),
+        [
+            (ROWS, "jsonl"),
+            (f"[\n{ROWS}]", "jsonl"),
+            (CONLLU, "conllu"),
+            (f"# text = Olu hums\n{CONLLU}", "conllu"),
+            ("# global.columns = FORM UPOS\nOlu\tX\nhums\tY\n", "conllu"),
+            ("word,tag\nOlu,B-P\nhums,O\n", "csv"),
+            ('text;spans\nOlu hums;"[[0, 3, ""P""]]"\n', "spans"),
+            (EXPORT, "doccano"),
+            ("Olu B-P\nhums O\n", "conll"),
+            ("# a, remark\nOlu\tB-P\nhums\tO\n", "conll"),
+        ],
+    )
+    @pytest.mark.parametrize("file", ["export", "a.data", "a.ner.gz"])
+    def test_the_content_tells_where_the_ending_says_nothing(self, read, tmp_path, caplog, content, name, file):
+        packed = gzip.compress(content.encode(), mtime=0) if file.endswith("gz") else content
+        with caplog.at_level(logging.INFO):
+            (sentence,) = read(packed, file)
+        assert sentence in ("Olu/B-P hums/O", "Olu/X hums/Y")
+        lines = [record.getMessage() for record in caplog.records if ": format " in record.getMessage()]
+        assert len(lines) == 1
+        assert f"{file}: format {name} (" in lines[0]
+        assert "by its content" in lines[0]
+        assert load_sentences(tmp_path / file, language="xx")["tokens"] == [["Olu", "hums"]]
+
+    def test_parquet_and_docbin_by_their_content(self, tmp_path, caplog):
+        path = tmp_path / "export"
+        datasets.Dataset.from_dict({"tokens": [["Olu"]], "tags": [["B-P"]]}).to_parquet(path)
+        with caplog.at_level(logging.INFO):
+            assert load_corpus(path, language="xx")["tags"] == [["B-P"]]
+        assert "export: format parquet (Parquet), by its content and its columns: tokens, tags." in caplog.text
+        tokens = pytest.importorskip("spacy.tokens", reason="needs spaCy, the `spacy` extra")
+        doc = tokens.Doc(pytest.importorskip("spacy.vocab").Vocab(), words=["Olu"])
+        doc.set_ents([tokens.Span(doc, 0, 1, label="P")])
+        tokens.DocBin(attrs=["ENT_IOB", "ENT_TYPE"], docs=[doc]).to_disk(path)
+        assert load_corpus(path, language="xx")["tags"] == [["B-P"]]
+
+    @pytest.mark.parametrize(
+        ("content", "name", "format"),
+        [
+            (ROWS, "a.conll", "jsonl"),
+            (CONLLU, "a.conll", "conllu"),
+            ("word,tag\nOlu,B-P\nhums,O\n", "a.txt", "csv"),
+            ("Olu B-P\nhums O\n", "a.jsonl", "conll"),
+            (EXPORT, "a.txt", "doccano"),
+            (EXPORT, "a.txt", "spans"),
+            ('text\tspans\nOlu hums\t"[[0, 3, ""P""]]"\n', "a.tsv", "spans"),
+        ],
+    )
+    def test_a_format_can_be_forced(self, read, caplog, content, name, format):
+        with caplog.at_level(logging.INFO):
+            assert read(content, name, format=format)[0] in ("Olu/B-P hums/O", "Olu/X hums/Y")
+        assert f"{name}: format {format} (" in caplog.text
+        assert "), as you said." in caplog.text
+
+    @pytest.mark.parametrize(
+        ("content", "name", "format", "message"),
+        [
+            (
+                EXPORT,
+                "a.jsonl",
+                "prodigy",
+                "format='prodigy' (in recipes corpus_format: prodigy), but its rows look like doccano; their columns are t",
+            ),
+            (EXPORT, "a.jsonl", "gliner", "corpus_format: gliner), but its rows look like doccano"),
+            (EXPORT, "a.jsonl", "jsonl", "no column 'tokens'; there are text, label"),
+            (ROWS, "a.jsonl", "label-studio", "corpus_format: label-studio), but its rows are not like that"),
+            (ROWS, "a.jsonl", "conll", "this looks like JSON lines"),
+            (ROWS, "a.jsonl", "uner", "not uner, which has 3 columns or more, column 0"),
+            ("Olu B-P\n", "a.conll", "doccano", "not JSON"),
+            ("Olu B-P\n", "a.conll", "conllu", "1 tab-separated columns instead of 10"),
+            ("Olu B-P\n", "a.conll", "csv", "the first line does not name the columns"),
+            ("Olu B-P\n", "a.conll", "germeval", "not germeval, which has 4 columns or more"),
+            ("Olu B-P\n", "a.conll", "ontonotes", "not ontonotes, which has 12 columns"),
+            ("Olu B-P\n", "a.conll", "spacy", "not a DocBin"),
+            ("Olu B-P\n", "a.conll", "parquet", "not a Parquet file"),
+            ("word,tag\nOlu,B-P\n", "a.csv", "doccano", "corpus_format: doccano) is one of JSON and of tables with a"),
+        ],
+    )
+    def test_a_file_that_does_not_fit_the_forced_format(self, read, content, name, format, message):
+        with pytest.raises(CorpusError) as raised:
+            read(content, name, format=format)
+        assert message in str(raised.value)
+        if format not in ("spacy", "parquet"):
+            assert content.splitlines()[0] in str(raised.value)
+
+    @pytest.mark.parametrize(
+        ("content", "name"),
+        [
+            ('{"id": 1, "body": "Olu hums"}\n', "a.jsonl"),
+            ('{"id": 1, "body": "Olu hums"}\n', "a"),
+            ("Olu hums in Kano today.\nNobody listens to her.\n", "a"),
+            ("Olu\nhums\n", "a"),
+            ("<corpus id='1'>\n<s>Olu</s>\n", "a.conll"),
+            ("# text = Olu\n1\tOlu\t_\n", "a.conllu"),
+            ("name,age\nOlu,7\n", "a.csv"),
+            ("version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "a.conll"),
+        ],
+    )
+    def test_a_file_that_fits_none_shows_its_first_line(self, read, content, name):
+        with pytest.raises(CorpusError) as raised:
+            read(content, name)
+        assert content.splitlines()[0] in str(raised.value)
+
+    def test_an_unknown_format_gives_the_nearest(self, read):
+        with pytest.raises(
+            ValueError, match=r"format must be one of conll, uner, .*, not 'docano'. Did you mean 'docc"
+        ):
+            read(self.EXPORT, "a.jsonl", format="docano")
+
+    def test_formats_of_tables_in_memory(self, read):
+        table = datasets.Dataset.from_list([{"text": "Olu hums", "spans": [{"start": 0, "end": 3, "label": "P"}]}])
+        assert load_corpus(table, language="xx", format="prodigy")["tags"] == [["B-P", "O"]]
+        with pytest.raises(CorpusError, match=r"the Dataset: format='doccano' .*, but its rows look like prodigy"):
+            load_corpus(table, language="xx", format="doccano")
+        with pytest.raises(CorpusError, match=r"format='csv' .* is one of files; of tables there are doccano, prodigy"):
+            load_corpus(table, language="xx", format="csv")
+        with pytest.raises(CorpusError, match="demo: format says nothing of this corpus"):
+            load_corpus("demo", language="en", format="conll")
+
+
+class TestCorporaAsTheyCome:
+    """Formats of well-known corpora, built to their descriptions; the danger is a column or a sign that is misread."""
+
+    def test_wnut_2017(self, read):
+        # Tabs; sentences end at a line with a tab alone; words are signs, addresses, quotation marks.
+        text = (
+            '@olu\tO\nvisits\tO\nKano\tB-location\nOld\tI-location\nTown\tI-location\n"\tO\n\t\n#sun\tO\n:)\tO\n\t\n'
+        )
+        assert read(text) == [
+            '@olu/O visits/O Kano/B-location Old/I-location Town/I-location "/O',
+            "#sun/O :)/O",
+        ]
+
+    def test_multiconer(self, read):
+        text = (
+            "# id 5239d808-f300-46ea-aa3b-5093040213a3\tdomain=en\nolu _ _ B-PER\nade _ _ I-PER\nhums _ _ O\n\n\n"
+            "# id 8b5f2f44\tdomain=en\nkano _ _ B-LOC\n\n"
+        )
+        assert read(text) == ["olu/B-PER ade/I-PER hums/O", "kano/B-LOC"]
+
+    def test_germeval_2014(self, read, caplog):
+        text = (
+            "#\thttp://example.org/wiki/Olu [2009-10-17]\n1\tOlu\tB-PER\tO\n2\tvom\tO\tO\n3\tKano\tB-ORG\tB-LOC\n"
+            "4\tClub\tI-ORG\tO\n\n#\thttp://example.org/2 [2009-10-17]\n1\tkanoisch\tB-LOCderiv\tO\n"
+        )
+        assert read(text, format="germeval") == ["Olu/B-PER vom/O Kano/B-ORG Club/I-ORG", "kanoisch/B-LOCderiv"]
+        assert "the outer entities are read; inner ones of 1 word(s) are left out" in caplog.text
+        with pytest.raises(CorpusError, match=r"first column counts 1, 2, 3 .*format='germeval'"):
+            read(text, "a.tsv")
+        with pytest.raises(CorpusError, match="tags_column says nothing of the format germeval"):
+            read(text, format="germeval", tags_column=3)
+
+    def test_masakhaner(self, read):
+        text = "Olu B-PER\nAde I-PER\nhums O\non O\nMonday B-DATE\n, O\n2 I-DATE\nMay I-DATE\n\nKano B-LOC\n"
+        assert read(text, "train.txt") == [
+            "Olu/B-PER Ade/I-PER hums/O on/O Monday/B-DATE ,/O 2/I-DATE May/I-DATE",
+            "Kano/B-LOC",
+        ]
+
+    def test_universal_ner(self, read):
+        text = (
+            "# sent_id = n01\n# text = Olu hums.\n1\tOlu\tB-PER\t-\tann1\n2\thums\tO\t-\tann1\n3\t.\tO\t-\tann1\n\n"
+            "# sent_id = n02\n# text = Kano\n1\tKano\tB-LOC\tB-ORG\tann1\n"
+        )
+        assert read(text, "en-ud-train.iob2", format="uner") == ["Olu/B-PER hums/O ./O", "Kano/B-LOC"]
+
+    def test_label_studio_conll(self, read):
+        text = (
+            "-DOCSTART- -X- O\nOlu -X- _ B-PER\nAde -X- _ I-PER\nhums -X- _ O\n\n-DOCSTART- -X- O\nKano -X- _ B-LOC\n"
+        )
+        assert read(text) == ["Olu/B-PER Ade/I-PER hums/O", "Kano/B-LOC"]
+        assert read(f"{text}\n", "a.txt", documents="marked") == ["Olu/B-PER Ade/I-PER hums/O", "Kano/B-LOC"]
+
+    def test_ontonotes(self, read, tmp_path):
+        # CoNLL-2012: as many columns more as a sentence has predicates; one word alone is (PER), not (PER*).
+        text = (
+            "#begin document (nw/x/00/x_0001); part 000\n"
+            "nw/x/00/x_0001 0 0 Olu NNP (TOP(S(NP* - - - - (PERSON* (ARG0* (0\n"
+            "nw/x/00/x_0001 0 1 Ade NNP *) - - - - *) *) 0)\n"
+            "nw/x/00/x_0001 0 2 hums VBZ (VP*))) hum 01 1 - * (V*) -\n\n"
+            "nw/x/00/x_0001 0 0 Kano NNP (TOP(NP*)) - - - - (GPE) -\n\n"
+            "#end document\n#begin document (nw/x/00/x_0002); part 000\n"
+            "nw/x/00/x_0002 0 0 # # (TOP* - - - - * -\nnw/x/00/x_0002 0 1 7 CD *) - - - - (CARDINAL) -\n\n"
+            "#end document\n"
+        )
+        right = ["Olu/B-PERSON Ade/I-PERSON hums/O", "Kano/B-GPE", "#/O 7/B-CARDINAL"]
+        assert read(text, "x.v4_gold_conll", format="ontonotes") == right
+        loaded = load_corpus(tmp_path / "x.v4_gold_conll", language="xx", format="ontonotes", documents="marked")
+        assert loaded["document"] == ["xx/all/1", "xx/all/1", "xx/all/2"]
+        assert read("Olu (PERSON*\nAde *)\nhums *\nKano (GPE)\n") == ["Olu/B-PERSON Ade/I-PERSON hums/O Kano/B-GPE"]
+
+    def test_conllu_plus(self, read):
+        text = (
+            "# global.columns = ID FORM UPOS MISC SRC:NE\n# newdoc id = a\n# text = Olu hums\n1\tOlu\tPROPN\t_\tB-P\n"
+            "2\thums\tVERB\t_\tO\n\n1\tKano\tPROPN\t_\tB-L\n"
+        )
+        assert read(text, "a.conllup", tags_column="SRC:NE") == ["Olu/B-P hums/O", "Kano/B-L"]
+        assert read(text, "a.conllup") == ["Olu/PROPN hums/VERB", "Kano/PROPN"]
+        assert read(text, "a.txt", format="conllu", tags_column="src:ne") == ["Olu/B-P hums/O", "Kano/B-L"]
 
 
 class TestMoreThanMemory:

@@ -1,6 +1,7 @@
 """Danger: a corpus that Python reads cannot be named in a recipe, or is read otherwise there."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -41,6 +42,21 @@ def read(tmp_path):
 def test_columns_by_number(read):
     assert read(NUMBERED, ".iob2", tokens_column=1, tags_column=2)[0] == ANSWER
     assert read(NUMBERED, ".iob2", tokens_column=1, column=2)[0] == ANSWER
+
+
+def test_the_format_of_a_language_can_be_forced(read, tmp_path):
+    """Danger: a corpus that Python reads cannot be named in a recipe."""
+    assert read(NUMBERED, ".iob2", corpus_format="uner")[0] == ANSWER
+    (tmp_path / "en.data").write_text("Olu B-P\nhums O\n\nKano B-L\n")
+    (args,) = parse_recipe([DataArguments], ["--corpus", json.dumps({"ha": f"{tmp_path}/train.iob2",
+                           "en": f"{tmp_path}/en.data"}), "--corpus_format", '{"ha": "uner"}'])  # fmt: skip
+    for language, splits in load_data(args, splits=("train",)).items():
+        assert list(zip(splits["train"]["tokens"], splits["train"]["tags"])) == ANSWER, language
+    for wrong in ("unner", '{"ha": "unner"}'):
+        with pytest.raises(RecipeError, match=r"not 'unner'. Did you mean 'uner'"):
+            parse_recipe([DataArguments], ["--corpus", "x", "--corpus_format", wrong])
+    with pytest.raises(ValueError, match="format names de, but the languages are ha, en"):
+        load_data(replace(args, corpus_format={"de": "uner"}), splits=("train",))
 
 
 def test_columns_by_name(read):
