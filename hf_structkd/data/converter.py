@@ -7,15 +7,20 @@ spaces between them.
 import csv
 import io
 import json
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..modeling.tag_scheme import Span, TagScheme, infer_scheme, split_tag
+from ..modeling.tag_scheme import ANNOTATED_TYPES, Span, TagScheme, infer_scheme, split_tag
+from .column_files import DOCUMENT_START
+from .columns import DOCUMENT
 from .source_text import CorpusError, RawSentence
 from .sources import file_suffix
+
+logger = logging.getLogger(__name__)
 
 ENDINGS = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".jsonlines": "jsonl", ".spacy": "spacy"}
 
@@ -26,6 +31,7 @@ class CorpusSummary:
 
     Attributes:
         sentences, words, unlabelled: their numbers; `unlabelled` are sentences without tags.
+        documents: their number; 0 where the source marks none.
         scheme: of the tags: BIO, BIOES or plain.
         entities: type -> number of entities; of plain tags, tag -> number of words.
     """
@@ -35,12 +41,15 @@ class CorpusSummary:
     unlabelled: int
     scheme: str
     entities: Mapping[str, int]
+    documents: int = 0
 
     def __str__(self) -> str:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(self.entities.items())) or "none"
         name = "tags" if self.scheme == "plain" else "entities"
         unlabelled = f" ({self.unlabelled:,} without tags)" if self.unlabelled else ""
-        return f"{self.sentences:,} sentences{unlabelled}, {self.words:,} words, {self.scheme}; {name}: {kinds}"
+        documents = f"{self.documents:,} documents, " if self.documents else ""
+        counts = f"{documents}{self.sentences:,} sentences{unlabelled}, {self.words:,} words"
+        return f"{counts}, {self.scheme}; {name}: {kinds}"
 
 
 def summarise(sentences: Sequence[RawSentence]) -> CorpusSummary:
@@ -54,9 +63,9 @@ def summarise(sentences: Sequence[RawSentence]) -> CorpusSummary:
         else:
             counts.update(span.type for span in scheme.spans(sentence.tags or ()))
     unlabelled = sum(sentence.tags is None for sentence in sentences)
-    return CorpusSummary(
-        len(sentences), sum(len(sentence.tokens) for sentence in sentences), unlabelled, scheme.name, dict(counts)
-    )
+    words = sum(len(sentence.tokens) for sentence in sentences)
+    documents = len({sentence.document for sentence in sentences} - {None})
+    return CorpusSummary(len(sentences), words, unlabelled, scheme.name, dict(counts), documents)
 
 
 def format_of(path: Path, name: str | None) -> str:
@@ -76,7 +85,7 @@ def format_of(path: Path, name: str | None) -> str:
 
 
 def corpus_bytes(sentences: Sequence[RawSentence], name: str) -> bytes:
-    """A corpus as the content of a file.
+    """A corpus as the content of a file. What the format has no place for is logged as a warning.
 
     Args:
         sentences: the sentences; tags in BIO, BIOES or plain.
@@ -86,7 +95,14 @@ def corpus_bytes(sentences: Sequence[RawSentence], name: str) -> bytes:
         CorpusError: for what the format cannot hold: plain tags as spans, sentences without tags as columns, a word
             with a tab or a line break as a line; the message names the place.
     """
-    return WRITERS[name](sentences)
+    content = WRITERS[name](sentences)
+    for attribute, meaning, formats in _BESIDE_TAGS:
+        if name not in formats and (count := sum(getattr(sentence, attribute) is not None for sentence in sentences)):
+            logger.warning(
+                "%s has no place for %s: left out of %d sentence(s). %s can hold it.",
+                *(name, meaning, count, " and ".join(formats)),
+            )
+    return content
 
 
 def _scheme_of(tags: Iterable[str]) -> TagScheme:
@@ -111,8 +127,11 @@ def _tagged(sentences: Iterable[RawSentence], kind: str) -> Iterator[tuple[RawSe
 
 
 def _conll(sentences: Sequence[RawSentence]) -> bytes:
-    lines = []
+    lines, document = [], None
     for sentence, tags in _tagged(sentences, "conll"):
+        if sentence.document != document:
+            document = sentence.document
+            lines.append(f"{DOCUMENT_START}-\tO\n\n")
         for index, (word, tag) in enumerate(zip(sentence.tokens, tags)):
             if any(character in word + tag for character in "\t\n\r"):
                 raise CorpusError(f"{sentence.place(index)}: {word!r} has a tab or a line break, which ends a column.")
@@ -139,7 +158,19 @@ def _json_list(rows: Iterable[Mapping[str, Any]]) -> bytes:
 
 
 def _jsonl(sentences: Sequence[RawSentence]) -> bytes:
-    return _json_lines({"tokens": sentence.tokens, "tags": sentence.tags} for sentence in sentences)
+    with_types = any(sentence.annotated_types is not None for sentence in sentences)
+    with_documents = any(sentence.document is not None for sentence in sentences)
+    rows = []
+    for sentence in sentences:
+        row: dict[str, Any] = {"tokens": sentence.tokens, "tags": sentence.tags}
+        if with_types:
+            row[ANNOTATED_TYPES] = sentence.annotated_types
+        if with_documents:
+            # A reader names documents by the place where they begin: the file's name is no part of the corpus.
+            name = sentence.document
+            row[DOCUMENT] = None if name is None else name.removeprefix(f"{sentence.source}:")
+        rows.append(row)
+    return _json_lines(rows)
 
 
 # ---- texts with spans ----
@@ -265,3 +296,8 @@ WRITERS: dict[str, Callable[[Sequence[RawSentence]], bytes]] = {
     "gliner": _gliner,
     "spacy": _docbin,
 }
+# Attributes of sentences that stand beside their tags, what they say, and the formats that hold them.
+_BESIDE_TAGS = (
+    (ANNOTATED_TYPES, "the types that annotators looked for", ("jsonl",)),
+    (DOCUMENT, "documents", ("jsonl", "conll")),
+)

@@ -41,6 +41,7 @@ def read_docbin(path: Path) -> Iterator[RawSentence]:
                     [t.text for t in words],
                     tags if annotated else None,
                     str(path),
+                    document=f"{path}:{number}" if document.has_annotation("SENT_START") else None,
                     row=f", doc {number}",
                     text=part.text,
                     offsets=offsets,

@@ -127,6 +127,39 @@ def test_the_summary_counts_entities_and_words():
     assert str(summarise([RawSentence(["a", "b"], ["N", "N"], "x")])).endswith("plain; tags: 2 N")
 
 
+def test_documents_and_annotated_types_are_kept_or_said_to_be_lost(tmp_path, caplog):
+    """Danger: a corpus comes back without its documents, or as if all types had been looked for."""
+    source = tmp_path / "in.jsonl"
+    rows = [{"tokens": ["Olu"], "tags": ["B-P"], "annotated_types": ["P"], "document": "a"},
+            {"tokens": ["hums"], "tags": ["O"], "annotated_types": None, "document": "a"},
+            {"tokens": ["Kano"], "tags": ["O"], "annotated_types": ["P"], "document": "b"}]  # fmt: skip
+    source.write_text("\n".join(map(json.dumps, rows)))
+    sentences = read_sentences(source, "xx", None, ReadingOptions())
+    assert str(summarise(sentences)) == "2 documents, 3 sentences, 3 words, BIO; entities: 1 P"
+    lost = "{} has no place for {}: left out of {} sentence(s)"
+    for name, ending in ENDINGS.items():
+        need(name)
+        caplog.clear()
+        path = tmp_path / f"out{ending}"
+        path.write_bytes(corpus_bytes(sentences, name))
+        again = read_sentences(path, "xx", None, ReadingOptions())
+        documents = [sentence.document for sentence in again]
+        types = [sentence.annotated_types for sentence in again]
+        kept = types == [["P"], None, ["P"]]
+        assert kept == (lost.format(name, "the types that annotators looked for", 2) not in caplog.text), name
+        kept = None not in documents and documents[0] == documents[1] != documents[2]
+        assert kept == (lost.format(name, "documents", 3) not in caplog.text), name
+        if name in ("jsonl", "conll"):
+            assert kept, name
+    assert [row["document"] for row in map(json.loads, corpus_bytes(sentences, "jsonl").splitlines())] == [*"aab"]
+    conllu = tmp_path / "in.conllu"
+    word = "# newdoc\n1\tOlu\t_\tX\t_\t_\t0\tx\t_\tNER=B-P\n\n"
+    conllu.write_text(word + word)
+    table = read_sentences(conllu, "xx", None, ReadingOptions(tags_column="misc:NER"))
+    written = [json.loads(row)["document"] for row in corpus_bytes(table, "jsonl").splitlines()]
+    assert written == ["1", "4"]  # not the path of somebody's machine
+
+
 def test_the_command(tmp_path, capsys):
     source, target, before = tmp_path / "in.conll", tmp_path / "out.json", logging_state()
     source.write_text("Olu B-P\nAde L-P\nhums O\n\nKano U-L\n")
@@ -138,6 +171,11 @@ def test_the_command(tmp_path, capsys):
         (["--to", "gliner", "--scheme", "brackets"], "are not those of brackets"),
         ([], "choose with --to"),
         (["--to", "gliner", "--words", "rulse"], "unknown segmenter 'rulse'"),
+        (["--to", "gliner", "--format", "docano"], "not 'docano'. Did you mean 'doccano'?"),
+        (
+            ["--to", "gliner", "--format", "doccano"],
+            "not JSON (Expecting value, column 1). --format doccano was asked for, and the file begins 'Olu B-P'.",
+        ),
     ):
         with pytest.raises(SystemExit) as stopped:
             cli.main(["convert", str(source), str(target), *arguments])
@@ -145,6 +183,10 @@ def test_the_command(tmp_path, capsys):
         assert target.read_text() == "old"
     with pytest.raises(SystemExit, match="source and target are the same file"):
         cli.main(["convert", str(source), str(source)])
+    numbered = tmp_path / "in.iob2"
+    numbered.write_text("# text = Olu hums\n1\tOlu\tB-P\t-\tq\n2\thums\tO\t-\tq\n")
+    assert cli.main(["convert", str(numbered), str(tmp_path / "o.conll"), "--format", "uner"]) == 0
+    assert (tmp_path / "o.conll").read_text() == "Olu\tB-P\nhums\tO\n\n"
     assert cli.main(["convert", str(source), str(tmp_path / "new.conll")]) == 0
     # Danger: whoever runs a command from Python, a test for instance, finds other logs than before.
     assert logging_state() == before
