@@ -432,7 +432,7 @@ def _refuse_counters(path: Path, sentences: Iterable[RawSentence]) -> Iterator[R
     if all(_is_counter(sentence.tokens) for sentence in held) and any(len(sentence.tokens) > 1 for sentence in held):
         raise CorpusError(
             f"{path}: the first column counts 1, 2, 3 in every sentence, so it is not the words. Say which columns "
-            "are the words and the tags with tokens_column and tags_column, counted from 0; or that the file is one of "
+            "are the words and the tags with tokens_column and tags_column, counted from 0; or that the file is of "
             f"Universal NER or GermEval: {setting('format', 'uner')}, {setting('format', 'germeval')}."
         )
     yield from held

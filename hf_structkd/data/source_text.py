@@ -24,7 +24,11 @@ LONGEST_LINE = 1 << 26  # bytes; far longer than a line of words, or a JSON line
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")  # JSON can escape halves of surrogate pairs; no file can store them
 
 
-_IN_RECIPES = {"label_names": "labels", "scheme": "tag_scheme", "format": "corpus_format"}  # fields that have another name there
+_IN_RECIPES = {
+    "label_names": "labels",
+    "scheme": "tag_scheme",
+    "format": "corpus_format",
+}  # fields that have another name there
 _OPTIONS = {"label_names": "labels"}  # options of `structkd convert` that have another name
 _as_options: ContextVar[bool] = ContextVar("as_options", default=False)
 

@@ -268,9 +268,7 @@ def _check_row_format(name: str, wanted: str | None, kind: str | None, row: Mapp
     if wanted not in ROW_FORMATS or kind == wanted or (wanted == "spans" and of_texts):
         return
     look = f"look like {kind}" if kind else "are not like that"
-    raise CorpusError(
-        f"{name}: {setting('format', wanted)}, but its rows {look}; their columns are {', '.join(row)}."
-    )
+    raise CorpusError(f"{name}: {setting('format', wanted)}, but its rows {look}; their columns are {', '.join(row)}.")
 
 
 def source_name(source: Source) -> str:

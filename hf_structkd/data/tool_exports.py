@@ -145,7 +145,9 @@ def texts_of_rows(
         if not is_text(text):
             raise CorpusError(f"{where}: {text_column or 'text'!r} must be a text, not {text!r:.60}.")
         if len(columns) > 1:
-            raise CorpusError(f"{where}: several columns of spans ({', '.join(columns)}). Choose with {setting('tags_column')}.")
+            raise CorpusError(
+                f"{where}: several columns of spans ({', '.join(columns)}). Choose with {setting('tags_column')}."
+            )
         if not columns:
             names = SPAN_COLUMNS if span_column is None else (span_column,)
             present = [name for name in names if name in row]
@@ -266,7 +268,8 @@ def _text_field(where: str, data: Mapping[str, Any], texts: Mapping[str, str], s
     if "text" in texts or len(texts) == 1:
         return "text" if "text" in texts else next(iter(texts))
     raise CorpusError(
-        f"{where}: which of the data is the text? There are {', '.join(data) or 'none'}. Choose with {setting('tokens_column')}."
+        f"{where}: which of the data is the text? There are {', '.join(data) or 'none'}. Choose with "
+        f"{setting('tokens_column')}."
     )
 
 

@@ -444,7 +444,7 @@ class TestFormats:
                 EXPORT,
                 "a.jsonl",
                 "prodigy",
-                "format='prodigy' (in recipes corpus_format: prodigy), but its rows look like doccano; their columns are t",
+                "format='prodigy' (in recipes corpus_format: prodigy), but its rows look like doccano; their columns",
             ),
             (EXPORT, "a.jsonl", "gliner", "corpus_format: gliner), but its rows look like doccano"),
             (EXPORT, "a.jsonl", "jsonl", "no column 'tokens'; there are text, label"),
@@ -497,9 +497,11 @@ class TestFormats:
         assert load_corpus(table, language="xx", format="prodigy")["tags"] == [["B-P", "O"]]
         with pytest.raises(CorpusError, match=r"the Dataset: format='doccano' .*, but its rows look like prodigy"):
             load_corpus(table, language="xx", format="doccano")
-        with pytest.raises(CorpusError, match=r"format='csv' .* is one of files; of tables there are doccano, prodigy"):
+        with pytest.raises(
+            CorpusError, match=r"format='csv' .* is one of files; of tables there are doccano, prodigy"
+        ):
             load_corpus(table, language="xx", format="csv")
-        with pytest.raises(CorpusError, match="demo: format says nothing of this corpus"):
+        with pytest.raises(CorpusError, match=r"demo: format= .*corpus_format.* says nothing of this corpus"):
             load_corpus("demo", language="en", format="conll")
 
 
