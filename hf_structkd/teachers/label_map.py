@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..data.columns import EDGE_COUNTS, EMISSIONS, START_END, TRANSITIONS
 from ..modeling.tag_scheme import infer_scheme, split_tag
-from .label_maps import LABEL_MAPS, nearest_name, suggest_map
+from .label_maps import LABEL_MAPS, fitting_maps, nearest_name, suggest_map
 
 LabelMap = Mapping[str, str | Sequence[str]] | str  # or the name of one, see label_maps.py
 
@@ -162,10 +162,11 @@ def read_labels(
     if missing or extra:
         raise ValueError(
             f"the labels of teacher {teacher} and of the student differ: the teacher lacks {missing or 'none'}, "
-            f"and has {list(extra) or 'none'} beyond the student's. Give the teacher a label_map from its names to "
-            "the student's: {'PERSON': 'PER'} renames or merges, {'MISC': 'O'} drops, {'O': ['O', 'MISC']} says that "
-            "a type it does not know hides in its O; or train one with the student's labels."
-            + _suggestion(primary, label_names)
+            f"and has {list(extra) or 'none'} beyond the student's. (The student's labels are those of all corpora; "
+            "in recipes without gold tags those of all teachers, as their label maps read them.)"
+            f"{_suggestion(primary, label_names)}. In a label_map {{'PERSON': 'PER'}} renames or merges, "
+            "{'MISC': 'O'} drops, {'O': ['O', 'MISC']} says that a type which the teacher does not know hides in its "
+            "O."
         )
     student_tags, groups = _group_tags(members, label_names, teacher)
     masks = _boundary_masks(states, primary) if converts else (None, None, None)
@@ -173,36 +174,36 @@ def read_labels(
 
 
 def _suggestion(teacher_labels: Sequence[str], student_labels: Sequence[str]) -> str:
-    """The label map to write, as a sentence; empty if one side has entities and the other plain tags."""
+    """What to write, as sentences; empty if one side has entities and the other plain tags."""
     own, wanted = (
         list(dict.fromkeys(kind for prefix, kind in map(split_tag, labels) if prefix and kind))
         for labels in (teacher_labels, student_labels)
     )
     if not own and not wanted:  # plain tags
-        unknown = [label for label in teacher_labels if label not in student_labels]
+        own, wanted = (list(dict.fromkeys(labels)) for labels in (teacher_labels, student_labels))
         suggested: Mapping[str, str | list[str]] = {
-            label: nearest_name(label, list(student_labels)) or "?" for label in dict.fromkeys(unknown)
+            label: nearest_name(label, wanted) or "?" for label in own if label not in wanted
         }
-        known_maps = [name for name, known in LABEL_MAPS.items() if set(teacher_labels) <= set(known) | {"O"}]
-        fitting = [
-            name
-            for name in known_maps
-            if {tag for label in unknown for tag in _as_list(LABEL_MAPS[name].get(label, "O"))} <= set(student_labels)
-        ]
     elif not own or not wanted:
         return ""
     else:
         suggested = suggest_map(own, wanted)
-        fitting = [
-            name
-            for name, known in LABEL_MAPS.items()
-            if set(own) == set(known) | (set(own) & set(wanted))
-            and {tag for kind in own for tag in _as_list(known.get(kind, kind))} <= {*wanted, "O"}
-        ]
+    if fitting := fitting_maps(own, wanted):
+        written = {kind: target for kind, target in LABEL_MAPS[fitting[0]].items() if kind in own}
+        return (
+            f" A map of the package fits this teacher: label_map: {fitting[0]}. Written out, to be changed: {written}"
+        )
+    lacking = [kind for kind in wanted if kind not in own]
+    if others := [name for name in fitting_maps(lacking, own) if set(lacking) <= LABEL_MAPS[name].keys()]:
+        return (
+            f" What the teacher lacks, the map {others[0]} of the package reads as what it has: give the teacher that "
+            f"has {', '.join(lacking[:3])} label_map: {others[0]}"
+        )
     if not suggested:
         return ""
-    named = f" (the map {fitting[0]!r} may be what you want)" if fitting else ""
-    return f" Nearest names, to be checked: label_map: {suggested}{named}"
+    if list(suggested) == ["O"]:
+        return f" If it does not know {', '.join(lacking)}: label_map: {suggested}"
+    return f" Nearest names, to be checked: label_map: {suggested}"
 
 
 def _group_tags(

@@ -69,15 +69,44 @@ def resolve_label_map(
     return chosen
 
 
+def fitting_maps(teacher_types: Iterable[str], student_types: Iterable[str]) -> list[str]:
+    """The maps of the package that read a teacher's types, or plain tags, as types of the student, by name.
+
+    A map fits if it is about all types that the student lacks, gives nothing but types that the student has, and
+    brings the two together: it is about a type that the student lacks, or gives one that the teacher lacks. The
+    second is the case of a student whose labels are those of its teachers: it has the teacher's own names as well.
+    """
+    own, wanted = set(teacher_types), set(student_types)
+    fitting = []
+    for name, known in LABEL_MAPS.items():
+        given = {target for kind in own & known.keys() for target in _as_list(known[kind])} - {"O"}
+        if (
+            own <= known.keys() | wanted
+            and given <= wanted
+            and (own - wanted or given - own)
+            and (given or own & wanted)
+        ):
+            fitting.append(name)
+    return fitting
+
+
 def suggest_map(teacher_types: Iterable[str], student_types: Iterable[str]) -> dict[str, str | list[str]]:
     """A label map to start from: nearest names; `O` for what has none; what the teacher lacks hides in its `O`."""
     own, wanted = list(teacher_types), list(student_types)
     suggested: dict[str, str | list[str]] = {
         kind: nearest_name(kind, wanted) or "O" for kind in own if kind not in wanted
     }
+    # The student has the teacher's name for a type and another teacher's: one of them is enough.
+    for other in [kind for kind in wanted if kind not in (*own, *suggested.values())]:
+        if same := next((kind for kind in own if kind not in suggested and nearest_name(kind, [other])), None):
+            suggested[same] = other
     if missing := [kind for kind in wanted if kind not in (*own, *suggested.values())]:
         suggested["O"] = ["O", *missing]
     return suggested
+
+
+def _as_list(target: str | Sequence[str]) -> list[str]:
+    return [target] if isinstance(target, str) else list(target)
 
 
 def nearest_name(kind: str, wanted: Sequence[str]) -> str | None:

@@ -52,7 +52,10 @@ def test_teachers_are_read_alike_from_yaml_and_from_the_command_line(tmp_path):
 @pytest.mark.parametrize(
     ("teachers", "message"),
     [
-        ({"en": {"checkpoint": "a", "wght": 2}}, "en: unknown 'wght'; there are checkpoint, weight"),
+        (
+            {"en": {"checkpoint": "a", "wght": 2}},
+            r"en: unknown 'wght' \(did you mean 'weight'\?\); there are checkpoint, weight",
+        ),
         ({"en": {"weight": 2}}, "en: 'checkpoint' is missing"),
         ({"en": ["a", {"checkpoint": "b", "weight": 0}]}, r"en\[1\]: a teacher's weight must be above 0, not 0"),
         ({"en": {"checkpoint": "a", "temperature": -1}}, "en: a teacher's temperature must be above 0, or auto"),
