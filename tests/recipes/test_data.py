@@ -99,6 +99,19 @@ TEXTS = [
 ]
 
 
+def task(text, *spans):
+    """As Label Studio exports it: offsets count UTF-16 units."""
+    values = [{"start": start, "end": end, "text": own, "labels": [kind]} for start, end, own, kind in spans]
+    result = [{"type": "labels", "from_name": "label", "to_name": "text", "value": value} for value in values]
+    return {"data": {"text": text}, "annotations": [{"was_cancelled": False, "result": result}]}
+
+
+TASKS = [
+    task("\U0001f600王小明住在上海。", (2, 5, "王小明", "P"), (7, 9, "上海", "L")),
+    task("上海很大。", (0, 2, "上海", "L")),
+]
+
+
 @pytest.mark.slow
 def test_a_recipe_over_exports_trains_a_tagger_of_raw_text(tmp_path):
     """Danger: a model is trained on other words than its pipeline finds, or its offsets are not those of the text."""
@@ -106,17 +119,18 @@ def test_a_recipe_over_exports_trains_a_tagger_of_raw_text(tmp_path):
         (tmp_path / f"th.{split}.jsonl").write_text(
             "\n".join(json.dumps(row, ensure_ascii=False) for row in TEXTS * 4)
         )
+        (tmp_path / f"zh.{split}.json").write_text(json.dumps(TASKS * 4))
     (tmp_path / "more.txt").write_text("สมชาย\n")
     shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     recipe = {
-        "corpus": {"th": {split: str(tmp_path / f"th.{split}.jsonl") for split in ("train", "dev", "test")}},
+        "corpus": {"th": f"{tmp_path}/th.{{split}}.jsonl", "zh": f"{tmp_path}/zh.{{split}}.json"},
         "words": "characters",
         "teacher_model": "scratch",
         "teacher_model_config": shape,
         "teacher_num_train_epochs": 1,
         "baseline": False,
         "model": "scratch",
-        "vocab_size": 60,
+        "vocab_size": 120,
         "model_config": shape,
         "objective": "none",
         "num_train_epochs": 40,
@@ -127,12 +141,13 @@ def test_a_recipe_over_exports_trains_a_tagger_of_raw_text(tmp_path):
     }
     DistillationRun(Recipe.from_mapping(recipe)).run()
     pipe = pipeline("crf-token-classification", model=str(tmp_path / "out" / "student"))
-    text = "สมชาย ไปกรุงเทพ"
-    entities = pipe(text)["entities"]
-    assert [(entity["entity_group"], text[entity["start"] : entity["end"]]) for entity in entities] == [
-        ("P", "สมชาย"),
-        ("L", "กรุงเทพ"),
-    ]
+    for text, answer in {
+        "สมชาย ไปกรุงเทพ": [("P", "สมชาย"), ("L", "กรุงเทพ")],
+        " \U0001f600 王小明\u3000住在上海。\n": [("P", "王小明"), ("L", "上海")],  # the words of training, other blanks
+        "上海\n很大。": [("L", "上海")],
+    }.items():
+        entities = pipe(text)["entities"]
+        assert [(entity["entity_group"], text[entity["start"] : entity["end"]]) for entity in entities] == answer
     assert load_unlabelled(DataArguments(corpus="demo", unlabelled_corpus={"th": str(tmp_path / "more.txt")},
                                          words="characters"), ["th"])["th"]["tokens"] == [list("สมชาย")]  # fmt: skip
     other = {**recipe, "model_config": {**shape, "words": "rules"}, "output_dir": str(tmp_path / "o")}
