@@ -527,8 +527,8 @@ class TestCorporaAsTheyCome:
 
     def test_germeval_2014(self, read, caplog):
         text = (
-            "#\thttp://example.org/wiki/Olu [2009-10-17]\n1\tOlu\tB-PER\tO\n2\tvom\tO\tO\n3\tKano\tB-ORG\tB-LOC\n"
-            "4\tClub\tI-ORG\tO\n\n#\thttp://example.org/2 [2009-10-17]\n1\tkanoisch\tB-LOCderiv\tO\n"
+            "#\thttp://example.org/wiki/Olu\t[2009-10-17]\t\n1\tOlu\tB-PER\tO\n2\tvom\tO\tO\n3\tKano\tB-ORG\tB-LOC\n"
+            "4\tClub\tI-ORG\tO\n\n#\texample.org vom 27.10.2005\t[2009-10-17]\t\n1\tkanoisch\tB-LOCderiv\tO\n"
         )
         assert read(text, format="germeval") == ["Olu/B-PER vom/O Kano/B-ORG Club/I-ORG", "kanoisch/B-LOCderiv"]
         assert "the outer entities are read; inner ones of 1 word(s) are left out" in caplog.text
@@ -547,7 +547,7 @@ class TestCorporaAsTheyCome:
     def test_universal_ner(self, read):
         text = (
             "# sent_id = n01\n# text = Olu hums.\n1\tOlu\tB-PER\t-\tann1\n2\thums\tO\t-\tann1\n3\t.\tO\t-\tann1\n\n"
-            "# sent_id = n02\n# text = Kano\n1\tKano\tB-LOC\tB-ORG\tann1\n"
+            "# sent_id = n02\n# text = Kano\n1\tKano\tB-LOC\tB-ORG#B-LOC\tann1\n"
         )
         assert read(text, "en-ud-train.iob2", format="uner") == ["Olu/B-PER hums/O ./O", "Kano/B-LOC"]
 
@@ -567,10 +567,12 @@ class TestCorporaAsTheyCome:
             "nw/x/00/x_0001 0 2 hums VBZ (VP*))) hum 01 1 - * (V*) -\n\n"
             "nw/x/00/x_0001 0 0 Kano NNP (TOP(NP*)) - - - - (GPE) -\n\n"
             "#end document\n#begin document (nw/x/00/x_0002); part 000\n"
-            "nw/x/00/x_0002 0 0 # # (TOP* - - - - * -\nnw/x/00/x_0002 0 1 7 CD *) - - - - (CARDINAL) -\n\n"
-            "#end document\n"
+            "nw/x/00/x_0002 0 0 # # (TOP* - - - - * -\nnw/x/00/x_0002 0 1 7 CD *) - - - - (CARDINAL) -\n"
+            "#end document\n"  # without a blank line before it
         )
         right = ["Olu/B-PERSON Ade/I-PERSON hums/O", "Kano/B-GPE", "#/O 7/B-CARDINAL"]
+        tabs = "\n".join(line if line[:1] == "#" else line.replace(" ", "\t") for line in text.split("\n"))
+        assert read(tabs, "tabs.gold_conll", format="ontonotes") == right
         assert read(text, "x.v4_gold_conll", format="ontonotes") == right
         loaded = load_corpus(tmp_path / "x.v4_gold_conll", language="xx", format="ontonotes", documents="marked")
         assert loaded["document"] == ["xx/all/1", "xx/all/1", "xx/all/2"]

@@ -143,7 +143,10 @@ def test_a_recipe_over_exports_trains_a_tagger_of_raw_text(tmp_path):
     pipe = pipeline("crf-token-classification", model=str(tmp_path / "out" / "student"))
     for text, answer in {
         "สมชาย ไปกรุงเทพ": [("P", "สมชาย"), ("L", "กรุงเทพ")],
-        " \U0001f600 王小明\u3000住在上海。\n": [("P", "王小明"), ("L", "上海")],  # the words of training, other blanks
+        " \U0001f600 王小明\u3000住在上海。\n": [
+            ("P", "王小明"),
+            ("L", "上海"),
+        ],  # the words of training, other blanks
         "上海\n很大。": [("L", "上海")],
     }.items():
         entities = pipe(text)["entities"]
