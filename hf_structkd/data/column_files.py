@@ -10,7 +10,8 @@ from pathlib import Path
 
 from .columns import SENTENCE_COLUMNS, TAG_COLUMNS, TOKEN_COLUMNS
 from .foreign_formats import advice_on_single_column, describe_foreign_columns
-from .source_text import CorpusError, RawSentence, read_lines, setting
+from .sentence_table import SentenceColumns, columns_of_lines
+from .source_text import CorpusError, RawSentence, TextPart, read_lines, read_parts, setting
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +89,8 @@ def read_columns(
     is_csv: bool = False,
     words_only: bool = False,
     known_format: str = "conll",
-) -> Iterator[RawSentence]:
+    in_columns: bool = False,
+) -> Iterator[RawSentence | SentenceColumns]:
     """Read the sentences of a column file: one word per line, blank lines between sentences.
 
     Columns are separated by tabs if the first word's line has a tab, otherwise by spaces; in CSV by commas or
@@ -108,6 +110,7 @@ def read_columns(
         is_csv: whether the file is CSV.
         words_only: Read the words and ignore the tags.
         known_format: `"uner"`, `"germeval"` or `"ontonotes"`: the columns are those of that format.
+        in_columns: Give many sentences at a time as [`SentenceColumns`], where nothing is unusual about them.
 
     Returns:
         The sentences, read as they are asked for.
@@ -133,13 +136,18 @@ def read_columns(
         layout = _known_layout(path, first, known_format, known)
     else:
         layout = _layout(path, first, tags_column, tokens_column, sentence_column, is_csv, words_only)
+    rest: Iterable[_Row | TextPart] = rows
+    usual = known is None and not is_csv and layout.sentence is None and layout.tags is not None
+    if in_columns and usual and path.is_file():
+        rest = read_parts(path, ahead[-1][0])
+    elif layout.separator:
+        rest = _tab_rows(rows)
     if layout.separator:
-        ahead = [(number, line, line.split("\t") if columns else []) for number, line, columns in ahead]
-        rows = ((number, line, line.split("\t") if columns else []) for number, line, columns in rows)
+        ahead = list(_tab_rows(ahead))
     if layout.header or _names_columns(path, first, ahead, layout, is_csv):
         ahead = [row for row in ahead if row[0] != first[0]]
     known_tags = _collect_tags(ahead, layout)
-    sentences = _sentences(path, chain(ahead, rows), layout, known_tags, is_csv)
+    sentences = _sentences(path, chain(ahead, rest), layout, known_tags, is_csv)
     yield from sentences if layout.named else _refuse_counters(path, sentences)
 
 
@@ -192,6 +200,10 @@ def _blank_rows(lines: Iterable[tuple[int, str]]) -> Iterator[_Row]:
     for number, line in lines:
         line = line.rstrip(" \t")
         yield number, line, [part for part in re.split("[ \t]+", line) if part]
+
+
+def _tab_rows(rows: Iterable[_Row]) -> Iterator[_Row]:
+    return ((number, line, line.split("\t") if columns else []) for number, line, columns in rows)
 
 
 def _layout(
@@ -292,8 +304,8 @@ def _collect_tags(rows: Iterable[_Row], layout: _Layout) -> set[str]:
 
 
 def _sentences(
-    path: Path, rows: Iterable[_Row], layout: _Layout, known_tags: set[str], is_csv: bool
-) -> Iterator[RawSentence]:
+    path: Path, parts: Iterable[_Row | TextPart], layout: _Layout, known_tags: set[str], is_csv: bool
+) -> Iterator[RawSentence | SentenceColumns]:
     words: list[str] = []
     tags: list[str] = []
     lines: list[int] = []
@@ -310,7 +322,29 @@ def _sentences(
             yield RawSentence(words, None if layout.tags is None else tags, str(path), lines, document=document)
         words, tags, lines = [], [], []
 
-    for number, line, cells in rows:
+    def single_rows() -> Iterator[_Row | SentenceColumns]:
+        nonlocal documents, count
+        for part in parts:
+            if not isinstance(part, TextPart):
+                yield part
+                continue
+            known = (layout.separator or " ", layout.width, layout.tokens, layout.tags or 0, documents)
+            may = part.whole and not words
+            if not may or (found := columns_of_lines(str(path), part.data, part.number, *known)) is None:
+                rows = _blank_rows(part.lines())
+                yield from _tab_rows(rows) if layout.separator else rows
+                continue
+            columns, begun = found
+            documents += begun
+            count += len(columns)
+            known_tags.update(columns.tags.values.dictionary.to_pylist())
+            yield columns
+
+    for row in single_rows():
+        if isinstance(row, SentenceColumns):
+            yield row
+            continue
+        number, line, cells = row
         if not cells or line.startswith(DOCUMENT_START):
             yield from end_sentence()
             documents += bool(cells)
@@ -413,17 +447,23 @@ def _check_width(path: Path, number: int, line: str, cells: Sequence[str], layou
     )
 
 
-def _refuse_counters(path: Path, sentences: Iterable[RawSentence]) -> Iterator[RawSentence]:
+def _refuse_counters(
+    path: Path, sentences: Iterable[RawSentence | SentenceColumns]
+) -> Iterator[RawSentence | SentenceColumns]:
     """The same sentences.
 
     Raises:
         CorpusError: if the words of all of the first hundred are 1, 2, 3 and so on.
     """
     held: list[RawSentence] = []
+    columns: SentenceColumns | None = None
     iterator = iter(sentences)
     later_error: CorpusError | None = None
     try:
         for sentence in iterator:
+            if isinstance(sentence, SentenceColumns):
+                columns = sentence
+                break
             held.append(sentence)
             if not _is_counter(sentence.tokens) or len(held) == _MANY_SENTENCES:
                 break
@@ -436,6 +476,8 @@ def _refuse_counters(path: Path, sentences: Iterable[RawSentence]) -> Iterator[R
             f"Universal NER or GermEval: {setting('format', 'uner')}, {setting('format', 'germeval')}."
         )
     yield from held
+    if columns is not None:
+        yield columns
     if later_error is not None:
         raise later_error
     yield from iterator

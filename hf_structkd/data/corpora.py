@@ -23,7 +23,7 @@ from .default_words import DefaultSegmenter, segmenter_name
 from .demo_corpus import DEMO_LANGUAGES
 from .hub_datasets import source_info
 from .offset_spans import OffsetUnit, SpanChoice
-from .sentence_table import SentenceTable, arrow_dataset
+from .sentence_table import SentenceColumns, SentenceTable, arrow_dataset
 from .source_text import CorpusError, RawSentence, setting
 from .sources import FILE_NAME, ReadingOptions, Source, is_one_table, open_source, source_name
 from .tag_checks import CORPUS_SCHEMES, CorpusScheme, Orphans, check_labels, convert, read_scheme, treat_orphans
@@ -257,7 +257,7 @@ def read_sentences(
     raw = open_source(source, language, split, options)
     filled = _Filled(raw)
     try:
-        sentences = SentenceTable(islice(filled, max_sentences), texts, glued)
+        sentences = SentenceTable(_first(filled, max_sentences), texts, glued)
     except MemoryError:
         raise CorpusError(
             f"{name}: does not fit into memory. Take its first sentences ({setting('max_sentences')}; a .json file "
@@ -483,15 +483,29 @@ def _exists(source: str) -> bool:
         return True  # a name too long for any file: an error when it is opened
 
 
+def _first(
+    sentences: Iterable[RawSentence | SentenceColumns], count: int | None
+) -> Iterator[RawSentence | SentenceColumns]:
+    """The first sentences; the others are not read."""
+    left = count
+    for sentence in sentences:
+        size = len(sentence) if isinstance(sentence, SentenceColumns) else 1
+        if left is not None and size >= left:
+            yield sentence.first(left) if isinstance(sentence, SentenceColumns) else sentence
+            return
+        left = None if left is None else left - size
+        yield sentence
+
+
 class _Filled:
     """The sentences that have words; the others are counted."""
 
-    def __init__(self, sentences: Iterable[RawSentence]) -> None:
+    def __init__(self, sentences: Iterable[RawSentence | SentenceColumns]) -> None:
         self._sentences, self.empty = sentences, 0
 
-    def __iter__(self) -> Iterator[RawSentence]:
+    def __iter__(self) -> Iterator[RawSentence | SentenceColumns]:
         for sentence in self._sentences:
-            if sentence.tokens:
+            if isinstance(sentence, SentenceColumns) or sentence.tokens:
                 yield sentence
             else:
                 self.empty += 1

@@ -7,12 +7,16 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from .columns import ANNOTATED_TYPES, DOCUMENT, TAG_COLUMNS, TOKEN_COLUMNS
+from .sentence_table import SentenceColumns, columns_of_lists
 from .source_text import CorpusError, RawSentence, is_text, read_lines, setting
 from .tool_exports import SPAN_COLUMNS
 
 __all__ = ["CorpusError", "RawSentence", "pick_column", "read_json", "sentences_from_rows"]
 
+_ROWS_AT_ONCE = 1_000
 _LONGEST_JSON = 1 << 30  # bytes of a line: a whole corpus may be one line
 
 
@@ -33,11 +37,13 @@ def read_json(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         return
     lines = chain([first], filled)
     numbered: Iterable[tuple[str, Any]]
-    if _is_whole_row(first[1]):
+    whole = _read_json(first[1])
+    if isinstance(whole, dict) and not isinstance(whole.get("data"), list):
         numbered = _json_lines(path, lines)
     else:
         all_lines = list(lines)
-        whole = _read_json("\n".join(line for _, line in all_lines))
+        if len(all_lines) > 1:  # or the file has been parsed already
+            whole = _read_json("\n".join(line for _, line in all_lines))
         if isinstance(whole, dict) and isinstance(whole.get("data"), list):
             whole = whole["data"]
         if isinstance(whole, list):
@@ -48,11 +54,6 @@ def read_json(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         if not isinstance(row, dict):
             raise CorpusError(f"{path}{place}: an object with words and tags was expected, not {type(row).__name__}.")
         yield place, row
-
-
-def _is_whole_row(line: str) -> bool:
-    row = _read_json(line)
-    return isinstance(row, dict) and not isinstance(row.get("data"), list)
 
 
 def _read_json(text: str) -> Any:
@@ -154,8 +155,8 @@ def sentences_from_rows(
     tokens_column: str | None,
     tags_column: str | None,
     names: Sequence[str] | None,
-) -> Iterator[RawSentence]:
-    """Read the sentences of a table's rows.
+) -> Iterator[RawSentence | SentenceColumns]:
+    """Read the sentences of a table's rows: many at a time, where nothing is wrong with them.
 
     Args:
         source: the name of the table, for messages.
@@ -171,6 +172,83 @@ def sentences_from_rows(
     Raises:
         CorpusError: if a column is missing, words and tags differ in number, or a value is no word or no tag.
     """
+    for batch in _batches(rows):
+        columns = _columns_of_rows(source, batch, tokens_column, tags_column, names)
+        if columns is not None:
+            yield columns
+        else:
+            yield from _single_sentences(source, batch, tokens_column, tags_column, names)
+
+
+def _batches(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[list[tuple[str, Mapping[str, Any]]]]:
+    """Rows, more and more at a time; those before an error come before it.
+
+    Who wants the first rows alone waits for few others.
+    """
+    batch: list[tuple[str, Mapping[str, Any]]] = []
+    size = 1
+    iterator = iter(rows)
+    while True:
+        try:
+            row = next(iterator, None)
+        except Exception:
+            yield batch
+            raise
+        if row is not None:
+            batch.append(row)
+        if row is None or len(batch) == size:
+            yield batch
+            batch, size = [], min(2 * size, _ROWS_AT_ONCE)
+        if row is None:
+            return
+
+
+def _columns_of_rows(
+    source: str,
+    rows: Sequence[tuple[str, Mapping[str, Any]]],
+    tokens_column: str | None,
+    tags_column: str | None,
+    names: Sequence[str] | None,
+) -> SentenceColumns | None:
+    """Sentences of rows with the same columns, if nothing is wrong with them."""
+    present = rows[0][1].keys() if rows else set()
+    chosen = sentence_columns(present, tokens_column, tags_column)
+    if chosen is None or not all(row.keys() == present for _, row in rows):
+        return None
+    try:
+        tokens, tags = (pa.array([row[name] for _, row in rows]) for name in chosen)
+    except (pa.ArrowException, OverflowError, UnicodeEncodeError):
+        return None
+    return columns_of_lists(source, tokens, tags, names, [place for place, _ in rows])
+
+
+def sentence_columns(
+    present: Iterable[str], tokens_column: str | None = None, tags_column: str | None = None
+) -> tuple[str, str] | None:
+    """The columns of words and tags of a table that has no other column that says something about a sentence.
+
+    Args:
+        present: the columns of the table.
+        tokens_column, tags_column: those asked for, if any.
+
+    Returns:
+        Their names; `None` if there are none or several, or a column for documents or annotated types.
+    """
+    present = set(present)
+    if present & {ANNOTATED_TYPES, DOCUMENT}:
+        return None
+    tokens = [name for name in ([tokens_column] if tokens_column else TOKEN_COLUMNS) if name in present]
+    tags = [name for name in ([tags_column] if tags_column else TAG_COLUMNS) if name in present]
+    return (tokens[0], tags[0]) if len(tokens) == len(tags) == 1 else None
+
+
+def _single_sentences(
+    source: str,
+    rows: Iterable[tuple[str, Mapping[str, Any]]],
+    tokens_column: str | None,
+    tags_column: str | None,
+    names: Sequence[str] | None,
+) -> Iterator[RawSentence]:
     for place, row in rows:
         where = f"{source}{place}"
         lists = [name for name, value in row.items() if value is None or isinstance(value, (list, tuple))]

@@ -14,13 +14,15 @@ from dataclasses import dataclass
 from io import BufferedReader
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from .foreign_formats import describe_foreign_file
 
 GZIP, BZIP2, XZ, ZIP, EMPTY_ZIP = b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"PK\x03\x04", b"PK\x05\x06"
 PACKED_ENDINGS = (".gz", ".bz2", ".xz", ".zip")
 LONGEST_LINE = 1 << 26  # bytes; far longer than a line of words, or a JSON line of one sentence
+_Sentence = TypeVar("_Sentence")  # one, or many at a time
+_PART, _FIRST_PART = 1 << 17, 1 << 12  # bytes; before the first blank line the first part is read line by line
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")  # JSON can escape halves of surrogate pairs; no file can store them
 
 
@@ -126,19 +128,86 @@ def read_lines(path: Path, longest: int | None = None) -> Iterator[tuple[int, st
             `longest`.
     """
     longest = longest or LONGEST_LINE
+    with _opened(path) as stream:
+        start = stream.peek(512)[:512]
+        if description := describe_foreign_file(start):
+            raise CorpusError(f"{path}: {description}")
+        offset = 0
+        for number in count(1):
+            data = stream.readline(longest + 1)
+            if not data:
+                return
+            yield number, _decode(path, number, offset, data, start, longest)
+            offset += len(data)
+
+
+@dataclass
+class TextPart:
+    """Whole lines of a file, as they stand there.
+
+    Attributes:
+        path: the file.
+        number: of the first line, from 1.
+        offset: of the first byte.
+        data: the lines' bytes.
+        whole: whether the last line is known to be blank, or the file's last one.
+    """
+
+    path: Path
+    number: int
+    offset: int
+    data: bytes
+    whole: bool
+
+    def lines(self) -> Iterator[tuple[int, str]]:
+        """The lines, as [`read_lines`] gives them.
+
+        Raises:
+            CorpusError: as `read_lines`.
+        """
+        offset = self.offset
+        for number, line in enumerate(_split(self.data), self.number):
+            yield number, _decode(self.path, number, offset, line, b"", LONGEST_LINE)
+            offset += len(line)
+
+
+def read_parts(path: Path, skip: int) -> Iterator[TextPart]:
+    """The rest of a file in parts that end after a blank line, where they have one.
+
+    Args:
+        path: the file.
+        skip: how many lines have been read, one at least.
+
+    Raises:
+        CorpusError: as [`read_lines`], if the file cannot be read; its lines are not looked at.
+    """
+    with _opened(path) as stream:
+        number, offset = skip + 1, sum(len(stream.readline(LONGEST_LINE + 1)) for _ in range(skip))
+        rest, size = b"", _FIRST_PART
+        while new := stream.read(size):
+            data, size = rest + new + stream.readline(LONGEST_LINE + 1), _PART
+            cut = max(data.rfind(b"\n\n") + 2, data.rfind(b"\n\r\n") + 3)
+            data, rest = (data[:cut], data[cut:]) if cut > 2 else (data, b"")
+            yield TextPart(path, number, offset, data, whole=cut > 2)
+            number, offset = number + data.count(b"\n"), offset + len(data)
+        if rest:
+            yield TextPart(path, number, offset, rest, whole=True)
+
+
+def _split(data: bytes) -> Iterator[bytes]:
+    start = 0
+    while start < len(data):
+        end = data.find(b"\n", start) + 1 or len(data)
+        yield data[start:end]
+        start = end
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """The content of a file, unpacked."""
     try:
         with path.open("rb") as file:
-            stream: Any = _unpack(path, file)
-            start = stream.peek(512)[:512]
-            if description := describe_foreign_file(start):
-                raise CorpusError(f"{path}: {description}")
-            offset = 0
-            for number in count(1):
-                data = stream.readline(longest + 1)
-                if not data:
-                    return
-                yield number, _decode(path, number, offset, data, start, longest)
-                offset += len(data)
+            yield _unpack(path, file)
     except FileNotFoundError:
         raise CorpusError(f"{path}: no such file.") from None
     except (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, NotImplementedError) as error:
@@ -200,7 +269,7 @@ def _decode(path: Path, number: int, offset: int, data: bytes, start: bytes, lon
     return line
 
 
-def with_first_line(path: Path, sentences: Iterable[RawSentence], asked: str | None = None) -> Iterator[RawSentence]:
+def with_first_line(path: Path, sentences: Iterable[_Sentence], asked: str | None = None) -> Iterator[_Sentence]:
     """The same sentences; an error before the first of them shows how the file begins: it may be of another format.
 
     Args:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 import datasets
+import pyarrow as pa
 
 from ..modeling.segmenters import get_segmenter
 from .column_files import read_columns
@@ -19,7 +20,8 @@ from .demo_corpus import load_demo_corpus
 from .docbin import read_docbin
 from .foreign_formats import FILE_FORMATS, FORMATS, ROW_FORMATS, check_format, describe_foreign_file, format_of_line
 from .offset_spans import OFFSET_UNITS, SPAN_CHOICES, OffsetUnit, SpanChoice, SpanCounts, sentences_from_texts
-from .readers import pick_column, read_csv_texts, read_json, sentences_from_rows
+from .readers import pick_column, read_csv_texts, read_json, sentence_columns, sentences_from_rows
+from .sentence_table import SentenceColumns, columns_of_lists
 from .source_text import (
     PACKED_ENDINGS,
     CorpusError,
@@ -52,9 +54,11 @@ _ZLIB = (b"x\x01", b"x\x5e", b"x\x9c", b"x\xda")  # how a DocBin begins
 _LINES_ASKED = 1_000  # of a file whose ending says nothing
 _ROWS_ASKED = 100  # of a table, which may begin with rows that nobody annotated
 Stream: TypeAlias = datasets.IterableDataset | datasets.IterableDatasetDict
+Sentences: TypeAlias = Iterator[RawSentence | SentenceColumns]
 Source: TypeAlias = str | Path | datasets.Dataset | datasets.DatasetDict | Stream
 HUB_ID = re.compile(r"(?P<name>\w[\w.-]*/[\w.-]+)(?::(?P<config>[\w.+-]+))?(?:@(?P<revision>\w[\w./+-]*))?")
 _CONVERTED = re.compile(r"refs/convert/\w+")  # branches that the Hub writes, also of datasets with scripts
+_ROWS_AT_ONCE = 1_000
 _COLUMNS, _NUMBERED = ("tags_column", "tokens_column"), ("sentence_column", "column")
 _OF_TEXTS = ("words", "spans", "offset_unit")
 _SAME_SPLIT = {"dev": "validation", "validation": "dev"}
@@ -91,7 +95,7 @@ class ReadingOptions:
                 raise CorpusError(f"{source}: {setting(name).removesuffix('=')} says nothing {kind}: leave it out.")
 
 
-def open_source(source: Source, language: str, split: str | None, options: ReadingOptions) -> Iterator[RawSentence]:
+def open_source(source: Source, language: str, split: str | None, options: ReadingOptions) -> Sentences:
     """Recognise a source and start to read it.
 
     Args:
@@ -99,7 +103,7 @@ def open_source(source: Source, language: str, split: str | None, options: Readi
         options: the other arguments.
 
     Returns:
-        Its sentences, without any check of their tags.
+        Its sentences, one by one or many at a time, without any check of their tags.
 
     Raises:
         CorpusError: if there is no such source, or, at once or while iterating, if it is broken; and for arguments
@@ -148,7 +152,7 @@ def open_source(source: Source, language: str, split: str | None, options: Readi
         )
     tags = options.column if options.column != -1 else options.tags_column
     columns = (tags, options.tokens_column, options.sentence_column)
-    sentences = read_columns(path, *columns, is_csv=kind == "csv", known_format=kind)
+    sentences = read_columns(path, *columns, is_csv=kind == "csv", known_format=kind, in_columns=True)
     return with_first_line(path, sentences, options.format)
 
 
@@ -210,7 +214,8 @@ def _sentences_of_rows(
     label_names: Sequence[str] | None,
     holder: str | None = None,
     reason: str = "",
-) -> Iterator[RawSentence]:
+    in_lists: Sentences | None = None,
+) -> Sentences:
     """The sentences of a table, or of an annotation tool's export, which its first rows tell.
 
     Args:
@@ -218,6 +223,7 @@ def _sentences_of_rows(
         rows, label_names: as for `sentences_from_rows`.
         options: the arguments of `load_corpus`.
         holder, reason: the format of the file, and what tells it.
+        in_lists: the sentences, where the rows are those of a table with lists of words and of tags.
     """
     name, iterator = str(source), iter(rows)
     columns = _column_name(options.tokens_column), _column_name(options.tags_column)
@@ -244,7 +250,7 @@ def _sentences_of_rows(
         segment = DefaultSegmenter() if options.words is None else get_segmenter(options.words)
         yield from sentences_from_texts(name, texts, segment, options.spans, options.offset_unit, counts)
     else:
-        sentences = sentences_from_rows(name, rows, *columns, label_names)
+        sentences = in_lists or sentences_from_rows(name, rows, *columns, label_names)
         yield from with_first_line(source, sentences, options.format) if isinstance(source, Path) else sentences
 
 
@@ -346,15 +352,20 @@ def open_table(
 
 
 def numbered_rows(
-    source: str, table: datasets.Dataset | datasets.IterableDataset
+    source: str, table: datasets.Dataset | datasets.IterableDataset, skipped: int = 0
 ) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """A table's rows with their places, for `sentences_from_rows`.
+
+    Args:
+        source: the name of the table.
+        table: the rows.
+        skipped: how many rows the source has before them.
 
     Raises:
         CorpusError: on a row that cannot be decoded, such as text that is not UTF-8.
     """
     rows = iter(table)
-    for number in count(1):
+    for number in count(skipped + 1):
         try:
             row = cast("Mapping[str, Any]", next(rows))
         except StopIteration:
@@ -421,7 +432,7 @@ def _sentences_of_dataset(
     options: ReadingOptions,
     holder: str | None = None,
     reason: str = "",
-) -> Iterator[RawSentence]:
+) -> Sentences:
     rows = numbered_rows(source, dataset)
     features = dataset.features or {}  # a stream may not know its columns
     class_names = {
@@ -441,4 +452,28 @@ def _sentences_of_dataset(
     ):
         tags_column = pick_column(source, features, wanted, TAG_COLUMNS, "tags", lists)
     names = class_names.get(tags_column or "", options.label_names)
-    return _sentences_of_rows(source, rows, options, names, holder, reason)
+    chosen = sentence_columns(features, _column_name(options.tokens_column), wanted)
+    in_lists = None
+    if isinstance(dataset, datasets.Dataset) and chosen is not None and set(chosen) <= set(lists):
+        in_lists = _sentences_of_lists(source, dataset, chosen, names)
+    return _sentences_of_rows(source, rows, options, names, holder, reason, in_lists)
+
+
+def _sentences_of_lists(
+    source: str, dataset: datasets.Dataset, chosen: tuple[str, str], names: Sequence[str] | None
+) -> Sentences:
+    """The sentences of a table whose columns of words and tags, which are lists, are known."""
+    for start in range(0, len(dataset), _ROWS_AT_ONCE):
+        part = dataset.select(range(start, min(start + _ROWS_AT_ONCE, len(dataset))))
+        table = part.with_format("arrow")[:]
+        tokens, tags = (_one_chunk(table[name]) for name in chosen)
+        places = [f", row {number}" for number in range(start + 1, start + len(part) + 1)]
+        columns = columns_of_lists(source, tokens, tags, names, places)
+        if columns is None:
+            yield from sentences_from_rows(source, numbered_rows(source, part, start), *chosen, names)
+        else:
+            yield columns
+
+
+def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
+    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)

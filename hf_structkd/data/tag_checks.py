@@ -113,15 +113,12 @@ def treat_orphans(
         sentence, i = _first_of(sentences, other)
         raise CorpusError(f"{sentence.place(i)}: {(sentence.tags or ())[i]!r} is not a {name} tag.")
     legal = {(a, b) for a, row in zip(full.tags, full.allowed.tolist()) for b, ok in zip(full.tags, row) if ok}
-    illegal = words = 0
-    first_illegal: int | None = None
-    for row, own in enumerate(sentences.tags()):
-        if not _is_legal(own or (), legal):
-            first_illegal = row if first_illegal is None else first_illegal
-            illegal, words = illegal + 1, words + len(full.violations(own or ()))
-    if first_illegal is None:
+    rows = sentences.illegal_rows(legal)
+    if not rows:
         return name
-    sentence = sentences[first_illegal]
+    illegal, chosen = len(rows), set(rows)
+    words = sum(len(full.violations(own or ())) for row, own in enumerate(sentences.tags()) if row in chosen)
+    sentence = sentences[rows[0]]
     first = full.violations(sentence.tags or ())[0]
     where, before, tag = sentence.place(first), ("O", *(sentence.tags or ()))[first], (sentence.tags or ())[first]
     is_iob1 = scheme in ("IOB1", "IO") or (name == "BIO" and _is_iob1(sentences))

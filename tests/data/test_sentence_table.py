@@ -1,15 +1,18 @@
 """Dangers: columns hold other sentences than a reader gave, equal files make unequal datasets, memory runs full."""
 
 import gzip
+import json
+import logging
 import random
 
 import pytest
+from datasets import Dataset
 from datasets.fingerprint import Hasher
 
-from hf_structkd.data import sentence_table
+from hf_structkd.data import column_files, readers, sentence_table, source_text, sources
 from hf_structkd.data.corpora import load_corpus, read_sentences
 from hf_structkd.data.sentence_table import SentenceTable
-from hf_structkd.data.source_text import RawSentence
+from hf_structkd.data.source_text import CorpusError, RawSentence
 from hf_structkd.data.sources import ReadingOptions
 from hf_structkd.data.unlabelled import load_sentences
 
@@ -118,3 +121,107 @@ def test_max_sentences_stops_before_the_rest_of_a_packed_file(tmp_path, load):
     assert len(load(tmp_path / "a.conll.gz", language="en", max_sentences=50)) == 50
     with pytest.raises(ValueError, match="cannot be read"):
         load(tmp_path / "a.conll.gz", language="en")
+
+
+# Lines of which each ends, begins or breaks a sentence, or is a word of it, in a way of its own.
+ODD_LINES = [
+    b"", b"", b"", b"\r", b" ", b"\t ",
+    b"-DOCSTART- -X- O", b"-DOCSTART-\tO", b"# a comment", b"#", b"#\tO", b"# O", b"#hash\tB-P",
+    b"Olu\tB-P ", b" Olu\tO", b"Olu\t", b"\tO", b"Olu", b"Olu\tX\tO", b"a  O", b"I\tI-P",
+    b"\xc2\xa0\tO", b"\xe3\x80\x80 O", b"\xe2\x80\xa8x\tO", b"\x1c\tO", b"nul\0\tO", b"\xff\tO",
+    b"[1]\t[2]", b"[1]\tO", b"Olu\tO\r\r", b"O\rlu\tO",
+]  # fmt: skip
+
+
+@pytest.fixture
+def both_ways(monkeypatch, caplog):
+    """Reads a source by columns and one sentence after another; the results have to be the same."""
+    caplog.set_level(logging.INFO)
+    for module, name in ((readers, "_ROWS_AT_ONCE"), (sources, "_ROWS_AT_ONCE"), (column_files, "_LOOK_AHEAD")):
+        monkeypatch.setattr(module, name, 4)
+    monkeypatch.setattr(source_text, "_FIRST_PART", 8)
+    monkeypatch.setattr(source_text, "_PART", 60)
+    made = []
+
+    def read(source, **options):
+        caplog.clear()
+        try:
+            table = read_sentences(source, "en", None, ReadingOptions(), **options)
+            result = [comparable(s) for s in table], load_corpus(source, language="en", **options)._fingerprint
+        except CorpusError as error:
+            result = str(error)
+        return result, [record.getMessage() for record in caplog.records]
+
+    def checked(source, **options):
+        fast = read(source, **options)
+        with monkeypatch.context() as context:
+            for module in (column_files, readers, sources):
+                for name in ("columns_of_lines", "columns_of_lists"):
+                    if function := getattr(module, name, None):
+                        made.append(function)
+                        context.setattr(module, name, lambda *_: None)
+            assert fast == read(source, **options)
+        return fast[0]
+
+    return checked
+
+
+@pytest.mark.parametrize("separator", [b"\t", b" "])
+def test_a_file_is_read_by_columns_as_it_is_line_by_line(tmp_path, both_ways, small_batches, separator):
+    draw, read, refused = random.Random(1), 0, 0
+    for number in range(150):
+        lines = []
+        for _ in range(draw.randint(4, 60)):
+            if draw.random() < (0.04 if number % 2 else 0.004):
+                lines.append(draw.choice(ODD_LINES[6:]))
+            elif draw.random() < 0.2:
+                lines.append(draw.choice(ODD_LINES[:6]))
+            else:
+                word = draw.choice(["Olu", "ສະບາຍ", "木", "a", "#", "100"]).encode()
+                lines.append(word + separator + draw.choice([b"O", b"O", b"B-P", b"I-P"]))
+        end = draw.choice([b"\n", b"\n", b"\r\n"])
+        path = tmp_path / f"{number}.conll"
+        path.write_bytes(end.join([b"Olu" + separator + b"O", *lines]) + draw.choice([b"", end]))
+        for limit in (None, 3):
+            result = both_ways(path, max_sentences=limit)
+            read, refused = read + isinstance(result, tuple), refused + isinstance(result, str)
+    assert min(read, refused) > 20, "both kinds are compared"
+
+
+ODD_ROWS = [
+    {"tokens": []}, {"tokens": None}, {"tokens": ["a"]}, {"tokens": "Olu"}, {"tokens": ["a", 5]}, {"tokens": [1, 2]},
+    {"tokens": ["a", None]}, {"tokens": ["a", ""]}, {"tokens": ["a", " "]}, {"tokens": ["a", "\u3000"]},
+    {"tokens": ["a", "\x1c"]}, {"tokens": ["a", "\0"]}, {"tokens": ["a", "\ud800"]},
+    {"tags": None}, {"tags": "O"}, {"tags": ["O", 1]}, {"tags": [0, 1]}, {"tags": [True, False]},
+    {"tags": ["O", "\0"]}, {"tags": ["O", None]}, {"tags": ["O", ""]}, {"tags": ["O", "O", "O"]},
+    {"document": "d"}, {"annotated_types": ["P"]}, {"ner_tags": ["O", "O"]}, {"note": 1},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "parquet", "dataset"])
+def test_rows_are_read_by_columns_as_they_are_one_by_one(tmp_path, both_ways, small_batches, kind):
+    draw, read, refused = random.Random(2), 0, 0
+    for number in range(80):
+        rows = [
+            {"tokens": ["Olu", "木"], "tags": ["B-P", draw.choice(["O", "I-P"])]} for _ in range(draw.randint(3, 20))
+        ]
+        if draw.random() < 0.6:
+            rows[draw.randrange(1, len(rows))] |= draw.choice(ODD_ROWS)
+        path = tmp_path / f"{number}.{kind}"
+        source = path
+        if kind == "jsonl":
+            path.write_text("\n".join([json.dumps(row) for row in rows] + ["{"] * (draw.random() < 0.2)))
+        elif kind == "json":
+            path.write_text(json.dumps(rows))
+        else:
+            try:
+                source = Dataset.from_list(rows)
+            except Exception:  # what a table cannot hold at all
+                continue
+            if kind == "parquet":
+                source.select(range(2, len(source))).to_parquet(path)
+                source = path
+        result = both_ways(source, max_sentences=draw.choice([None, 7]))
+        read, refused = read + isinstance(result, tuple), refused + isinstance(result, str)
+    assert read > 10
+    assert refused > 3
