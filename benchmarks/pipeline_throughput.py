@@ -6,6 +6,9 @@ All three run the same encoder (random weights) over the same raw texts, in turn
 machine slows them alike; the ratio is taken within each round. On a CPU the process's own time is counted, on other
 devices the clock's. Prints a line of JSON for each batch size; `--write` puts a table into its marked place
 (`<!-- results: throughput -->`) in a Markdown file.
+
+`--forward` compares with the plain encoder's forward pass alone, over the same texts, tokenised, padded and in batches
+of similar length: the pass of our model in eval mode (which decodes), tokenising and the plain pass, and our pipeline.
 """
 
 import argparse
@@ -25,6 +28,8 @@ from hf_structkd.data.corpora import label_inventory, load_corpus
 from hf_structkd.data.tokenizer import train_tokenizer
 from hf_structkd.evaluation.markdown import table
 from hf_structkd.evaluation.marked_figures import fill_file
+from hf_structkd.modeling.words import tokenize_words
+from hf_structkd.teachers.base import batches_by_length
 
 
 def main() -> None:
@@ -37,6 +42,7 @@ def main() -> None:
     parser.add_argument("--corpus", default="demo", help="`demo`, or a corpus of one language as load_corpus reads it")
     parser.add_argument("--language", default="en")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--forward", action="store_true", help="compare with the plain forward pass alone")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     logging.set_verbosity_error()
@@ -98,6 +104,51 @@ def main() -> None:
         words = sum(len(text.split()) for text in texts)
         return {"batch_size": batch_size, "words": words, "contestants": found}
 
+    def forward_passes(batch_size: int) -> dict[str, Any]:
+        words = [text.split() for text in texts]
+
+        def tokenised() -> list[dict[str, torch.Tensor]]:
+            encoded, batches = tokenize_words(words, tokenizer)["input_ids"], []
+            for rows in batches_by_length(encoded, batch_size):
+                padded = tokenizer.pad({"input_ids": [encoded[row] for row in rows]}, return_tensors="pt")
+                batches.append({name: padded[name].to(args.device) for name in ("input_ids", "attention_mask")})
+            return batches
+
+        def forward(model: Any, batches: list[dict[str, torch.Tensor]]) -> None:
+            with torch.inference_mode():
+                for batch in batches:
+                    model(**batch)
+
+        ready, tag = tokenised(), contestants["CRF, our pipeline"]
+        work: dict[str, Callable[[], Any]] = {
+            "plain forward": lambda: forward(plain, ready),
+            "CRF forward, decoded": lambda: forward(ours, ready),
+            "tokenise, plain forward": lambda: forward(plain, tokenised()),
+            "our pipeline": lambda: tag(texts, batch_size=batch_size),
+        }
+
+        def seconds(run: Callable[[], Any]) -> float:
+            clock = time.process_time if args.device == "cpu" else time.perf_counter
+            started = clock()
+            run()
+            if args.device != "cpu":
+                torch.cuda.synchronize()
+            return clock() - started
+
+        for run in work.values():
+            run()
+        rounds = [{name: seconds(run) for name, run in work.items()} for _ in range(args.rounds)]
+        base, found = next(iter(work)), {}
+        for name in work:
+            ratios = [each[base] / each[name] for each in rounds]
+            found[name] = [round(value, 3) for value in statistics.quantiles(ratios, n=4)]
+        milliseconds = round(1000 * statistics.median(each[base] for each in rounds), 1)
+        return {"batch_size": batch_size, "milliseconds": milliseconds, "ratio, quartiles": found}
+
+    if args.forward:
+        for size in args.batch_size:
+            print(json.dumps({**vars(args), **forward_passes(size)}, default=str))
+        return
     reports = [measure(size) for size in args.batch_size]
     for report in reports:
         print(json.dumps({**vars(args), **report}, default=str))
