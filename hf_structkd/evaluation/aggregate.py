@@ -138,6 +138,7 @@ def mean_report(reports: Sequence[ComparisonReport]) -> ComparisonReport:
         split=first.split,
         languages=first.languages,
         deviations=deviations,
+        remarks=list(dict.fromkeys(remark for report in reports for remark in report.remarks)),
     )
 
 

@@ -29,6 +29,7 @@ class ComparisonReport:
         languages: The languages in the order to show them; by default in order of first appearance.
         deviations: Row -> language, or `"avg"` -> standard deviation over runs, where scores are means over several
             ([`mean_report`]); shown after a +/- sign.
+        remarks: Sentences about single scores, shown below the table.
 
     Raises:
         ValueError: If there is no row, a row is no mapping from language to score, or its language is not among
@@ -42,6 +43,7 @@ class ComparisonReport:
     split: str | None = None
     languages: list[str] | None = None
     deviations: dict[str, dict[str, float]] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.students = {name: _plain(scores) for name, scores in self.students.items()}
@@ -149,7 +151,7 @@ class ComparisonReport:
         Returns:
             `metric`, `split`, `languages`, `averaged_languages`, `teachers`, `baseline`, `students`
             (language -> score in [0, 1]), `average` (row -> score or None), `gap_closed` (student -> share or
-            None); `deviations` where there are any.
+            None); `deviations` and `remarks` where there are any.
         """
         return {
             "metric": self.metric,
@@ -162,6 +164,7 @@ class ComparisonReport:
             "average": {row: self.average(row) for row in self.rows()},
             "gap_closed": {student: self.gap_closed(student) for student in self.students},
             **({"deviations": self.deviations} if self.deviations else {}),
+            **({"remarks": self.remarks} if self.remarks else {}),
         }
 
     @classmethod
@@ -185,6 +188,7 @@ class ComparisonReport:
             split=data.get("split"),
             languages=data.get("languages"),
             deviations=data.get("deviations") or {},
+            remarks=data.get("remarks") or [],
         )
 
     def _cells(self) -> list[list[str]]:
@@ -202,12 +206,12 @@ class ComparisonReport:
         return cells
 
     def _notes(self) -> list[str]:
-        notes, shared = [], self.averaged_languages
+        notes, shared = list(self.remarks), self.averaged_languages
         if len(shared) < len(self.languages or []):
             over = ", ".join(shared) if shared else "no language: the rows have none in common"
             notes.append(f"{AVERAGE} is over {over}.")
         teachers, baseline = (self.average(row) if row in self.rows() else None for row in ("teachers", "baseline"))
-        if teachers is not None and baseline is not None and teachers <= baseline:
+        if teachers is not None and baseline is not None and teachers <= baseline and not self.remarks:
             notes.append(
                 "The teachers are not better than the baseline: there is no gap to close, and little to learn from "
                 "them. Train them longer or on more sentences, or give better ones."

@@ -54,6 +54,7 @@ from .folder import (
     train_into,
     train_tagger,
     training_record,
+    warn_of_unlearnt_types,
 )
 from .models import (
     check_head,
@@ -69,7 +70,14 @@ from .previous import PREVIOUS, Remembered, check_previous, flips_by_split, flip
 from .progress import announce, show
 from .publishing import complete_results, push_student, student_repository
 from .recipe import Recipe
-from .teachers import calibrate_teachers, check_teachers, given_teachers, previous_tagger, trained_teacher
+from .teachers import (
+    calibrate_teachers,
+    check_teachers,
+    given_teachers,
+    previous_tagger,
+    trained_teacher,
+    unknown_types_remark,
+)
 
 BASELINE = "baseline"  # the table row of the student that learns from gold tags alone
 Result = TypeVar("Result")
@@ -298,6 +306,8 @@ class DistillationRun:
             self.output / "table.md", "\n\n".join([table.to_markdown() for table in shown] + changes) + "\n"
         )
         show("\n\n".join([table.to_text() for table in shown] + changes))
+        for row, folder in self.folders.items():
+            warn_of_unlearnt_types(row, [split[row] for split in scores.values() if row in split], folder, args)
         self._show_examples(student)
         describe_student(student_folder, results)
         self._show_locations(results_file)
@@ -344,6 +354,9 @@ class DistillationRun:
         """Scores against gold tags, on dev and test; and agreement with the teachers, where dev has no gold tags."""
         data, scheme = self.data, self.recipe.data.tag_scheme
         scores, tables = compare(rows, self._gold(), data.labels, ("dev", "test"), scheme=scheme)
+        for split, table in tables.items():
+            remark = unknown_types_remark(self.teachers(), data.labels, scores[split].get("teachers", {}))
+            table.remarks += [remark] if remark is not None else []
         taught = {row: tagger for row, tagger in rows.items() if row != "teachers"}
         held_out = {language: {"agreement": data.corpora[language]["dev"]} for language in data.agreement}
         agreement, agreement_tables = compare(taught, held_out, data.labels, ["agreement"], scheme=scheme)

@@ -10,6 +10,7 @@ from datasets import Dataset
 
 from ..data.columns import ANNOTATED_TYPES, EDGE_COUNTS, TRANSITIONS
 from ..distillation.objectives import needed_columns
+from ..evaluation.sentences import type_reports
 from ..modeling.tag_scheme import tag_type
 from ..teachers.base import TagTeacher
 from ..teachers.checkpoint import Teacher
@@ -99,6 +100,33 @@ def check_teachers(panels: Mapping[str, Panel], labels: Sequence[str], recipe: R
         except ValueError as error:
             names = " + ".join(repr(source.checkpoint) for source in recipe.teachers.sources(language))
             raise RecipeError(f"teacher for {language}, {names}: {error}") from error
+
+
+def unknown_types_remark(panels: Mapping[str, Panel], labels: Sequence[str], reports: Mapping[str, Any]) -> str | None:
+    """Why the teachers' scores are low, where the gold tags have types that some teachers cannot answer with.
+
+    Args:
+        panels: Language -> its teachers.
+        labels: The label set.
+        reports: Language -> the teachers' report against gold tags.
+
+    Returns:
+        A sentence for the table; `None` if the teachers know all types.
+    """
+    missed = {}
+    for language, panel in panels.items():
+        answers = {labels[tag] for teacher, _ in panel.members for tag in teacher.reading(labels).student_tags}
+        known = {tag_type(label) for label in answers}
+        numbers = {kind: int(scores.get("number", 0)) for kind, scores in type_reports(reports.get(language)).items()}
+        if unknown := [f"{kind} ({number:,})" for kind, number in numbers.items() if number and kind not in known]:
+            missed[language] = ", ".join(unknown)
+    if not missed:
+        return None
+    listed = "; ".join(f"{language}: {kinds}" for language, kinds in missed.items())
+    return (
+        "The gold tags have types that the teachers do not know and never answer with, so their scores count all of "
+        f"these entities as missed, and say nothing about what the teachers do know: {listed}."
+    )
 
 
 def _load(source: TeacherSource, recipe: Recipe, loaded: dict[str, TagTeacher]) -> TagTeacher:

@@ -15,7 +15,7 @@ from ..training.arguments import StructKDTrainingArguments
 from .data import labels_of, load_data
 from .effects import refuse_idle_fields
 from .fields import DataArguments, ModelArguments
-from .folder import provenance, settings_of, train_into, train_tagger
+from .folder import provenance, settings_of, train_into, train_tagger, warn_of_unlearnt_types
 from .growth import refuse_silent_gold, student_labels
 from .models import check_head, check_model, encoder_of, make_tagger, trim_tagger
 from .parser import RecipeError, parse_recipe
@@ -67,6 +67,7 @@ def main(arguments: Sequence[str], program: str) -> None:
     tagger = Teacher.from_pretrained(str(folder))
     scores, comparison = compare({folder.name: tagger}, corpora, labels, ("dev", "test"), scheme=data_args.tag_scheme)
     show(comparison["test"].to_text())
+    warn_of_unlearnt_types(folder.name, [split[folder.name] for split in scores.values()], folder, args)
     results = RunResults(
         settings=dump_settings(data_args, model_args, args),
         scores=scores,

@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from hf_structkd import Teacher, load_corpora
+from hf_structkd import StructKDTrainingArguments, Teacher, load_corpora
+from hf_structkd.recipes.folder import warn_of_unlearnt_types
 from hf_structkd.recipes.parser import RecipeError
 from hf_structkd.recipes.recipe import Recipe
 from hf_structkd.recipes.run import DistillationRun
@@ -56,6 +57,60 @@ def test_the_old_tagger_teaches_with_the_new_type_hidden_in_its_o(place, tmp_pat
     assert [config["id2label"][str(i)] for i in range(7)] == [*OLD, "B-ORG", "I-ORG"]
     assert config["languages"] == ["de", "en", "fr"], "the languages of the old tagger and of the new sentences"
     assert Teacher.from_pretrained(str(tmp_path / "run" / "student")).labels == [*OLD, "B-ORG", "I-ORG"]
+
+
+def test_a_type_that_was_not_learnt_is_said_with_what_to_set(place, tmp_path, capsys):
+    """Danger: a table of zeros, and nothing that tells why."""
+    results = DistillationRun(recipe_of(place, tmp_path, learning_rate=1e-9, crf_learning_rate=1e-9)).run()
+    seen = capsys.readouterr().out
+    splits = results.scores.values()
+    counts = [split["posterior"][language]["by_type"]["ORG"] for split in splits for language in LANGUAGES]
+    assert not any(count["correct"] for count in counts)
+    number = int(sum(count["number"] for count in counts))
+    assert (
+        f"WARNING: posterior has not learnt ORG (0 of {number} right). It was trained for 3 updates in 1 epochs"
+        in seen
+    )
+    assert "learning_rate 1e-09 and crf_learning_rate 1e-09" in seen
+    assert (
+        "set num_train_epochs: 134 (about 400 updates), and a larger rate, for instance learning_rate: 0.0003" in seen
+    )
+    remark = "types that the teachers do not know and never answer with"
+    test = {language: results.scores["test"]["teachers"][language]["by_type"]["ORG"] for language in LANGUAGES}
+    known = "; ".join(f"{language}: ORG ({count['number']:.0f})" for language, count in test.items())
+    assert remark in seen
+    assert known in seen
+    assert remark in (tmp_path / "run" / "table.md").read_text()
+    assert remark in (tmp_path / "run" / "student" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("correct", "updates", "warned"),
+    [
+        ({"PER": 0, "LOC": 0}, 30, True),
+        ({"PER": 5, "LOC": 0}, 30, True),
+        ({"PER": 5, "LOC": 4}, 30, False),
+        ({"PER": 5, "LOC": 3, "ORG": 0}, 5000, False),  # a rare type is no sign of a wrong setting
+        ({"PER": 0, "LOC": 0, "ORG": 2}, 5000, True),
+    ],
+)
+def test_what_counts_as_not_learnt(tmp_path, capsys, correct, updates, warned):
+    state = {
+        "global_step": updates,
+        "num_train_epochs": 3,
+        "log_history": [{"eval_macro_loss": x} for x in (2.5, 2.25)],
+    }
+    (tmp_path / "trainer_state.json").write_text(json.dumps(state))
+    report = {"by_type": {kind: {"number": 20, "correct": right} for kind, right in correct.items()}}
+    args = StructKDTrainingArguments(str(tmp_path), learning_rate=5e-4, crf_learning_rate=1e-3, use_cpu=True)
+    warn_of_unlearnt_types("student", [{"en": report, "avg": {}}, {"en": report}], tmp_path, args)
+    seen = capsys.readouterr().out
+    assert ("WARNING: student has not learnt" in seen) == warned
+    if warned:
+        assert "its loss on dev went from 2.5 to 2.25" in seen
+        assert ("num_train_epochs: 40" in seen) == (updates == 30)
+        assert "crf_learning_rate: 0.01" in seen
+        assert "for instance learning_rate" not in seen
 
 
 def test_a_language_is_added_to_a_tagger_whose_types_the_corpus_has_in_part(place, tmp_path):
