@@ -10,6 +10,7 @@ from pathlib import Path
 
 from .columns import SENTENCE_COLUMNS, TAG_COLUMNS, TOKEN_COLUMNS
 from .foreign_formats import advice_on_single_column, describe_foreign_columns
+from .placed_words import TEXT, SurfaceToken, place_words, warn_of_other_texts
 from .sentence_table import SentenceColumns, columns_of_lines
 from .source_text import CorpusError, RawSentence, TextPart, read_lines, read_parts, setting
 
@@ -34,6 +35,7 @@ class _KnownColumns:
         inner: the column of entities inside of those of `tags`, which are counted and left out.
         width: the number of columns that every line has at least.
         any_width: whether the number of columns differs between sentences.
+        has_texts: whether comments `# text = ...` have the texts of sentences.
     """
 
     counter: int
@@ -42,11 +44,12 @@ class _KnownColumns:
     width: int
     inner: int | None = None
     any_width: bool = False
+    has_texts: bool = False
 
 
 # Universal NER; Benikova et al. (2014), GermEval; Pradhan et al. (2012), CoNLL-2012, with a column for each predicate.
 _KNOWN_COLUMNS = {
-    "uner": _KnownColumns(counter=0, tokens=1, tags=2, width=3),
+    "uner": _KnownColumns(counter=0, tokens=1, tags=2, width=3, has_texts=True),
     "germeval": _KnownColumns(counter=0, tokens=1, tags=2, width=4, inner=3),
     "ontonotes": _KnownColumns(counter=2, tokens=3, tags=10, width=12, any_width=True),
 }
@@ -312,14 +315,20 @@ def _sentences(
     sentence_id: str | None = None
     comments = documents = count = inner = 0
     known = layout.known
+    text: str | None = None
+    other_texts: list[str] = []  # places of sentences whose words are not those of their text
     doubtful: list[int] = []
 
     def end_sentence() -> Iterator[RawSentence]:
-        nonlocal words, tags, lines, count
+        nonlocal words, tags, lines, count, text
         if words:
             count += 1
             document = str(documents) if documents else None
-            yield RawSentence(words, None if layout.tags is None else tags, str(path), lines, document=document)
+            sentence = RawSentence(words, None if layout.tags is None else tags, str(path), lines, document=document)
+            if text is not None and not place_words(sentence, [SurfaceToken(word, 1, True) for word in words], text):
+                other_texts.append(f"{path}:{lines[0]}")
+            yield sentence
+            text = None
         words, tags, lines = [], [], []
 
     def single_rows() -> Iterator[_Row | SentenceColumns]:
@@ -353,6 +362,8 @@ def _sentences(
             yield from end_sentence()
             documents += line.startswith("#begin")
             continue
+        if known is not None and known.has_texts and not words and line.startswith(TEXT):
+            text = line.removeprefix(TEXT)
         if not is_csv and not words and line.startswith("#"):
             has_all_columns = len(cells) == layout.width
             if not has_all_columns or not _is_word(cells, layout, known_tags):
@@ -392,6 +403,8 @@ def _sentences(
         logger.info("%s: skipped %d comment(s) and %d %s line(s).", path, comments, documents, mark)
     if known is not None and known.inner is not None:
         logger.warning("%s: the outer entities are read; inner ones of %d word(s) are left out.", path, inner)
+    if other_texts:
+        warn_of_other_texts(path, other_texts)
     if doubtful:
         logger.warning(
             "%s: %d line(s) that begin with # have as many columns as words have, but a tag that no word has: taken "

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from .placed_words import SurfaceToken, place_words
+from .placed_words import TEXT, SurfaceToken, place_words, warn_of_other_texts
 from .source_text import CorpusError, RawSentence, blocks, read_lines, setting
 
 logger = logging.getLogger(__name__)
@@ -14,7 +14,6 @@ CONLLU_FIELDS = ("id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel
 
 
 _GLOBAL_COLUMNS = "# global.columns ="
-_TEXT = "# text = "
 
 
 def read_conllu(path: Path, field: str | None = None) -> Iterator[RawSentence]:
@@ -93,8 +92,8 @@ def _sentences(path: Path, fields: tuple[str, ...], index: int) -> Iterator[RawS
             if line.startswith("#") and len(columns) != len(fields):
                 if re.match(r"#\s*newdoc\b", line):
                     document = f"{path}:{number}"
-                elif line.startswith(_TEXT):
-                    text = line.removeprefix(_TEXT)
+                elif line.startswith(TEXT):
+                    text = line.removeprefix(TEXT)
                 continue
             if len(columns) != len(fields):
                 raise CorpusError(
@@ -127,9 +126,4 @@ def _sentences(path: Path, fields: tuple[str, ...], index: int) -> Iterator[RawS
     if skipped:
         logger.info("%s: skipped %d multiword range(s) and empty node(s).", path, skipped)
     if other_texts:
-        logger.warning(
-            "%s: the words of %d sentence(s) are not those of their '# text' comment, first at %s.",
-            path,
-            len(other_texts),
-            other_texts[0],
-        )
+        warn_of_other_texts(path, other_texts)

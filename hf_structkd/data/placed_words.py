@@ -1,11 +1,17 @@
 """Where the words of a sentence stand in its text, and which of them follow their neighbour without a blank."""
 
+import logging
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
+from pathlib import Path
 from typing import NamedTuple
 
 from ..modeling.glued_words import glued_flags
 from .source_text import RawSentence
+
+logger = logging.getLogger(__name__)
+
+TEXT = "# text = "  # how CoNLL-U, and column files like it, give the text of a sentence
 
 
 class SurfaceToken(NamedTuple):
@@ -69,3 +75,13 @@ def _bounds(surface: Sequence[SurfaceToken], text: str) -> list[tuple[int, int]]
         position = start + len(token.form)
         bounds.append((start, position))
     return None if text[position:].strip() else bounds
+
+
+def warn_of_other_texts(path: Path, places: Sequence[str]) -> None:
+    """Log the number of sentences of a file for which `place_words` returned False, and the first place."""
+    logger.warning(
+        "%s: the words of %d sentence(s) are not those of their '# text' comment, first at %s.",
+        path,
+        len(places),
+        places[0],
+    )

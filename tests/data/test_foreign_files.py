@@ -544,12 +544,17 @@ class TestCorporaAsTheyCome:
             "Kano/B-LOC",
         ]
 
-    def test_universal_ner(self, read):
+    def test_universal_ner(self, read, tmp_path, caplog):
         text = (
             "# sent_id = n01\n# text = Olu hums.\n1\tOlu\tB-PER\t-\tann1\n2\thums\tO\t-\tann1\n3\t.\tO\t-\tann1\n\n"
             "# sent_id = n02\n# text = Kano\n1\tKano\tB-LOC\tB-ORG#B-LOC\tann1\n"
         )
         assert read(text, "en-ud-train.iob2", format="uner") == ["Olu/B-PER hums/O ./O", "Kano/B-LOC"]
+        glued = load_corpus(tmp_path / "en-ud-train.iob2", language="en", format="uner", glued=True)["glued"]
+        assert glued == [[False, False, True], [False]]
+        assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+        assert read(text.replace("= Kano", "= Ibadan"), format="uner")[1] == "Kano/B-LOC"
+        assert "the words of 1 sentence(s) are not those of their '# text' comment, first at" in caplog.text
 
     def test_label_studio_conll(self, read):
         text = (
