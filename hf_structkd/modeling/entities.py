@@ -34,14 +34,14 @@ def entity_log_probs(distribution: LinearChainCRF, scheme: TagScheme, entities: 
     openings: list[tuple[int, int, int]] = []  # sentence, word, tag
     steps: list[tuple[int, ...]] = []  # entity, sentence, word, tag before, tag
     stops: list[tuple[int, ...]] = []  # entity, sentence, word, tag before
-    continuations: list[frozenset[int]] = []  # per stop, the tags that would continue the entity
+    continuations: list[tuple[int, int]] = []  # stop, a tag that would continue the entity
     for entity, (row, span) in enumerate(entities):
         tags, continuing = scheme.entity_path(span)
         openings.append((row, span.start, tags[0]))
         steps += [(entity, row, span.start + i, tags[i - 1], tags[i]) for i in range(1, len(tags))]
         if continuing and span.end < lengths[row]:
+            continuations += [(len(stops), tag) for tag in continuing]
             stops.append((entity, row, span.end, tags[-1]))
-            continuations.append(continuing)
 
     scores = distribution.scores
     device = scores.emissions.device
@@ -62,8 +62,8 @@ def entity_log_probs(distribution: LinearChainCRF, scheme: TagScheme, entities: 
         entity_index, sentence, word, before = torch.tensor(stops, device=device).unbind(1)
         next_log_probs = conditionals(sentence, word, before)
         stopping = torch.ones_like(next_log_probs, dtype=torch.bool)
-        for stop, continuing in enumerate(continuations):
-            stopping[stop, list(continuing)] = False
+        stop, continuing = torch.tensor(continuations, device=device).unbind(1)
+        stopping[stop, continuing] = False
         stop_log_probs = next_log_probs.where(stopping, -torch.inf).logsumexp(dim=-1)
         log_probs = log_probs.index_add(0, entity_index, stop_log_probs)
     return log_probs.clamp(max=0.0).cpu()

@@ -8,7 +8,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Literal, NamedTuple
 
 import torch
@@ -19,6 +19,7 @@ SCHEME_NAMES: tuple[SchemeName, ...] = ("BIO", "BIOES", "plain")
 IGNORED = -100  # replaces a tag on padding, on later subwords and on unlabelled words (`ignore_index` of torch)
 ANNOTATED_TYPES = "annotated_types"  # column: the types that a sentence's annotators looked for; None: all
 
+_USUAL_ENTITY = 16  # words; the tags of longer entities are not kept
 _PREFIXES = {"BIO": "BI", "BIOES": "BIES"}
 # A type may itself contain hyphens (`B-event-war`); a bare `B` or `I` (aspect and term extraction) has the type "".
 _PREFIXED = re.compile(r"([BIES])(?:-(.+))?", re.DOTALL)
@@ -32,6 +33,7 @@ class Span(NamedTuple):
     type: str
 
 
+@lru_cache(maxsize=1 << 14)  # every tag of every sentence is split, and there are few different ones
 def split_tag(tag: str) -> tuple[str, str]:
     """``"B-PER"`` -> ``("B", "PER")``; a tag without a prefix, ``"O"`` included, -> ``("", tag)``."""
     match = _PREFIXED.fullmatch(tag)
@@ -127,6 +129,7 @@ class TagScheme:
         self.continuation: tuple[int, ...] = tuple(self._continuation(tag) for tag in self.tags)
         self.bio_reading: tuple[int, ...] = tuple(self._bio_reading(tag) for tag in self.tags)
         self._masks: dict[torch.device, dict[str, Tensor]] = {}
+        self._entity_paths: dict[tuple[int, str], tuple[tuple[int, ...], frozenset[int]]] = {}  # by size and type
 
     @cached_property
     def allowed(self) -> Tensor:
@@ -296,6 +299,8 @@ class TagScheme:
         """
         start, end, entity_type = span
         size = end - start
+        if (known := self._entity_paths.get((size, entity_type))) is not None:
+            return known
         if size < 1:
             raise ValueError(f"{Span(*span)} is empty.")
         if self.name == "plain":
@@ -308,7 +313,10 @@ class TagScheme:
             names = [_join(prefix, entity_type) for prefix in ("S" if size == 1 else "B" + "I" * (size - 2) + "E")]
         self._check_known(names)
         continuing = {_join("I", entity_type)} & self._index.keys() if self.name == "BIO" else set()
-        return tuple(self._index[tag] for tag in names), frozenset(self._index[tag] for tag in continuing)
+        path = tuple(self._index[tag] for tag in names), frozenset(self._index[tag] for tag in continuing)
+        if size <= _USUAL_ENTITY:
+            self._entity_paths[size, entity_type] = path
+        return path
 
     def violations(self, tags: Sequence[str]) -> list[int]:
         """The positions at which a tag sequence breaks the scheme.

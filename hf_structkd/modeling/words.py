@@ -69,7 +69,8 @@ def split_words(text: str) -> list[tuple[int, int]]:
         First character and one past the last of each word, in order; empty for a text without visible characters.
     """
     spans = (match.span() for match in _WORD.finditer(text))
-    return [(start, end) for start, end in spans if _VISIBLE.search(text, start, end)]
+    # What begins with a letter or a digit is visible, and most words do.
+    return [(start, end) for start, end in spans if text[start].isalnum() or _VISIBLE.search(text, start, end)]
 
 
 # ---- words to subwords ----
