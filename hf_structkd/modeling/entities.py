@@ -40,7 +40,7 @@ def entity_log_probs(distribution: LinearChainCRF, scheme: TagScheme, entities: 
         openings.append((row, span.start, tags[0]))
         steps += [(entity, row, span.start + i, tags[i - 1], tags[i]) for i in range(1, len(tags))]
         if continuing and span.end < lengths[row]:
-            continuations += [(len(stops), tag) for tag in continuing]
+            continuations += [(len(stops), tag) for tag in sorted(continuing)]
             stops.append((entity, row, span.end, tags[-1]))
 
     scores = distribution.scores
@@ -62,8 +62,8 @@ def entity_log_probs(distribution: LinearChainCRF, scheme: TagScheme, entities: 
         entity_index, sentence, word, before = torch.tensor(stops, device=device).unbind(1)
         next_log_probs = conditionals(sentence, word, before)
         stopping = torch.ones_like(next_log_probs, dtype=torch.bool)
-        stop, continuing = torch.tensor(continuations, device=device).unbind(1)
-        stopping[stop, continuing] = False
+        stop, continuation = torch.tensor(continuations, device=device).unbind(1)
+        stopping[stop, continuation] = False
         stop_log_probs = next_log_probs.where(stopping, -torch.inf).logsumexp(dim=-1)
         log_probs = log_probs.index_add(0, entity_index, stop_log_probs)
     return log_probs.clamp(max=0.0).cpu()

@@ -272,10 +272,11 @@ class Question:
     def _gold_ids_of(self, tags: Sequence[str | int] | None, words: Sequence[str]) -> np.ndarray | None:
         if not tags or len(tags) != len(words):
             return None
+        ids = [self._gold_ids.get(tag, -1) for tag in tags]
         # A missing tag, or a number without a name, is no error of the teacher's.
-        if any(tag is None or (isinstance(tag, int) and tag not in self._gold_ids) for tag in tags):
+        if -1 in ids and any(tag is None or (isinstance(tag, int) and tag not in self._gold_ids) for tag in tags):
             return None
-        return np.array([self._gold_ids.get(tag, -1) for tag in tags])
+        return np.array(ids)
 
 
 def _representatives(tags: np.ndarray | None, groups: tuple[int, ...] | None) -> np.ndarray | None:
