@@ -151,7 +151,7 @@ def texts_of_rows(
         if not columns:
             names = SPAN_COLUMNS if span_column is None else (span_column,)
             present = [name for name in names if name in row]
-            if present and all(row[name] is not None for name in present):
+            if present and all(row[name] not in (None, "") for name in present):  # a table's empty cell is no list
                 raise CorpusError(f"{where}: no list of spans in {', '.join(present)}.")
             if not present:
                 counts.choices[f"lack a column of spans ({', '.join(names)}), and count as not annotated"] += 1

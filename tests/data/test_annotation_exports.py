@@ -108,6 +108,21 @@ def test_tables_with_texts_and_spans(tmp_path, separator, form):
     assert show(load_corpus(path, language="xx")) == [*RIGHT, "Olu/B-P hums/O"]
 
 
+def test_a_table_of_label_studio(tmp_path, caplog):
+    """Its CSV has an empty cell for a task that nobody annotated: an error, though JSON's null was none."""
+    rows = [["id", "text", "label"], [1, "Kano hums", ""], [2, TEXT, json.dumps(VALUES)], [3, "", ""]]
+    path = tmp_path / "a.csv"
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    with caplog.at_level(logging.INFO):
+        assert show(load_corpus(path, language="xx")) == ["Kano/? hums/?", *RIGHT]
+    assert "a.csv: format label-studio (" in caplog.text
+    assert "1 sentence(s) without tags" in caplog.text
+    path.write_text("id,text,label\n1,Olu hums,P\n")
+    with pytest.raises(CorpusError, match=r"no column 'tokens'; there are id, text, label.*The file begins 'id,text"):
+        load_corpus(path, language="xx")
+
+
 @pytest.mark.parametrize(
     ("name", "pack"),
     [
