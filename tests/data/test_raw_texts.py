@@ -1,6 +1,7 @@
 """Dangers: a document that is one sentence of 10,000 words, sentences without some of their text, other words on
 another machine and nothing that says so."""
 
+import gzip
 import json
 import logging
 
@@ -152,3 +153,27 @@ class TestDefaultWords:
         with caplog.at_level(logging.INFO):
             assert default_words.default_words_of(corpora) == "rules"
         assert not caplog.text
+
+
+@pytest.mark.parametrize("name", ["text.txt", "text.txt.gz"])
+def test_what_was_taken_for_words_is_said(tmp_path, caplog, name):
+    """Danger: raw text without `words` is cut at blanks alone, and "Lyon." is a word that no teacher knows."""
+    raw, tokenised = "Anna Berg lives in Lyon.\nShe said: it rains, again!\n", "Anna Berg lives in Lyon .\n"
+    pack = gzip.compress if name.endswith(".gz") else bytes
+
+    def read(text: str, **options) -> list[list[str]]:
+        caplog.clear()
+        (tmp_path / name).write_bytes(pack(text.encode()))
+        with caplog.at_level(logging.INFO):
+            return list(load_sentences(tmp_path / name, language="en", **options)["tokens"])
+
+    assert read(raw)[0][-1] == "Lyon."
+    (record,) = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert "40 % of these words are several, such as Lyon., said:, rains,, again!." in record.getMessage()
+    assert "words='rules' (in recipes words: rules)" in record.getMessage()
+    assert read(tokenised)[0][-1] == "."
+    assert [record.levelname for record in caplog.records] == ["INFO"]
+    assert "each line is read as words between blanks" in caplog.text
+    for options in ({"words": "rules"}, {"words": "whitespace"}):
+        read(raw, **options)
+        assert "between blanks" not in caplog.text
