@@ -194,9 +194,13 @@ def trim_tagger(
     except ValueError as error:
         raise RecipeError(f"trim_vocabulary of model {args.model!r}: {error}") from error
     show(str(trimmed))
+    show(
+        "(Pieces that the training sentences do not use are removed. A word that had one is cut into smaller pieces, "
+        "so its tags may differ; all other words are read as before.)"
+    )
     held_out = {language: list(sentences["tokens"]) for language, sentences in dev.items() if len(sentences)}
     for language, cut in words_cut_otherwise(tokenizer, trimmed, held_out).items() if held_out else ():
-        show(f"in the dev sentences of {language}: {cut}")
+        show(f"in the dev sentences of {language}: {cut} are cut otherwise")
     return trimmed.model, trimmed.tokenizer
 
 

@@ -506,10 +506,13 @@ class DistillationRun:
         )
 
     def _show_examples(self, student: Teacher, count: int = 1) -> None:
-        """Print the first test sentences of each language with the student's tags behind the words."""
+        """Print the first test sentences with entities of each language, the student's tags behind the words."""
         announce("The student at work")
         for language, splits in self.data.corpora.items():
-            sentences = sentences_of(first_sentences(splits.get("test") or splits["dev"], count))
+            shown = splits.get("test") or splits["dev"]
+            tagged = first_sentences(shown, 200)["tags"]  # a sentence without entities shows nothing
+            rows = [row for row, tags in enumerate(tagged) if any(tag != "O" for tag in tags or ())]
+            sentences = sentences_of(shown.select((rows or range(len(tagged)))[:count]))
             for words, tags in zip(sentences, student.tag(sentences)):
                 show(f"[{language}] " + " ".join(w if tag == "O" else f"{w}/{tag}" for w, tag in zip(words, tags)))
 

@@ -80,6 +80,12 @@ def test_a_type_that_was_not_learnt_is_said_with_what_to_set(place, tmp_path, ca
     known = "; ".join(f"{language}: ORG ({count['number']:.0f})" for language, count in test.items())
     assert remark in seen
     assert known in seen
+    example = {line[1:3]: line[5:] for line in seen.splitlines() if line[:4] in ("[de]", "[en]")}
+    for language in LANGUAGES:  # the sentence that is shown has an entity to find
+        gold = (place / f"{language}.test.conll").read_text().strip().split("\n\n")
+        first = next(sentence for sentence in gold if "ORG" in sentence)
+        words = [line.split()[0] for line in first.splitlines()]
+        assert [word.rpartition("/")[0] or word for word in example[language].split()] == words
     assert remark in (tmp_path / "run" / "table.md").read_text()
     assert remark in (tmp_path / "run" / "student" / "README.md").read_text()
 

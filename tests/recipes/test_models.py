@@ -90,6 +90,7 @@ def test_a_recipe_trims_the_vocabulary_and_says_what_is_cut_otherwise(family, sa
     said = capsys.readouterr().out
     assert "pieces kept" in said
     assert "in the dev sentences of ru: " in said
+    assert "A word that had one is cut into smaller pieces, so its tags may differ" in said
     starts = its_tokenizer.convert_ids_to_tokens(smaller.word_starts.pieces.nonzero().flatten().tolist())
     assert set(starts) <= set(tokenizer.convert_ids_to_tokens(model.word_starts.pieces.nonzero().flatten().tolist()))
     same = trim_tagger(model, tokenizer, ModelArguments(model=saved), train, {})
