@@ -2,6 +2,7 @@
 
     python -m benchmarks.crf_benchmark                       # the gates: B=32, T=32 and 128, C=9 and 20
     python -m benchmarks.crf_benchmark --grid full --output results/crf   # every T, C, B; JSON and plot
+    python -m benchmarks.crf_benchmark --grid wide --operations nll k_best_50   # many tags, many paths
     python -m benchmarks.crf_benchmark --memory              # peak memory of each operation (Linux)
     python -m benchmarks.crf_benchmark --step                # share of an XLM-R-base training step
     python -m benchmarks.crf_benchmark --output results/crf --write docs/crf.md
@@ -37,11 +38,12 @@ import torch
 
 from hf_structkd.files import write_atomically
 
-from .crf_competitors import COMPETITORS, OPERATIONS, OURS, WITHOUT_NUMBA, Problem, answer, run
+from .crf_competitors import COMPETITORS, MORE_OPERATIONS, OPERATIONS, OURS, WITHOUT_NUMBA, Problem, answer, run
 from .crf_report import OTHER_NUMBERS, plot, verdict, write_report
 
 GRIDS = {
     "gates": [(32, 32, 9), (32, 32, 20), (32, 128, 9), (32, 128, 20)],  # T = 32: 20 words on average, as in NER
+    "wide": [(B, 32, 150) for B in (1, 32)],
     "full": [(B, T, C) for B in (16, 32, 64) for T in (32, 128, 512) for C in (9, 20, 33, 128)],
 }  # fmt: skip
 
@@ -197,7 +199,7 @@ def _status(field: str) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--grid", choices=GRIDS, default="gates")
-    parser.add_argument("--operations", nargs="+", choices=OPERATIONS, default=OPERATIONS)
+    parser.add_argument("--operations", nargs="+", choices=OPERATIONS + MORE_OPERATIONS, default=OPERATIONS)
     parser.add_argument("--budget", type=float, default=6.0, help="CPU seconds of rounds per operation and cell")
     parser.add_argument("--patience", type=float, default=5.0, help="a library slower than this is timed once")
     parser.add_argument("--output", type=Path, help="folder for the measurements as JSON, and a plot")

@@ -65,7 +65,8 @@ class ArrayRows(Dataset):
         self._readers: dict[str, _ArrayColumn] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_readers": {}}  # another process makes its own views
+        state = {name: value for name, value in self.__dict__.items() if name != "_chosen_rows"}
+        return {**state, "_readers": {}}  # another process makes its own views
 
     def __getitems__(self, keys: list[int]) -> list[dict[str, Any]]:
         """The rows of some numbers."""
