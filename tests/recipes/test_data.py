@@ -1,12 +1,16 @@
 """Danger: a corpus that Python reads cannot be named in a recipe, or is read otherwise there."""
 
 import json
-from dataclasses import replace
+import re
+from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 import yaml
 from transformers import pipeline
 
+from hf_structkd.cli import COMMANDS
+from hf_structkd.data.foreign_formats import FORMATS
 from hf_structkd.recipes.data import labels_of, load_data, load_unlabelled
 from hf_structkd.recipes.fields import DataArguments
 from hf_structkd.recipes.parser import RecipeError, parse_recipe
@@ -57,6 +61,17 @@ def test_the_format_of_a_language_can_be_forced(read, tmp_path):
             parse_recipe([DataArguments], ["--corpus", "x", "--corpus_format", wrong])
     with pytest.raises(ValueError, match="format names de, but the languages are ha, en"):
         load_data(replace(args, corpus_format={"de": "uner"}), splits=("train",))
+
+
+def test_every_format_is_named_where_one_looks_for_it():
+    """Danger: a format that can be forced, and that neither the page nor the help knows."""
+    (corpus_format,) = (field for field in fields(DataArguments) if field.name == "corpus_format")
+    page = (Path(__file__).parents[2] / "docs" / "corpora.md").read_text().partition("**The format of a file**")[2]
+    table = page.partition("\n\n|")[2].partition("\n\n")[0]
+    assert set(FORMATS) == set(re.findall(r"`([\w-]+)`", "".join(row.split("|")[1] for row in table.split("\n")[2:])))
+    for text in (corpus_format.metadata["help"], COMMANDS["convert"].description):
+        listed = text.partition("recognised: ")[2].partition("gliner")[0]
+        assert {*re.findall("[a-z-]+", listed), "gliner"} - {"or"} == set(FORMATS)
 
 
 def test_columns_by_name(read):
