@@ -1,29 +1,38 @@
 """Dangers: what works with any Trainer fails with ours, or does something else without a word. The programs are those
 of docs/ecosystem.md, so a page whose examples do not run is a danger too."""
 
+import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import XLMRobertaConfig, XLMRobertaModel
+from transformers import AutoConfig, XLMRobertaConfig, XLMRobertaModel
 from transformers.trainer_utils import HPSearchBackend
 
 from hf_structkd import (
     CRFTokenClassificationPipeline,
     StructKDTrainer,
     StructKDTrainingArguments,
+    TagScheme,
     Teacher,
+    XLMRobertaCRFConfig,
     XLMRobertaForTokenClassificationCRF,
 )
-from tests.conftest import label_fields
+from hf_structkd.data.demo_corpus import load_demo_corpus
+from hf_structkd.data.tokenizer import train_tokenizer
+from hf_structkd.evaluation import seqeval_metric
+from tests.conftest import WITHOUT_COMPILED_LOOPS, label_fields
 from tests.page_snippets import ROOT, programs, run_program
 
 PAGE = (ROOT / "docs" / "ecosystem.md").read_text(encoding="utf-8")
-NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
-pytestmark = pytest.mark.slow
+
+NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
 
 @pytest.fixture
@@ -77,6 +86,7 @@ def train_logs(trainer) -> list[dict]:
     return [log for log in trainer.state.log_history if "loss" in log]
 
 
+@pytest.mark.slow
 def test_the_stock_trainer(world):
     world["options"] |= {"eval_strategy": "epoch", "report_to": "none"}
     done = follow("The stock `Trainer`", world)
@@ -87,6 +97,7 @@ def test_the_stock_trainer(world):
     assert CRFTokenClassificationPipeline(model=again, tokenizer=done.tokenizer)("Anna")["entities"] is not None
 
 
+@pytest.mark.slow
 def test_early_stopping_stops_and_the_best_epoch_is_what_remains(world):
     # Danger: eval_macro_f1 comes too late for callbacks and for the choice of the best checkpoint.
     world["options"] |= {"num_train_epochs": 12, "learning_rate": 0.0, "report_to": "none"}
@@ -98,6 +109,7 @@ def test_early_stopping_stops_and_the_best_epoch_is_what_remains(world):
     assert trainer.state.best_model_checkpoint.endswith("checkpoint-4")
 
 
+@pytest.mark.slow
 def test_a_search_tries_objective_and_lambda_too(world):
     # Danger: what the trainer has read from its arguments before the search stays, whatever a trial says.
     pytest.importorskip("optuna", reason="needs optuna, the extra 'search'")
@@ -136,6 +148,7 @@ def searching(world, **options) -> StructKDTrainer:
     return trainer
 
 
+@pytest.mark.slow
 def test_what_a_trial_chooses_is_what_the_loss_is_made_of(world):
     trainer = searching(world, objective="posterior+top_wk")
     trainer._hp_search_setup(trial_of(objective="top_wk", lambda_start=0.25, temperature=2.0))
@@ -148,6 +161,7 @@ def test_what_a_trial_chooses_is_what_the_loss_is_made_of(world):
         trainer._hp_search_setup(trial_of(objective="top_wk", top_k=9))
 
 
+@pytest.mark.slow
 def test_trackers_show_the_parts_of_the_loss_and_lambda(world):
     # Danger: a run whose curves show one loss, where nobody sees which part of it falls.
     pytest.importorskip("tensorboard", reason="needs tensorboard, the extra 'trackers'")
@@ -172,6 +186,7 @@ def test_trackers_show_the_parts_of_the_loss_and_lambda(world):
         assert shown == pytest.approx([log[name] for log in logs], rel=1e-5), name
 
 
+@pytest.mark.slow
 def test_energy_is_on_the_card_where_codecarbon_measured_it(world, monkeypatch):
     pytest.importorskip("codecarbon", reason="needs codecarbon: pip install codecarbon")
     monkeypatch.setenv("CODECARBON_LOG_LEVEL", "error")
@@ -190,6 +205,7 @@ def test_energy_is_on_the_card_where_codecarbon_measured_it(world, monkeypatch):
     assert "co2_eq_emissions:" in card
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("whole", [False, True], ids=["encoder", "torch_compile=True"])
 def test_compiled_models_train_the_same_and_the_crf_stays_out_of_the_graph(world, make_student, whole):
     # Danger: torch.compile unrolls the loop over time, minutes for every new length, or checkpoints get other names.
@@ -219,6 +235,7 @@ def test_compiled_models_train_the_same_and_the_crf_stays_out_of_the_graph(world
         torch.testing.assert_close(value, plain.model.state_dict()[name], atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_gradient_checkpointing_gives_the_same_gradients_and_is_really_on(world, make_student):
     # Danger: an option that is taken and does nothing, or one that changes what is learnt. Dropout stays on.
     passes, gradients = [], []
@@ -248,6 +265,7 @@ def test_gradient_checkpointing_gives_the_same_gradients_and_is_really_on(world,
         torch.testing.assert_close(grad, gradients[1][name], atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_lora_trains_saves_reloads_and_merges(world):
     # Danger: an adapter without the CRF's scores, which loads without a word and tags as if there were none.
     pytest.importorskip("peft", reason="needs peft, the extra 'lora'")
@@ -277,3 +295,92 @@ def test_lora_trains_saves_reloads_and_merges(world):
     assert "entities" in answer
     size = sum(path.stat().st_size for path in Path("adapter").glob("*.safetensors"))
     assert size < Path("merged/model.safetensors").stat().st_size / 2
+
+
+# Danger: a model that only our trainer can train. A script for the stock `Trainer` must do with it what it does with
+# any tagger: stock collator, -100 labels, argmax of logits, evaluate, predict, save, reload.
+
+
+SCRIPT = Path(__file__).parent / "stock" / "run_ner.py"
+
+
+SIZE = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> list[str]:
+    """A corpus as JSON lines, and the arguments that name it."""
+    folder, arguments = tmp_path_factory.mktemp("corpus"), []
+    for name, split, count in (("train", "train", 300), ("validation", "dev", 40), ("test", "test", 40)):
+        rows = load_demo_corpus("en", split, num_sentences=count)
+        lines = [json.dumps({"tokens": row["tokens"], "ner_tags": row["tags"]}) for row in rows]
+        (folder / f"{name}.json").write_text("\n".join(lines), encoding="utf-8")
+        arguments += [f"--{name}_file", str(folder / f"{name}.json")]
+    return arguments
+
+
+@pytest.fixture
+def save_start(tmp_path):
+    """Saves what a script starts from, weights drawn at random, with a tokenizer."""
+
+    def save(encoder_alone: bool) -> Path:
+        tokenizer = train_tokenizer(load_demo_corpus("en", "train", num_sentences=300)["tokens"], vocab_size=1500)
+        tags = ["B-LOC", "B-ORG", "B-PER", "I-LOC", "I-ORG", "I-PER", "O"]
+        shape = {
+            "vocab_size": len(tokenizer), "max_position_embeddings": 40, "type_vocab_size": 1,
+            "pad_token_id": tokenizer.pad_token_id, **SIZE,
+        }  # fmt: skip
+        if encoder_alone:
+            model = XLMRobertaModel(XLMRobertaConfig(**shape))
+        else:
+            model = XLMRobertaForTokenClassificationCRF(XLMRobertaCRFConfig(**shape, **label_fields(tags)))
+        model.save_pretrained(tmp_path / "start")
+        tokenizer.save_pretrained(tmp_path / "start")
+        return tmp_path / "start"
+
+    return save
+
+
+def run_script(checkpoint: Path, output: Path, files: list[str], *more: str, cache: Path) -> dict:
+    options = {
+        "metric": seqeval_metric.__file__, "learning_rate": 2e-2, "num_train_epochs": 8, "use_cpu": True,
+        "per_device_train_batch_size": 8, "gradient_accumulation_steps": 2, "eval_strategy": "epoch",
+        "report_to": "none", "save_strategy": "no", "disable_tqdm": True,
+    }  # fmt: skip
+    given = [part for name, value in options.items() for part in (f"--{name}", str(value))]
+    done = subprocess.run(
+        [sys.executable, SCRIPT, "--model_name_or_path", checkpoint, "--output_dir", output, *files, *given, *more],
+        capture_output=True,
+        text=True,
+        env={
+            **os.environ,
+            **WITHOUT_COMPILED_LOOPS,
+            "OMP_NUM_THREADS": "1",
+            "HF_HUB_OFFLINE": "1",
+            "HF_HOME": str(cache),
+        },
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start", ["tagger with its own code", "plain encoder"])
+def test_a_script_for_the_stock_trainer_trains_evaluates_predicts_and_reloads(start, files, save_start, tmp_path):
+    encoder_alone = start == "plain encoder"
+    how = ("--with_crf", "true") if encoder_alone else ("--trust_remote_code", "true")
+    output = tmp_path / "output"
+    said = run_script(save_start(encoder_alone), output, files, *how, cache=tmp_path / "home")
+    assert said["model"] == "XLMRobertaForTokenClassificationCRF"
+    assert said["package_imported"] == encoder_alone
+    # It learns: with accumulation, a loss whose scale is wrong would show here first.
+    assert said["after"]["eval_f1"] > said["before"]["eval_f1"] + 0.3
+    assert said["after"]["eval_loss"] < said["before"]["eval_loss"] / 2
+    assert said["predict"]["predict_f1"] > 0.3
+    assert said["difference_after_reload"] < 1e-5
+    # argmax of logits is the Viterbi path, which the constraints keep legal; argmax of emissions would not be
+    config = AutoConfig.from_pretrained(output)
+    scheme = TagScheme([config.id2label[i] for i in range(config.num_labels)])
+    assert len(said["predictions"]) == 40
+    assert not [tags for tags in said["predictions"] if scheme.violations(tags)]

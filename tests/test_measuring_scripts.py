@@ -12,7 +12,7 @@ from hf_structkd import Teacher
 from hf_structkd.data.demo_corpus import load_demo_corpus
 from hf_structkd.modeling.tag_scheme import convert_tags
 from tests.conftest import draw_student
-from tests.recipes.test_no_gold import TINY
+from tests.recipes.test_unlabelled import TINY
 
 
 @pytest.fixture

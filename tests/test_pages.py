@@ -1,18 +1,28 @@
 """Dangers: a page that GitHub shows otherwise than it was meant, and a table whose cells are not the results' own."""
 
+from __future__ import annotations
+
+import importlib
 import json
 import re
 import statistics
+import subprocess
 from functools import cache
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
 
+from hf_structkd.cli import COMMANDS
 from tests.markdown_pages import COMMENT, FRONT_MATTER, Page, cells_of, render, source_tables
 
 ROOT = Path(__file__).parents[1]
+
+
 RESULTS = ROOT / "experiments" / "results"
+
+
 PAGES = sorted(
     [
         *ROOT.glob("*.md"),
@@ -23,7 +33,11 @@ PAGES = sorted(
         ),
     ]
 )
+
+
 pages = pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
+
+
 MARK = re.compile(r"<!-- results: (.*?) -->(.*?)<!-- end -->", re.DOTALL)
 
 
@@ -236,3 +250,157 @@ def test_a_marker_with_a_pipe_is_refused(monkeypatch):
             key("tiny", name, "score")
     # a place at the beginning of a line is one of HTML, and what it holds must not stand on it
     assert fill("<!-- results: t --><!-- end -->", {"t": "**b**"}, {"t"}).split("\n")[1] == "**b**"
+
+
+# Danger: a link of a page or a notebook that leads nowhere; `make docs` checks those of the site.
+
+
+LINKED_PAGES = [
+    path
+    for pattern in (
+        "*.md",
+        "docs/**/*.md",
+        "examples/**/*.md",
+        "examples/**/*.ipynb",
+        ".github/**/*.yml",
+        "CITATION.cff",
+    )
+    for path in sorted(ROOT.glob(pattern))
+]
+
+
+CODE = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
+
+
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+def text_of(path: Path) -> str:
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".ipynb":
+        cells = json.loads(text)["cells"]
+        text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    return CODE.sub("", text)
+
+
+def headings(path: Path) -> set[str]:
+    """The anchors that the repository's host gives to the headings of a page."""
+    text = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    titles = re.findall(r"^#+ (.*)$", text, flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("path", LINKED_PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_links_lead_to_files_and_headings(path):
+    for link in LINK.findall(text_of(path)):
+        if re.match(r"https?:|mailto:", link):
+            continue
+        name, _, anchor = link.partition("#")
+        target = (path.parent / name).resolve() if name else path
+        assert target.exists(), f"{link}: no such file"
+        assert target.is_relative_to(ROOT), f"{link}: outside of the repository"
+        if anchor:
+            assert anchor in headings(target), f"{link}: no such heading"
+
+
+@pytest.mark.parametrize("path", LINKED_PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_addresses_are_whole(path):
+    # Those that nobody can ask offline: at least they are encrypted, and name a paper as arXiv does.
+    for address in re.findall(r"\bhttps?://[^\s)>\"'}\],]+", text_of(path)):
+        parts = urlsplit(address)
+        if parts.hostname in ("localhost", "127.0.0.1"):
+            continue
+        assert parts.scheme == "https", address
+        assert "." in (parts.hostname or ""), address
+        if parts.hostname == "arxiv.org":
+            assert re.fullmatch(r"/(abs|pdf)/\d{4}\.\d{4,5}", parts.path), address
+
+
+def test_every_page_is_checked():
+    listed = subprocess.run(["git", "ls-files", "docs/*.md"], cwd=ROOT, capture_output=True, text=True).stdout.split()
+    assert {ROOT / name for name in listed} <= set(LINKED_PAGES)
+    assert len(LINKED_PAGES) > 20
+
+
+# Danger: a page names a file, a module or a command that has moved, and a reader's first try fails.
+
+
+TRACKED = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.split("\n")
+
+
+if not TRACKED[0]:  # a copy without its history
+    TRACKED = [path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.*") if "build" not in path.parts]
+
+
+OF_THE_PAST = "CHANGELOG.md"  # its glossary names what was there before
+
+
+SUFFIXES = (".md", ".yaml", ".py", "Makefile", ".toml", ".cfg")
+
+
+FOLDERS = r"(?:hf_structkd|examples|experiments|benchmarks|docs|model_cards|tests)"
+
+
+def is_page(path: str) -> bool:
+    """Pages, recipes with their comments, measuring scripts with their docstrings, settings of tools."""
+    if path == OF_THE_PAST or path.startswith(("model_cards/", "tests/", "hf_structkd/", "experiments/results/")):
+        return False
+    return path.endswith(SUFFIXES)
+
+
+ENTRY_POINT_GROUPS = {
+    name
+    for path in TRACKED
+    if path.startswith("hf_structkd/") and path.endswith(".py")
+    for name in re.findall(r'^ENTRY_POINT_GROUP = "(.*)"', (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE)
+}
+
+
+NAMING_PAGES = [path for path in TRACKED if is_page(path)]
+
+
+@pytest.fixture(params=NAMING_PAGES)
+def text(request) -> str:
+    return (ROOT / request.param).read_text(encoding="utf-8")
+
+
+def test_the_pages_are_found():
+    assert {"README.md", "docs/testing.md", "examples/recipes/paper/README.md", "pyproject.toml"} <= set(NAMING_PAGES)
+
+
+def test_files_that_a_page_names_are_there(text):
+    for path in re.findall(rf"(?<![\w./:-]){FOLDERS}/[\w/.-]+\.\w+", text):
+        placeholder = re.search(r"[A-Z]{3,}[\w-]*\.(yaml|json|npz)$|/results\b", path)
+        assert placeholder or (ROOT / path).exists(), path
+    names = {Path(path).name for path in TRACKED}
+    for name in re.findall(r"(?<![\w./*{}-])([a-z]\w*\.py)\b", text):
+        assert name in names, f"no file is called {name}"
+
+
+def test_modules_that_a_page_names_can_be_imported(text):
+    for name in set(re.findall(r"\bhf_structkd(?:\.[a-z_]+)+\b", text)) - ENTRY_POINT_GROUPS:
+        module, found = name.split("."), None
+        while found is None and module:
+            try:
+                found = importlib.import_module(".".join(module))
+            except ModuleNotFoundError:
+                module.pop()
+        for attribute in name.split(".")[len(module) :]:
+            assert hasattr(found, attribute), name
+            found = getattr(found, attribute)
+
+
+def test_commands_that_a_page_names_are_there(text):
+    for module in re.findall(r"python -m ((?:experiments|benchmarks|tests|hf_structkd)\b[\w.]*)", text):
+        path = ROOT / module.rstrip(".").replace(".", "/")
+        assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), module
+    for verb in re.findall(r"(?:^|`|-m hf_|/)structkd +([a-z_]+)", text, re.MULTILINE):
+        assert verb in COMMANDS, f"structkd {verb}"
+
+
+def test_what_mutation_testing_is_told_is_there():
+    told = (ROOT / "pyproject.toml").read_text(encoding="utf-8").partition("[tool.mutmut]")[2]
+    for path in re.findall(r'"(?:--deselect=)?((?:hf_structkd|tests)/[\w/]+\.py)', told):
+        assert (ROOT / path).exists(), path
+    for path, test in re.findall(r"--deselect=([\w/.]+)::(\w+)", told):
+        assert f"def {test}(" in (ROOT / path).read_text(encoding="utf-8")

@@ -18,16 +18,16 @@ from .page_snippets import PAGES, ROOT, TINY, check_prints, commands, programs, 
 # The pages whose snippets this file does not run, and the tests that do.
 RUN_BY = {
     "README.md": "tests/test_readme.py",
-    "docs/add_a_language.md": "tests/recipes/test_growth_pages.py",
-    "docs/add_a_type.md": "tests/recipes/test_growth_pages.py",
-    "docs/calibration.md": "tests/recipes/test_growth_pages.py",
-    "docs/crf.md": "tests/modeling/test_crf_page.py",
+    "docs/add_a_language.md": "tests/recipes/test_growth.py",
+    "docs/add_a_type.md": "tests/recipes/test_growth.py",
+    "docs/calibration.md": "tests/recipes/test_growth.py",
+    "docs/crf.md": "tests/modeling/test_model_pages.py",
     "docs/ecosystem.md": "tests/test_ecosystem.py",
     "docs/make_it_smaller.md": "tests/recipes/test_smaller_page.py",
-    "docs/pipeline.md": "tests/modeling/test_pipeline_page.py",
+    "docs/pipeline.md": "tests/modeling/test_model_pages.py",
     "docs/recipes.md": "tests/test_readme.py",
-    "docs/tutorial.md": "tests/test_tutorial.py",
-    "docs/update_it.md": "tests/recipes/test_growth_pages.py",
+    "docs/tutorial.md": "tests/test_readme.py",
+    "docs/update_it.md": "tests/recipes/test_growth.py",
 }
 RUN_HERE = {"docs/corpora.md", "docs/exactness.md", "docs/hub.md", "docs/objectives.md", "docs/scaling.md",
             "docs/structure.md", "docs/teachers.md"}  # fmt: skip

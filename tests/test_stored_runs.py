@@ -3,16 +3,25 @@
 import io
 import json
 import re
+import shutil
 import time
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
+from huggingface_hub import ModelCard
 
 from experiments.grid import GridError
 from experiments.grid_results import GridResults, keep
 from experiments.stored_runs import Run, grid_folders, is_packed, pack, read_runs, run_folders
+from hf_structkd.evaluation import results as evaluation_results
+from hf_structkd.evaluation.results import read_results
+from hf_structkd.hub.describe import redescribe
+from hf_structkd.hub.public import publishable
+from tests.hub.loopback_hub import card_errors
 from tests.test_experiments import grid_of
+from tests.test_pages import WITH_FIGURES as DOCUMENTS
 
 PACKED = {"runs.jsonl", "sentences.npz"}
 
@@ -230,3 +239,98 @@ def test_a_grid_is_not_run_beside_packed_results_nor_takes_over_torn_ones(unpack
     options = ("--output_dir", tmp_path / "new", "--reuse", tmp_path / "kept", "--dry_run")
     said = refusal("experiments.run_grid", tmp_path / "tiny.yaml", *options)
     assert "holds sentences.npz without runs.jsonl" in said
+
+
+# Danger: a figure in RESULTS.md, the README or a page that no committed result makes, or that is out of date.
+
+
+ROOT = Path(__file__).parents[1]
+
+
+RESULTS = ROOT / "experiments" / "results"
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("error:constrained_layout")  # forty cells left a plot no room beside its legend
+def test_documents_say_what_the_committed_results_make(tmp_path, run_script):
+    pytest.importorskip("matplotlib", reason="plots need the extra `plots`")
+    for document in DOCUMENTS:
+        (tmp_path / document).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / document, tmp_path / document)
+    grids = [RESULTS.parent / "grids" / f"{folder.name}.yaml" for folder in sorted(RESULTS.iterdir())]
+    kept = tmp_path / "experiments" / "results"
+    options = ("--keep", kept)
+    run_script("experiments.report", *grids, *options, "--update", *(tmp_path / d for d in DOCUMENTS))
+    for document in DOCUMENTS:
+        assert (tmp_path / document).read_text() == (ROOT / document).read_text(), f"run report.py on {document}"
+    for file in (*RESULTS.glob("*/runs.jsonl"), *RESULTS.glob("*/summary.json")):
+        assert (kept / file.relative_to(RESULTS)).read_text() == file.read_text(), file
+
+
+def test_results_are_packed():
+    for folder in RESULTS.iterdir():
+        assert {path.name for path in folder.iterdir()} == {
+            "runs.jsonl",
+            "sentences.npz",
+            "summary.json",
+            "figures.png",
+        }
+
+
+def test_results_show_no_machine_and_no_text_of_a_corpus():
+    for file in (*RESULTS.rglob("*.json"), *RESULTS.rglob("*.jsonl")):
+        text = file.read_text(encoding="utf-8")
+        assert not re.search(r"(?<![\w/:.<}])/(home|tmp|root|work|usr|mnt|Users|data)/", text), file
+        assert "tokens" not in text, file
+
+
+# Dangers: committed cards typed by hand, out of date, or with what must not be published.
+
+
+CARDS = sorted((Path(__file__).parents[1] / "model_cards").glob("*/results.json"))
+
+
+cards = pytest.mark.parametrize("results", CARDS, ids=lambda path: path.parent.name)
+
+
+def test_there_are_cards():
+    assert CARDS
+
+
+@cards
+def test_a_card_is_what_its_results_make(results, tmp_path):
+    pytest.importorskip("matplotlib", reason="pictures need the extra `plots`")
+    folder = results.parent
+    shutil.copy(results, tmp_path / "results.json")
+    shutil.copy(folder / "runs.jsonl", tmp_path / "runs.jsonl")
+    assert redescribe(tmp_path).read_bytes() == (folder / "README.md").read_bytes(), "run structkd card FOLDER"
+    # the bytes of pictures depend on the versions that drew them
+    assert {p.name for p in (tmp_path / "plots").iterdir()} == {p.name for p in (folder / "plots").iterdir()}
+
+
+@cards
+def test_a_card_shows_seeds_and_deviations_of_student_and_baseline(results):
+    text = (results.parent / "README.md").read_text(encoding="utf-8")
+    assert int(re.search(r"over (\d+) runs with seeds 1, 2, 3", text)[1]) >= 3
+    table = text[text.index("\n## Scores\n") :].split("\n![")[0]
+    read = read_results(results)
+    for row in ("baseline", read.objective["name"]):
+        line = re.search(rf"^\| {re.escape(row)} \|.*$", table, re.MULTILINE)[0]
+        assert len(re.findall(r"\d ± \d", line)) == len(read.model["languages"]) + 1, row  # and the macro average
+
+
+@cards
+def test_a_card_is_valid_and_shows_no_machine(results):
+    folder = results.parent
+    assert not card_errors((folder / "README.md").read_text(encoding="utf-8"))
+    card = ModelCard.load(folder / "README.md")
+    assert card.data.eval_results
+    for path in (folder / "README.md", results, folder / "runs.jsonl"):
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"(?<![\w/:.<])/(home|tmp|root|work|usr|mnt|Users|data)/", text), path.name
+        assert not re.search(r"hf_[a-zA-Z]{20,}", text), path.name
+    runs = [read_results(results), *evaluation_results.read_runs(folder / "runs.jsonl")]
+    assert len(runs) > 1
+    for read in runs:
+        assert publishable(read) == read
+        assert not read.label_examples, "words of a corpus"

@@ -2,10 +2,12 @@
 
 import json
 import math
+import statistics
 
 import numpy as np
 import pytest
 
+from hf_structkd.data.label_examples import label_examples
 from hf_structkd.evaluation import (
     ComparisonReport,
     RunResults,
@@ -17,6 +19,11 @@ from hf_structkd.evaluation import (
     word_accuracy,
     write_results,
 )
+from hf_structkd.evaluation.aggregate import mean_and_deviation, mean_report
+from hf_structkd.evaluation.calibration import plot_reliability, reliability
+from hf_structkd.evaluation.flips import flip_table, flips, pooled_flips
+from hf_structkd.evaluation.resources import measured_energy, peak_memory
+from hf_structkd.training.card import curves, evaluation_reports
 
 REPORT = ComparisonReport(
     metric="f1",
@@ -165,3 +172,189 @@ def test_foreign_results_are_refused(tmp_path, text, message):
     (tmp_path / "results.json").write_text(text)
     with pytest.raises(ValueError, match=rf"results\.json.*{message}"):
         read_results(tmp_path)
+
+
+# Dangers: deviations that are none, curves of nothing, resources misread.
+
+
+def report(student: float, **more) -> ComparisonReport:
+    languages = {"en": student, "de": student - 0.1}
+    options = {"teachers": {"en": 0.9, "de": 0.8}, "baseline": {"en": 0.5, "de": 0.4}, "split": "test"}
+    return ComparisonReport("f1", {"s": languages}, **{**options, **more})
+
+
+def test_several_runs_are_their_mean_with_the_sample_deviation():
+    runs = [report(0.7), report(0.72), report(0.77)]
+    mean = mean_report(runs)
+    assert mean.students["s"]["en"] == pytest.approx(0.73)
+    assert mean.deviations["s"]["de"] == pytest.approx(statistics.stdev([0.6, 0.62, 0.67]))
+    assert mean.deviations["s"]["avg"] == pytest.approx(statistics.stdev([0.65, 0.67, 0.72]))
+    assert set(mean.deviations) == {"s"}, "the same teachers in all runs do not deviate"
+    assert "73.00 ± 3.61" in mean.to_markdown()
+    assert ComparisonReport.from_dict(mean.to_dict()) == mean
+
+
+def test_one_run_has_no_deviation_and_runs_that_differ_no_mean():
+    assert mean_report([report(0.7)]).to_markdown() == report(0.7).to_markdown()
+    assert mean_and_deviation([0.5]) == (0.5, None)
+    with pytest.raises(ValueError, match="rows or languages"):
+        mean_report([report(0.7), report(0.7, teachers=None)])
+    with pytest.raises(ValueError, match="differ"):
+        mean_report([report(0.7), report(0.7, split="dev")])
+    with pytest.raises(ValueError, match="No runs"):
+        mean_report([])
+
+
+@pytest.mark.slow
+def test_pictures_are_of_what_was_logged(tmp_path):
+    plots = pytest.importorskip("hf_structkd.evaluation.plots")
+    pytest.importorskip("matplotlib", reason="pictures need the extra `plots`")
+    assert plots.training_curves([], tmp_path / "none.png") is None
+    assert plots.training_curves([{"step": 1.0}], tmp_path / "none.png") is None
+    assert not (tmp_path / "none.png").exists()
+    history = [{"step": i, "loss": 1 / i, "loss_nll": 1 / i} for i in range(1, 5)] + [{"step": 4, "eval_en_f1": 0.5}]
+    first = plots.training_curves(history, tmp_path / "a.png").read_bytes()
+    assert plots.training_curves(history, tmp_path / "b.png").read_bytes() == first
+    assert plots.training_curves(history[:-1], tmp_path / "c.png").read_bytes() != first
+    one = plots.language_gap_chart(report(0.7), tmp_path / "d.png").read_bytes()
+    many = plots.language_gap_chart(mean_report([report(0.6), report(0.8)]), tmp_path / "e.png").read_bytes()
+    assert one != many, "deviations are not to be seen"
+
+
+def test_history_keeps_the_curves_and_thins_them_out():
+    log = [{"step": i, "epoch": i / 10, "loss": 1.0, "loss_nll": 0.5, "grad_norm": 3.0} for i in range(2000)]
+    log += [{"step": 2000, "eval_en_f1": 0.5, "eval_en_accuracy": 0.9, "eval_runtime": 1.0}, {"eval_ta_accuracy": 0.7}]
+    kept = curves(log)
+    assert 250 <= len(kept) <= 502
+    assert kept[0] == {"step": 0, "epoch": 0.0, "loss": 1.0, "loss_nll": 0.5}
+    assert kept[-2:] == [{"step": 2000, "eval_en_f1": 0.5}, {"eval_ta_accuracy": 0.7}]
+
+
+def test_the_scores_of_one_evaluation_are_found():
+    log = [
+        {"step": 1, "eval_en_f1": 0.1}, {"step": 2, "eval_en_f1": 0.2, "eval_en_f1_PER": 0.3, "eval_en_loss": 1.0},
+        {"step": 3, "eval_en_f1": 0.15},
+    ]  # fmt: skip
+    assert evaluation_reports(log, ["en", "de"], "f1", 2) == {"en": {"f1": 0.2, "by_type": {"PER": {"f1": 0.3}}}}
+    assert evaluation_reports(log, ["en"], "f1") == {"en": {"f1": 0.15}}
+
+
+def test_label_examples_are_frequent_and_typical_words():
+    sentences = [
+        (["Clara", "Weber", "of", "Bremen", "3"], ["B-PER", "I-PER", "O", "B-LOC", "O"]),
+        (["Clara", "of", "Bank", "of", "Bremen"], ["B-PER", "O", "B-ORG", "I-ORG", "I-ORG"]),
+        (["Secret", "of", "Weber"], ["B-PER", "O", "I-PER"]),
+        (["unlabelled"], None),
+    ]
+    labels = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC"]
+    # once is no example, and "of" is mostly outside
+    assert label_examples(sentences, labels) == {"B-PER": ["Clara"], "I-PER": ["Weber"]}
+
+
+def test_memory_and_energy(tmp_path):
+    assert peak_memory()["peak_rss_mib"] > 20
+    assert measured_energy(tmp_path) == {}
+    (tmp_path / "emissions.csv").write_text("timestamp,emissions,energy_consumed\na,0.1,0.5\nb,0.2,0.25\n")
+    assert measured_energy(tmp_path) == pytest.approx({"kwh": 0.75, "co2_kg": 0.3})
+    (tmp_path / "emissions.csv").write_text("another,file\n1,2\n")
+    assert measured_energy(tmp_path) == {}
+
+
+# Danger: a calibration error that flatters, because bins or outcomes are counted wrong.
+
+
+def test_the_error_is_the_mean_gap_between_score_and_truth():
+    found = reliability([0.95, 0.95, 0.95, 0.95, 0.25, 0.25], [True, True, True, False, False, True], bins=10)
+    assert found.counts.tolist() == [0, 0, 2, 0, 0, 0, 0, 0, 0, 4]
+    assert found.ece == pytest.approx((4 * abs(0.75 - 0.95) + 2 * abs(0.5 - 0.25)) / 6)
+    assert found.brier == pytest.approx(np.mean([0.05**2] * 3 + [0.95**2] + [0.25**2, 0.75**2]))
+    bins = found.to_dict()["bins"]
+    assert bins[9]["accuracy"] == 0.75
+    assert bins[0]["accuracy"] is None
+
+
+def test_scores_of_0_and_1_have_bins_and_honest_ones_no_error():
+    found = reliability([0.0, 1.0, 1.0], [False, True, True])
+    assert (found.counts[0], found.counts[-1], found.ece) == (1, 2, 0.0)
+    generator = np.random.default_rng(0)
+    scores = generator.random(20_000)
+    assert reliability(scores, generator.random(20_000) < scores).ece < 0.02
+    assert reliability(scores, generator.random(20_000) < scores**3).ece > 0.2
+
+
+@pytest.mark.parametrize(
+    ("scores", "right", "message"),
+    [([], [], "at least one"), ([0.5], [True, False], "as many outcomes"), ([1.5], [True], "are probabilities")],
+)
+def test_what_is_no_probability_is_refused(scores, right, message):
+    with pytest.raises(ValueError, match=message):
+        reliability(scores, right)
+
+
+def test_diagrams_are_drawn(tmp_path):
+    pytest.importorskip("matplotlib", reason="needs the plots extra: matplotlib")
+    plot_reliability(
+        {"a": reliability([0.1, 0.9], [False, True]), "b": reliability([0.5], [True])}, tmp_path / "x.png"
+    )
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+
+
+# Danger: an update that breaks what worked looks as good as one that does not, where only totals are compared.
+
+
+GOLD = [["B-PER", "I-PER", "O"], ["O", "B-LOC"], ["O"], ["B-PER", "O", "B-LOC"]]
+
+
+OLD = [["B-PER", "I-PER", "O"], ["O", "O"], ["O"], ["B-PER", "O", "O"]]
+
+
+NEW = [["B-PER", "O", "O"], ["O", "B-LOC"], ["B-LOC"], ["B-PER", "O", "B-LOC"]]
+
+
+def test_flips_are_counted_by_sentence_and_by_entity():
+    report = flips(OLD, NEW, GOLD)
+    assert report["sentences"] == {
+        **{"number": 4, "right_before": 2, "right_now": 2, "lost": 2, "gained": 2},
+        **{"negative_flip_rate": 1.0, "gain_rate": 1.0},
+    }
+    assert report["entities"] == {
+        **{"number": 4, "right_before": 2, "right_now": 3, "lost": 1, "gained": 2},
+        **{"negative_flip_rate": 0.5, "gain_rate": 1.0},
+    }
+    assert flips(OLD, OLD, GOLD)["entities"]["negative_flip_rate"] == 0.0
+
+
+def test_bioes_and_plain_tags():
+    bioes = lambda sentences: [[{"B-PER": "S-PER", "B-LOC": "S-LOC"}.get(t, t) for t in s] for s in sentences]  # noqa: E731
+    gold, old, new = [["S-PER", "O"]], [["S-PER", "O"]], [["B-PER", "E-PER"]]
+    assert flips(old, new, gold, "BIOES")["entities"]["lost"] == 1
+    assert bioes([["B-LOC"]]) == [["S-LOC"]]
+    plain = flips([["NOUN", "VERB"]], [["NOUN", "ADJ"]], [["NOUN", "ADJ"]], "plain")
+    assert plain["words"]["gained"] == 1
+    assert plain["words"]["negative_flip_rate"] == 0.0
+    assert plain["sentences"]["negative_flip_rate"] is None, "nothing was right before"
+    assert plain["sentences"]["gain_rate"] == 1.0
+
+
+def test_languages_together_are_counts_not_means():
+    one, other = flips(OLD, NEW, GOLD), flips(GOLD, GOLD, GOLD)
+    pooled = pooled_flips({"en": one, "de": other})
+    assert pooled["sentences"]["negative_flip_rate"] == 2 / 6
+    assert pooled["entities"]["negative_flip_rate"] == 1 / 6
+    text = flip_table({"new": {"en": one, "all": pooled}})
+    assert "| new | en | 100.00 % (2 of 2) | 100.00 % (2 of 2) | 50.00 % (1 of 2) | 100.00 % (2 of 2) |" in text
+    assert flip_table({}) is None
+
+
+@pytest.mark.parametrize(
+    ("old", "scheme", "message"),
+    [
+        (OLD[:2], "BIO", "2 predicted sentences, but 4 gold"),
+        ([["X"], *OLD[1:]], "BIO", "Sentence 0 has 1 predicted"),
+        ([["X", "O", "O"], *OLD[1:]], "BIO", "Sentence 0 has a tag that is not BIO"),
+        (OLD, "IOB", "Unknown tag scheme"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(old, scheme, message):
+    with pytest.raises(ValueError, match=message):
+        flips(old, NEW, GOLD, scheme)

@@ -22,10 +22,15 @@ from tests.conftest import WITHOUT_COMPILED_LOOPS
 from tests.hub.loopback_hub import ALICE, BOB, LoopbackHub
 from tests.hub.loopback_server import serve
 
-pytestmark = pytest.mark.slow
 WORKER = Path(__file__).with_name("push_worker.py")
+
+
 ROOT = WORKER.parents[2]
+
+
 WRONG = "hf_" + "nobodysaccesstoken" * 2
+
+
 # what somebody needs who has the repository and transformers
 NEEDED = {
     "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "README.md", "results.json",
@@ -77,6 +82,7 @@ def pushed(hub, tmp_path_factory) -> Path:
 STRATEGIES = ("end", "every_save", "checkpoint", "all_checkpoints")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_every_push_is_complete_those_during_training_too(hub, pushed, strategy):
     repo = hub.repos[f"alice/{strategy}"]
@@ -100,12 +106,14 @@ def test_every_push_is_complete_those_during_training_too(hub, pushed, strategy)
     assert folders == expected.get(strategy, set())
 
 
+@pytest.mark.slow
 def test_files_of_others_are_left_alone(hub, pushed):
     files = hub.repos["alice/end"].files
     assert (files["NOTES.md"], files["data/table.csv"]) == (b"mine", b"1,2")
     assert files["adapter_model.safetensors"] == b"weights of another"
 
 
+@pytest.mark.slow
 def test_nothing_pushed_shows_the_token_or_this_machine(hub, pushed):
     for repo in hub.repos.values():
         for commit in repo.commits:
@@ -115,6 +123,7 @@ def test_nothing_pushed_shows_the_token_or_this_machine(hub, pushed):
                     assert str(pushed.parent).encode() not in data, name
 
 
+@pytest.mark.slow
 def test_what_was_pushed_runs_anywhere_and_then_offline(hub, pushed, tmp_path):
     """By repository id: the model, the stock pipeline, and our own, which no package has registered."""
     arguments = {"repo_ids": ["alice/end", "alice/every_save", "alice/checkpoint"], "token": ALICE}  # one is private
@@ -148,6 +157,7 @@ def refused(tmp_path_factory) -> tuple[dict, LoopbackHub, Path]:
     return answer, hub, folder / "out"
 
 
+@pytest.mark.slow
 def test_refused_pushes_say_why_and_lose_nothing(refused):
     answer, hub, folder = refused
     said = answer["said"]
@@ -165,6 +175,7 @@ def test_refused_pushes_say_why_and_lose_nothing(refused):
     assert len(hub.repos["alice/hers"].commits) == 1, "a refused push left something behind"
 
 
+@pytest.mark.slow
 def test_what_is_not_there_private_or_not_ours_is_named(refused):
     missing = refused[0]["missing"]
     assert set(missing) == {"alice/nothing", "bob/diffusion", "alice/secret"}
@@ -190,6 +201,7 @@ def sha(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+@pytest.mark.slow
 def test_an_interrupted_push_leaves_no_half_and_resumes(own_hub, tmp_path):
     """The process is killed while the weights are on their way."""
     folder = finished_folder(tmp_path / "student")
@@ -224,6 +236,7 @@ def test_an_interrupted_push_leaves_no_half_and_resumes(own_hub, tmp_path):
     assert not {"settings.json", "trainer_state.json"} & repo.files.keys(), "they name places on this machine"
 
 
+@pytest.mark.slow
 def test_the_clients_validator_takes_cards_and_finds_faults(hub, pushed, tmp_path):
     good, bad = pushed / "out" / "end" / "README.md", tmp_path / "bad.md"
     bad.write_text("---\nlicense: 5\n---\n# x\n")
@@ -232,6 +245,7 @@ def test_the_clients_validator_takes_cards_and_finds_faults(hub, pushed, tmp_pat
     assert "license" in wrong
 
 
+@pytest.mark.slow
 def test_the_list_of_files_to_push_is_what_a_push_sends(hub, tmp_path):
     # Danger: somebody looks at a list, and the push sends something else: a checkpoint, a path of this machine.
     from hf_structkd.hub import files_to_push
@@ -247,3 +261,77 @@ def test_the_list_of_files_to_push_is_what_a_push_sends(hub, tmp_path):
     assert set(hub.repos["alice/listed"].files) - {".gitattributes"} == set(listed)
     with pytest.raises(FileNotFoundError, match="holds no model"):
         files_to_push(tmp_path / "nothing")
+
+
+# Danger: run_distill.py works for hours and then pushes nothing, or pushes a card without its scores.
+
+
+SHAPE = "{hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 32}"
+
+
+RECIPE = f"""
+corpus: demo
+languages: [en]
+max_train_sentences: 20
+max_dev_sentences: 8
+max_test_sentences: 8
+model: scratch
+model_config: {SHAPE}
+vocab_size: 250
+teacher_model: scratch
+teacher_model_config: {SHAPE}
+objective: posterior
+max_steps: 2
+save_strategy: steps
+save_steps: 1
+eval_strategy: "no"
+per_device_train_batch_size: 8
+use_cpu: true
+report_to: none
+disable_tqdm: true
+push_to_hub: true
+hub_model_id: alice/demo-tagger
+hub_strategy: every_save
+hub_always_push: true
+"""
+
+
+def run(folder: Path, address: str, token: str) -> subprocess.CompletedProcess:
+    recipe = folder / "recipe.yaml"
+    recipe.write_text(RECIPE)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    own = {"HF_ENDPOINT": address, "HF_HOME": str(folder / "home"), "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": token}
+    return subprocess.run(
+        [sys.executable, str(ROOT / "examples" / "run_distill.py"), str(recipe), "--output_dir", str(folder / "out")],
+        capture_output=True, text=True, timeout=280, env={**kept, **own, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_recipe_ends_on_the_hub(tmp_path):
+    with serve() as hub:
+        done = run(tmp_path, hub.address, ALICE)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert f"pushed    {hub.address}/alice/demo-tagger" in done.stdout
+        assert ALICE not in done.stdout + done.stderr
+        commits = hub.repos["alice/demo-tagger"].commits
+        assert any(commit.message.startswith("Training in progress") for commit in commits)
+        for commit in commits[1:]:
+            assert {"model.safetensors", "README.md", "results.json", "crf_head.py"} <= commit.files.keys()
+            for name, data in commit.files.items():
+                assert str(tmp_path).encode() not in data or name == "training_args.bin", name
+        last = commits[-1].files
+        assert "plots/language_gap.png" in last
+        card = last["README.md"].decode()
+        for part in ("| teachers |", "| baseline |", "split: test", '"alice/demo-tagger"'):
+            assert part in card, part
+
+
+@pytest.mark.slow
+def test_a_wrong_token_is_told_before_any_work(tmp_path):
+    with serve() as hub:
+        done = run(tmp_path, hub.address, "hf_" + "nobody" * 6)
+    assert done.returncode != 0
+    assert "error: could not push to alice/demo-tagger: the Hub does not accept the access token" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()

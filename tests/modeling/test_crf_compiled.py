@@ -1,6 +1,6 @@
 """Compiled loops give what the torch loops give, and are used where numba is installed unless switched off.
 
-`test_crf.py`, `test_crf_sums.py` and `test_crf_paths.py` run with both (the `loops` fixture).
+`test_crf.py` and `test_crf_sums.py` run with both (the `loops` fixture).
 """
 
 from __future__ import annotations

@@ -16,7 +16,6 @@ from hf_structkd.modeling.crf_batch import Chain, Packing
 from hf_structkd.modeling.crf_reference import Scores
 
 close = torch.testing.assert_close
-pytestmark = pytest.mark.usefixtures("loops")  # torch and compiled
 
 
 def chain(B, T, C, scale=1.0, seed=0, dtype=torch.float64, density=1.0):
@@ -36,6 +35,7 @@ def reference(quantity, scores, lengths):
     return log_space.REFERENCE[quantity](Scores(*(part.double() for part in scores)), lengths)
 
 
+@pytest.mark.usefixtures("loops")  # torch and compiled
 @given(st.integers(0, 2**31), st.sampled_from([0.4, 1.0]), st.sampled_from([1.0, 50.0, 1000.0]))
 @settings(max_examples=15, deadline=None, derandomize=True)
 def test_first_gradients_are_those_of_automatic_differentiation(seed, density, scale):
@@ -58,6 +58,7 @@ def test_first_gradients_are_those_of_automatic_differentiation(seed, density, s
             close(ours, truth, rtol=1e-7, atol=1e-7, msg=lambda text, n=name, q=quantity: f"{q}, {n}: {text}")
 
 
+@pytest.mark.usefixtures("loops")  # torch and compiled
 @pytest.mark.parametrize("quantity", ["log_partition", "log_marginals", "marginals", "edge_counts"])
 def test_gradcheck(quantity):
     """Danger: first or second derivatives that differ from finite differences."""
@@ -73,6 +74,7 @@ def test_gradcheck(quantity):
     assert torch.autograd.gradgradcheck(function, leaves)
 
 
+@pytest.mark.usefixtures("loops")  # torch and compiled
 @pytest.mark.slow
 def test_gradcheck_of_comparisons():
     """Danger: KL or entropy that are right as values and wrong as losses, on either side."""
@@ -88,6 +90,7 @@ def test_gradcheck_of_comparisons():
     assert torch.autograd.gradgradcheck(function, leaves)
 
 
+@pytest.mark.usefixtures("loops")  # torch and compiled
 def test_gradients_of_paths_and_spans():
     """Danger: log_prob or span_log_prob cut off from the scores."""
     scores, lengths = chain(2, 3, 2, seed=6)
@@ -101,6 +104,7 @@ def test_gradients_of_paths_and_spans():
     assert torch.autograd.gradcheck(function, tuple(part.clone().requires_grad_() for part in scores))
 
 
+@pytest.mark.usefixtures("loops")  # torch and compiled
 @pytest.mark.parametrize(("scale", "T"), [(50.0, 512), (1000.0, 64)])
 @pytest.mark.parametrize("density", [1.0, 0.5])
 def test_long_and_steep_chains_in_float32(scale, T, density):
@@ -122,6 +126,7 @@ def test_long_and_steep_chains_in_float32(scale, T, density):
         close(ours.grad.double() / scale, truth.grad / scale, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.usefixtures("loops")  # torch and compiled
 def test_the_fast_path_serves_ordinary_scores_and_only_those():
     """Danger: a check that always falls back (slow), or one that accepts lost paths (wrong)."""
     for scale, density in ((10.0, 1.0), (50.0, 1.0), (10.0, 0.5), (100.0, 1.0)):
@@ -131,6 +136,7 @@ def test_the_fast_path_serves_ordinary_scores_and_only_those():
     assert not PathSums(Chain(scores, lengths)).messages.ok
 
 
+@pytest.mark.usefixtures("loops")  # torch and compiled
 def test_two_islands_of_very_different_score():
     """Danger: the weaker of two disconnected groups of paths vanishes by underflow and passes for impossible."""
     islands = torch.tensor([[True, False], [False, True]])
@@ -151,6 +157,7 @@ def only_path(T: int, drops: dict[int, float], transition: float = 0.0):
     return emissions, transitions
 
 
+@pytest.mark.usefixtures("loops")  # torch and compiled
 @pytest.mark.parametrize("place", [*range(5), 31, 32, 33, 63, 64, 65, 68, 69])
 @pytest.mark.parametrize("drop", [358.2, 373.6, 700.5, 743.9, 746.0])
 def test_what_rescaling_would_hide_is_seen_before(place, drop):
@@ -166,6 +173,7 @@ def test_what_rescaling_would_hide_is_seen_before(place, drop):
     close(short.log_partition, torch.tensor([-drop - 0.3], dtype=torch.float64))
 
 
+@pytest.mark.usefixtures("loops")  # torch and compiled
 def test_the_gradient_of_a_probability_far_below_the_others():
     """Danger: a factor that underflows before another one makes up for it: the gradient is 0 where 1 is right."""
     for drop, step in ((448.0, 437.0), (537.0, 311.0)):  # in the fast pass, and beyond what it takes
@@ -182,6 +190,7 @@ def test_the_gradient_of_a_probability_far_below_the_others():
             close(two, torch.tensor([[0.0, share - 1], [0.0, 1 - share]]).double())
 
 
+@pytest.mark.usefixtures("loops")  # torch and compiled
 def test_sources_do_not_grow_at_tags_that_no_path_passes():
     """Danger: rescaling that holds what paths pass, while a dead end's share of a gradient grows to infinity."""
     T = 700
@@ -203,6 +212,7 @@ def test_sources_do_not_grow_at_tags_that_no_path_passes():
             assert bool(torch.isfinite(gradient).all())
 
 
+@pytest.mark.usefixtures("loops")  # torch and compiled
 @pytest.mark.parametrize("words", [1, 3])
 def test_a_batch_of_single_words_has_gradients(words):
     """Danger: entropy, KL and transitions of sentences of one word fail in the backward pass."""
@@ -228,6 +238,7 @@ def test_a_batch_of_single_words_has_gradients(words):
             close(*twice)
 
 
+@pytest.mark.usefixtures("loops")  # torch and compiled
 def test_an_infinite_comparison_leaves_the_others_their_gradients():
     """Danger: one sentence's `inf` becomes NaN in the gradients of the scores that all sentences share."""
     emissions, transitions = torch.randn(2, 4, 3).double(), torch.zeros(3, 3).double().requires_grad_()
@@ -244,6 +255,7 @@ def test_an_infinite_comparison_leaves_the_others_their_gradients():
     close(found, known)
 
 
+@pytest.mark.usefixtures("loops")  # torch and compiled
 def test_the_least_float32_is_a_mask_and_not_the_end_of_paths():
     """Danger: a path through a finite mask, the only one there is, passes for impossible in half of the members."""
     least = torch.finfo(torch.float32).min
@@ -260,6 +272,7 @@ def test_the_least_float32_is_a_mask_and_not_the_end_of_paths():
     close(crf.marginals[1], torch.tensor([[0.0, 1.0]] * 3))
 
 
+@pytest.mark.usefixtures("loops")  # torch and compiled
 def test_constrained_score_that_an_unconstrained_bound_would_miss():
     """Danger: rescaling by a maximum that belongs to dead ends, while the living paths underflow."""
     T = 100
@@ -274,6 +287,7 @@ def test_constrained_score_that_an_unconstrained_bound_would_miss():
     assert crf.topk(200).valid.sum() == T + 1
 
 
+@pytest.mark.usefixtures("loops")  # torch and compiled
 @pytest.mark.parametrize("C", [40, 7])
 def test_wide_and_narrow_tag_sets_agree_with_log_space(C):
     """Danger: the two ways of multiplying (one block matrix, two matrices) differ."""
@@ -283,6 +297,7 @@ def test_wide_and_narrow_tag_sets_agree_with_log_space(C):
         close(ours, reference(quantity, scores, lengths), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.usefixtures("loops")  # torch and compiled
 def test_one_pass_serves_everything():
     """Danger: posterior distillation and gold loss of the same sentence paying twice."""
     scores, lengths = chain(3, 6, 4, seed=11)
@@ -294,6 +309,7 @@ def test_one_pass_serves_everything():
     assert crf.log_partition.grad_fn is not None
 
 
+@pytest.mark.usefixtures("loops")  # torch and compiled
 def test_shared_parameters_are_counted_once():
     """Danger: second derivatives that follow a dependence between two scores twice."""
     scores, lengths = chain(2, 3, 2, seed=12)
@@ -307,6 +323,7 @@ def test_shared_parameters_are_counted_once():
     assert torch.autograd.gradgradcheck(function, (leaf,))
 
 
+@pytest.mark.usefixtures("loops")  # torch and compiled
 @pytest.mark.slow
 def test_inside_a_compiled_module():
     """Danger: torch.compile that traces into the loop, or fails on it."""
@@ -328,6 +345,7 @@ def test_inside_a_compiled_module():
         close(eager, compiled)
 
 
+@pytest.mark.usefixtures("loops")  # torch and compiled
 def test_packing_is_a_relabelling_of_the_words():
     """Danger: an index plan that mixes sentences or reads padding."""
     lengths = torch.tensor([3, 1, 4, 4])
@@ -345,3 +363,101 @@ def test_packing_is_a_relabelling_of_the_words():
         close(rows[packing.mirror][own], padded[b, :length].flip(0))
     close(rows[packing.previous], rows[4:] - 1)
     close(rows[packing.last], padded[packing.order, lengths[packing.order] - 1])
+
+
+# Best paths beyond what enumeration can reach: long, wide, tied.
+
+
+def plain_k_best(emissions, transitions, start, end, length, k):
+    """Textbook k-best Viterbi for one sentence, in Python: every state keeps its k best prefixes."""
+    C = len(start)
+    best = [[(float(start[c] + emissions[0, c]), (c,))] for c in range(C)]
+    for t in range(1, length):
+        step = []
+        for c in range(C):
+            options = [
+                (s + float(transitions[p[-1], c]) + float(emissions[t, c]), (*p, c)) for q in best for s, p in q
+            ]
+            step.append(sorted(options, key=lambda option: -option[0])[:k])
+        best = step
+    final = [(score + float(end[path[-1]]), path) for options in best for score, path in options]
+    return sorted(final, key=lambda option: -option[0])[:k]
+
+
+def random_chain(B, T, C, seed, rounded=False):
+    generator = torch.Generator().manual_seed(seed)
+    parts = [
+        torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in ((B, T, C), (C, C), (C,), (C,))
+    ]
+    lengths = torch.randint(1, T + 1, (B,), generator=generator)
+    lengths[0] = T
+    return [part.round() if rounded else part for part in parts], lengths
+
+
+@pytest.mark.usefixtures("loops")  # torch and compiled
+@pytest.mark.parametrize(("T", "C", "k"), [(40, 4, 10), (12, 26, 5), (25, 3, 30)])
+@pytest.mark.parametrize("rounded", [False, True])
+def test_long_chains_agree_with_textbook_k_best(T, C, k, rounded):
+    """Danger: a beam that loses a path after many steps; a wrong path when scores tie."""
+    parts, lengths = random_chain(3, T, C, seed=T + C, rounded=rounded)
+    crf = LinearChainCRF(*parts, lengths=lengths)
+    found = crf.topk(k)
+    tags, score = crf.argmax()
+    close(tags, found.tags[:, 0])
+    for b, length in enumerate(lengths.tolist()):
+        truth = plain_k_best(parts[0][b], *parts[1:], length, k)
+        n = len(truth)
+        assert int(found.valid[b].sum()) == n
+        close(found.log_prob[b, :n] + crf.log_partition[b], torch.tensor([s for s, _ in truth]).double())
+        close(score[b], torch.tensor(truth[0][0]).double())
+        paths = [tuple(path) for path in found.tags[b, :n, :length].tolist()]
+        assert len(set(paths)) == n
+        if not rounded:
+            assert paths == [path for _, path in truth]
+
+
+@pytest.mark.usefixtures("loops")  # torch and compiled
+@pytest.mark.parametrize("C", [3, 40])
+def test_all_paths_tied(C):
+    """Danger: the shortcut without back-pointers mixing two of the equally good paths into a third, worse one."""
+    # Any constant path is best: score 0. Changing tags costs 1.
+    crf = LinearChainCRF(torch.zeros(2, 9, C), torch.eye(C) - 1, lengths=torch.tensor([9, 4]))
+    tags, score = crf.argmax()
+    close(score, torch.zeros(2))
+    close(tags[0], torch.zeros(9, dtype=torch.long))
+    best = crf.topk(C + 1)
+    close(best.tags[0, :C], torch.arange(C)[:, None].expand(C, 9))
+    close((best.log_prob + crf.log_partition[:, None])[:, -1], torch.tensor([-1.0, -1.0]))
+
+
+@pytest.mark.usefixtures("loops")  # torch and compiled
+def test_nearly_tied_paths():
+    """Danger: a tie decided word by word by rounding errors."""
+    for seed in range(20):
+        parts, lengths = random_chain(2, 30, 3, seed, rounded=True)
+        parts[0] = parts[0] * 0.1  # sums of tenths differ in the last bit with the order of summation
+        crf = LinearChainCRF(*(part * 0.1 for part in parts), lengths=lengths)
+        tags, score = crf.argmax()
+        close(crf.log_prob(tags), score - crf.log_partition)
+        close(crf.topk(1).log_prob[:, 0], crf.log_prob(tags))
+        close(crf.topk(1).tags[:, 0], tags)
+
+
+@pytest.mark.usefixtures("loops")  # torch and compiled
+def test_more_paths_than_there_are():
+    """Danger: phantom paths for one-word sentences, K beyond the tag set (both in the paper's code)."""
+    crf = LinearChainCRF(torch.tensor([[[2.0, 1.0, 0.0]]]), torch.zeros(3, 3))
+    best = crf.topk(7)
+    assert best.tags[0, :, 0].tolist() == [0, 1, 2, -100, -100, -100, -100]
+    assert best.valid[0].tolist() == [True] * 3 + [False] * 4
+    close(best.log_prob[0, :3], torch.tensor([2.0, 1.0, 0.0]).log_softmax(0))
+    assert bool((best.log_prob[0, 3:] == -torch.inf).all())
+
+
+@pytest.mark.usefixtures("loops")  # torch and compiled
+def test_a_path_scored_like_a_constraint_is_still_a_path():
+    """Danger: confusing a very low score with a structural zero."""
+    emissions = torch.tensor([[[0.0, -1e6], [-1e6, 0.0]]])
+    best = LinearChainCRF(emissions, torch.zeros(2, 2)).topk(5)
+    assert best.valid[0].tolist() == [True] * 4 + [False]
+    close(best.log_prob[0, :4], torch.tensor([0.0, -1e6, -1e6, -2e6]))

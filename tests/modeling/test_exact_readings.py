@@ -1,5 +1,6 @@
 """Dangers: a reading of the CRF that autocast rounds, that outlives its labels, or that costs their square."""
 
+import itertools
 import time
 import warnings
 
@@ -7,7 +8,10 @@ import pytest
 import torch
 from transformers import AutoModel, AutoModelForTokenClassification, pipeline
 
-from hf_structkd import LinearChainCRF, TagScheme
+from hf_structkd import CRFTokenClassificationPipeline, LinearChainCRF, TagScheme, extend_labels
+from hf_structkd.modeling.congruence import congruent
+from hf_structkd.modeling.entities import entity_log_probs
+from hf_structkd.modeling.tag_scheme import Span
 from hf_structkd.modeling.word_tensors import cap_below_chosen, merge_tags, spread
 from hf_structkd.teachers.label_map import Reading
 from hf_structkd.teachers.readings import ReadChain
@@ -15,6 +19,8 @@ from tests.conftest import label_fields
 from tests.modeling.conftest import FAMILIES, Family
 
 close = torch.testing.assert_close
+
+
 BF16 = {"device_type": "cpu", "dtype": torch.bfloat16}
 
 
@@ -298,3 +304,157 @@ def test_the_encoder_is_read_by_the_checkpoints_own_code(tokenizers_by_family, l
         encoder = cls.from_pretrained(folder).eval()
         ids = torch.randint(5, 60, (1, 9))
         close(encoder(ids).last_hidden_state, model.base_model(ids).last_hidden_state)
+
+
+# Danger: an entity's score that is not the probability that this entity stands there.
+
+
+SCHEMES = {
+    "BIO": TagScheme.from_entity_types(["A", "B"]),
+    "BIOES": TagScheme.from_entity_types(["A", "B"], "BIOES"),
+    "plain": TagScheme(["NOUN", "VERB", "O"]),
+}
+
+
+def chain(scheme: TagScheme, constrained: bool, scale: float = 1.0, lengths=(6, 1, 3)) -> LinearChainCRF:
+    torch.manual_seed(0)
+    C = len(scheme.tags)
+    masks = {name: getattr(scheme, name) for name in ("allowed", "allowed_start", "allowed_end")}
+    scores = (scale * torch.randn(len(lengths), max(lengths), C), torch.randn(C, C), torch.randn(C), torch.randn(C))
+    return LinearChainCRF(*scores, lengths=torch.tensor(lengths), **(masks if constrained else {}))
+
+
+def every_entity(scheme: TagScheme, lengths) -> list[tuple[int, Span]]:
+    longest = 1 if scheme.name == "plain" else max(lengths)
+    return [
+        (row, Span(start, end, entity_type))
+        for row, length in enumerate(lengths)
+        for start in range(length)
+        for end in range(start + 1, min(start + longest, length) + 1)
+        for entity_type in scheme.entity_types
+    ]
+
+
+@pytest.mark.parametrize("constrained", [False, True])
+@pytest.mark.parametrize("name", SCHEMES)
+@pytest.mark.parametrize("scale", [1.0, 400.0])  # the second leaves probability space for log space
+def test_scores_are_sums_over_all_tag_sequences_that_hold_the_entity(name, constrained, scale):
+    scheme = SCHEMES[name]
+    crf = chain(scheme, constrained, scale)
+    entities = every_entity(scheme, crf.lengths.tolist())
+    scores = entity_log_probs(crf, scheme, entities).tolist()
+    for (row, span), score in zip(entities, scores):
+        tags, prolonging = scheme.entity_path(span)
+        allowed = torch.ones(3, 6, len(scheme.tags), dtype=torch.bool)
+        for i, tag in enumerate(tags):
+            allowed[row, span.start + i] = torch.arange(len(scheme.tags)) == tag
+        if span.end < crf.lengths[row]:
+            allowed[row, span.end, list(prolonging)] = False
+        expected = float(crf.log_prob_of_set(allowed)[row])
+        assert score == pytest.approx(expected, abs=2e-6, rel=1e-6), (row, span)
+
+
+def test_every_word_is_in_one_entity_or_in_none():
+    # Under the constraints the entities that cover a word and O are all that can be.
+    scheme = SCHEMES["BIOES"]
+    crf = chain(scheme, constrained=True)
+    entities = every_entity(scheme, crf.lengths.tolist())
+    probabilities = entity_log_probs(crf, scheme, entities).exp().tolist()
+    outside = scheme.tags.index("O")
+    for row, length in enumerate(crf.lengths.tolist()):
+        for word in range(length):
+            covering = [p for (r, s), p in zip(entities, probabilities) if r == row and s.start <= word < s.end]
+            assert sum(covering) + float(crf.marginals[row, word, outside]) == pytest.approx(1, abs=1e-6)
+
+
+def test_no_entities_have_no_scores():
+    assert entity_log_probs(chain(SCHEMES["BIO"], True), SCHEMES["BIO"], []).shape == (0,)
+
+
+# Dangers: a tagger between two that is neither of them, an old tagger that reads other words, or labels in another
+# order.
+
+
+NAMES = ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]
+
+
+def random_chain(seed, tags=3, words=3, forbidden=None):
+    generator = torch.Generator().manual_seed(seed)
+    draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)  # noqa: E731
+    transitions = draw(tags, tags)
+    if forbidden is not None:
+        transitions[forbidden] = -torch.inf
+    return LinearChainCRF(draw(2, words, tags), transitions, draw(tags), draw(tags), lengths=torch.tensor([words, 2]))
+
+
+@pytest.mark.parametrize("congruence", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("forbidden", [None, (0, 1)])
+def test_it_is_the_normalised_product_of_powers(congruence, forbidden):
+    new, old = random_chain(0, forbidden=forbidden), random_chain(1, forbidden=forbidden)
+    order = [2, 0, 1]
+    mixed = congruent(new, old, congruence, order)
+    for row, length in enumerate([3, 2]):
+        paths = torch.tensor(list(itertools.product(range(3), repeat=length)))
+        padded = torch.zeros(1, len(paths), 3, dtype=torch.long)  # what stands on padding is ignored
+        padded[0, :, :length] = paths
+        both = padded.expand(2, -1, -1)
+        elsewhere = torch.tensor(order)[both]
+        logs = [new.log_prob(both, allow_illegal=True)[row], old.log_prob(elsewhere, allow_illegal=True)[row]]
+        weights = [1.0 - congruence, congruence]
+        product = sum(weight * log for weight, log in zip(weights, logs) if weight > 0)
+        expected = product.log_softmax(dim=0)
+        torch.testing.assert_close(mixed.log_prob(both, allow_illegal=True)[row], expected, atol=1e-10, rtol=0)
+        best, _ = mixed.argmax()
+        assert best[row, :length].tolist() == paths[expected.argmax()].tolist()
+
+
+def test_sentences_of_other_lengths_are_refused():
+    other = LinearChainCRF(torch.zeros(2, 3, 3), torch.zeros(3, 3))
+    with pytest.raises(ValueError, match="read sentences of"):
+        congruent(random_chain(0), other, 0.5)
+
+
+@pytest.fixture
+def pipes(make_student, tokenizer, tokenizers_by_family):
+    """A new tagger, and an old one of another family, with another tokenizer and labels in another order."""
+    new = make_student(**label_fields(NAMES))
+    old = Family("bert", tokenizers_by_family["bert"], NAMES[::-1]).student(seed=5)
+    return (
+        CRFTokenClassificationPipeline(model=new, tokenizer=tokenizer),
+        CRFTokenClassificationPipeline(model=old, tokenizer=tokenizers_by_family["bert"]),
+    )
+
+
+def test_the_pipeline_goes_from_the_new_tagger_to_the_old_one(pipes, corpus):
+    new, old = pipes
+    sentences = [list(words) for words in corpus["tokens"][:20]] + [[]]
+    options = {"is_split_into_words": True, "marginals": True}
+
+    def entities(answers):
+        return [[(e["entity_group"], e["start"], e["end"]) for e in answer["entities"]] for answer in answers]
+
+    ends = entities(new(sentences, **options)), entities(old(sentences, **options))
+    assert ends[0] != ends[1], "the two disagree, so that there is something to test"
+    assert entities(new(sentences, previous=old, congruence=0.0, **options)) == ends[0]
+    assert entities(new(sentences, previous=old, congruence=1.0, **options)) == ends[1]
+    half = new(sentences, previous=old, batch_size=3, **options)
+    assert entities(half) == entities(new(sentences, previous=old, congruence=0.5, batch_size=1, **options))
+    assert set(half[0]["marginals"][0]["scores"]) == set(NAMES)
+    kept = CRFTokenClassificationPipeline(model=new.model, tokenizer=new.tokenizer, previous=old, congruence=1.0)
+    assert entities(kept(sentences, is_split_into_words=True)) == ends[1]
+    assert entities(kept(sentences, is_split_into_words=True, congruence=0.0)) == ends[0]
+
+
+def test_what_cannot_be_decoded_together_is_refused(pipes, make_student, tokenizer):
+    new, old = pipes
+    with pytest.raises(ValueError, match="give previous="):
+        new("Anna", congruence=0.5)
+    with pytest.raises(ValueError, match="0 to 1"):
+        new("Anna", previous=old, congruence=1.5)
+    with pytest.raises(TypeError, match="is the pipeline of the tagger that is replaced"):
+        new("Anna", previous=old.model)
+    larger = CRFTokenClassificationPipeline(model=extend_labels(new.model, ["X"]), tokenizer=tokenizer)
+    with pytest.raises(ValueError, match=r"the previous tagger lacks B-X, I-X.*extend_labels"):
+        larger("Anna", previous=old)
+    grown = CRFTokenClassificationPipeline(model=extend_labels(old.model, ["X"]), tokenizer=old.tokenizer)
+    assert larger("Anna", previous=grown)["entities"] is not None

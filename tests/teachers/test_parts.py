@@ -14,7 +14,7 @@ from hf_structkd.teachers import part_store
 from hf_structkd.teachers import parts as parts_module
 from hf_structkd.teachers.function import CallableTeacher
 
-from ..recipes.test_no_gold import TINY
+from ..recipes.test_unlabelled import TINY
 
 TARGETS = ["teacher_topk_tags", "teacher_marginals"]
 

@@ -1,5 +1,6 @@
 """Dangers: a killed run that must start again or ends otherwise, half a checkpoint that is believed, a full disk."""
 
+import hashlib
 import json
 import os
 import random
@@ -20,12 +21,17 @@ from hf_structkd.data.corpora import load_corpus
 from hf_structkd.data.readers import CorpusError
 from hf_structkd.recipes.parser import RecipeError
 from hf_structkd.teachers.answer_store import AnnotationError, PartialAnswers
-from hf_structkd.training.checkpoints import CHECKSUMS_FILE, CheckpointError, is_sealed, last_whole_checkpoint
+from hf_structkd.training.checkpoints import (
+    CHECKSUMS_FILE,
+    CheckpointError,
+    check_checkpoint,
+    is_sealed,
+    last_whole_checkpoint,
+    seal_checkpoint,
+)
 from tests import crashes
 from tests.crashes import train_into
 from tests.teachers import annotation_worker
-
-pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +70,7 @@ def resumed(setting, folder, **options):
     return trainer
 
 
+@pytest.mark.slow
 def test_killed_training_ends_with_the_same_weights_losses_and_metrics(setting, tmp_path):
     """As scripts train. `python -m tests.crashes --kills 20` does this at length, and for annotation too."""
     works = [tmp_path / name / "student" for name in ("whole", "killed")]
@@ -76,6 +83,7 @@ def test_killed_training_ends_with_the_same_weights_losses_and_metrics(setting, 
     assert not (tmp_path / "killed" / "student.training").exists()
 
 
+@pytest.mark.slow
 def test_resuming_in_the_middle_of_an_epoch_goes_on_with_the_very_same_losses(setting, whole, stopped):
     """Languages drawn by temperature, unlabelled at a rate, accumulation, dropout, lambda half way: all as it was."""
     trainer = resumed(setting, stopped)
@@ -91,6 +99,7 @@ def test_resuming_in_the_middle_of_an_epoch_goes_on_with_the_very_same_losses(se
         assert torch.equal(value, final[name]), name
 
 
+@pytest.mark.slow
 def test_two_runs_with_a_seed_are_the_same_and_with_another_not(setting, whole, tmp_path):
     """The kill test has two processes for this; here it is one process twice, after other random numbers."""
     runs = []
@@ -102,6 +111,7 @@ def test_two_runs_with_a_seed_are_the_same_and_with_another_not(setting, whole, 
     assert runs[0] == runs[1] != runs[2]
 
 
+@pytest.mark.slow
 def test_a_stream_is_trained_on_and_resumed_alike(setting, tmp_path):
     """Corpora too large for random access: read in order, shuffled within a buffer."""
     options = {
@@ -136,10 +146,13 @@ def cut(file: Path) -> None:
 
 
 FILES = ("model.safetensors", "optimizer.pt", "trainer_state.json", CHECKSUMS_FILE)
+
+
 # Without its checksums a checkpoint is a stock `Trainer`'s: see below.
 HARMS = [(harm, name) for harm in (flip_a_bit, cut) for name in FILES] + [(Path.unlink, name) for name in FILES[:-1]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("harm", "name"), HARMS, ids=[f"{harm.__name__} {name}" for harm, name in HARMS])
 def test_a_torn_checkpoint_is_named_and_not_used(setting, stopped, caplog, harm, name):
     harm(stopped / "checkpoint-7" / name)
@@ -152,6 +165,7 @@ def test_a_torn_checkpoint_is_named_and_not_used(setting, stopped, caplog, harm,
             trainer.train(resume_from_checkpoint=str(stopped / "checkpoint-7"))
 
 
+@pytest.mark.slow
 def test_where_the_newest_checkpoint_was_never_finished_the_one_before_it_is_taken(setting, whole, stopped, caplog):
     """Danger: with `save_total_limit` 1 the good one is removed before the new one is whole."""
     leave_unfinished(stopped / "checkpoint-7")
@@ -163,6 +177,7 @@ def test_where_the_newest_checkpoint_was_never_finished_the_one_before_it_is_tak
     assert losses(trainer.state) == losses(state)
 
 
+@pytest.mark.slow
 def test_killed_before_the_first_checkpoint_was_finished_it_starts_from_the_beginning(setting, stopped, caplog):
     for checkpoint in list(stopped.iterdir()):
         leave_unfinished(checkpoint)
@@ -172,6 +187,7 @@ def test_killed_before_the_first_checkpoint_was_finished_it_starts_from_the_begi
     assert sorted(path.name for path in stopped.iterdir()) == ["checkpoint-2"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("named", [True, False])
 def test_a_stock_checkpoint_is_taken_with_a_warning(setting, stopped, caplog, named):
     """Danger: checkpoints of somebody who comes from the stock `Trainer` are taken for torn ones and removed."""
@@ -187,6 +203,7 @@ def test_a_stock_checkpoint_is_taken_with_a_warning(setting, stopped, caplog, na
 # ---- what would go on otherwise than it began ----
 
 
+@pytest.mark.slow
 def test_the_model_alone_is_not_gone_on_from(setting, stopped, caplog):
     """Danger: with `save_only_model` the optimizer and the learning rate start anew in the middle, without a word."""
     trainer = setting.trainer(stopped, save_only_model=True, max_steps=9, save_total_limit=None)
@@ -204,6 +221,7 @@ def test_the_model_alone_is_not_gone_on_from(setting, stopped, caplog):
     assert [log["step"] for log in trainer.state.log_history if "loss" in log] == [1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -230,6 +248,7 @@ class Recorded(crashes.StructKDTrainer):
         return super().training_step(model, inputs, *args, **kwargs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["random", "group_by_length", "sequential", "batch_rebalance"])
 def test_a_resumed_training_sees_the_sentences_that_come_next(setting, tmp_path, strategy):
     """Danger: the order comes from random numbers that a new process draws otherwise."""
@@ -248,6 +267,7 @@ def test_a_resumed_training_sees_the_sentences_that_come_next(setting, tmp_path,
     assert seen[0] == seen[1]
 
 
+@pytest.mark.slow
 def test_a_resumed_training_knows_how_long_it_took_before(setting, stopped, whole):
     """Danger: the seconds on card and results are those since the last kill."""
     before = json.loads((whole / "checkpoint-7" / "training.json").read_text())["seconds"]
@@ -294,6 +314,7 @@ def answers_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_annotation_with_a_clear_error_and_more_room_lets_it_go_on(tmp_path):
     annotation_worker.run(tmp_path / "whole")
     disk = tmp_path / "disk"
@@ -311,6 +332,7 @@ def test_a_full_disk_ends_annotation_with_a_clear_error_and_more_room_lets_it_go
         assert len((tmp_path / "asked.txt").read_text().split()) <= 60 - 4 * len(finished)
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_training_with_a_clear_error_and_more_room_lets_it_go_on(setting, whole, tmp_path):
     disk = tmp_path / "disk"
     size = sum(path.stat().st_size for path in (whole / "checkpoint-5").rglob("*")) // 1024
@@ -326,6 +348,7 @@ def test_a_full_disk_ends_training_with_a_clear_error_and_more_room_lets_it_go_o
         assert losses(trainer.state) == losses(state)
 
 
+@pytest.mark.slow
 def test_files_that_may_not_grow_are_met_alike_without_rights_to_mount(setting, tmp_path):
     """The same by a limit on the size of files, which needs no rights."""
     with files_of_at_most(2048), pytest.raises(AnnotationError, match=r"could not be written \(File too large\)"):
@@ -338,6 +361,7 @@ def test_files_that_may_not_grow_are_met_alike_without_rights_to_mount(setting, 
     assert not list((tmp_path / "run").glob("checkpoint-*"))
 
 
+@pytest.mark.slow
 def test_a_read_only_folder_is_named(setting, stopped, tmp_path):
     disk = tmp_path / "disk"
     with mounted(disk, "size=1m"):
@@ -353,6 +377,7 @@ def test_a_read_only_folder_is_named(setting, stopped, tmp_path):
             train_into(disk / "student", {}, args, lambda own: pytest.fail("trained for nothing"))
 
 
+@pytest.mark.slow
 def test_answers_that_vanish_while_they_are_asked_are_asked_again(tmp_path, monkeypatch):
     annotation_worker.run(tmp_path / "whole")
     write = PartialAnswers.write
@@ -370,6 +395,7 @@ def test_answers_that_vanish_while_they_are_asked_are_asked_again(tmp_path, monk
     assert answers_of(tmp_path / "answers") == answers_of(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_corpus_that_vanishes_between_two_runs_is_named_and_back_again_it_goes_on(tmp_path):
     """Danger: half the answers are there, and the error is one about them."""
     file, elsewhere = tmp_path / "en.conll", tmp_path / "elsewhere"
@@ -396,3 +422,50 @@ def test_a_corpus_that_vanishes_between_two_runs_is_named_and_back_again_it_goes
     os.rename(elsewhere, file)
     assert len(annotate()) == 20
     assert len((tmp_path / "asked.txt").read_text().split()) <= 21  # one sentence may have been under way
+
+
+# Danger: a list of checksums that says nothing, or of something else, passes for a whole checkpoint.
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    folder = tmp_path / "checkpoint-7"
+    folder.mkdir()
+    for name in ("model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json", "notes.md"):
+        (folder / name).write_text(name)
+    seal_checkpoint(folder)
+    return folder
+
+
+def described(text: str) -> dict:
+    return {"bytes": len(text), "sha256": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def test_a_sealed_checkpoint_is_whole(checkpoint):
+    check_checkpoint(checkpoint)
+    (checkpoint / "README.md").write_text("written later, and not read by training")
+    assert last_whole_checkpoint(checkpoint.parent) == checkpoint
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda sums: sums.clear(),
+            "no checksum of model.safetensors, optimizer.pt, scheduler.pt, trainer_state.json",
+        ),
+        (lambda sums: sums.pop("optimizer.pt"), "no checksum of optimizer.pt"),
+        (lambda sums: sums.pop("trainer_state.json"), "no checksum of trainer_state.json"),
+        (lambda sums: sums.update({"../outside": described("outside")}), "names '../outside', which is outside"),
+        (lambda sums: sums.update({"/etc/hostname": described("x")}), "names '/etc/hostname', which is outside"),
+        (lambda sums: sums.update({"a/../../outside": described("outside")}), "outside the checkpoint"),
+    ],
+)
+def test_a_list_that_says_nothing_or_of_something_else_is_refused(checkpoint, change, message):
+    (checkpoint.parent / "outside").write_text("outside")
+    sums = json.loads((checkpoint / CHECKSUMS_FILE).read_text())
+    change(sums)
+    (checkpoint / CHECKSUMS_FILE).write_text(json.dumps(sums))
+    with pytest.raises(CheckpointError, match=message):
+        check_checkpoint(checkpoint)
+    assert last_whole_checkpoint(checkpoint.parent) is None

@@ -26,7 +26,7 @@ from hf_structkd.modeling.crf_head import gold_statistics
 from hf_structkd.recipes.parser import RecipeError
 from hf_structkd.recipes.run import DistillationRun
 
-from ..recipes.test_no_gold import TINY
+from ..recipes.test_unlabelled import TINY
 
 LABELS = ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]
 SCORES = ("emissions", "transitions", "start", "end")
