@@ -43,7 +43,7 @@ lint: $(STAMP) ## check formatting, lint, types and spelling
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/mypy
-	git ls-files -z -- ':!*.json*' ':!*.svg' ':!LICENSE' ':!hf_structkd/data/demo/*.yaml' \
+	git ls-files -z -- ':!*.json*' ':!*.svg' ':!LICENSE' ':!hf_structkd/data/demo.yaml' \
 		':!examples/space/sentences.py' | xargs -0 $(BIN)/codespell
 
 test: lint ## check everything: formatting, lint, types, all tests

@@ -47,7 +47,7 @@ def test_what_they_hold(built):
     package = ROOT / "hf_structkd"
     needed = {f"hf_structkd/{path.relative_to(package).as_posix()}" for path in package.rglob("*.py")}
     needed |= {f"hf_structkd/{path.relative_to(package).as_posix()}" for path in package.rglob("*.md")}
-    needed |= {f"hf_structkd/data/demo/{path.name}" for path in (package / "data" / "demo").glob("*.yaml")}
+    needed.add("hf_structkd/data/demo.yaml")
     recipes = ROOT / "examples" / "recipes"
     needed |= {f"hf_structkd/recipes/shipped/{p.relative_to(recipes).as_posix()}" for p in recipes.rglob("*.yaml")}
     assert needed - set(names) == set()

@@ -1,1 +1,0 @@
-"""Templates and name lists of the demo corpus, one file per language."""
