@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from hf_structkd.evaluation.markdown import table
-from hf_structkd.evaluation.marked_figures import fill_file
+from hf_structkd.evaluation.markdown import fill_file, table
 
 from .crf_competitors import COMPETITORS, OURS, WITHOUT_NUMBA
 

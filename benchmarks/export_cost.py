@@ -20,8 +20,7 @@ from datasets import Dataset
 from hf_structkd import Teacher
 from hf_structkd.data.readers import CorpusError
 from hf_structkd.evaluation.aggregate import macro_average
-from hf_structkd.evaluation.markdown import table
-from hf_structkd.evaluation.marked_figures import fill_file
+from hf_structkd.evaluation.markdown import fill_file, table
 from hf_structkd.evaluation.tagging_metrics import TaggingMetrics
 from hf_structkd.export.onnx import OnnxTagger, export_onnx, quantize_onnx
 from hf_structkd.modeling.windows import encoder_window

@@ -24,8 +24,7 @@ from datasets import Dataset
 
 from hf_structkd import RecipeError
 from hf_structkd.data.source_text import CorpusError
-from hf_structkd.evaluation.markdown import table
-from hf_structkd.evaluation.marked_figures import fill_file, key
+from hf_structkd.evaluation.markdown import fill_file, key, table
 from hf_structkd.evaluation.results import read_results
 from hf_structkd.files import write_atomically
 from hf_structkd.modeling.glued_words import GluedWords, sentences_of

@@ -41,8 +41,7 @@ from hf_structkd import (
 from hf_structkd.data.demo_corpus import load_demo_corpus
 from hf_structkd.data.tokenizer import train_tokenizer
 from hf_structkd.data.words import encode_corpus
-from hf_structkd.evaluation.markdown import table
-from hf_structkd.evaluation.marked_figures import fill_file
+from hf_structkd.evaluation.markdown import fill_file, table
 from hf_structkd.evaluation.scores import entity_set, strict_seqeval
 from hf_structkd.evaluation.significance import paired_bootstrap
 from hf_structkd.teachers.annotate import corpus_fingerprint

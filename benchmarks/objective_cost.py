@@ -36,8 +36,7 @@ from hf_structkd.data.columns import TARGET_COLUMNS
 from hf_structkd.data.demo_corpus import load_demo_corpus
 from hf_structkd.data.tokenizer import train_tokenizer
 from hf_structkd.distillation.objectives import NO_DISTILLATION, OBJECTIVES, needed_columns, parse_objective
-from hf_structkd.evaluation.markdown import table
-from hf_structkd.evaluation.marked_figures import fill_file
+from hf_structkd.evaluation.markdown import fill_file, table
 
 SPECS = [NO_DISTILLATION, *OBJECTIVES, "posterior+top_wk"]
 

@@ -26,8 +26,7 @@ from transformers.utils import logging
 from hf_structkd import CRFTokenClassificationPipeline, XLMRobertaCRFConfig, XLMRobertaForTokenClassificationCRF
 from hf_structkd.data.corpora import label_inventory, load_corpus
 from hf_structkd.data.tokenizer import train_tokenizer
-from hf_structkd.evaluation.markdown import table
-from hf_structkd.evaluation.marked_figures import fill_file
+from hf_structkd.evaluation.markdown import fill_file, table
 from hf_structkd.modeling.words import tokenize_words
 from hf_structkd.teachers.base import batches_by_length
 

@@ -198,7 +198,7 @@ def main() -> None:
     text = as_markdown(report, json.loads(args.before.read_text(encoding="utf-8")) if args.before else None)
     print(text)
     if args.write:
-        from hf_structkd.evaluation.marked_figures import fill_file
+        from hf_structkd.evaluation.markdown import fill_file
 
         fill_file(args.write, f"profile {args.place}", {f"profile {args.place}": text})
 

@@ -31,7 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModel, BertConfig, XLMRobertaConfig
 
 from hf_structkd.evaluation import markdown
-from hf_structkd.evaluation.marked_figures import fill_file
+from hf_structkd.evaluation.markdown import fill_file
 from hf_structkd.files import write_atomically
 
 FOLDER = Path(__file__).resolve().parents[1] / "examples" / "recipes" / "paper"

@@ -13,8 +13,9 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
-from hf_structkd.evaluation.marked_figures import fill
+from hf_structkd.evaluation.markdown import fill
 from hf_structkd.evaluation.results import to_json_types
 from hf_structkd.files import write_atomically
 
@@ -47,8 +48,7 @@ def main() -> None:
             folder = keep(grid, folder, options.keep / grid.name)
         results = GridResults.read(grid, folder)
         rows = compare(results, options.resamples)
-        summed_up = short_floats(to_json_types(summary(rows)))
-        write_atomically(folder / "summary.json", json.dumps(summed_up, indent=1) + "\n")
+        keep_summary(folder.parent / "summary.json", grid.name, short_floats(to_json_types(summary(rows))))
         picture = folder / FIGURES_FILE
         plots = [] if options.no_figures else draw_all(results, rows, picture)
         print(f"{grid.name}: {len(results.runs())} runs of {len(rows)} cells\n\n{score_table(results, rows)}\n")
@@ -62,6 +62,12 @@ def main() -> None:
     for document, text in filled.items():
         write_atomically(document, text)
         print(f"filled {document}")
+
+
+def keep_summary(file: Path, grid: str, summed_up: Any) -> None:
+    """Put a grid's summary into the file of all grids, in alphabetical order."""
+    summaries = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    write_atomically(file, json.dumps(dict(sorted({**summaries, grid: summed_up}.items())), indent=1) + "\n")
 
 
 def text_of(document: Path, grids: list[str]) -> str:

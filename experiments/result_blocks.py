@@ -1,7 +1,7 @@
 """A grid's results as Markdown: tables, and every figure under the name by which documents mark its place.
 
 Of a cell there are score, dev, difference, gap, p and seeds; of `teachers`, those that the gap is measured to, and of
-`teachers NAME` the score. See `marked_figures.py`.
+`teachers NAME` the score. See `evaluation/markdown.py`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,8 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from hf_structkd.evaluation import markdown
-from hf_structkd.evaluation.markdown import code, escaped
-from hf_structkd.evaluation.marked_figures import key
+from hf_structkd.evaluation.markdown import code, escaped, key
 from hf_structkd.evaluation.report import percent
 from hf_structkd.evaluation.significance import CORRECTION, Difference
 

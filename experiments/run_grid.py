@@ -15,17 +15,28 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from hf_structkd.data.readers import CorpusError
 from hf_structkd.files import write_atomically
 from hf_structkd.processes import STOPPED, run_main
 from hf_structkd.recipes.folder import differences
 
-from .cell_identity import refuse_other_sources, scores_are_those_of, sources_of, teachers_of
+from .cell_run import (
+    SCHEMA_VERSION,
+    differing,
+    refuse_other_sources,
+    scores_are_those_of,
+    sources_of,
+    teachers_of,
+    write_counts,
+    write_record,
+)
 from .grid import FAILURE_FILE, RESULTS_FILE, Cell, Grid, GridError
 from .grid_corpora import GridCorpora
+from .pool import Pool
 from .shared_work import Job, do_shared
 from .stored_runs import grid_folders, is_packed, read_runs
 
@@ -137,7 +148,7 @@ def work(options: argparse.Namespace, definitions: dict[str, str], number: int, 
 
     from .cell_run import run_cell, score_teachers
     from .pool import Pool
-    from .reuse import take_over
+    from .run_grid import take_over
 
     quiet_libraries()
     torch.set_num_threads(int(os.environ[THREADS]))
@@ -256,3 +267,45 @@ def report_end(workers: list, cells: list[Cell], output: Path, started: float) -
 
 if __name__ == "__main__":
     run_main(lambda: sys.exit(main()), (GridError, CorpusError))
+
+
+def take_over(cell: Cell, grid: Grid, pool: Pool, folder: Path, sources: Iterable[Path]) -> bool:
+    """Leave a cell's results in `folder` if a run with its settings, sentences, encoder and teachers is to be found.
+
+    Args:
+        cell, grid, pool: what is asked for.
+        folder: of the cell.
+        sources: folders that hold one for each grid, with packed runs or a folder per run.
+
+    Returns:
+        Whether there was one. Its results say whose they are (`taken_from`).
+
+    Raises:
+        GridError: where stored runs are torn; the message names the file.
+    """
+    for source in sources:
+        for run in (run for other in grid_folders(source) for run in read_runs(other, cell.seed)):
+            record = run.record
+            if not _is_same(record, cell, grid, pool):
+                continue
+            folder.mkdir(parents=True, exist_ok=True)
+            write_counts(run.counts, folder)
+            if not pool.corpora.zero_shot:
+                record["scores"].pop("zero_shot", None)
+                record.pop("zero_shot_corpora", None)
+            names = {"grid": grid.name, "cell": cell.name}
+            first = record.get("taken_from", {"grid": record["grid"], "cell": record["cell"]})
+            write_record(record | names | ({"taken_from": first} if first != names else {}), folder)
+            return True
+    return False
+
+
+def _is_same(record: dict[str, Any], cell: Cell, grid: Grid, pool: Pool) -> bool:
+    if record.get("schema_version") != SCHEMA_VERSION or differences(record["settings"], cell.settings):
+        return False
+    expected = sources_of(cell, pool.corpora) | teachers_of(cell, grid, pool.teacher_sets)
+    if not pool.corpora.zero_shot:
+        del expected["zero_shot_corpora"]  # scores that this grid does not ask for are left out
+    if differing(record, expected):
+        return False
+    return not pool.corpora.zero_shot or {*pool.corpora.zero_shot, "avg"} == set(record["scores"].get("zero_shot", {}))

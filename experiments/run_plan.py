@@ -28,7 +28,7 @@ import yaml
 
 from hf_structkd import load_corpora
 from hf_structkd.evaluation import markdown, read_results
-from hf_structkd.evaluation.marked_figures import fill_file, key
+from hf_structkd.evaluation.markdown import fill_file, key
 from hf_structkd.files import write_atomically
 from hf_structkd.modeling.tag_scheme import split_tag
 

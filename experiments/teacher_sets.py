@@ -26,6 +26,7 @@ from hf_structkd.data.columns import (
 )
 from hf_structkd.data.words import encode_corpus
 from hf_structkd.distillation.objectives import annotation_temperatures
+from hf_structkd.modeling.crf_reference import Scores
 from hf_structkd.modeling.tag_scheme import infer_scheme
 from hf_structkd.recipes.data import load_data
 from hf_structkd.recipes.fields import DataArguments, ModelArguments
@@ -33,6 +34,7 @@ from hf_structkd.recipes.folder import SETTINGS_FILE, settings_of, train_into
 from hf_structkd.recipes.models import make_tagger
 from hf_structkd.recipes.parser import read_mapping
 from hf_structkd.teachers.annotate import corpus_fingerprint
+from hf_structkd.teachers.base import TeacherScores
 from hf_structkd.teachers.panel import Panel
 from hf_structkd.training.provenance import content_key, data_fingerprint, digest
 from hf_structkd.training.teacher_embeddings import View, teacher_views
@@ -41,14 +43,19 @@ from .grid import Cell, Grid, GridError, TeacherSet
 from .grid_corpora import GridCorpora
 from .shared_work import Job, do_shared
 from .trimming import train_trimmed
-from .wrong_paths import WrongPathsTeacher
 
 # Asked for all at once, where a teacher can give them: a cell added later finds its answers there.
 ALL_TARGETS = (TOPK_TAGS, TOPK_LOG_PROBS, MARGINALS, EDGE_COUNTS, EMISSIONS, TRANSITIONS, START_END)
+
+
 # Fields beside those of transformers that bear on a training on gold tags alone.
 GOLD_FIELDS = ("crf_learning_rate", "normalization", "language_sampling_temperature")
+
+
 # Say nothing about what a training gives.
 UNIMPORTANT = ("save_only_model", "save_total_limit", "use_cpu")
+
+
 Temperatures = tuple[tuple[str, float], ...]  # of the columns of answers that are not asked for at 1
 
 
@@ -310,3 +317,20 @@ def _is_asked(folder: Path) -> Callable[[], bool]:
 
 def _lock(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.lock")
+
+
+class WrongPathsTeacher(Teacher):
+    """A CRF teacher whose transitions are read the wrong way round.
+
+    The official k-best decoder reads `[from, to]` where the tagger stores `[to, from]`. Start and end are tags there,
+    whose scores turn into constants: they are lost, and nothing excludes illegal sequences.
+    """
+
+    @property
+    def revision(self) -> str:
+        return super().revision[:32] + "-transp."
+
+    def chain_scores(self, sentences: Any) -> TeacherScores:
+        scores, lengths, _ = super().chain_scores(sentences)
+        none = scores.start.new_zeros(scores.start.shape)
+        return TeacherScores(Scores(scores.emissions, scores.transitions.transpose(-1, -2), none, none), lengths, {})

@@ -57,8 +57,8 @@ _MODULES = {
     "TagScheme": "modeling.tag_scheme",
     "Teacher": "teachers.checkpoint",
     "TeacherAnnotator": "teachers.annotator",
-    "trim_vocabulary": "training.smaller_vocabulary",
-    "words_cut_otherwise": "training.smaller_vocabulary",
+    "trim_vocabulary": "training.smaller_student",
+    "words_cut_otherwise": "training.smaller_student",
     "XLMRobertaCRFConfig": "modeling.taggers",
     "XLMRobertaForTokenClassificationCRF": "modeling.taggers",
 }
@@ -150,8 +150,8 @@ if TYPE_CHECKING:
     from .training.arguments import StructKDTrainingArguments as StructKDTrainingArguments
     from .training.extended_labels import extend_labels as extend_labels
     from .training.smaller_student import smaller_student as smaller_student
-    from .training.smaller_vocabulary import trim_vocabulary as trim_vocabulary
-    from .training.smaller_vocabulary import words_cut_otherwise as words_cut_otherwise
+    from .training.smaller_student import trim_vocabulary as trim_vocabulary
+    from .training.smaller_student import words_cut_otherwise as words_cut_otherwise
     from .training.teacher_embeddings import embed_from_teachers as embed_from_teachers
     from .training.teacher_weights import start_from_teachers as start_from_teachers
     from .training.trainer import StructKDTrainer as StructKDTrainer

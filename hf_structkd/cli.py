@@ -293,7 +293,7 @@ def export_checkpoint(arguments: Sequence[str], program: str) -> None:
     model, tokenizer = loaded.model, loaded.tokenizer
     text = _read_text(options.text or [], getattr(model.config, "words", None))
     if options.trim_vocabulary is not None:
-        from .training.smaller_vocabulary import trim_vocabulary
+        from .training.smaller_student import trim_vocabulary
 
         try:
             named = list(text) != [""]

@@ -301,7 +301,7 @@ def test_lora_trains_saves_reloads_and_merges(world):
 # any tagger: stock collator, -100 labels, argmax of logits, evaluate, predict, save, reload.
 
 
-SCRIPT = Path(__file__).parent / "stock" / "run_ner.py"
+SCRIPT = Path(__file__).with_name("stock_run_ner.py")
 
 
 SIZE = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}

@@ -186,7 +186,7 @@ def test_what_trimming_would_change_is_not_trimmed(make_student):
 
 
 def test_wrong_paths_are_those_of_transposed_transitions(tokenizer, make_student, corpus):
-    from experiments.wrong_paths import WrongPathsTeacher
+    from experiments.teacher_sets import WrongPathsTeacher
 
     model, sentences = make_student(1), list(corpus["tokens"][:4])
     right, wrong = Teacher(model, tokenizer), WrongPathsTeacher(model, tokenizer)
@@ -327,7 +327,7 @@ def test_what_was_done_with_other_sentences_or_teachers_is_not_taken(finished, t
     from experiments.grid import Grid
     from experiments.grid_results import keep
     from experiments.pool import Pool
-    from experiments.reuse import take_over
+    from experiments.run_grid import take_over
 
     grid = Grid.read(finished / "tiny.yaml", {})
     cell, pool = grid.cell("K=2", 2), Pool(grid, finished / "out" / "cache")
@@ -376,7 +376,7 @@ def test_results_become_tables_plots_and_marked_places(finished, run_script):
     assert f"![{plots}](kept/tiny/figures.png)" in text
     assert (finished / "kept" / "tiny" / "figures.png").stat().st_size > 4000
     assert not list((finished / "kept").rglob("*.safetensors"))
-    rows = json.loads((finished / "kept" / "tiny" / "summary.json").read_text())
+    rows = json.loads((finished / "kept" / "summary.json").read_text())["tiny"]
     scores = {
         (run["cell"], run["seed"]): run["scores"]["test"]["avg"]["f1"]
         for run in map(json.loads, (finished / "kept" / "tiny" / "runs.jsonl").read_text().splitlines())
@@ -426,7 +426,7 @@ def test_a_cell_has_a_card_of_all_its_seeds(finished, run_script, tmp_path):
 def test_a_report_refuses_results_of_other_corpora_and_unknown_marks(finished):
     from experiments.grid import Grid, GridError
     from experiments.grid_results import GridResults
-    from hf_structkd.evaluation.marked_figures import fill
+    from hf_structkd.evaluation.markdown import fill
 
     grid = Grid.read(finished / "tiny.yaml")
     with pytest.raises(GridError, match="holds no results"):
@@ -613,7 +613,7 @@ def test_runs_of_unlike_data_encoders_or_teachers_are_not_compared(tmp_path, cha
             GridResults.read(grid_of(), tmp_path)
 
 
-@pytest.mark.parametrize("folder", sorted((EXPERIMENTS / "results").iterdir()), ids=lambda folder: folder.name)
+@pytest.mark.parametrize("folder", sorted((EXPERIMENTS / "results").glob("*/")), ids=lambda folder: folder.name)
 def test_committed_results_stay_readable(folder):
     from experiments.grid import Grid
     from experiments.grid_results import GridResults
@@ -650,7 +650,7 @@ def test_a_finished_cell_whose_corpus_or_teachers_changed_is_refused(finished, t
 
 @pytest.mark.slow
 def test_teachers_are_scored_anew_where_their_definition_changed(finished, tmp_path):
-    from experiments.cell_identity import scores_are_those_of
+    from experiments.cell_run import scores_are_those_of
     from experiments.grid import Grid
     from experiments.pool import Pool
 

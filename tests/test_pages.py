@@ -89,7 +89,7 @@ def runs(grid: str) -> dict[str, dict[int, dict]]:
 
 @cache
 def summary(grid: str) -> dict:
-    return json.loads((RESULTS / grid / "summary.json").read_text(encoding="utf-8"))
+    return json.loads((RESULTS / "summary.json").read_text(encoding="utf-8"))[grid]
 
 
 def scores(grid: str, cell: str, language: str = "avg", split: str = "test") -> list[float]:
@@ -155,7 +155,7 @@ def claimed(mark: str) -> str:
 def marks_of_grids(document: Path) -> list[tuple[str, str]]:
     """Marked places outside of code that are filled from the committed results of grids, and what stands there."""
     text = re.sub(r"^```.*?^```|`<!--[^`\n]*`", "", document.read_text(encoding="utf-8"), flags=re.M | re.S)
-    grids = {folder.name for folder in RESULTS.iterdir()}
+    grids = {folder.name for folder in RESULTS.glob("*/")}
     return [(mark, content) for mark, content in MARK.findall(text) if mark.split(" / ")[0] in grids]
 
 
@@ -192,13 +192,13 @@ def test_the_cells_of_marked_tables_are_the_results_own(document):
                 assert sum("{" in cell for cell in cells) == len(marks)
         above = line
     for mark, content in MARK.findall(re.sub(r"^\|.*$", "", text, flags=re.MULTILINE)):
-        if " / " in mark and mark.split(" / ")[0] in {folder.name for folder in RESULTS.iterdir()}:
+        if " / " in mark and mark.split(" / ")[0] in {folder.name for folder in RESULTS.glob("*/")}:
             assert content.strip("`") == claimed(mark), mark
             compared += 1
     assert compared == sum(" / " in mark for mark, _ in marks_of_grids(ROOT / document)) >= 10
 
 
-@pytest.mark.parametrize("grid", sorted(folder.name for folder in RESULTS.iterdir()))
+@pytest.mark.parametrize("grid", sorted(folder.name for folder in RESULTS.glob("*/")))
 def test_the_table_of_a_grid_shows_every_cell_as_its_runs_have_it(grid):
     text = (ROOT / "RESULTS.md").read_text(encoding="utf-8")
     block = re.search(rf"<!-- results: {grid} -->(.*?)<!-- end -->", text, re.DOTALL)[1]
@@ -240,7 +240,7 @@ def test_the_cells_of_a_card_are_its_results_own(folder):
 
 
 def test_a_marker_with_a_pipe_is_refused(monkeypatch):
-    from hf_structkd.evaluation.marked_figures import fill, key
+    from hf_structkd.evaluation.markdown import fill, key
 
     with pytest.raises(ValueError, match=r"breaks tables at its pipes"):
         fill("<!-- results: tiny | none | score --><!-- end -->", {}, {"tiny"})

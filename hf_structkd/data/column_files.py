@@ -9,8 +9,8 @@ from itertools import chain
 from pathlib import Path
 
 from .columns import SENTENCE_COLUMNS, TAG_COLUMNS, TOKEN_COLUMNS
+from .conllu import TEXT, SurfaceToken, place_words, warn_of_other_texts
 from .foreign_formats import advice_on_single_column, describe_foreign_columns
-from .placed_words import TEXT, SurfaceToken, place_words, warn_of_other_texts
 from .sentence_table import SentenceColumns, columns_of_lines
 from .source_text import CorpusError, RawSentence, TextPart, read_lines, read_parts, setting
 

@@ -17,8 +17,7 @@ import pyarrow as pa
 
 from ..modeling.segmenters import get_segmenter
 from ..modeling.tag_scheme import SchemeName, infer_scheme, split_tag, tag_type
-from .arrow_columns import column_values
-from .columns import ANNOTATED_TYPES, DOCUMENT, GLUED
+from .columns import ANNOTATED_TYPES, DOCUMENT, GLUED, column_values
 from .default_words import DefaultSegmenter, segmenter_name
 from .demo_corpus import DEMO_LANGUAGES
 from .hub_datasets import source_info

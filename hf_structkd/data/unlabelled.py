@@ -17,9 +17,8 @@ from datasets import Dataset, Features, concatenate_datasets
 
 from ..modeling.glued_words import GluedWords
 from ..modeling.segmenters import Segmenter, SegmenterError, get_segmenter
-from .arrow_columns import column_values
 from .column_files import read_columns
-from .columns import GLUED, IGNORED, LANGUAGE, SUBWORD_LABELS, SUBWORDS, TOKEN_COLUMNS, TOKENS
+from .columns import GLUED, IGNORED, LANGUAGE, SUBWORD_LABELS, SUBWORDS, TOKEN_COLUMNS, TOKENS, column_values
 from .conllu import read_conllu
 from .default_words import DefaultSegmenter
 from .docbin import read_docbin

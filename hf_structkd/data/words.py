@@ -8,8 +8,7 @@ from datasets import ClassLabel, Dataset, Features, LargeList, List, Value, conc
 
 from ..modeling.glued_words import sentences_of
 from ..modeling.words import tokenize_words
-from .arrow_columns import column_values
-from .columns import GLUED, IGNORED, SUBWORD_LABELS, SUBWORDS, TAG_COLUMNS, TOKENS
+from .columns import GLUED, IGNORED, SUBWORD_LABELS, SUBWORDS, TAG_COLUMNS, TOKENS, column_values
 
 logger = logging.getLogger(__name__)
 

@@ -38,7 +38,7 @@ class Targets:
         teacher_temperature: (batch, columns), the number that all scores of the teacher were divided by, for each of
             `TEMPERED_COLUMNS`.
         word_weights: (batch, words), what the losses that are sums over words multiply each word's by; `None`: 1. No
-            answer of a teacher, but see `focal.py`.
+            answer of a teacher, but see `losses.py`.
         teacher_labels: (batch,), the `labels_key` of the labels that number the tags; 0 without an answer.
         others: the answers of further voices: of teachers that leave other labels open than the ones before.
     """

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 
 from ..evaluation.calibration import plot_reliability, reliability
-from ..evaluation.markdown import escaped, table
-from ..evaluation.marked_figures import fill_file
+from ..evaluation.markdown import escaped, fill_file, table
 from ..files import write_atomically
 from ..modeling.entities import analyses
 from ..modeling.glued_words import sentences_of

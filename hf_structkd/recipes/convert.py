@@ -8,8 +8,8 @@ from pathlib import Path
 from ..data.converter import WRITERS, corpus_bytes, format_of, summarise
 from ..data.corpora import SPLITS, log_word_agreement, read_sentences
 from ..data.demo_corpus import DEMO_LANGUAGES
-from ..data.division import divide
 from ..data.offset_spans import OFFSET_UNITS, SPAN_CHOICES
+from ..data.sampling import divide
 from ..data.source_text import CorpusError, RawSentence, settings_as_options
 from ..data.sources import ReadingOptions, source_name
 from ..data.tag_checks import CORPUS_SCHEMES

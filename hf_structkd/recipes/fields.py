@@ -11,7 +11,7 @@ from ..data.tag_checks import CorpusScheme
 from ..evaluation.calibration import DEFAULT_BINS
 from ..modeling.congruence import check_congruence
 from ..modeling.segmenters import get_segmenter
-from ..training.argument_checks import check_numbers, refuse_addresses
+from ..training.arguments import check_numbers, refuse_addresses
 from ..training.smaller_student import SPREAD
 
 Temperature = float | Literal["auto"]

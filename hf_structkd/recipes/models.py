@@ -26,8 +26,7 @@ from ..modeling.taggers import XLMRobertaCRFConfig, XLMRobertaForTokenClassifica
 from ..modeling.words import refuse_bare_tokenizer, tokenize_words
 from ..training.arguments import StructKDTrainingArguments
 from ..training.extended_labels import extend_labels
-from ..training.smaller_student import smaller_student
-from ..training.smaller_vocabulary import trim_vocabulary, words_cut_otherwise
+from ..training.smaller_student import smaller_student, trim_vocabulary, words_cut_otherwise
 from .fields import ModelArguments
 from .growth import SCRATCH, is_tagger
 from .parser import RecipeError

@@ -17,7 +17,6 @@ from accelerate import PartialState
 from datasets import Dataset, Features, IterableDataset, concatenate_datasets
 from tqdm.auto import tqdm
 
-from ..data.arrow_columns import column_lengths, column_values
 from ..data.columns import (
     GLUED,
     GROUPS,
@@ -30,6 +29,8 @@ from ..data.columns import (
     TOPK_LOG_PROBS,
     TOPK_TAGS,
     WEIGHT,
+    column_lengths,
+    column_values,
     target_of,
 )
 from ..data.words import check_corpus

@@ -19,8 +19,7 @@ from ..modeling.tag_scheme import infer_scheme, tag_type
 from ..modeling.words import as_sentences
 from .context import Context, own_words, with_context
 from .distribution import TagDistribution
-from .label_map import LabelMap, Reading, mapped_labels, read_labels
-from .label_maps import resolve_label_map
+from .label_map import LabelMap, Reading, mapped_labels, read_labels, resolve_label_map
 from .readings import read_chain
 
 logger = logging.getLogger(__name__)

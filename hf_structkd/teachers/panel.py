@@ -2,31 +2,52 @@
 
 Teachers that cannot tell the same tags of the student apart are mixed. Teachers with different blind spots give
 probabilities of different groups of tags, which have no mixture: they are several [`Voice`]s, whose losses are added.
+
+**Voices.** One knows persons, another places; to each of them what the other knows is O. No distribution over tags is
+asked of either. The distribution that agrees best with all of them, each heard by its weight, is the one that a
+student reaches that learns from their losses without an encoder's limits: the minimum of
+
+    sum over voices v of  -w_v sum over groups g of  q_v(g) log p(g),    p(g) = sum over the tags j of g of p(j)
+
+It is found by expectation maximisation: p(j) <- p(j) sum over v of w_v q_v(g_v(j)) / p(g_v(j)).
+
+**Confidence.** A [`ConfidentMixture`] is one in which each sentence listens most to the teachers that are sure of it.
+The weight of teacher m for sentence x of n words: w_m(x) proportional to v_m exp(-H_m(x) / (n tau)), v_m its weight
+for the language and H_m(x) the entropy of its distribution over tag sequences. Teachers of other languages know some
+sentences of a language well and others not at all.
+
+Source: weighted teachers of several source languages in Wu et al. 2020, "Single-/Multi-Source Cross-Lingual NER via
+Teacher-Student Learning on Unlabeled Data in Target Language", with confidence in place of their learnt similarity.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from inspect import signature
 from os import PathLike
 from typing import Any, Union
 
+import torch
+from torch import Tensor
 from transformers import Pipeline, PreTrainedModel
 
 from ..data.columns import TRANSITIONS
+from ..modeling.tag_scheme import TagScheme
 from .base import TagTeacher, tag_sentences
 from .checkpoint import Teacher
-from .confident_mixture import ConfidentMixture
 from .context import Context
-from .distribution import TagDistribution
+from .distribution import StateChain, TagChain, TagDistribution
 from .kinds import load_teacher, split_kind
 from .readings import Mixture
 from .spacy_pipeline import SpacyTeacher
 from .stanza_pipeline import StanzaTeacher
-from .voices import pooled_chain
 
 # A name or folder, or a pipeline of transformers or spaCy, may be given in place of a teacher.
 TeacherLike = Union[TagTeacher, str, "PathLike[str]", Pipeline, Any]
+
+
 PanelLike = Union[TeacherLike, "Panel", Sequence["TeacherLike | tuple[TeacherLike, float]"]]
+
+
 Teachers = Mapping[str, PanelLike] | PanelLike
 
 
@@ -257,3 +278,126 @@ def _teacher(item: Any) -> TagTeacher:
     else:
         advice = "give a Teacher, a CallableTeacher, or a checkpoint's name or folder"
     raise TypeError(f"{kind} is no teacher: {advice}")
+
+
+_STEPS = 200  # of expectation maximisation; the tags with the highest probability are found much earlier
+
+
+def pooled_marginals(marginals: Sequence[Tensor], groups: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """The distribution of each word's tag that agrees best with several voices.
+
+    Args:
+        marginals: for each voice (batch, words, tags), probabilities at the representatives of groups; 0 on padding.
+        groups: for each voice (tags,), each tag's representative.
+        weights: of each voice, adding up to 1.
+
+    Returns:
+        (batch, words, tags), float64. Tags that no voice tells apart are one: their probability stands at the first
+        of them that is a representative, or at the lowest.
+    """
+    first = marginals[0]
+    representatives = _representatives(groups)
+    pooled = torch.zeros_like(first, dtype=torch.float64)
+    pooled[..., representatives] = 1.0 / len(representatives)
+    answers = [values.to(first.device, torch.float64) for values in marginals]
+    indices = [group.to(first.device).expand_as(pooled) for group in groups]
+    for _ in range(_STEPS):
+        parts = []
+        for answer, index, weight in zip(answers, indices, weights):
+            of_groups = torch.zeros_like(pooled).scatter_add(-1, index, pooled)
+            ratio = torch.where(of_groups > 0, answer / torch.where(of_groups > 0, of_groups, 1.0), 0.0)
+            parts.append(weight * ratio.gather(-1, index))
+        pooled = pooled * torch.stack(parts).sum(dim=0)
+    return pooled
+
+
+def _representatives(groups: Sequence[Tensor]) -> list[int]:
+    """One tag of each set of tags that no voice tells apart."""
+    members: dict[tuple[int, ...], list[int]] = {}
+    for tag in range(len(groups[0])):
+        members.setdefault(tuple(int(group[tag]) for group in groups), []).append(tag)
+    return [next((tag for tag in tags if tag in leaders), tags[0]) for leaders, tags in members.items()]
+
+
+def pooled_chain(
+    distributions: Sequence[TagDistribution],
+    groups: Sequence[tuple[int, ...] | None],
+    weights: Sequence[float],
+    label_names: Sequence[str],
+) -> TagChain:
+    """The pooled marginals of several voices as a chain, whose best sequence is legal in the tag scheme.
+
+    Args:
+        distributions: one per voice, of the same sentences.
+        groups: for each voice each tag's representative; `None` where every tag is alone.
+        weights: of each voice, adding up to 1.
+        label_names: the student's labels.
+    """
+    num_tags = len(label_names)
+    of_voices = [torch.tensor(group or range(num_tags)) for group in groups]
+    pooled = pooled_marginals([voice.marginals for voice in distributions], of_voices, weights)
+    lengths = distributions[0].lengths
+    inside = torch.arange(pooled.shape[1]) < lengths.cpu()[:, None]
+    emissions = torch.where(inside.to(pooled.device)[..., None], pooled.log().clamp(min=-1e4), 0.0)
+    zeros = emissions.new_zeros(num_tags)
+    masks = TagScheme(label_names).masks(emissions.device)
+    return TagChain(emissions, zeros.expand(num_tags, -1), zeros, zeros, lengths=lengths, **masks)
+
+
+class ConfidentMixture(Mixture):
+    """A [`Mixture`] whose weights differ from sentence to sentence.
+
+    Args:
+        members: distributions over the same sentences.
+        weights: of each, positive: v_m.
+        confidence: tau, above 0, nats per word: the smaller, the more the surest teacher counts.
+        sentence_weights: (members, batch), adding up to 1 over members; by default from the members' entropies. A
+            temperature softens answers and leaves the weights as they are.
+    """
+
+    def __init__(
+        self,
+        members: Sequence[TagDistribution],
+        weights: Sequence[float],
+        confidence: float,
+        sentence_weights: Tensor | None = None,
+    ) -> None:
+        super().__init__(members, weights)
+        self.confidence = confidence
+        if sentence_weights is None:
+            words = self.lengths.cpu().double()
+            logs = [
+                torch.tensor(weight, dtype=torch.float64).log()
+                - member.entropy().double().cpu() / (words * confidence)
+                for member, weight in zip(self.members, self.weights)
+            ]
+            sentence_weights = torch.stack(logs).softmax(dim=0)
+        self.sentence_weights = sentence_weights
+
+    def _weights_like(self, part: Tensor) -> Tensor:
+        """(members, batch, 1, ...), to multiply the members' answers by."""
+        shape = (*self.sentence_weights.shape, *(1,) * (part.dim() - 1))
+        return self.sentence_weights.to(part.device, part.dtype).reshape(shape)
+
+    def _mixed(self, parts: Sequence[Tensor]) -> Tensor:
+        stacked = torch.stack([part.to(parts[0].device) for part in parts])
+        return (self._weights_like(parts[0]) * stacked).sum(dim=0)
+
+    def _log_mixed(self, parts: Sequence[Tensor]) -> Tensor:
+        stacked = torch.stack([part.to(parts[0].device) for part in parts])
+        return (stacked + self._weights_like(parts[0]).log()).logsumexp(dim=0)
+
+    def state_chains(self) -> list[StateChain]:
+        return [
+            replace(chain, weight=weight.to(chain.initial)[:, None] * chain.weight)
+            for member, weight in zip(self.members, self.sentence_weights)
+            for chain in member.state_chains()
+        ]
+
+    def select(self, rows: Tensor) -> "ConfidentMixture":
+        members = [member.select(rows) for member in self.members]
+        return ConfidentMixture(members, self.weights, self.confidence, self.sentence_weights[:, rows.cpu()])
+
+    def with_temperature(self, temperature: float) -> "ConfidentMixture":
+        members = [member.with_temperature(temperature) for member in self.members]
+        return ConfidentMixture(members, self.weights, self.confidence, self.sentence_weights)

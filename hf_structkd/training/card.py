@@ -7,8 +7,7 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedConfig, Trainer
 
-from ..data.arrow_columns import column_values
-from ..data.columns import LANGUAGE, TOKENS
+from ..data.columns import LANGUAGE, TOKENS, column_values
 from ..data.hub_datasets import hub_datasets_of
 from ..data.label_examples import label_examples
 from ..data.unlabelled import has_gold
@@ -23,7 +22,7 @@ from ..modeling.tag_scheme import infer_scheme
 from ..settings import dump_settings
 from ..teachers.panel import Teachers, teachers_by_language
 from .arguments import StructKDTrainingArguments
-from .origins import encoder_origin
+from .provenance import encoder_origin
 from .students import without_adapter
 
 EVALUATION_SPLIT = "evaluation"  # name of the trainer's eval_dataset on the card, whatever split it is

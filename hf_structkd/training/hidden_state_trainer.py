@@ -16,9 +16,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 
-from ..data.arrow_columns import ArrayRows
 from ..data.collator import DataCollatorForStructKD
-from ..data.columns import GLUED, LANGUAGE, SUBWORD_LABELS, SUBWORDS, TOKENS, target_of
+from ..data.columns import GLUED, LANGUAGE, SUBWORD_LABELS, SUBWORDS, TOKENS, ArrayRows, target_of
 from ..modeling.word_tensors import compact
 from ..teachers.panel import Teachers
 from .arguments import StructKDTrainingArguments

@@ -8,8 +8,7 @@ from datasets import Dataset, IterableDataset, concatenate_datasets
 from transformers import PreTrainedConfig
 from transformers.trainer_utils import has_length
 
-from ..data.arrow_columns import column_lengths, column_values
-from ..data.columns import IGNORED, LANGUAGE, SUBWORDS, TAG_COLUMNS, target_of
+from ..data.columns import IGNORED, LANGUAGE, SUBWORDS, TAG_COLUMNS, column_lengths, column_values, target_of
 from ..data.sampling import MixedSampler
 from ..data.streams import encode_stream, first_rows
 from ..data.unlabelled import has_any_gold, has_gold
@@ -19,9 +18,8 @@ from ..distillation.targets import missing_columns_advice
 from ..modeling.configuration import label_names
 from ..modeling.tag_scheme import TagScheme
 from ..teachers.annotate import Teachers, annotate
-from .answer_checks import check_answers
 from .arguments import DRAWN_ORDERS, StructKDTrainingArguments
-from .checks import refuse_untokenised
+from .checks import check_answers, refuse_untokenised
 
 _NO_TOKENIZER = "the corpora are not tokenised: give StructKDTrainer the tokenizer as processing_class"
 

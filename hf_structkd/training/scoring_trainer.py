@@ -1,20 +1,23 @@
-"""A trainer that scores the decoded tags of a model, on one corpus or several, in the order of the sentences."""
+"""A trainer that scores the decoded tags of a model, on one corpus or several, in the order of the sentences.
 
-from collections.abc import Mapping
+Sentences are read by length, which saves padding; the predictions come in the order of the corpus.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset, IterableDataset
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, SequentialSampler
+from torch.utils.data import DataLoader, Sampler, SequentialSampler
+from transformers import EvalPrediction
 from transformers.trainer_utils import EvalLoopOutput, PredictionOutput, has_length
 
-from ..data.arrow_columns import column_lengths
-from ..data.columns import IGNORED, SUBWORDS
+from ..data.columns import IGNORED, SUBWORDS, column_lengths
 from ..data.streams import first_rows
 from ..data.unlabelled import has_any_gold
 from .checks import MACRO
-from .length_order import LongestFirst
 from .preparation import encoded, scorable
 from .pushing_trainer import PushingTrainer
 
@@ -171,3 +174,46 @@ class ScoringTrainer(PushingTrainer):
                 lacking = [corpus for corpus, score in scores.items() if score is None]
                 raise ValueError(f"metric_for_best_model={wanted!r}: there is no {name} for {', '.join(lacking)}")
         return averages
+
+
+class LongestFirst(Sampler[int]):
+    """Sentences from the longest to the shortest.
+
+    Args:
+        lengths: (sentences,), in the order of the corpus.
+    """
+
+    def __init__(self, lengths: np.ndarray) -> None:
+        self.order = np.argsort(-lengths, kind="stable")
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.order.tolist())
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def corpus_order(self, predictions: Any) -> Any:
+        """Rows that were predicted in this order, in the order of the corpus.
+
+        Args:
+            predictions: Arrays with a row per sentence, or tuples, lists and mappings of such arrays.
+        """
+        if isinstance(predictions, tuple | list):
+            return type(predictions)(self.corpus_order(part) for part in predictions)
+        if isinstance(predictions, dict):
+            return {name: self.corpus_order(part) for name, part in predictions.items()}
+        if predictions is None:
+            return None
+        restored = np.empty_like(predictions)
+        restored[self.order] = predictions
+        return restored
+
+    def scored_in_corpus_order(
+        self, compute_metrics: Callable[[EvalPrediction], dict] | None
+    ) -> Callable[[EvalPrediction], dict] | None:
+        """`compute_metrics` for predictions in this order: it gets them in the order of the corpus."""
+        if compute_metrics is None:
+            return None
+        return lambda prediction: compute_metrics(
+            EvalPrediction(self.corpus_order(prediction.predictions), self.corpus_order(prediction.label_ids))
+        )

@@ -12,8 +12,7 @@ from transformers import EvalPrediction, PreTrainedModel
 from ..data.collator import DataCollatorForStructKD
 from ..data.columns import ANNOTATED_TYPES, IGNORED, TARGET_COLUMNS, TRANSITIONS, target_of
 from ..data.hub_datasets import hub_datasets_of
-from ..distillation.focal import focal_weights, sentence_confidence
-from ..distillation.losses import PartlyAnnotated, loss_items, mixed_losses
+from ..distillation.losses import PartlyAnnotated, focal_weights, loss_items, mixed_losses, sentence_confidence
 from ..distillation.objectives import describe_objectives, needed_columns
 from ..distillation.schedules import LambdaSchedule, Progress, make_schedule
 from ..distillation.targets import Targets
@@ -21,9 +20,9 @@ from ..evaluation.tagging_metrics import TaggingMetrics
 from ..modeling.configuration import label_names
 from ..teachers.annotate import Teachers
 from ..teachers.panel import load_teachers
-from .answer_checks import check_answers
 from .arguments import StructKDTrainingArguments
 from .checks import (
+    check_answers,
     check_training_data,
     choose_best_metric,
     refuse_ignored,

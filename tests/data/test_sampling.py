@@ -9,8 +9,7 @@ from accelerate.data_loader import BatchSamplerShard
 from torch.utils.data import BatchSampler
 
 from hf_structkd import cli, load_corpus
-from hf_structkd.data.division import divide
-from hf_structkd.data.sampling import MixedSampler, language_counts, unlabelled_count
+from hf_structkd.data.sampling import MixedSampler, divide, language_counts, unlabelled_count
 from hf_structkd.data.source_text import CorpusError, RawSentence
 
 LANGUAGES = ["en"] * 80 + ["ta"] * 20

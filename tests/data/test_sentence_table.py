@@ -15,9 +15,15 @@ from torch.utils.data import DataLoader
 
 from hf_structkd import CRFTokenClassificationPipeline, tag_dataset
 from hf_structkd.data import column_files, readers, sentence_table, source_text, sources
-from hf_structkd.data.arrow_columns import ArrayRows, column_lengths, column_values
 from hf_structkd.data.collator import DataCollatorForStructKD
-from hf_structkd.data.columns import ANNOTATED_TYPES, TARGET_COLUMNS, labels_key
+from hf_structkd.data.columns import (
+    ANNOTATED_TYPES,
+    TARGET_COLUMNS,
+    ArrayRows,
+    column_lengths,
+    column_values,
+    labels_key,
+)
 from hf_structkd.data.corpora import load_corpus, read_sentences
 from hf_structkd.data.sentence_table import SentenceTable
 from hf_structkd.data.source_text import CorpusError, RawSentence

@@ -10,7 +10,7 @@ import torch
 
 from hf_structkd import LinearChainCRF, StructKDTrainer, StructKDTrainingArguments, Teacher
 from hf_structkd.data.columns import EMISSIONS, MARGINALS
-from hf_structkd.distillation.focal import focal_weights
+from hf_structkd.distillation.losses import focal_weights
 from hf_structkd.distillation.objectives import OBJECTIVES, parse_objective
 from hf_structkd.distillation.schedules import Progress, make_schedule
 from hf_structkd.distillation.targets import Targets

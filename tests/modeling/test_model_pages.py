@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hf_structkd import LinearChainCRF
-from hf_structkd.evaluation.marked_figures import fill_file
+from hf_structkd.evaluation.markdown import fill_file
 
 from ..page_snippets import ROOT, commands, programs, run_program
 

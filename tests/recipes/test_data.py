@@ -23,7 +23,7 @@ from hf_structkd.recipes.parser import RecipeError, parse_recipe
 from hf_structkd.recipes.recipe import Recipe
 from hf_structkd.recipes.run import DistillationRun
 from hf_structkd.teachers.annotate import corpus_fingerprint
-from hf_structkd.training.smaller_vocabulary import trim_vocabulary
+from hf_structkd.training.smaller_student import trim_vocabulary
 from tests.conftest import draw_student
 from tests.modeling.conftest import wordpiece
 

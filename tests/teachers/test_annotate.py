@@ -12,7 +12,7 @@ from hf_structkd.data.columns import AUTOMATIC_COLUMNS, TARGET_COLUMNS
 from hf_structkd.distillation.objectives import parse_objective
 from hf_structkd.teachers.annotate import corpus_fingerprint
 from hf_structkd.teachers.function import CallableTeacher
-from hf_structkd.training.answer_checks import check_answers
+from hf_structkd.training.checks import check_answers
 
 from ..conftest import draw_student
 

@@ -21,8 +21,7 @@ from hf_structkd.recipes.parser import RecipeError
 from hf_structkd.teachers import kinds
 from hf_structkd.teachers.function import CallableTeacher
 from hf_structkd.teachers.kinds import load_teacher, split_kind
-from hf_structkd.teachers.label_map import read_labels
-from hf_structkd.teachers.label_maps import LABEL_MAPS, suggest_map
+from hf_structkd.teachers.label_map import LABEL_MAPS, read_labels, suggest_map
 from hf_structkd.teachers.panel import Panel, load_teachers
 from hf_structkd.training.teacher_embeddings import teacher_views
 from tests.conftest import label_fields

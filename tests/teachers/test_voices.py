@@ -11,16 +11,14 @@ from datasets import Dataset, concatenate_datasets
 from hf_structkd import LinearChainCRF, StructKDTrainer, StructKDTrainingArguments, Teacher, annotate
 from hf_structkd.data.collator import DataCollatorForStructKD
 from hf_structkd.data.columns import TARGET_COLUMNS, target_of, voice_column
-from hf_structkd.distillation.focal import sentence_confidence
+from hf_structkd.distillation.losses import sentence_confidence
 from hf_structkd.distillation.objectives import parse_objective, weighted_losses
 from hf_structkd.distillation.targets import Targets
 from hf_structkd.teachers.annotate import AnnotationError
-from hf_structkd.teachers.confident_mixture import ConfidentMixture
 from hf_structkd.teachers.distribution import TagChain
 from hf_structkd.teachers.function import CallableTeacher
-from hf_structkd.teachers.panel import Panel
-from hf_structkd.teachers.voices import pooled_marginals
-from hf_structkd.training.answer_checks import check_answers
+from hf_structkd.teachers.panel import ConfidentMixture, Panel, pooled_marginals
+from hf_structkd.training.checks import check_answers
 
 LABELS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC", "B-ORG", "I-ORG"]
 

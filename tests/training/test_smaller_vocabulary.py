@@ -13,7 +13,7 @@ from transformers import (
 
 from hf_structkd.data.smaller_tokenizer import character_pieces, keep_pieces
 from hf_structkd.modeling.words import tokenize_words
-from hf_structkd.training.smaller_vocabulary import trim_vocabulary, words_cut_otherwise
+from hf_structkd.training.smaller_student import trim_vocabulary, words_cut_otherwise
 from tests.modeling.conftest import FAMILIES, Family, byte_level, family, spaces_as_pieces, unigram, wordpiece
 
 __all__ = ["family"]  # a fixture

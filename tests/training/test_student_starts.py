@@ -21,7 +21,7 @@ from hf_structkd import (
 )
 from hf_structkd.data.tokenizer import train_tokenizer
 from hf_structkd.training.card import base_model
-from hf_structkd.training.origins import Origin, encoder_origin
+from hf_structkd.training.provenance import Origin, encoder_origin
 from hf_structkd.training.teacher_embeddings import mix_embeddings, piece_vectors, teacher_views
 from tests.conftest import draw_student
 from tests.modeling.conftest import FAMILIES, Family, family, tokenizers_by_family  # noqa: F401 (fixtures)

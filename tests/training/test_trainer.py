@@ -14,8 +14,8 @@ from huggingface_hub import ModelCard
 from transformers import TrainerCallback
 
 from hf_structkd import StructKDTrainer, StructKDTrainingArguments, Teacher, annotate, encode_corpus
-from hf_structkd.data.arrow_columns import ArrayRows
 from hf_structkd.data.collator import DataCollatorForStructKD
+from hf_structkd.data.columns import ArrayRows
 from hf_structkd.distillation.objectives import OBJECTIVES, needed_columns, parse_objective
 from hf_structkd.evaluation.results import read_results
 from hf_structkd.hub.model_card import REWRITTEN
