@@ -27,7 +27,7 @@ from hf_structkd.data.demo_corpus import load_demo_corpus
 from hf_structkd.data.tokenizer import train_tokenizer
 from hf_structkd.evaluation import seqeval_metric
 from tests.conftest import WITHOUT_COMPILED_LOOPS, label_fields
-from tests.page_snippets import ROOT, programs, run_program
+from tests.pages import ROOT, programs, run_program
 
 PAGE = (ROOT / "docs" / "ecosystem.md").read_text(encoding="utf-8")
 

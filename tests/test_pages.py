@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from hf_structkd.cli import COMMANDS
-from tests.markdown_pages import COMMENT, FRONT_MATTER, Page, cells_of, render, source_tables
+from tests.pages import COMMENT, FRONT_MATTER, Page, cells_of, render, source_tables
 
 ROOT = Path(__file__).parents[1]
 

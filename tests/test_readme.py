@@ -18,7 +18,7 @@ from hf_structkd.recipes.recipe import Recipe
 from tests.hub.loopback_server import serve
 from tests.hub.test_push import ALICE, work
 
-from .page_snippets import programs, quickly, run_program, snippets, words_of
+from .pages import programs, quickly, run_program, snippets, words_of
 
 ROOT = Path(__file__).parents[1]
 

@@ -13,7 +13,7 @@ from hf_structkd import StructKDTrainingArguments, Teacher, load_corpora
 from hf_structkd.recipes.fields import DistillationData, ModelArguments, TeacherArguments
 
 from .conftest import draw_student
-from .page_snippets import PAGES, ROOT, TINY, check_prints, commands, programs, quickly, run_program, snippets
+from .pages import PAGES, ROOT, TINY, check_prints, commands, programs, quickly, run_program, snippets
 
 # The pages whose snippets this file does not run, and the tests that do.
 RUN_BY = {

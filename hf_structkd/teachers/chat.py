@@ -23,7 +23,7 @@ from filelock import FileLock
 from ..files import json_sha256
 from .function import CallableTeacher
 from .label_map import LabelMap
-from .optional_packages import import_package
+from .libraries import import_package
 
 logger = logging.getLogger(__name__)
 

@@ -6,9 +6,8 @@ from typing import Any
 
 from ..files import model_named
 from .label_map import LabelMap
-from .optional_packages import import_package
+from .libraries import import_package, weights_hash
 from .spans import SpanTeacher
-from .weights import weights_hash
 
 
 class GlinerTeacher(SpanTeacher):

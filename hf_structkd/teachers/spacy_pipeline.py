@@ -9,7 +9,7 @@ import numpy as np
 
 from .function import CallableTeacher
 from .label_map import LabelMap
-from .optional_packages import import_package
+from .libraries import import_package
 
 Annotation = Literal["ner", "pos", "tag"]
 OTHER = "X"  # the universal part of speech of what has no other

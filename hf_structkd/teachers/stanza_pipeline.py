@@ -10,8 +10,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from ..files import json_sha256
 from .function import CallableTeacher
 from .label_map import LabelMap
-from .optional_packages import import_package
-from .weights import weights_hash
+from .libraries import import_package, weights_hash
 
 Annotation = Literal["ner", "pos"]
 # What answers, its labels, how (see CallableTeacher), the model and the vocabulary.

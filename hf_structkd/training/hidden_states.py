@@ -19,9 +19,8 @@ from ..modeling.glued_words import sentences_of
 from ..modeling.windows import encode_in_windows, encoder_window
 from ..modeling.word_tensors import compact, mean_over_subwords
 from ..modeling.words import tokenize_words
-from ..teachers.checkpoint import Teacher
+from ..teachers.checkpoint import Teacher, evaluation_mode
 from ..teachers.panel import Teachers, teachers_by_language
-from ..teachers.soundness import evaluation_mode
 from .teacher_weights import checkpoint_teachers
 
 logger = logging.getLogger(__name__)

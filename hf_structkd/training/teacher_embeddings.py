@@ -13,9 +13,8 @@ from torch import Tensor
 
 from ..data.augmentation import piece_texts
 from ..modeling.words import tokenize_words
-from ..teachers.checkpoint import Teacher
+from ..teachers.checkpoint import Teacher, evaluation_mode
 from ..teachers.panel import Teachers
-from ..teachers.soundness import evaluation_mode
 from .teacher_weights import checkpoint_teachers
 
 _ROWS = 8192  # pieces per block of computation

@@ -17,7 +17,7 @@ from hf_structkd.modeling.glued_words import GluedWords
 from hf_structkd.modeling.words import split_words
 from tests.conftest import draw_student
 from tests.modeling.conftest import Family, wordpiece
-from tests.page_snippets import programs, run_program
+from tests.pages import programs, run_program
 
 pytest.importorskip("onnxscript", reason="needs the onnx extra: onnx, onnxruntime, onnxscript")
 

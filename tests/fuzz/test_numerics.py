@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_structkd.modeling.crf_reference import NEG_INF, completions
-from tests.fuzz.chains import KINDS, ByReference, hurtful
-from tests.fuzz.fuzzing import fuzz
+from tests.fuzz.fuzzing import KINDS, ByReference, fuzz, hurtful
 from tests.modeling.conftest import loops  # noqa: F401 (a fixture)
 from tests.modeling.enumeration import EnumeratedCRF
 

@@ -15,7 +15,7 @@ from hf_structkd.evaluation.report import ComparisonReport
 from hf_structkd.hub.describe import redescribe
 from hf_structkd.hub.model_card import StudentCardData, minimal_card
 from tests.hub.loopback_hub import card_errors
-from tests.markdown_pages import FRONT_MATTER, Page
+from tests.pages import FRONT_MATTER, Page
 
 HOSTILE = [
     "x<script>alert(1)</script><img src=https://evil.example/a.png onerror=alert(1)>",

@@ -8,7 +8,7 @@ import pytest
 from hf_structkd import LinearChainCRF
 from hf_structkd.evaluation.markdown import fill_file
 
-from ..page_snippets import ROOT, commands, programs, run_program
+from ..pages import ROOT, commands, programs, run_program
 
 CRF_PAGE = "docs/crf.md"
 

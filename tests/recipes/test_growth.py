@@ -12,7 +12,7 @@ from hf_structkd.recipes.recipe import Recipe
 from hf_structkd.recipes.run import DistillationRun
 
 from ..conftest import draw_student
-from ..page_snippets import commands, programs, quickly, run_program
+from ..pages import commands, programs, quickly, run_program
 
 LANGUAGES = ["de", "en"]
 

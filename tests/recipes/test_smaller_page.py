@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoTokenizer
 from hf_structkd import load_corpora
 
 from ..conftest import draw_student
-from ..page_snippets import commands, programs, quickly, run_program
+from ..pages import commands, programs, quickly, run_program
 
 FEW = ("--max_train_sentences", "40", "--no_baseline", "--max_dev_sentences", "10", "--max_test_sentences", "10")
 PAGE = "docs/make_it_smaller.md"

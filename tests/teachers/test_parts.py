@@ -6,13 +6,14 @@ import os
 import shutil
 
 import pytest
+from accelerate import PartialState
+from datasets import Dataset
 from fsspec.implementations.memory import MemoryFileSystem
 
-from hf_structkd import AnnotationError, Teacher, annotate, annotate_part, cli, load_parts
+from hf_structkd import AnnotationError, CallableTeacher, Teacher, annotate, annotate_part, cli, load_parts
 from hf_structkd.recipes.run import DistillationRun
 from hf_structkd.teachers import part_store
 from hf_structkd.teachers import parts as parts_module
-from hf_structkd.teachers.function import CallableTeacher
 
 from ..recipes.test_unlabelled import TINY
 
@@ -181,3 +182,176 @@ def test_a_recipe_is_annotated_by_an_array_of_jobs(tmp_path, tokenizer, labels, 
     shutil.rmtree(tmp_path / "run")
     with pytest.raises(AnnotationError, match=r"parts of another question .*top_k: stored 5, asked 4"):
         DistillationRun.from_recipe(str(recipe), top_k=4).annotate()
+
+
+# Dangers: a place that fails after the teachers were asked, a lost manifest that lets another question's parts go.
+
+
+LABELS = ["O", "B-PER", "I-PER"]
+
+
+ADDRESS = "memory://bucket/parts"
+
+
+def read(sentences):
+    """Answers that depend on the whole of what is read, and on the word."""
+    rows = []
+    for words in sentences:
+        total = sum(map(ord, "".join(words)))
+        rows.append([[0.2 + (x := 0.5 * ((total + ord(w[0])) % 7) / 7), 0.1, 0.7 - x] for w in words])
+    return rows
+
+
+class Counting:
+    """A teacher's function that counts the sentences it is asked about."""
+
+    def __init__(self):
+        self.sentences = 0
+
+    def __call__(self, sentences):
+        self.sentences += len(sentences)
+        return read(sentences)
+
+
+@pytest.fixture
+def counting():
+    return Counting()
+
+
+@pytest.fixture
+def documents():
+    documents = ["a"] * 5 + ["b"] * 1 + ["c"] * 6
+    tokens = [[chr(97 + row)] * (1 + row % 3) for row in range(12)]
+    return Dataset.from_dict({"tokens": tokens, "document": documents, "language": ["en"] * 7 + ["ru"] * 5})
+
+
+@pytest.fixture
+def empty_bucket(tmp_path, monkeypatch):
+    monkeypatch.setattr(part_store.datasets_config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    MemoryFileSystem.store.clear()
+
+
+def teacher_of(function, name="T"):
+    return CallableTeacher(function, LABELS, name=name, revision="1")
+
+
+def ask(documents, teacher, part=0, address=ADDRESS, **options):
+    given = {"num_parts": 3, "label_names": LABELS, "targets": ["teacher_marginals"], "progress": False, **options}
+    return annotate_part(documents, teacher, address, part=part, **given)
+
+
+def files():
+    return {name: file.getvalue() for name, file in MemoryFileSystem.store.items()}
+
+
+@pytest.mark.usefixtures("empty_bucket")
+def test_a_place_that_cannot_be_written_is_refused_before_a_teacher_is_asked(documents, counting, monkeypatch):
+    ask(documents, teacher_of(read))  # another job could write the manifest
+    real = MemoryFileSystem._open
+
+    def refuse(self, path, mode="rb", **options):
+        if "w" in mode:
+            raise PermissionError("AccessDenied")
+        return real(self, path, mode, **options)
+
+    monkeypatch.setattr(MemoryFileSystem, "_open", refuse)
+    with pytest.raises(AnnotationError, match=r"could not be written \(PermissionError: AccessDenied\): check"):
+        ask(documents, teacher_of(counting), 1)
+    assert counting.sentences == 0
+    assert ask(documents, teacher_of(counting), 0).endswith("part-00000-of-00003.parquet"), "what is finished is read"
+
+
+@pytest.mark.usefixtures("empty_bucket")
+def test_several_processes_do_not_ask_about_the_same_part(documents, counting, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setitem(PartialState()._shared_state, "num_processes", 2)
+    with pytest.raises(ValueError, match="2 processes would each ask about the whole part: start a job"):
+        ask(documents, teacher_of(counting))
+    assert counting.sentences == 0
+    assert not files()
+
+
+@pytest.mark.usefixtures("empty_bucket")
+def test_a_place_out_of_reach_is_refused_before_teachers_are_loaded(documents, monkeypatch):
+    def unreachable(*_):
+        raise ConnectionError("Name or service not known")
+
+    monkeypatch.setattr(MemoryFileSystem, "exists", unreachable)
+    with pytest.raises(AnnotationError, match=r"could not be read \(ConnectionError: Name or service not known"):
+        ask(documents, "no/such/teacher")
+
+
+@pytest.mark.usefixtures("empty_bucket")
+@pytest.mark.parametrize("content", [None, b'{"targets": ["teacher_m'], ids=["lost", "torn"])
+def test_a_lost_manifest_is_written_anew_for_its_parts_and_no_others(documents, counting, content):
+    for part in range(3):
+        ask(documents, teacher_of(counting), part)
+    assert counting.sentences == len(documents)
+    before, manifest = files(), "/bucket/parts/manifest.json"
+    if content is None:
+        del MemoryFileSystem.store[manifest]
+    else:
+        MemoryFileSystem().pipe_file(manifest, content)
+    with pytest.raises(AnnotationError, match="writes it anew"):
+        load_parts(ADDRESS)
+    with pytest.raises(AnnotationError, match=r"part-00000-of-00003.json belongs to another question"):
+        ask(documents, teacher_of(read, "another"), 0)
+    ask(documents, teacher_of(counting), 1)
+    assert files() == before
+    assert counting.sentences == len(documents), "no sentence is asked about twice"
+
+
+@pytest.mark.usefixtures("empty_bucket")
+@pytest.mark.parametrize("content", [{"name": "a web application"}, [1], {"parts": "3", "sentences": 12}])
+def test_the_manifest_of_something_else_is_left_alone(documents, content):
+    MemoryFileSystem().pipe_file("/bucket/parts/manifest.json", json.dumps(content).encode())
+    before = files()
+    for use in (lambda: ask(documents, teacher_of(read)), lambda: load_parts(ADDRESS)):
+        with pytest.raises(AnnotationError, match=r"manifest.json is no manifest of annotated parts: use another"):
+            use()
+    assert files() == before
+
+
+@pytest.mark.usefixtures("empty_bucket")
+def test_of_two_questions_that_begin_together_one_stops(documents):
+    """Its part would be stored beside those of the other, and never be read."""
+    first = MemoryFileSystem()
+
+    def overtaken(sentences):
+        first.rm_file("/bucket/parts/manifest.json")
+        ask(documents, teacher_of(read, "the other"), 2)
+        return read(sentences)
+
+    with pytest.raises(AnnotationError, match="holds parts of another question"):
+        ask(documents, teacher_of(overtaken), 0)
+    assert not first.exists("/bucket/parts/part-00000-of-00003.parquet")
+
+
+@pytest.mark.usefixtures("empty_bucket")
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_part_that_changed_on_its_way_is_not_read(documents, streaming):
+    for part in range(3):
+        ask(documents, teacher_of(read), part)
+    name = "/bucket/parts/part-00001-of-00003.parquet"
+    content = MemoryFileSystem().cat_file(name)
+    MemoryFileSystem().pipe_file(name, content[:-7] + b"damaged")
+    with pytest.raises(AnnotationError, match=r"part-00001-of-00003"):
+        load_parts(ADDRESS, streaming=streaming)
+    MemoryFileSystem().pipe_file(name, content)
+    assert len(list(load_parts(ADDRESS, streaming=streaming))) == len(documents)
+
+
+@pytest.mark.usefixtures("empty_bucket")
+@pytest.mark.parametrize("context", [1, 3])
+def test_neighbours_are_read_across_the_bounds_of_parts(documents, counting, context):
+    teachers = {"en": teacher_of(read), "ru": teacher_of(counting, "R")}
+    for part in (1, 2, 0):
+        ask(documents, teachers, part, context=context)
+    question = {"label_names": LABELS, "targets": ["teacher_marginals"], "progress": False}
+    whole = annotate(documents, teachers, context=context, **question)
+    assert load_parts(ADDRESS).to_list() == whole.to_list()
+    assert whole.to_list() != annotate(documents, teachers, **question).to_list()
+    with pytest.raises(AnnotationError, match=r"holds parts of another question .*context: stored"):
+        ask(documents, teachers, 0, context=0)
+    with pytest.raises(ValueError, match="has no column 'document'"):
+        ask(documents.remove_columns("document"), teachers, 0, context=context, address="memory://bucket/others")
