@@ -172,7 +172,11 @@ def main() -> None:
     parser.add_argument("--report", type=Path, help="a file for the figures, as JSON")
     parser.add_argument("--stacks", type=Path, help="a file for all stacks, as flame graph tools read them")
     parser.add_argument("--read", type=Path, help="figures that were measured before, in place of a run")
-    parser.add_argument("--before", type=Path, help="figures of an earlier version, for another column of the table")
+    parser.add_argument(
+        "--before",
+        type=Path,
+        help="figures of an earlier version, for another column; --report keeps them",
+    )
     parser.add_argument("--write", type=Path, help="a Markdown file with a marked place for the table")
     parser.add_argument("--place", help="the name of the marked place, behind `profile `")
     args, recipe = parser.parse_known_args()
@@ -193,9 +197,12 @@ def main() -> None:
         if recipe:
             parser.error(f"{recipe[0]} has no effect with --read")
         report = json.loads(args.read.read_text(encoding="utf-8"))
+    if args.before:
+        report["before"] = json.loads(args.before.read_text(encoding="utf-8"))
+        report["before"].pop("before", None)
     if args.report:
         args.report.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    text = as_markdown(report, json.loads(args.before.read_text(encoding="utf-8")) if args.before else None)
+    text = as_markdown(report, report.get("before"))
     print(text)
     if args.write:
         from hf_structkd.evaluation.markdown import fill_file

@@ -15,7 +15,7 @@ from transformers import XLMRobertaConfig, XLMRobertaModel
 from hf_structkd import XLMRobertaForTokenClassificationCRF, cli
 from hf_structkd.data.demo_corpus import load_demo_corpus
 from hf_structkd.recipes.recipe import Recipe
-from tests.hub.loopback_server import serve
+from tests.hub.loopback_hub import serve
 from tests.hub.test_push import ALICE, work
 
 from .pages import programs, quickly, run_program, snippets, words_of

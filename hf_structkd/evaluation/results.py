@@ -1,21 +1,30 @@
 """`results.json`: the settings of a run, its scores, and the versions and resources that it used."""
 
+import csv
 import json
 import math
 import os
 import platform
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..files import write_atomically
 
 SCHEMA_VERSION = 1
+
+
 RESULTS_NAME = "results.json"
 
+
 _EMPTY: dict[str, Any] = {"object": {}, "list": []}
+
+
 _PACKAGES = ("torch", "transformers", "datasets", "accelerate", "evaluate", "huggingface_hub", "hf_structkd")
 
 
@@ -238,3 +247,50 @@ def to_json_types(value: Any, where: str = "results") -> Any:
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     raise TypeError(f"{where} is a {type(value).__name__}, which JSON cannot hold.")
+
+
+EMISSIONS_FILE = "emissions.csv"  # written by transformers' codecarbon callback (report_to="codecarbon")
+
+
+_BYTES_PER_MIB = 2**20
+
+
+def peak_memory() -> dict[str, float]:
+    """Peak memory of this process so far.
+
+    Returns:
+        `"peak_rss_mib"`, resident memory in MiB, if the system reports it, and `"peak_gpu_mib"`, tensors
+        allocated on this process's GPU, if it used one.
+    """
+    peaks = {}
+    try:
+        import resource
+    except ImportError:  # Windows
+        pass
+    else:
+        unit = 1 if sys.platform == "darwin" else 1024
+        peaks["peak_rss_mib"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / _BYTES_PER_MIB, 1)
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        peaks["peak_gpu_mib"] = round(torch.cuda.max_memory_allocated() / _BYTES_PER_MIB, 1)
+    return peaks
+
+
+def measured_energy(folder: str | os.PathLike[str]) -> dict[str, float]:
+    """The energy of the training in a folder, as codecarbon measured it.
+
+    Args:
+        folder: the training's `output_dir`.
+
+    Returns:
+        `"kwh"` and `"co2_kg"`, summed over the trainings that went on in this folder; empty if nothing was
+        measured, or the file is not codecarbon's.
+    """
+    path = Path(folder) / EMISSIONS_FILE
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        sums = {"kwh": sum(float(row["energy_consumed"]) for row in rows)}
+        sums["co2_kg"] = sum(float(row["emissions"]) for row in rows)
+    except (OSError, KeyError, TypeError, ValueError):
+        return {}
+    return sums if rows else {}

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, Trainer, set_seed
 from transformers.trainer_utils import HubStrategy
 
 from ..distillation.objectives import NO_DISTILLATION
-from ..evaluation.resources import measured_energy, peak_memory
+from ..evaluation.results import measured_energy, peak_memory
 from ..evaluation.sentences import type_reports
 from ..files import LOCK_FILE, exclusive_lock, is_held, write_atomically
 from ..settings import ABSENT, compare_settings, dump_settings

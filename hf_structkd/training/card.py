@@ -14,8 +14,7 @@ from ..data.unlabelled import has_gold
 from ..data.words import gold_tags, tag_column
 from ..distillation.citations import BIBTEX, SLKD
 from ..evaluation.report import ComparisonReport
-from ..evaluation.resources import measured_energy, peak_memory
-from ..evaluation.results import RunResults
+from ..evaluation.results import RunResults, measured_energy, peak_memory
 from ..evaluation.sentences import BY_TYPE
 from ..modeling.configuration import label_names
 from ..modeling.tag_scheme import infer_scheme

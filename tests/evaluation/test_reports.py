@@ -22,7 +22,7 @@ from hf_structkd.evaluation import (
 from hf_structkd.evaluation.aggregate import mean_and_deviation, mean_report
 from hf_structkd.evaluation.calibration import plot_reliability, reliability
 from hf_structkd.evaluation.flips import flip_table, flips, pooled_flips
-from hf_structkd.evaluation.resources import measured_energy, peak_memory
+from hf_structkd.evaluation.results import measured_energy, peak_memory
 from hf_structkd.training.card import curves, evaluation_reports
 
 REPORT = ComparisonReport(

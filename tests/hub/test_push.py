@@ -19,8 +19,7 @@ import pytest
 
 from hf_structkd import TagScheme
 from tests.conftest import WITHOUT_COMPILED_LOOPS
-from tests.hub.loopback_hub import ALICE, BOB, LoopbackHub
-from tests.hub.loopback_server import serve
+from tests.hub.loopback_hub import ALICE, BOB, LoopbackHub, serve
 
 WORKER = Path(__file__).with_name("push_worker.py")
 
