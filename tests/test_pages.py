@@ -219,6 +219,23 @@ def test_the_table_of_a_grid_shows_every_cell_as_its_runs_have_it(grid):
             assert by_name[name]["avg"] == f"{100 * teachers_score(grid, name.removeprefix('teachers ')):.2f}"
 
 
+def test_the_tables_of_plans_are_those_of_their_kept_scores():
+    text = (ROOT / "RESULTS.md").read_text(encoding="utf-8")
+    shown = {mark.removeprefix("plan "): content for mark, content in MARK.findall(text) if mark.startswith("plan ")}
+    kept = {
+        file.stem: json.loads(file.read_text("utf-8")) for file in RESULTS.glob("*.json") if file.stem != "summary"
+    }
+    assert shown.keys() == kept.keys()
+    for plan, content in shown.items():
+        header, *rows = Page(content).tables[0]
+        assert header[1:] == list(kept[plan]["steps"])
+        for what, *cells in rows:
+            for cell, values in zip(cells, kept[plan]["steps"].values()):
+                own = values.get(what, [])
+                spread = f" ± {statistics.stdev(own):.2f}" if len(own) > 1 else ""
+                assert cell == (f"{statistics.fmean(own):.2f}{spread}" if own else "")
+
+
 @pytest.mark.parametrize("folder", sorted((ROOT / "model_cards").iterdir()), ids=lambda folder: folder.name)
 def test_the_cells_of_a_card_are_its_results_own(folder):
     page = Page((folder / "README.md").read_text(encoding="utf-8"))

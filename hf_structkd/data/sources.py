@@ -17,7 +17,6 @@ from .columns import TAG_COLUMNS, TOKEN_COLUMNS
 from .conllu import read_conllu
 from .default_words import DefaultSegmenter
 from .demo_corpus import load_demo_corpus
-from .docbin import read_docbin
 from .foreign_formats import FILE_FORMATS, FORMATS, ROW_FORMATS, check_format, describe_foreign_file, format_of_line
 from .offset_spans import OFFSET_UNITS, SPAN_CHOICES, OffsetUnit, SpanChoice, SpanCounts, sentences_from_texts
 from .readers import pick_column, read_csv_texts, read_json, sentence_columns, sentences_from_rows
@@ -32,7 +31,7 @@ from .source_text import (
     start_of,
     with_first_line,
 )
-from .tool_exports import SPAN_COLUMNS, row_format, sentences_of_word_spans, texts_of_rows
+from .tool_exports import SPAN_COLUMNS, read_docbin, row_format, sentences_of_word_spans, texts_of_rows
 
 logger = logging.getLogger(__name__)
 

@@ -7,23 +7,37 @@
   `start`, `end`, `labels` (JSON-MIN). Of several fields of `data` the one is read that an annotation names.
 - GLiNER, NuNER: `tokenized_text`, and `ner` as `[[first word, last word, type], ...]`.
 - Tables: `text`, and `spans` or `entities` as above, also as the text of such a list.
+
+Files of spaCy (`.spacy`, DocBin) are read by spaCy: `read_docbin`.
 """
 
 import ast
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from ..modeling.glued_words import glued_flags
 from .columns import TOKEN_COLUMNS
 from .offset_spans import AnnotatedText, SpanChoice, SpanCounts, TextSpan
 from .source_text import CorpusError, RawSentence, is_text, setting
 
 SPAN_COLUMNS = ("spans", "entities", "label", "labels", "annotations", "ner")
+
+
 _STARTS, _ENDS = ("start", "start_offset", "begin"), ("end", "end_offset", "stop")
+
+
 _TYPES = ("label", "labels", "type", "entity_group", "entity", "tag", "ner")
+
+
 _COLUMNS_OF = {"prodigy": ("spans",), "doccano": ("label", "labels", "entities", "annotations")}
+
+
 _REJECTED = ("reject", "ignore")
+
+
 # Label Studio's annotations of parts of a text that are not counted in its characters.
 _OTHER_COUNTS = {
     "hypertextlabels": "of HTML, which counts in its tags: export the plain text",
@@ -336,3 +350,45 @@ def _word_span(where: str, span: Any) -> tuple[int, int, str]:
         if _is_number(first) and _is_number(last) and is_text(kind) and kind.strip():
             return int(first), int(last), kind.strip()
     raise CorpusError(f"{where}: {span!r:.80} is no span with a first word, a last word and a label.")
+
+
+def read_docbin(path: Path) -> Iterator[RawSentence]:
+    """Read the documents of a DocBin file, in BIO: one sentence each, or several where their beginnings are marked.
+
+    Tokens of blanks alone are no words. A document whose entities nobody annotated has no tags.
+
+    Args:
+        path: the file.
+
+    Raises:
+        CorpusError: if spaCy is not installed, or the file is no DocBin.
+    """
+    try:
+        from spacy.tokens import DocBin
+        from spacy.vocab import Vocab
+    except ImportError as error:
+        raise CorpusError(f"{path}: spaCy reads this file: pip install 'hf_structkd[spacy]' ({error}).") from error
+    try:
+        documents = list(DocBin().from_disk(path).get_docs(Vocab()))
+    except FileNotFoundError:
+        raise CorpusError(f"{path}: no such file.") from None
+    except Exception as error:  # zlib's, msgpack's and spaCy's own errors
+        raise CorpusError(f"{path}: not a DocBin file of spaCy, or a damaged one ({error}).") from error
+    for number, document in enumerate(documents, 1):
+        annotated = document.has_annotation("ENT_IOB")
+        parts = document.sents if document.has_annotation("SENT_START") else [document[:]]
+        for part in parts:
+            words = [token for token in part if token.text.strip()]
+            tags = [f"{t.ent_iob_}-{t.ent_type_}" if t.ent_type_ and t.ent_iob_ in "BI" else "O" for t in words]
+            if words:
+                offsets = [(t.idx - part.start_char, t.idx - part.start_char + len(t)) for t in words]
+                yield RawSentence(
+                    [t.text for t in words],
+                    tags if annotated else None,
+                    str(path),
+                    document=f"{path}:{number}" if document.has_annotation("SENT_START") else None,
+                    row=f", doc {number}",
+                    text=part.text,
+                    offsets=offsets,
+                    glued=glued_flags(offsets),
+                )

@@ -21,7 +21,6 @@ from .column_files import read_columns
 from .columns import GLUED, IGNORED, LANGUAGE, SUBWORD_LABELS, SUBWORDS, TOKEN_COLUMNS, TOKENS, column_values
 from .conllu import read_conllu
 from .default_words import DefaultSegmenter
-from .docbin import read_docbin
 from .hub_datasets import source_info
 from .offset_spans import SpanCounts
 from .readers import pick_column, read_csv_texts, read_json
@@ -29,7 +28,7 @@ from .sentence_splitters import get_splitter
 from .sentence_table import arrow_dataset, word_batches
 from .source_text import CorpusError, RawSentence, is_text, read_lines, setting
 from .sources import Source, file_suffix, format_of_file, numbered_rows, open_table, source_name
-from .tool_exports import is_export_row, is_word_span_row, texts_of_rows
+from .tool_exports import is_export_row, is_word_span_row, read_docbin, texts_of_rows
 from .words import check_corpus, is_tokenised, tag_column, with_column
 
 logger = logging.getLogger(__name__)
