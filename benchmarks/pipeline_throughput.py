@@ -9,13 +9,16 @@ devices the clock's. Prints a line of JSON for each batch size; `--write` puts a
 
 `--forward` compares with the plain encoder's forward pass alone, over the same texts, tokenised, padded and in batches
 of similar length: the pass of our model in eval mode (which decodes), tokenising and the plain pass, and our pipeline.
+
+`--taggers NAME...` compares taggers that exist, a student with its teachers for instance, on the words of the corpus.
 """
 
 import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,7 @@ from hf_structkd.data.tokenizer import train_tokenizer
 from hf_structkd.evaluation.markdown import fill_file, table
 from hf_structkd.modeling.words import tokenize_words
 from hf_structkd.teachers.base import batches_by_length
+from hf_structkd.teachers.kinds import load_teacher
 
 
 def main() -> None:
@@ -42,6 +46,9 @@ def main() -> None:
     parser.add_argument("--language", default="en")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--forward", action="store_true", help="compare with the plain forward pass alone")
+    parser.add_argument(
+        "--taggers", nargs="+", metavar="NAME", help="compare these instead: checkpoints, or kind:NAME (spacy:NAME)"
+    )
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     logging.set_verbosity_error()
@@ -50,6 +57,10 @@ def main() -> None:
     corpus = load_corpus(args.corpus, language=args.language, **split)
     texts = [" ".join(words) for words in corpus["tokens"]]
     texts = (texts * (args.sentences // len(texts) + 1))[: args.sentences]
+    if args.taggers:
+        for size in args.batch_size:
+            print(json.dumps({**vars(args), **compare_taggers(args, corpus["tokens"], size)}, default=str))
+        return
     labels = label_inventory(corpus)
     tokenizer = train_tokenizer(corpus["tokens"], vocab_size=2000)
     fields = {
@@ -81,17 +92,10 @@ def main() -> None:
     }
 
     def measure(batch_size: int) -> dict[str, Any]:
-        def seconds(tag: Callable[..., Any]) -> float:
-            clock = time.process_time if args.device == "cpu" else time.perf_counter
-            started = clock()
-            tag(texts, batch_size=batch_size)
-            if args.device != "cpu":
-                torch.cuda.synchronize()
-            return clock() - started
-
         for tag in contestants.values():
             tag(texts[:batch_size], batch_size=batch_size)
-        rounds = [{name: seconds(tag) for name, tag in contestants.items()} for _ in range(args.rounds)]
+        runs = {name: partial(tag, texts, batch_size=batch_size) for name, tag in contestants.items()}
+        rounds = [{name: seconds(run, args.device) for name, run in runs.items()} for _ in range(args.rounds)]
         base, found = next(iter(contestants)), {}
         for name in contestants:
             ratios = [each[base] / each[name] for each in rounds]
@@ -126,17 +130,9 @@ def main() -> None:
             "our pipeline": lambda: tag(texts, batch_size=batch_size),
         }
 
-        def seconds(run: Callable[[], Any]) -> float:
-            clock = time.process_time if args.device == "cpu" else time.perf_counter
-            started = clock()
-            run()
-            if args.device != "cpu":
-                torch.cuda.synchronize()
-            return clock() - started
-
         for run in work.values():
             run()
-        rounds = [{name: seconds(run) for name, run in work.items()} for _ in range(args.rounds)]
+        rounds = [{name: seconds(run, args.device) for name, run in work.items()} for _ in range(args.rounds)]
         base, found = next(iter(work)), {}
         for name in work:
             ratios = [each[base] / each[name] for each in rounds]
@@ -153,6 +149,29 @@ def main() -> None:
         print(json.dumps({**vars(args), **report}, default=str))
     if args.write:
         fill_file(args.write, "throughput", {"throughput": as_markdown(args, reports)})
+
+
+def compare_taggers(args: argparse.Namespace, sentences: Sequence[Sequence[str]], batch_size: int) -> dict[str, Any]:
+    """Sentences per second of each tagger of `--taggers`: quartiles over rounds in which each has its turn."""
+    chosen = list(sentences[: args.sentences])
+    taggers = {name: load_teacher(name, device=args.device) for name in args.taggers}
+    runs = {name: partial(tagger.tag, chosen, batch_size=batch_size) for name, tagger in taggers.items()}
+    for run in runs.values():
+        run()
+    rounds = [{name: seconds(run, args.device) for name, run in runs.items()} for _ in range(args.rounds)]
+    speeds = {name: [len(chosen) / each[name] for each in rounds] for name in runs}
+    quartiles = {name: [round(value, 1) for value in statistics.quantiles(own, n=4)] for name, own in speeds.items()}
+    return {"batch_size": batch_size, "sentences": len(chosen), "sentences_per_s, quartiles": quartiles}
+
+
+def seconds(run: Callable[[], Any], device: str) -> float:
+    """What a run takes: the process's own time on a CPU, the clock's on other devices."""
+    clock = time.process_time if device == "cpu" else time.perf_counter
+    started = clock()
+    run()
+    if device != "cpu":
+        torch.cuda.synchronize()
+    return clock() - started
 
 
 def as_markdown(args: argparse.Namespace, reports: list[dict[str, Any]]) -> str:

@@ -78,6 +78,16 @@ def test_pipeline_throughput(run_script, page):
     assert f"{others[-1]['ratio']:.2f}" in page.read_text()
 
 
+def test_the_throughput_of_taggers_that_exist(run_script, checkpoint):
+    """Danger: a speed of other sentences than were tagged."""
+    options = ("--sentences", 7, "--rounds", 2, "--batch-size", 3)
+    report = json.loads(run_script("benchmarks.pipeline_throughput", "--taggers", checkpoint, *options))
+    assert (report["sentences"], report["batch_size"]) == (7, 3)
+    ((name, (low, middle, high)),) = report["sentences_per_s, quartiles"].items()
+    assert name == str(checkpoint)
+    assert 0 < low <= middle <= high
+
+
 def test_training_steps_against_those_of_trainer(run_script):
     printed = run_script(
         "benchmarks.training_cost", "--stock", "--hidden", 16, "--rounds", 3, "--batch_size", 4, "--words", 6
