@@ -293,14 +293,14 @@ def export_checkpoint(arguments: Sequence[str], program: str) -> None:
     model, tokenizer = loaded.model, loaded.tokenizer
     text = _read_text(options.text or [], getattr(model.config, "words", None))
     if options.trim_vocabulary is not None:
-        from .training.smaller_student import trim_vocabulary
+        from .training.smaller_student import TRIMMING_EXPLAINED, trim_vocabulary
 
         try:
             named = list(text) != [""]
             trimmed = trim_vocabulary(model, tokenizer, text if named else text[""], min_count=options.trim_vocabulary)
         except ValueError as error:
             raise RecipeError(f"{options.checkpoint}: {error}") from error
-        print(trimmed)
+        print(f"{trimmed}\n{TRIMMING_EXPLAINED}")
         model, tokenizer = trimmed.model, trimmed.tokenizer
     print(export_onnx(model, tokenizer, options.folder))
     if options.int8:

@@ -26,7 +26,12 @@ from ..modeling.taggers import XLMRobertaCRFConfig, XLMRobertaForTokenClassifica
 from ..modeling.words import refuse_bare_tokenizer, tokenize_words
 from ..training.arguments import StructKDTrainingArguments
 from ..training.extended_labels import extend_labels
-from ..training.smaller_student import smaller_student, trim_vocabulary, words_cut_otherwise
+from ..training.smaller_student import (
+    TRIMMING_EXPLAINED,
+    smaller_student,
+    trim_vocabulary,
+    words_cut_otherwise,
+)
 from .fields import ModelArguments
 from .growth import SCRATCH, is_tagger
 from .parser import RecipeError
@@ -192,11 +197,7 @@ def trim_tagger(
         trimmed = trim_vocabulary(model, tokenizer, text, min_count=args.trim_vocabulary)
     except ValueError as error:
         raise RecipeError(f"trim_vocabulary of model {args.model!r}: {error}") from error
-    show(str(trimmed))
-    show(
-        "(Pieces that the training sentences do not use are removed. A word that had one is cut into smaller pieces, "
-        "so its tags may differ; all other words are read as before.)"
-    )
+    show(f"{trimmed}\n{TRIMMING_EXPLAINED}")
     held_out = {language: list(sentences["tokens"]) for language, sentences in dev.items() if len(sentences)}
     for language, cut in words_cut_otherwise(tokenizer, trimmed, held_out).items() if held_out else ():
         show(f"in the dev sentences of {language}: {cut} are cut otherwise")

@@ -24,6 +24,12 @@ SPREAD = "spread"  # evenly spaced layers
 LAYER_LISTS = ("encoder.layer", "layers")  # module names of the layers in BERT-like models and in ModernBERT
 
 
+TRIMMING_EXPLAINED = (
+    "(Pieces that the text does not use are removed. A word that had one is cut into smaller pieces, so its tags may "
+    "differ; all other words are read as before.)"
+)
+
+
 def evenly_spaced(layers: int, kept: int) -> list[int]:
     """Choose evenly spaced layers, the first and the last among them.
 
