@@ -56,14 +56,14 @@ def seconds(competitor: str, operation: str, problem: Problem) -> float:
 
 def too_slow(operation: str, problem: Problem, earlier: list[dict], patience: float) -> dict[str, str]:
     """Libraries that were too slow on a problem no larger than this one, and that problem."""
-    shape, found = (problem.B, problem.T, problem.C), {}
+    shape, results = (problem.B, problem.T, problem.C), {}
     for result in earlier:
         if result["operation"] == operation and all(result[axis] <= n for axis, n in zip("BTC", shape)):
             for name, figures in result["libraries"].items():
                 if figures["milliseconds"] > 1e3 * patience:
                     smaller = f"B={result['B']} T={result['T']} C={result['C']}"
-                    found[name] = f"not run: {figures['milliseconds'] / 1e3:.1f} s at {smaller}"
-    return found
+                    results[name] = f"not run: {figures['milliseconds'] / 1e3:.1f} s at {smaller}"
+    return results
 
 
 def contenders(
@@ -114,7 +114,7 @@ def measure(operation: str, problem: Problem, budget: float, patience: float, ea
     }
     for name, values in {**times, **{name: [first] for name, first in slow.items()}}.items():
         quartiles = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
-        ratios = [own / value for own, value in zip(times[OURS], values)]
+        ratios = [ours / value for ours, value in zip(times[OURS], values)]
         result["libraries"][name] = {
             "milliseconds": round(1e3 * statistics.median(values), 3),
             "quartiles": [round(1e3 * quartiles[0], 3), round(1e3 * quartiles[2], 3)],
@@ -172,10 +172,10 @@ def peak_memory(B: int, T: int, C: int) -> list[dict]:
                 command = [sys.executable, __file__, "--one", name, operation, str(B), str(T), str(C)]
                 out = subprocess.run(command, capture_output=True, text=True, check=False)
                 mebibytes = float(out.stdout) if out.returncode == 0 else None
-                said = f"{mebibytes} MiB" if mebibytes is not None else out.stderr.strip().splitlines()[-1][:120]
+                outcome = f"{mebibytes} MiB" if mebibytes is not None else out.stderr.strip().splitlines()[-1][:120]
                 row = {"operation": operation, "library": name, "mebibytes": mebibytes, "B": B, "T": T, "C": C}
                 rows.append(row)
-                print(f"{operation:<11}B={B} T={T} C={C}  {name:<13}{said}", flush=True)
+                print(f"{operation:<11}B={B} T={T} C={C}  {name:<13}{outcome}", flush=True)
     return rows
 
 

@@ -54,7 +54,7 @@ def those_that_fit(data: Dataset, teacher: Teacher) -> Dataset:
     """Sentences that fit an exported model, which has no windows for long ones."""
     ids = tokenize_words(list(data["tokens"]), teacher.tokenizer)["input_ids"]
     window = encoder_window(teacher.model)
-    return data.select([row for row, own in enumerate(ids) if window is None or len(own) <= window])
+    return data.select([row for row, pieces in enumerate(ids) if window is None or len(pieces) <= window])
 
 
 def main() -> None:
@@ -72,11 +72,11 @@ def main() -> None:
     taggers = {"PyTorch": teacher, **{name: OnnxTagger(graph.parent, threads=1) for name, graph in graphs.items()}}
     words = {language: list(data["tokens"]) for language, data in sentences.items()}
     seconds: dict[str, list[float]] = {name: [] for name in taggers}
-    found: dict[str, dict[str, list[list[str]]]] = {}
+    predicted: dict[str, dict[str, list[list[str]]]] = {}
     for _ in range(args.rounds):
         for name, tagger in taggers.items():
             started = time.process_time()
-            found[name] = {lang: tagger.tag(own, batch_size=args.batch_size) for lang, own in words.items()}
+            predicted[name] = {lang: tagger.tag(own, batch_size=args.batch_size) for lang, own in words.items()}
             seconds[name].append(time.process_time() - started)
     metrics = TaggingMetrics(teacher.labels)
     count = sum(map(len, words.values()))
@@ -87,10 +87,10 @@ def main() -> None:
     ]
     header = ["", "MiB", "sentences/s", f"{metrics.metric_name} x 100", "sentences tagged as by PyTorch"]
     rows = []
-    for name, by_language in found.items():
+    for name, by_language in predicted.items():
         reports = {lang: metrics.report(tags, list(sentences[lang]["tags"])) for lang, tags in by_language.items()}
         score = 100 * macro_average(reports)[metrics.metric_name]
-        same = sum(a == b for lang, tags in by_language.items() for a, b in zip(tags, found["PyTorch"][lang]))
+        same = sum(a == b for lang, tags in by_language.items() for a, b in zip(tags, predicted["PyTorch"][lang]))
         speed = count / median(seconds[name])
         share = f"{100 * same / count:.2f} %"
         rows.append([name, f"{sizes[name] / MIB:.1f}", f"{speed:,.0f}", f"{score:.2f}", share])

@@ -83,14 +83,14 @@ def measure(folder: Path, data: Dataset) -> Row:
     seconds = time.process_time() - started
     words = sum(map(len, sentences))
     average = next(iter(read_results(folder).scores["test"].values()))["avg"]
-    found, same = compare_with_texts(tagger, sentences, tags)
+    matched, same = compare_with_texts(tagger, sentences, tags)
     return {
         "pieces": sum(map(len, encoded["input_ids"])) / len(sentences) - 2,  # without the special ones
         "words": words / len(sentences),
         "score": 100 * average.get("f1", average["accuracy"]),
         "speed": words / seconds,
-        "words_found": 100 * found / len(sentences),
-        "same_in_text": 100 * same / found if found else 100.0,
+        "words_found": 100 * matched / len(sentences),
+        "same_in_text": 100 * same / matched if matched else 100.0,
     }
 
 
@@ -105,18 +105,18 @@ def compare_with_texts(tagger: Teacher, sentences: list[GluedWords], tags: list[
     pipe = CRFTokenClassificationPipeline(model=tagger.model, tokenizer=tagger.tokenizer, batch_size=32)
     scheme = tagger.model.tag_scheme
     texts = ["".join(word if glued else f" {word}" for word, glued in zip(s, s.glued))[1:] for s in sentences]
-    found = same = 0
+    matched = same = 0
     for words, own_tags, text, answer in zip(sentences, tags, texts, pipe(texts, marginals=True)):
         if [part["word"] for part in answer["marginals"]] != list(words):
             continue
-        found += 1
+        matched += 1
         if "tags" in answer:
             same += [part["tag"] for part in answer["tags"]] == own_tags
         else:
             read = {(part["start_word"], part["end_word"], part["entity_group"]) for part in answer["entities"]}
             same += read == {(span.start, span.end, span.type) for span in scheme.spans(own_tags)}
             assert all(text[part["start"] : part["end"]] == part["word"] for part in answer["entities"])
-    return found, same
+    return matched, same
 
 
 def as_table(rows: list[Row], seeds: int) -> str:
@@ -124,10 +124,10 @@ def as_table(rows: list[Row], seeds: int) -> str:
     header += ["words/s", "same answers in raw text"]
     lines = []
     for is_glued in (False, True):
-        own = [row for row in rows if row["glued"] is is_glued]
-        scores = [row["score"] for row in own]
+        chosen = [row for row in rows if row["glued"] is is_glued]
+        scores = [row["score"] for row in chosen]
         spread = f" ± {stdev(scores):.2f}" if len(scores) > 1 else ""
-        means = {name: mean(row[name] for row in own) for name in ("pieces", "words", "speed", "same_in_text")}
+        means = {name: mean(row[name] for row in chosen) for name in ("pieces", "words", "speed", "same_in_text")}
         lines.append(
             [
                 *("as running text" if is_glued else "between blanks", f"{means['pieces']:.1f}"),

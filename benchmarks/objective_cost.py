@@ -97,7 +97,7 @@ def measure(args: argparse.Namespace, count: int) -> dict[str, dict[str, float]]
     objectives = {spec: parse_objective(spec) for spec in SPECS}
     every = needed_columns({name: pair for chosen in objectives.values() for name, pair in chosen.items()})
     annotated = annotate(corpus, teacher, label_names=labels, targets=every, top_k=args.top_k, progress=False)
-    trainers, found = {}, {}
+    trainers, costs = {}, {}
     with tempfile.TemporaryDirectory() as folder:
         for spec, chosen in objectives.items():
             needed = needed_columns(chosen)
@@ -120,7 +120,7 @@ def measure(args: argparse.Namespace, count: int) -> dict[str, dict[str, float]]
             trainer.create_optimizer()
             trainer.model.train()
             trainers[spec] = trainer
-            found[spec] = {"bytes": stored_bytes(annotated, needed)}
+            costs[spec] = {"bytes": stored_bytes(annotated, needed)}
 
     keep = {*TARGET_COLUMNS, "input_ids", "attention_mask", "word_mask", "labels"}
 
@@ -163,13 +163,13 @@ def measure(args: argparse.Namespace, count: int) -> dict[str, dict[str, float]]
 
     alone, times = in_turn(loss_alone, 5 * args.rounds), in_turn(step, args.rounds)
     for spec in SPECS:
-        ratios = [own / plain for own, plain in zip(times[spec], times[NO_DISTILLATION])]
+        ratios = [distilled / plain for distilled, plain in zip(times[spec], times[NO_DISTILLATION])]
         low, middle, high = statistics.quantiles(ratios, n=4)
-        found[spec] |= {"ms": 1000 * statistics.median(times[spec]), "low": low, "ratio": middle, "high": high}
-        found[spec]["loss_ms"] = 1000 * statistics.median(alone[spec])
+        costs[spec] |= {"ms": 1000 * statistics.median(times[spec]), "low": low, "ratio": middle, "high": high}
+        costs[spec]["loss_ms"] = 1000 * statistics.median(alone[spec])
     pairs = zip(alone["structural"], alone["posterior"])
-    found["structural"]["to_posterior"] = statistics.median(a / b for a, b in pairs)
-    return found
+    costs["structural"]["to_posterior"] = statistics.median(a / b for a, b in pairs)
+    return costs
 
 
 def as_markdown(args: argparse.Namespace, measured: dict[int, dict[str, dict[str, float]]]) -> str:
@@ -188,14 +188,14 @@ def as_markdown(args: argparse.Namespace, measured: dict[int, dict[str, dict[str
     rows = []
     for spec in SPECS:
         cells = []
-        for found in measured.values():
-            own = found[spec]
-            spread = f"{own['ms']:.0f} ms" if spec == NO_DISTILLATION else ""
-            cells.append(spread or f"{own['ratio']:.2f} ({own['low']:.2f} to {own['high']:.2f})")
-            cells += [f"{own['loss_ms']:.1f} ms", f"{own['bytes']:,.0f}"]
+        for costs in measured.values():
+            cost = costs[spec]
+            spread = f"{cost['ms']:.0f} ms" if spec == NO_DISTILLATION else ""
+            cells.append(spread or f"{cost['ratio']:.2f} ({cost['low']:.2f} to {cost['high']:.2f})")
+            cells += [f"{cost['loss_ms']:.1f} ms", f"{cost['bytes']:,.0f}"]
         rows.append([f"`{spec}`", *cells])
     header = [name for c in measured for name in (f"step, {c} tags", "loss", "bytes")]
-    against = ", ".join(f"{found['structural']['to_posterior']:.2f} ({c} tags)" for c, found in measured.items())
+    against = ", ".join(f"{costs['structural']['to_posterior']:.2f} ({c} tags)" for c, costs in measured.items())
     return "\n".join(
         [
             *lines,

@@ -96,16 +96,16 @@ def main() -> None:
             tag(texts[:batch_size], batch_size=batch_size)
         runs = {name: partial(tag, texts, batch_size=batch_size) for name, tag in contestants.items()}
         rounds = [{name: seconds(run, args.device) for name, run in runs.items()} for _ in range(args.rounds)]
-        base, found = next(iter(contestants)), {}
+        base, figures = next(iter(contestants)), {}
         for name in contestants:
             ratios = [each[base] / each[name] for each in rounds]
-            found[name] = {
+            figures[name] = {
                 "sentences_per_s": round(args.sentences / statistics.median(each[name] for each in rounds), 1),
                 "ratio": round(statistics.median(ratios), 3),
                 "ratio_spread": [round(min(ratios), 3), round(max(ratios), 3)],
             }
         words = sum(len(text.split()) for text in texts)
-        return {"batch_size": batch_size, "words": words, "contestants": found}
+        return {"batch_size": batch_size, "words": words, "contestants": figures}
 
     def forward_passes(batch_size: int) -> dict[str, Any]:
         words = [text.split() for text in texts]
@@ -133,12 +133,12 @@ def main() -> None:
         for run in work.values():
             run()
         rounds = [{name: seconds(run, args.device) for name, run in work.items()} for _ in range(args.rounds)]
-        base, found = next(iter(work)), {}
+        base, figures = next(iter(work)), {}
         for name in work:
             ratios = [each[base] / each[name] for each in rounds]
-            found[name] = [round(value, 3) for value in statistics.quantiles(ratios, n=4)]
+            figures[name] = [round(value, 3) for value in statistics.quantiles(ratios, n=4)]
         milliseconds = round(1000 * statistics.median(each[base] for each in rounds), 1)
-        return {"batch_size": batch_size, "milliseconds": milliseconds, "ratio, quartiles": found}
+        return {"batch_size": batch_size, "milliseconds": milliseconds, "ratio, quartiles": figures}
 
     if args.forward:
         for size in args.batch_size:
@@ -160,7 +160,9 @@ def compare_taggers(args: argparse.Namespace, sentences: Sequence[Sequence[str]]
         run()
     rounds = [{name: seconds(run, args.device) for name, run in runs.items()} for _ in range(args.rounds)]
     speeds = {name: [len(chosen) / each[name] for each in rounds] for name in runs}
-    quartiles = {name: [round(value, 1) for value in statistics.quantiles(own, n=4)] for name, own in speeds.items()}
+    quartiles = {
+        name: [round(value, 1) for value in statistics.quantiles(values, n=4)] for name, values in speeds.items()
+    }
     return {"batch_size": batch_size, "sentences": len(chosen), "sentences_per_s, quartiles": quartiles}
 
 
@@ -180,9 +182,9 @@ def as_markdown(args: argparse.Namespace, reports: list[dict[str, Any]]) -> str:
     rows = []
     for report in reports:
         cells = []
-        for own in report["contestants"].values():
-            low, high = own["ratio_spread"]
-            cells.append(f"{own['sentences_per_s']} sentences/s, {own['ratio']:.2f} ({low:.2f} to {high:.2f})")
+        for each in report["contestants"].values():
+            low, high = each["ratio_spread"]
+            cells.append(f"{each['sentences_per_s']} sentences/s, {each['ratio']:.2f} ({low:.2f} to {high:.2f})")
         rows.append([str(report["batch_size"]), *cells])
     return f"{head}\n\n{table(['batch', *names], rows)}"
 

@@ -71,16 +71,17 @@ def students(fields: dict[str, Any], args: SmallerArguments) -> dict[tuple[int, 
     train_teacher([str(recipe)], "benchmarks.smaller_students")
     taught = {"objective": "posterior+top_wk", "teachers": str(teacher), "teacher_layers": "spread"}
     taught |= {"hidden_first": 0.3, "hidden_weight": 0.1}
-    found = {}
+    students = {}
     for layers in args.layers:
         for is_trimmed in (False, True):
             folder = work / f"{layers}-{'trimmed' if is_trimmed else 'whole'}"
-            own = {"keep_layers": layers, "output_dir": str(folder), **({"trim_vocabulary": 1} if is_trimmed else {})}
-            run = DistillationRun(Recipe.from_mapping({**fields, **taught, **own}))
+            settings = {"keep_layers": layers, "output_dir": str(folder)}
+            settings |= {"trim_vocabulary": 1} if is_trimmed else {}
+            run = DistillationRun(Recipe.from_mapping({**fields, **taught, **settings}))
             baseline = run.baseline()
             assert baseline is not None
-            found |= {(layers, False, is_trimmed): baseline, (layers, True, is_trimmed): run.student()}
-    return found
+            students |= {(layers, False, is_trimmed): baseline, (layers, True, is_trimmed): run.student()}
+    return students
 
 
 def measured(student: Path, work: Path, sentences: dict[str, Any], args: SmallerArguments) -> list[dict[str, Any]]:
@@ -131,12 +132,12 @@ def draw(rows: list[dict[str, Any]], file: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(7, 4.5))
     for is_distilled, colour in ((False, "tab:grey"), (True, "tab:blue")):
         for numbers, marker in (("float", "o"), ("int8", "^")):
-            own = [row for row in rows if (row["distilled"], row["numbers"]) == (is_distilled, numbers)]
+            chosen = [row for row in rows if (row["distilled"], row["numbers"]) == (is_distilled, numbers)]
             label = f"{'distilled' if is_distilled else 'gold alone'}, {numbers}"
             axes.scatter(
-                [row["speed"] for row in own],
-                [row["f1"] for row in own],
-                s=[row["mib"] for row in own],
+                [row["speed"] for row in chosen],
+                [row["f1"] for row in chosen],
+                s=[row["mib"] for row in chosen],
                 **{"c": colour, "marker": marker, "alpha": 0.6, "label": label},
             )
     for row in rows:

@@ -154,7 +154,7 @@ def time_steps(name: str, options: argparse.Namespace) -> dict[str, Any]:
 
 def measure(options: argparse.Namespace) -> None:
     device = f"{platform.machine()} CPU" if options.device == "cpu" else torch.cuda.get_device_name()
-    found = {
+    report = {
         "machine": f"{device}, {torch.get_num_threads()} thread(s), torch {torch.__version__.split('+')[0]}",
         "clock": "processor time" if options.device == "cpu" else "elapsed time",
         "batch_size": options.batch_size,
@@ -162,7 +162,7 @@ def measure(options: argparse.Namespace) -> None:
         "rounds": options.rounds,
         "students": {name: time_steps(name, options) for name in STUDENTS},
     }
-    write_atomically(STEP_TIMES, json.dumps(found, indent=2) + "\n")
+    write_atomically(STEP_TIMES, json.dumps(report, indent=2) + "\n")
 
 
 # ---- steps against Trainer's own ----
@@ -278,8 +278,8 @@ def operations(reference: dict[str, Any], corpus: str, name: str) -> float:
     """Floating-point operations of training a recipe's tagger on a corpus, without distillation."""
     fields = recipe(name)
     words, subwords = size_of(reference, corpus)
-    own = subwords * operations_a_subword(fields, training=True) + words * lstm_operations_a_word(fields)
-    return fields["num_train_epochs"] * own
+    operations = subwords * operations_a_subword(fields, training=True) + words * lstm_operations_a_word(fields)
+    return fields["num_train_epochs"] * operations
 
 
 def share_of_peak(reference: dict[str, Any]) -> float:
@@ -320,12 +320,12 @@ def hours_table(reference: dict[str, Any]) -> str:
                 cells.append(f"{hours:.2g}" + ("" if name == "teacher" else f" ({hours * ratio:.2g})"))
             shown = f"{name}, all languages" if name == "teacher" else name
             rows.append([f"`{corpus}`", shown, str(recipe(name)["num_train_epochs"]), f"{count / 1e15:,.0f}", *cells])
-    said = ", ".join(f"{name} {hours}" for name, hours in paper.items())
+    stated = ", ".join(f"{name} {hours}" for name, hours in paper.items())
     note = (
         f"Hours at {100 * share:.1f} % of the GPU's stated peak, which is what the paper's {paper['baseline']} hours "
         "on a V100 imply for its baseline on CoNLL if all "
         f"{recipe(reference['paper']['student'])['num_train_epochs']} epochs ran (so that row repeats them by "
-        f"construction). The paper's V100 hours on CoNLL: {said}. With distillation: times {ratio:.2f}, the paper's "
+        f"construction). The paper's V100 hours on CoNLL: {stated}. With distillation: times {ratio:.2f}, the paper's "
         f"`posterior` to its baseline. {reference['subwords_a_word']} subwords a word are assumed.\n"
     )
     return table(header, rows) + "\n" + note
@@ -333,14 +333,14 @@ def hours_table(reference: dict[str, Any]) -> str:
 
 def steps_table(measured: dict[str, Any]) -> str:
     rows = []
-    for name, found in measured["students"].items():
+    for name, student in measured["students"].items():
         fields = recipe(name)
-        plain = found["seconds"]["none"]
-        count = found["subwords"] * operations_a_subword(fields, training=True)
-        rates = sorted(found["ratios"])
-        cells = [f"{plain:.2f}", f"{found['seconds'][found['objective']]:.2f}"]
-        cells += [f"{found['ratio']:.2f} ({rates[0]:.2f} to {rates[-1]:.2f})", f"{count / plain / 1e9:.0f}"]
-        rows.append([f"`{name}`", f"`{found['objective']}`", *cells])
+        plain = student["seconds"]["none"]
+        count = student["subwords"] * operations_a_subword(fields, training=True)
+        rates = sorted(student["ratios"])
+        cells = [f"{plain:.2f}", f"{student['seconds'][student['objective']]:.2f}"]
+        cells += [f"{student['ratio']:.2f} ({rates[0]:.2f} to {rates[-1]:.2f})", f"{count / plain / 1e9:.0f}"]
+        rows.append([f"`{name}`", f"`{student['objective']}`", *cells])
     header = ["student", "objective", "step without, s", "step with, s", "ratio (range)", "10^9 operations a second"]
     note = (
         f"{measured['machine']}; batches of {measured['batch_size']} sentences of {measured['words']} words on "

@@ -42,8 +42,8 @@ class GridCorpora:
         """Languages that nobody was trained on -> test."""
         if not self.grid.zero_shot:
             return {}
-        own = self.grid.expand({"corpus": self.grid.recipe.get("corpus"), **self.grid.zero_shot})
-        (data,) = read_mapping((DataArguments,), own)
+        fields = self.grid.expand({"corpus": self.grid.recipe.get("corpus"), **self.grid.zero_shot})
+        (data,) = read_mapping((DataArguments,), fields)
         return load_data(data, splits=("test",))
 
     @cached_property

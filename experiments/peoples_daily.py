@@ -42,16 +42,16 @@ def read_sentences(path: Path) -> Iterator[Sentence]:
 
 def entities(sentence: Sentence) -> list[list]:
     """The entities of a sentence as `[first character, one past the last, type]`."""
-    found: list[list] = []
+    spans: list[list] = []
     position, before = 0, ""
     for word, tag in sentence:
         end = position + len(word)
         if tag == before == "nr":
-            found[-1][1] = end  # the given name after the surname
+            spans[-1][1] = end  # the given name after the surname
         elif tag in TYPES:
-            found.append([position, end, TYPES[tag]])
+            spans.append([position, end, TYPES[tag]])
         position, before = end, tag
-    return found
+    return spans
 
 
 def as_text(sentence: Sentence) -> str:
@@ -79,11 +79,11 @@ def main() -> None:
     sentences = [sentence for text, sentence in unique.items() if len(text) in LENGTHS]
     start = 0
     for split, share in SHARES.items():
-        own = sentences[start : start + round(share * len(sentences))]
-        start += len(own)
-        (given.folder / f"ner.{split}.jsonl").write_text("\n".join(map(as_text, own)) + "\n", encoding="utf-8")
-        (given.folder / f"pos.{split}.conllu").write_text("\n".join(map(as_conllu, own)) + "\n", encoding="utf-8")
-        print(f"{split}: {len(own):,} sentences")
+        part = sentences[start : start + round(share * len(sentences))]
+        start += len(part)
+        (given.folder / f"ner.{split}.jsonl").write_text("\n".join(map(as_text, part)) + "\n", encoding="utf-8")
+        (given.folder / f"pos.{split}.conllu").write_text("\n".join(map(as_conllu, part)) + "\n", encoding="utf-8")
+        print(f"{split}: {len(part):,} sentences")
 
 
 if __name__ == "__main__":

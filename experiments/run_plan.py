@@ -207,8 +207,9 @@ def scores_of_steps(plan: Mapping[str, Any], output: Path, seeds: list[int]) -> 
         values = steps.setdefault(name, {})
         for seed in [seed for seed in seeds if name in steps_of(plan, seed)]:
             for scored, file in scores_of(plan, name, output / f"seed-{seed}").items():
-                found = _scores(read_results(file), Path(tagger_of(plan, name, output)).name, len(plan["scored"]) == 1)
-                for what, value in found.items():
+                row = Path(tagger_of(plan, name, output)).name
+                scores = _scores(read_results(file), row, len(plan["scored"]) == 1)
+                for what, value in scores.items():
                     what = what if len(plan["scored"]) == 1 else f"{scored}, {what}"
                     values.setdefault(what, []).append(round(value, 2))
     return steps

@@ -143,20 +143,20 @@ def model_named(name: str | os.PathLike) -> Iterator[None]:
 def nearest_folder(name: str | os.PathLike) -> str | None:
     """The folder that a mistyped name probably means: each part that is not there becomes the nearest that is."""
     parts = Path(name).parts
-    found = Path()
+    existing = Path()
     for part in parts:
-        if (found / part).is_dir():
-            found = found / part
+        if (existing / part).is_dir():
+            existing = existing / part
             continue
         try:
-            folders = [other.name for other in found.iterdir() if other.is_dir()]
+            folders = [other.name for other in existing.iterdir() if other.is_dir()]
         except OSError:
             return None
         near = difflib.get_close_matches(part, folders, n=1)
         if not near:
             return None
-        found = found / near[0]
-    return f"./{found}" if os.fspath(name).startswith("./") else str(found)
+        existing = existing / near[0]
+    return f"./{existing}" if os.fspath(name).startswith("./") else str(existing)
 
 
 def refuse_missing_folder(name: str | os.PathLike) -> None:
@@ -168,10 +168,10 @@ def refuse_missing_folder(name: str | os.PathLike) -> None:
     parts = os.fspath(name).replace(os.sep, "/").split("/")
     is_path = len(parts) > 2 or any(part in ("", ".", "..", "~") for part in parts) or Path(name).is_absolute()
     if is_path and not Path(name).is_dir():
-        there = "it is a file" if Path(name).exists() else "there is nothing of this name"
+        state = "it is a file" if Path(name).exists() else "there is nothing of this name"
         near = nearest_folder(name)
         advice = f"; the nearest is {near!r}" if near else ""
-        raise FileNotFoundError(f"there is no folder {os.fspath(name)!r} ({there}; seen from {os.getcwd()}){advice}")
+        raise FileNotFoundError(f"there is no folder {os.fspath(name)!r} ({state}; seen from {os.getcwd()}){advice}")
 
 
 def is_held(folder: Path) -> bool:

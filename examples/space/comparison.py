@@ -165,7 +165,8 @@ def in_context(words: list[str], span: Span, around: int = 6) -> str:
 def instead(words: list[str], span: Span, other: set[Span]) -> str:
     """What the other tagger finds where an entity is."""
     _, start, end = span
-    there = sorted((s for s in other if s[1] < end and s[2] > start), key=lambda s: s[1:])
+    others = sorted((s for s in other if s[1] < end and s[2] > start), key=lambda s: s[1:])
     return (
-        ", ".join(f"{escape(' '.join(words[s:e]))} <small>{escape(kind)}</small>" for kind, s, e in there) or "nothing"
+        ", ".join(f"{escape(' '.join(words[s:e]))} <small>{escape(kind)}</small>" for kind, s, e in others)
+        or "nothing"
     )

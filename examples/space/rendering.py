@@ -103,8 +103,8 @@ def direction(text: str) -> str:
 
 def spans(answer: dict[str, Any]) -> list[dict[str, Any]]:
     """Entities, or for plain tags every word, as dicts of `type`, `score`, `word`, `start`, `end`."""
-    found = answer.get("entities", answer.get("tags", []))
-    return [{**span, "type": span.get("entity_group", span.get("tag"))} for span in found]
+    entities = answer.get("entities", answer.get("tags", []))
+    return [{**span, "type": span.get("entity_group", span.get("tag"))} for span in entities]
 
 
 def marked(span: dict[str, Any], colours: dict[str, int], kind: str = "") -> str:
@@ -136,11 +136,11 @@ def alternatives(text: str, answer: dict[str, Any], colours: dict[str, int]) -> 
     differences = len(best) > MANY_ENTITIES
     rows = []
     for number, analysis in enumerate(answer["top_k"]):
-        found = {_place(span): span for span in spans(analysis)}
-        chips = [marked(span, colours, "" if place in best else "new") for place, span in found.items()]
+        by_place = {_place(span): span for span in spans(analysis)}
+        chips = [marked(span, colours, "" if place in best else "new") for place, span in by_place.items()]
         if differences and number:
-            new = [marked(span, colours, "new") for place, span in found.items() if place not in best]
-            chips = [*new, *(marked(span, colours, "gone") for place, span in best.items() if place not in found)]
+            new = [marked(span, colours, "new") for place, span in by_place.items() if place not in best]
+            chips = [*new, *(marked(span, colours, "gone") for place, span in best.items() if place not in by_place)]
         elif differences:
             chips = [f'<span class="quiet">the {len(best)} entities above</span>']
         bar = f'<span class="bar" style="width: {3.5 * analysis["score"]:.2f}em"></span>'
@@ -186,15 +186,16 @@ def _heat_table(shown: Sequence[dict[str, Any]]) -> str:
 
 def differing(names: Sequence[str], answers: Sequence[dict[str, Any]], colours: dict[str, int]) -> str:
     """The entities that one of two taggers finds and the other does not, with what the other finds there."""
-    found = [{_place(span): span for span in spans(answer)} for answer in answers]
-    only = [{place: span for place, span in own.items() if place not in other} for own, other in (found, found[::-1])]
+    by_place = [{_place(span): span for span in spans(answer)} for answer in answers]
+    pairs = (by_place, by_place[::-1])
+    only = [{place: span for place, span in first.items() if place not in other} for first, other in pairs]
     rows = []
     for place in sorted({*only[0], *only[1]}, key=lambda place: place[1:]):
         if any(place[1] < end and start < place[2] for _, start, end in only[0]) and place not in only[0]:
             continue  # beside the first tagger's entity, which it overlaps
-        own = [only[0][place]] if place in only[0] else []
+        first = [only[0][place]] if place in only[0] else []
         other = [s for p, s in only[1].items() if (p[1] < place[2] and place[1] < p[2])]
-        cells = (" ".join(marked(span, colours) for span in part) or "nothing" for part in (own, other))
+        cells = (" ".join(marked(span, colours) for span in part) or "nothing" for part in (first, other))
         rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     if not rows:
         return '<p class="quiet">Both taggers find the same.</p>'

@@ -109,7 +109,7 @@ def short_names(places: Sequence[str]) -> list[str]:
     parts = [Path(place).absolute().parts for place in places]
     count = 1
     while True:
-        names = [name or "/".join(own[-count:]) for name, own in zip(named, parts)]
+        names = [name or "/".join(folders[-count:]) for name, folders in zip(named, parts)]
         if len(set(names)) == len(names):
             return names
         count += 1

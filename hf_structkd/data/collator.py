@@ -80,7 +80,7 @@ class DataCollatorForStructKD:
         types = [tag_type(label) for label in self.label_names]
         declared = [feature.get(ANNOTATED_TYPES) for feature in features]
         return torch.tensor(
-            [[own is not None and kind is not None and kind not in own for kind in types] for own in declared]
+            [[known is not None and kind is not None and kind not in known for kind in types] for known in declared]
         )
 
     def _targets(

@@ -299,12 +299,12 @@ def _fit_own_texts(item: AnnotatedText, spans: Sequence[TextSpan]) -> bool:
 def _check_own_texts(where: str, item: AnnotatedText, spans: Sequence[TextSpan]) -> None:
     for span in spans:
         if span.text is not None and item.text[max(0, span.start) : max(0, span.end)].strip() != span.text.strip():
-            own = span.text.strip()
-            places = [match.start() for match in re.finditer(re.escape(own), item.text)] if own else []
+            stripped = span.text.strip()
+            places = [match.start() for match in re.finditer(re.escape(stripped), item.text)] if stripped else []
             nearest = min(places, key=lambda start: abs(start - span.start), default=None)
             advice = "Are the offsets those of this text?"
             if nearest is not None and _is_basic(item.text):
-                advice = f"It stands at [{nearest}, {nearest + len(own)}]: correct the offsets."
+                advice = f"It stands at [{nearest}, {nearest + len(stripped)}]: correct the offsets."
             raise CorpusError(
                 f"{where}: the span {span.type} [{span.start}, {span.end}] has the text {span.text!r:.60}, but there "
                 f"the text reads {item.text[max(0, span.start) : max(0, span.end)]!r:.60}. {advice}"

@@ -44,8 +44,8 @@ def check_labels(sentences: SentenceTable, label_names: Sequence[str]) -> None:
 
 def _first_of(sentences: SentenceTable, tags: Collection[str]) -> tuple[RawSentence, int]:
     """The first sentence that has one of these tags, of which one has, and the number of its first such word."""
-    places = ((row, i) for row, own in enumerate(sentences.tags()) for i, tag in enumerate(own or ()) if tag in tags)
-    row, word = next(places)
+    rows = enumerate(sentences.tags())
+    row, word = next((row, i) for row, row_tags in rows for i, tag in enumerate(row_tags or ()) if tag in tags)
     return sentences[row], word
 
 

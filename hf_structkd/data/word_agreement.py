@@ -48,7 +48,7 @@ class WordAgreement:
         return {"segmenter": self.segmenter, "share": self.share, "words": self.words, "sentences": self.sentences}
 
     def __str__(self) -> str:
-        shown = "; ".join(f"{own!r} is {other!r}" for own, other in self.examples)
+        shown = "; ".join(f"{learnt!r} is {other!r}" for learnt, other in self.examples)
         return f"{100 * self.share:.1f} % of {self.words:,} words" + (f" ({shown})" if shown else "")
 
 
@@ -67,15 +67,15 @@ def compare_words(sentences: Iterable[RawSentence], segment: Segmenter) -> WordA
     with_texts = (sentence for sentence in sentences if sentence.own_words and sentence.text is not None)
     for sentence in islice(with_texts, SENTENCES_COMPARED):
         try:
-            found = segment(sentence.text or "")
+            offsets = segment(sentence.text or "")
         except ValueError as error:
             raise CorpusError(f"{sentence.place(0)}: {error}") from error
-        _count(sentence, found, agreement)
+        _count(sentence, offsets, agreement)
     return agreement
 
 
-def _count(sentence: RawSentence, found: list[tuple[int, int]], agreement: WordAgreement) -> None:
-    text, known = sentence.text or "", set(found)
+def _count(sentence: RawSentence, offsets: list[tuple[int, int]], agreement: WordAgreement) -> None:
+    text, known = sentence.text or "", set(offsets)
     agreement.sentences += 1
     agreement.words += len(sentence.tokens)
     differing = []
@@ -87,7 +87,7 @@ def _count(sentence: RawSentence, found: list[tuple[int, int]], agreement: WordA
     for word, place in differing[:1]:  # one per sentence, so that examples differ
         if len(agreement.examples) == _EXAMPLES:
             return
-        around = [] if place is None else [text[a:b] for a, b in found if a < place[1] and b > place[0]]
+        around = [] if place is None else [text[a:b] for a, b in offsets if a < place[1] and b > place[0]]
         other = " ".join(around) if around else "not in the text"
         if (word, other) not in agreement.examples:
             agreement.examples.append((word, other))

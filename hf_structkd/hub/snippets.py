@@ -136,11 +136,11 @@ def snippets(
     aggregation = "" if plain else ', aggregation_strategy="simple"'
     members, own_key = ("tags", "tag") if plain else ("entities", "entity_group")
     stock_key = "entity" if plain else "entity_group"
-    own = _OWN.format(model_id=name, text=text, members=members, key=own_key)
+    snippet = _OWN.format(model_id=name, text=text, members=members, key=own_key)
     if glued_words:
-        return {"class": _GLUED.format(model_id=name, class_name=class_name, text=text), "own": own}
+        return {"class": _GLUED.format(model_id=name, class_name=class_name, text=text), "own": snippet}
     return {
         "class": _CLASS.format(model_id=name, class_name=class_name, words=words),
         "stock": _STOCK.format(model_id=name, aggregation=aggregation, text=text, key=stock_key),
-        "own": own,
+        "own": snippet,
     }

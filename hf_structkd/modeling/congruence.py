@@ -78,5 +78,5 @@ def congruent(
         emissions, transitions = emissions[..., index], transitions[index][:, index]
         start, end = start[index], end[index]
     other = Scores(emissions[:, :width], transitions, start, end)
-    own = Scores(new.scores.emissions[:, :width], *new.scores[1:])
-    return LinearChainCRF(*(mixed(score, part) for score, part in zip(own, other)), lengths=lengths)
+    scores = Scores(new.scores.emissions[:, :width], *new.scores[1:])
+    return LinearChainCRF(*(mixed(score, part) for score, part in zip(scores, other)), lengths=lengths)

@@ -190,7 +190,7 @@ def load_gold_parts(recipe: Recipe, word_agreement: dict[str, WordAgreement] | N
     data = recipe.data
     if data.corpus is None:
         return {language: DatasetDict(train=_NOTHING) for language in data.languages or []}
-    if not isinstance(data.corpus, Mapping) or not any(isinstance(own, Mapping) for own in data.corpus.values()):
+    if not isinstance(data.corpus, Mapping) or not any(isinstance(corpus, Mapping) for corpus in data.corpus.values()):
         splits = ["dev", "test"] if _learns_from_text_alone(recipe) else ["train", "dev", "test"]
         loaded = load_data(data, splits, whole_train=True, word_agreement=word_agreement)
         return with_common_columns(
@@ -202,18 +202,18 @@ def load_gold_parts(recipe: Recipe, word_agreement: dict[str, WordAgreement] | N
         for language in [language for language in languages if language not in data.corpus]:
             parts[language] = DatasetDict(train=_NOTHING)
     for language in [language for language in languages if language not in parts]:
-        own = data.corpus.get(language)
+        corpus = data.corpus.get(language)
         splits = ["train", "dev", "test"]
         taught = recipe.teachers.sources(language) or recipe.teachers.borrow_teachers
-        if isinstance(own, Mapping) and taught and data.unlabelled_corpus is not None:
-            if unknown := [split for split in own if split not in splits]:
+        if isinstance(corpus, Mapping) and taught and data.unlabelled_corpus is not None:
+            if unknown := [split for split in corpus if split not in splits]:
                 raise RecipeError(f"the corpus of {language} has {', '.join(unknown)}; splits are train, dev and test")
-            splits = [split for split in splits if split in own]
+            splits = [split for split in splits if split in corpus]
         if _learns_from_text_alone(recipe):
             splits = [split for split in splits if split != "train"]
         of_language = replace(
             data,
-            corpus={language: own} if own is not None else data.corpus,
+            corpus={language: corpus} if corpus is not None else data.corpus,
             languages=[language],
             annotated_types={key: types for key, types in (data.annotated_types or {}).items() if key == language},
             documents=_of_language(data.documents, language),

@@ -48,12 +48,12 @@ def student_labels(args: ModelArguments, corpus_labels: list[str], data: DataArg
                 "leave add_types out; the types are then those of the corpora and teachers"
             )
         return corpus_labels
-    own = label_names(config)
-    labels = own
+    names = label_names(config)
+    labels = names
     if args.add_types is not None:
         _refuse_other_head(args, config)
         try:
-            labels = extended_label_names(own, args.add_types, getattr(config, "tag_scheme", None))
+            labels = extended_label_names(names, args.add_types, getattr(config, "tag_scheme", None))
         except ValueError as error:
             raise RecipeError(f"add_types of model {args.model!r}: {error}") from error
         if data.labels is not None and data.labels != labels:
@@ -62,7 +62,7 @@ def student_labels(args: ModelArguments, corpus_labels: list[str], data: DataArg
             )
     elif data.labels is not None:
         return corpus_labels  # which `refuse_other_labels` compares
-    if data.tag_scheme is not None and infer_scheme(labels) != data.tag_scheme and infer_scheme(own) != "plain":
+    if data.tag_scheme is not None and infer_scheme(labels) != data.tag_scheme and infer_scheme(names) != "plain":
         raise RecipeError(
             f"tag_scheme is {data.tag_scheme}, and the tagger {args.model!r} has {infer_scheme(labels)} tags: give "
             "the tagger's as tag_scheme and, if they differ, that of the files as corpus_scheme"
@@ -89,7 +89,7 @@ def refuse_silent_gold(args: ModelArguments, train: Mapping[str, Dataset], label
     types = list(dict.fromkeys(split_tag(label)[1] for label in labels if label != OUTSIDE))
     for language, sentences in train.items():
         declared = list(sentences[ANNOTATED_TYPES]) if ANNOTATED_TYPES in sentences.column_names else []
-        if not len(sentences) or any(own is not None for own in declared):
+        if not len(sentences) or any(annotated is not None for annotated in declared):
             continue
         seen = {split_tag(tag)[1] for tags in sentences["tags"] for tag in tags or [] if tag != OUTSIDE}
         if missing := [name for name in types if name not in seen]:
@@ -124,13 +124,13 @@ def _refuse_other_head(args: ModelArguments, config: Any) -> None:
 
 def _advice(args: ModelArguments, labels: Sequence[str], corpus_labels: Sequence[str], unknown: Sequence[str]) -> str:
     """What to do about labels of the corpora that the tagger lacks."""
-    own, other = infer_scheme(labels), infer_scheme(corpus_labels)
+    model_scheme, other = infer_scheme(labels), infer_scheme(corpus_labels)
     begin = f"the corpora have {', '.join(unknown)}, and the tagger {args.model!r} knows {', '.join(labels)}"
-    if own != other and "plain" not in (own, other):
-        return f"{begin}: give corpus_scheme: {other} and tag_scheme: {own}, and the corpora are rewritten"
-    if own != other:
-        return f"{begin}: its tags are {own} and those of the corpora {other}; it cannot learn them"
-    types = dict.fromkeys(split_tag(label)[1] if own != "plain" else label for label in unknown)
+    if model_scheme != other and "plain" not in (model_scheme, other):
+        return f"{begin}: give corpus_scheme: {other} and tag_scheme: {model_scheme}, and the corpora are rewritten"
+    if model_scheme != other:
+        return f"{begin}: its tags are {model_scheme} and those of the corpora {other}; it cannot learn them"
+    types = dict.fromkeys(split_tag(label)[1] if model_scheme != "plain" else label for label in unknown)
     added = [*(args.add_types or []), *types]
     return f"{begin}: to add what is new, give add_types: [{', '.join(added)}]"
 

@@ -148,10 +148,12 @@ def check_previous(previous: TagTeacher, name: str, labels: Sequence[str], schem
         RecipeError: If it has types that the student lacks, or one has entities and the other plain tags.
     """
     student = TagScheme(labels, scheme)
-    own = TagScheme(previous.labels, previous.scheme)
-    if "plain" in (student.name, own.name) and student.name != own.name:
-        raise RecipeError(f"previous {name!r} has {own.name} tags and the student {student.name}: nothing to compare")
-    if unknown := [kind for kind in own.entity_types if kind not in student.entity_types]:
+    previous_scheme = TagScheme(previous.labels, previous.scheme)
+    if "plain" in (student.name, previous_scheme.name) and student.name != previous_scheme.name:
+        raise RecipeError(
+            f"previous {name!r} has {previous_scheme.name} tags and the student {student.name}: nothing to compare"
+        )
+    if unknown := [kind for kind in previous_scheme.entity_types if kind not in student.entity_types]:
         raise RecipeError(
             f"previous {name!r} has {', '.join(unknown)}, which the student lacks: say in previous_label_map what "
             f"the student calls it, or {{{unknown[0]}: O}}"

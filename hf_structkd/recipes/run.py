@@ -488,7 +488,7 @@ class DistillationRun:
             seed=args.seed,
             train_sentences=sentences_by_language(annotated),
             gold_sentences=gold_by_language(annotated),
-            word_agreement={language: found.summary() for language, found in data.word_agreement.items()},
+            word_agreement={language: agreement.summary() for language, agreement in data.word_agreement.items()},
             seconds=self.seconds,
             **training_record(self.folders[self.name]),
         )

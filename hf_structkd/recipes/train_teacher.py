@@ -75,6 +75,6 @@ def main(arguments: Sequence[str], program: str) -> None:
         seed=args.seed,
         train_sentences={language: len(splits["train"]) for language, splits in corpora.items()},
         seconds={"training": seconds},
-        word_agreement={language: found.summary() for language, found in word_agreement.items()},
+        word_agreement={language: agreement.summary() for language, agreement in word_agreement.items()},
     )
     show(f"\nModel and scores: {folder}, {write_results(results, folder)}")

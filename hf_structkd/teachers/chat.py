@@ -134,13 +134,13 @@ class ChatTeacher(CallableTeacher):
         self.max_requests = max_requests
         self.usage: Counter[str] = Counter(requests=0, prompt_tokens=0, completion_tokens=0, unaligned=0, unparsed=0)
         self._lock = threading.Lock()
-        asked = {
+        request = {
             "model": model,
             "endpoint": self.endpoint,
             "instruction": self.instruction,
             "temperature": self.sampling_temperature,
         }
-        self._asked = json_sha256(asked)
+        self._asked = json_sha256(request)
         self._record = _Record(Path(record) if record is not None else _cache() / f"{self._asked[:32]}.jsonl")
         labels = ["O", *(f"{prefix}-{kind}" for kind in self.types for prefix in "BI")]
         super().__init__(
@@ -286,12 +286,12 @@ def parse_reply(reply: str, types: Sequence[str]) -> list[Mention]:
     if not isinstance(listed, list) or not all(isinstance(item, dict) for item in listed):
         raise ValueError("the reply holds no JSON list of entities")
     known = {kind.casefold(): kind for kind in types}
-    found = []
+    mentions = []
     for item in listed:
         text, kind = item.get("text"), item.get("type")
         if isinstance(text, str) and isinstance(kind, str) and kind.casefold() in known and text.strip():
-            found.append(Mention(text, known[kind.casefold()]))
-    return found
+            mentions.append(Mention(text, known[kind.casefold()]))
+    return mentions
 
 
 def align(words: Sequence[str], mentions: Sequence[Mention]) -> tuple[list[str], list[str]]:

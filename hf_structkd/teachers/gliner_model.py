@@ -113,13 +113,13 @@ class GlinerTeacher(SpanTeacher):
                 threshold=self.threshold,
                 batch_size=len(texts),
             )
-        found: list[list[tuple[int, int, str, float]]] = [[] for _ in sentences]
+        spans: list[list[tuple[int, int, str, float]]] = [[] for _ in sentences]
         for (row, offset, _), text, entities in zip(pieces, texts, answers):
             first, last = _word_bounds(text)
             for entity in entities:
                 start, end = first[entity["start"]], last[entity["end"]]
-                found[row].append((offset + start, offset + end, self.prompts[entity["label"]], entity["score"]))
-        return found
+                spans[row].append((offset + start, offset + end, self.prompts[entity["label"]], entity["score"]))
+        return spans
 
 
 @contextlib.contextmanager

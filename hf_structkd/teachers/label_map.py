@@ -177,26 +177,26 @@ def read_labels(
 
 def _suggestion(teacher_labels: Sequence[str], student_labels: Sequence[str]) -> str:
     """What to write, as sentences; empty if one side has entities and the other plain tags."""
-    own, wanted = (
+    teacher_types, wanted = (
         list(dict.fromkeys(kind for prefix, kind in map(split_tag, labels) if prefix and kind))
         for labels in (teacher_labels, student_labels)
     )
-    if not own and not wanted:  # plain tags
-        own, wanted = (list(dict.fromkeys(labels)) for labels in (teacher_labels, student_labels))
+    if not teacher_types and not wanted:  # plain tags
+        teacher_types, wanted = (list(dict.fromkeys(labels)) for labels in (teacher_labels, student_labels))
         suggested: Mapping[str, str | list[str]] = {
-            label: nearest_name(label, wanted) or "?" for label in own if label not in wanted
+            label: nearest_name(label, wanted) or "?" for label in teacher_types if label not in wanted
         }
-    elif not own or not wanted:
+    elif not teacher_types or not wanted:
         return ""
     else:
-        suggested = suggest_map(own, wanted)
-    if fitting := fitting_maps(own, wanted):
-        written = {kind: target for kind, target in LABEL_MAPS[fitting[0]].items() if kind in own}
+        suggested = suggest_map(teacher_types, wanted)
+    if fitting := fitting_maps(teacher_types, wanted):
+        written = {kind: target for kind, target in LABEL_MAPS[fitting[0]].items() if kind in teacher_types}
         return (
             f" A map of the package fits this teacher: label_map: {fitting[0]}. Written out, to be changed: {written}"
         )
-    lacking = [kind for kind in wanted if kind not in own]
-    if others := [name for name in fitting_maps(lacking, own) if set(lacking) <= LABEL_MAPS[name].keys()]:
+    lacking = [kind for kind in wanted if kind not in teacher_types]
+    if others := [name for name in fitting_maps(lacking, teacher_types) if set(lacking) <= LABEL_MAPS[name].keys()]:
         return (
             f" What the teacher lacks, the map {others[0]} of the package reads as what it has: give the teacher that "
             f"has {', '.join(lacking[:3])} label_map: {others[0]}"
@@ -366,15 +366,15 @@ def fitting_maps(teacher_types: Iterable[str], student_types: Iterable[str]) -> 
     brings the two together: it is about a type that the student lacks, or gives one that the teacher lacks. The
     second is the case of a student whose labels are those of its teachers: it has the teacher's own names as well.
     """
-    own, wanted = set(teacher_types), set(student_types)
+    known_types, wanted = set(teacher_types), set(student_types)
     fitting = []
     for name, known in LABEL_MAPS.items():
-        given = {target for kind in own & known.keys() for target in _as_list(known[kind])} - {"O"}
+        given = {target for kind in known_types & known.keys() for target in _as_list(known[kind])} - {"O"}
         if (
-            own <= known.keys() | wanted
+            known_types <= known.keys() | wanted
             and given <= wanted
-            and (own - wanted or given - own)
-            and (given or own & wanted)
+            and (known_types - wanted or given - known_types)
+            and (given or known_types & wanted)
         ):
             fitting.append(name)
     return fitting
@@ -382,15 +382,15 @@ def fitting_maps(teacher_types: Iterable[str], student_types: Iterable[str]) -> 
 
 def suggest_map(teacher_types: Iterable[str], student_types: Iterable[str]) -> dict[str, str | list[str]]:
     """A label map to start from: nearest names; `O` for what has none; what the teacher lacks hides in its `O`."""
-    own, wanted = list(teacher_types), list(student_types)
+    known_types, wanted = list(teacher_types), list(student_types)
     suggested: dict[str, str | list[str]] = {
-        kind: nearest_name(kind, wanted) or "O" for kind in own if kind not in wanted
+        kind: nearest_name(kind, wanted) or "O" for kind in known_types if kind not in wanted
     }
     # The student has the teacher's name for a type and another teacher's: one of them is enough.
-    for other in [kind for kind in wanted if kind not in (*own, *suggested.values())]:
-        if same := next((kind for kind in own if kind not in suggested and nearest_name(kind, [other])), None):
+    for other in [kind for kind in wanted if kind not in (*known_types, *suggested.values())]:
+        if same := next((kind for kind in known_types if kind not in suggested and nearest_name(kind, [other])), None):
             suggested[same] = other
-    if missing := [kind for kind in wanted if kind not in (*own, *suggested.values())]:
+    if missing := [kind for kind in wanted if kind not in (*known_types, *suggested.values())]:
         suggested["O"] = ["O", *missing]
     return suggested
 

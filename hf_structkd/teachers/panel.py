@@ -125,8 +125,8 @@ class Panel:
         if len(members) == 1:
             return [Voice(self, 1.0, next(iter(members)))]
         return [
-            Voice(Panel([*own], self.confidence), sum(weight for _, weight in own), groups)
-            for groups, own in members.items()
+            Voice(Panel([*weighted], self.confidence), sum(weight for _, weight in weighted), groups)
+            for groups, weighted in members.items()
         ]
 
     def check(self, label_names: Sequence[str], targets: Sequence[str] = ()) -> None:

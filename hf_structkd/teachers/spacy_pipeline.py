@@ -157,14 +157,14 @@ class SpacyTeacher(CallableTeacher):
         skipped = ("parser", "senter", "sentencizer", "lemmatizer")
         with self.nlp.select_pipes(disable=[name for name in skipped if name in self.nlp.pipe_names]):
             docs = self._docs(sentences, until=None)
-        paths = []
+        probabilities = []
         for doc in docs:
             spans = [(span.start, span.end, span.label_) for span in doc.ents]
             unknown = sorted({label for _, _, label in spans} - set(self.nlp.get_pipe(self._ner).labels))
             if unknown:
                 raise ValueError(f"teacher {self.name}: another component adds entities of type {', '.join(unknown)}")
-            paths.append([(_bio(len(doc), spans), 1.0)])
-        return paths
+            probabilities.append([(_bio(len(doc), spans), 1.0)])
+        return probabilities
 
     def _beam_entities(self, sentences: Sequence[Sequence[str]]) -> list[Any]:
         ner = self.nlp.get_pipe(self._ner)
@@ -182,7 +182,7 @@ class SpacyTeacher(CallableTeacher):
                 last, blank = word + 1 == len(sentences[i]), sentences[i][word].isspace()
                 beams[i] = moves.advance(beams[i], rows, self.beam_width, last, blank)
         return [
-            [(_bio_of_actions(found.actions), math.exp(found.log_prob - beam[0].log_prob)) for found in beam]
+            [(_bio_of_actions(parse.actions), math.exp(parse.log_prob - beam[0].log_prob)) for parse in beam]
             for beam in beams
         ]
 
@@ -208,13 +208,13 @@ class SpacyTeacher(CallableTeacher):
     def _softmax(self, component: str, sentences: Sequence[Sequence[str]]) -> list[np.ndarray]:
         pipe = self.nlp.get_pipe(component)
         normalised = pipe.model.has_ref("softmax") and pipe.model.get_ref("softmax").attrs["softmax_normalize"]
-        found = []
+        paths = []
         for scores in pipe.model.predict(self._docs(sentences, until=component)):
             values = np.asarray(_on_cpu(scores), dtype=np.float64)
             if not normalised:
                 values = np.exp(values - values.max(axis=1, keepdims=True))
-            found.append(values / values.sum(axis=1, keepdims=True))
-        return found
+            paths.append(values / values.sum(axis=1, keepdims=True))
+        return paths
 
     def _tag_probabilities(self, sentences: Sequence[Sequence[str]]) -> list[np.ndarray]:
         return self._softmax("tagger", sentences)

@@ -106,14 +106,14 @@ class SpanTeacher(TagTeacher):
         return sets if self.temperature == 1.0 else sets.with_temperature(self.temperature)
 
     def _candidates(self, words: Sequence[str], answer: Iterable[tuple[int, int, str, float]]) -> list[Span]:
-        found: dict[tuple[int, int, str], Span] = {}
+        placed: dict[tuple[int, int, str], Span] = {}
         for start, end, kind, score in answer:
             problem = ""
             if not 0 <= start < end <= len(words):
                 problem = f"lies outside of the {len(words)} words"
             elif kind not in self.types:
                 problem = f"has a type that is not among {', '.join(self.types)}"
-            elif (start, end, kind) in found:
+            elif (start, end, kind) in placed:
                 problem = "is listed twice"
             elif self.span_scores == "probabilities" and not 0 <= score <= 1:
                 problem = "has a score that is no probability"
@@ -125,5 +125,5 @@ class SpanTeacher(TagTeacher):
                     f"{problem}"
                 )
             value = log_odds(score) if self.span_scores == "probabilities" else float(score)
-            found[start, end, kind] = Span(start, end, kind, value)
-        return list(found.values())
+            placed[start, end, kind] = Span(start, end, kind, value)
+        return list(placed.values())

@@ -170,8 +170,8 @@ class StanzaTeacher(CallableTeacher):
             between = np.pad(between, (impossible[1], impossible[1]))
             by_position: list[Any] = [None] * len(order)
             for row, position in enumerate(order):
-                own = emissions[row, : lengths[row]]
-                by_position[position] = (np.pad(own, impossible, constant_values=-np.inf), between)
+                scores = emissions[row, : lengths[row]]
+                by_position[position] = (np.pad(scores, impossible, constant_values=-np.inf), between)
             answers += by_position
         return answers
 

@@ -86,12 +86,12 @@ def start_from_teachers(
                 )
             means[name] = means.get(name, torch.zeros_like(tensor)) + share * source[name].to(tensor)
     base.load_state_dict(means, strict=False)
-    own = _embed_pieces(student, tokenizer, shares)
+    vectors = _embed_pieces(student, tokenizer, shares)
     head = _take_head(student, shares)
     logger.info(
         "the student starts from the weights of %s; %s of its pieces are unknown to them; its head is %s",
         ", ".join(teacher.name for teacher, _ in shares),
-        own,
+        vectors,
         "theirs" if head else "new",
     )
 
@@ -168,13 +168,13 @@ def _embed_pieces(student: Any, tokenizer: Any, shares: Sequence[tuple[Teacher, 
 def _take_head(student: Any, shares: Sequence[tuple[Teacher, float]]) -> bool:
     """Take the mean of the heads if all have the student's labels and the same layers; returns whether they do."""
     heads = [_head(teacher.model) for teacher, _ in shares]
-    own = _head(student)
+    student_head = _head(student)
     same = all(label_names(teacher.model.config) == label_names(student.config) for teacher, _ in shares)
-    same = same and all(_shapes(head) == _shapes(own) for head in heads)
+    same = same and all(_shapes(head) == _shapes(student_head) for head in heads)
     if same:
         means = {
             name: sum(share * head[name].to(tensor) for head, (_, share) in zip(heads, shares))
-            for name, tensor in own.items()
+            for name, tensor in student_head.items()
         }
         student.load_state_dict(means, strict=False)
     return same
