@@ -25,9 +25,6 @@ pytest.importorskip("onnxscript", reason="needs the onnx extra: onnx, onnxruntim
 pytest.importorskip("onnxruntime", reason="needs the onnx extra: onnx, onnxruntime, onnxscript")
 
 
-pytestmark = pytest.mark.slow
-
-
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "ner" / "wikiann"
 
 
@@ -71,6 +68,7 @@ def folder_of(tagger: OnnxTagger) -> Path:
     return Path(tagger.tokenizer.name_or_path)
 
 
+@pytest.mark.slow
 def test_the_graph_tags_like_the_model_whatever_the_batch(teacher, exported, corpus):
     sentences = shuffled(corpus["tokens"])
     expected = teacher.tag(sentences)
@@ -80,6 +78,7 @@ def test_the_graph_tags_like_the_model_whatever_the_batch(teacher, exported, cor
     assert exported["full"].tag([]) == []
 
 
+@pytest.mark.slow
 def test_int8_is_smaller_and_costs_little(teacher, exported, corpus):
     sizes = {
         name: sum(f.stat().st_size for f in folder_of(tagger).glob("*.onnx*")) for name, tagger in exported.items()
@@ -93,6 +92,7 @@ def test_int8_is_smaller_and_costs_little(teacher, exported, corpus):
     assert score["int8"] > score["full"] - 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SHARED.exists(), reason="needs real sentences: ../shared/data/ner/wikiann")
 def test_real_sentences_are_tagged_alike(teacher, exported):
     """Four languages, as they come: words of many pieces, marks, numbers, from one word to sixty."""
@@ -107,6 +107,7 @@ def test_real_sentences_are_tagged_alike(teacher, exported):
     assert sum(one == other for one, other in words) > 0.9 * len(words)
 
 
+@pytest.mark.slow
 def test_another_family_with_mean_pooling_and_no_constraints(corpus, labels, tmp_path):
     family = Family("bert", wordpiece(list(corpus["tokens"])), labels)
     model = family.student(max_position_embeddings=200, word_pooling="mean", crf_constraints="none")
@@ -117,6 +118,7 @@ def test_another_family_with_mean_pooling_and_no_constraints(corpus, labels, tmp
         assert tagger.tag(sentences, batch_size=batch_size) == expected
 
 
+@pytest.mark.slow
 def test_what_cannot_be_exported_or_run_is_said(exported, make_student, tokenizer, tmp_path):
     with pytest.raises(ValueError, match="BiLSTM between encoder and CRF cannot be exported"):
         export_onnx(make_student(lstm_hidden_size=8), tokenizer, tmp_path / "lstm")
@@ -152,6 +154,7 @@ class Killed(BaseException):
     """What ends a process stands for a kill; nothing may be cleaned up after it."""
 
 
+@pytest.mark.slow
 def test_an_export_that_is_killed_leaves_the_old_model_or_the_new_one_or_a_refusal(
     exported, other, corpus, tmp_path, monkeypatch
 ):
@@ -213,6 +216,7 @@ def test_an_export_that_is_killed_leaves_the_old_model_or_the_new_one_or_a_refus
     assert seen.count("refused") > 2
 
 
+@pytest.mark.slow
 def test_a_damaged_or_mixed_export_is_refused_by_file(exported, tmp_path):
     whole = folder_of(exported["full"])
     graph = (whole / MODEL_FILE).read_bytes()
@@ -235,6 +239,7 @@ def test_a_damaged_or_mixed_export_is_refused_by_file(exported, tmp_path):
         OnnxTagger(tmp_path / "nothing")
 
 
+@pytest.mark.slow
 def test_raw_text_is_cut_as_the_model_knows_words(exported, teacher):
     """Danger: an exported model meets other words than its pipeline finds."""
     text = "Anna-Lena isn't in\nParis."
@@ -249,6 +254,7 @@ def test_raw_text_is_cut_as_the_model_knows_words(exported, teacher):
     assert OnnxTagger(folder.parent / "characters", threads=1).split("a b")[1] == (2, 3)
 
 
+@pytest.mark.slow
 def test_words_without_a_blank_before_them_are_read_as_the_model_does(exported, teacher):
     """The graph is the same for both readings; what is stored beside it says which one the model knows."""
     folder = folder_of(exported["full"])
