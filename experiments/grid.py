@@ -36,11 +36,7 @@ from hf_structkd.recipes.parser import RecipeError, read_mapping
 from hf_structkd.recipes.values import read_yaml
 
 RESULTS_FILE, SENTENCES_FILE, FAILURE_FILE = "results.json", "sentences.npz", "failure.txt"
-
-
 RUNS_FILE = "runs.jsonl"  # the results of all runs of a grid, packed
-
-
 # What every cell and teacher is trained with unless the grid says otherwise: the best epoch on dev is kept.
 DEFAULTS: dict[str, Any] = {
     "eval_strategy": "epoch",
@@ -322,8 +318,6 @@ def _combinations(name: str, settings: dict[str, Any]) -> list[tuple[str, dict[s
 
 
 OWN_DATA = ("max_train_sentences", "augmentation")  # of a cell; all else about corpora is the grid's
-
-
 READ_WITH_CORPUS = (
     "languages",
     "tags_column",
@@ -334,14 +328,8 @@ READ_WITH_CORPUS = (
     "corpus_format",
     "orphans",
 )
-
-
 _DATA = tuple(field.name for field in fields(DataArguments))
-
-
 _TRAINING = {field.name: field.default for field in fields(StructKDTrainingArguments)}
-
-
 EVERYWHERE = {
     **IDLE_EVERYWHERE,
     "unlabelled_sentences": "a grid says text_sentences where a recipe has unlabelled_sentences",
@@ -361,8 +349,6 @@ EVERYWHERE = {
         "a grid's students learn from stored answers, and word vectors are asked for while they train",
     ),
 }
-
-
 OF_TEACHERS = {
     **dict.fromkeys(
         (

@@ -46,16 +46,10 @@ from .trimming import train_trimmed
 
 # Asked for all at once, where a teacher can give them: a cell added later finds its answers there.
 ALL_TARGETS = (TOPK_TAGS, TOPK_LOG_PROBS, MARGINALS, EDGE_COUNTS, EMISSIONS, TRANSITIONS, START_END)
-
-
 # Fields beside those of transformers that bear on a training on gold tags alone.
 GOLD_FIELDS = ("crf_learning_rate", "normalization", "language_sampling_temperature")
-
-
 # Say nothing about what a training gives.
 UNIMPORTANT = ("save_only_model", "save_total_limit", "use_cpu")
-
-
 Temperatures = tuple[tuple[str, float], ...]  # of the columns of answers that are not asked for at 1
 
 

@@ -12,8 +12,6 @@ from typing import Any, NamedTuple
 from markdown_it import MarkdownIt
 
 FRONT_MATTER = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
-
-
 COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 
 
@@ -92,19 +90,11 @@ def cells_of(line: str) -> int:
 
 
 ROOT = Path(__file__).parents[1]
-
-
 PAGES = ["README.md", *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md"))]
-
-
 FENCE = re.compile(
     r"^(?:<!-- snippet: (?P<why>.*?) -->\n)?(?P<indent> *)```(?P<info>.*)\n(?P<text>(?:.*\n)*?) *```$", re.MULTILINE
 )
-
-
 QUICK = ("--num_train_epochs", "1", "--use_cpu", "--disable_tqdm")  # for `structkd distill` and `structkd teacher`
-
-
 TINY = '{"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}'
 
 

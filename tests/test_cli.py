@@ -18,8 +18,6 @@ from hf_structkd.teachers.function import CallableTeacher
 from tests import crashes
 
 ROOT = Path(__file__).parents[1]
-
-
 # What must not be imported before a command runs.
 HEAVY = ("torch", "transformers", "datasets", "numpy", "pandas", "scipy", "numba", "evaluate", "accelerate")
 

@@ -30,8 +30,6 @@ from tests.conftest import WITHOUT_COMPILED_LOOPS, label_fields
 from tests.pages import ROOT, programs, run_program
 
 PAGE = (ROOT / "docs" / "ecosystem.md").read_text(encoding="utf-8")
-
-
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
 

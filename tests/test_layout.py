@@ -14,18 +14,11 @@ from packaging.requirements import Requirement
 import hf_structkd
 
 ROOT = Path(__file__).parents[1]
-
-
 PACKAGE = ROOT / "hf_structkd"
-
-
 NAME = "hf_structkd"
-
 
 # What each room may import from besides itself. Modules beside the rooms count as rooms of one file.
 BASE = {"files", "settings", "processes"}
-
-
 ALLOWED: dict[str, set[str]] = {
     **{module: set() for module in BASE},
     "modeling": set(),
@@ -170,8 +163,6 @@ def test_public_names_are_those_that_type_checkers_see():
 
 # A distribution whose module has another name.
 DISTRIBUTIONS = {"yaml": "pyyaml"}
-
-
 IN_OTHER_ENVIRONMENTS = {"worker.py": {"flair", "span_marker"}}  # they cannot be installed beside this package
 
 

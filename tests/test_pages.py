@@ -18,11 +18,7 @@ from hf_structkd.cli import COMMANDS
 from tests.pages import COMMENT, FRONT_MATTER, Page, cells_of, render, source_tables
 
 ROOT = Path(__file__).parents[1]
-
-
 RESULTS = ROOT / "experiments" / "results"
-
-
 PAGES = sorted(
     [
         *ROOT.glob("*.md"),
@@ -33,11 +29,7 @@ PAGES = sorted(
         ),
     ]
 )
-
-
 pages = pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
-
-
 MARK = re.compile(r"<!-- results: (.*?) -->(.*?)<!-- end -->", re.DOTALL)
 
 
@@ -287,8 +279,6 @@ LINKED_PAGES = [
 
 
 CODE = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
-
-
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
@@ -343,18 +333,10 @@ def test_every_page_is_checked():
 
 
 TRACKED = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.split("\n")
-
-
 if not TRACKED[0]:  # a copy without its history
     TRACKED = [path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.*") if "build" not in path.parts]
-
-
 OF_THE_PAST = "CHANGELOG.md"  # its glossary names what was there before
-
-
 SUFFIXES = (".md", ".yaml", ".py", "Makefile", ".toml", ".cfg")
-
-
 FOLDERS = r"(?:hf_structkd|examples|experiments|benchmarks|docs|model_cards|tests)"
 
 

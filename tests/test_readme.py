@@ -21,14 +21,8 @@ from tests.hub.test_push import ALICE, work
 from .pages import programs, quickly, run_program, snippets, words_of
 
 ROOT = Path(__file__).parents[1]
-
-
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-
-
 RECIPES = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
-
-
 RELATIVE_LINK = re.compile(r"\]\(((?!https?:)[^)]+)\)")
 
 
@@ -186,11 +180,7 @@ def test_the_commands_run(tmp_path, monkeypatch, capsys):
 
 
 PAGE = "docs/tutorial.md"
-
-
 ENCODER = "intfloat/multilingual-e5-small"
-
-
 SHORT = ("--teacher_num_train_epochs", "1")
 
 

@@ -247,8 +247,6 @@ def test_a_grid_is_not_run_beside_packed_results_nor_takes_over_torn_ones(unpack
 
 
 ROOT = Path(__file__).parents[1]
-
-
 RESULTS = ROOT / "experiments" / "results"
 
 
@@ -289,8 +287,6 @@ def test_results_show_no_machine_and_no_text_of_a_corpus():
 
 
 CARDS = sorted((Path(__file__).parents[1] / "model_cards").glob("*/results.json"))
-
-
 cards = pytest.mark.parametrize("results", CARDS, ids=lambda path: path.parent.name)
 
 
@@ -341,8 +337,6 @@ def test_a_card_is_valid_and_shows_no_machine(results):
 
 
 PLANS = sorted((Path(__file__).parents[1] / "experiments" / "plans").glob("*.yaml"))
-
-
 PLACES = {"DATA": "data", "ENCODERS": "encoders"}
 
 

@@ -21,28 +21,14 @@ from ..modeling.tag_scheme import ANNOTATED_TYPES as ANNOTATED_TYPES
 from ..modeling.tag_scheme import IGNORED
 
 TOKENS = "tokens"
-
-
 LANGUAGE = "language"
-
-
 DOCUMENT = "document"  # of a sentence: sentences of one document stand together, in their order
-
-
 SUBWORDS = "input_ids"  # a corpus with this column is tokenised
-
-
 SUBWORD_LABELS = "labels"  # in a tokenised corpus: the label of each subword
-
-
 # The usual names of columns, in files, tables, datasets in memory and recipes. Where a corpus has several of one kind,
 # the choice is not guessed but an error.
 TOKEN_COLUMNS = ("tokens", "words", "token", "word", "form")
-
-
 TAG_COLUMNS = ("tags", "ner_tags", "pos_tags", "upos", "labels", "tag", "ner_tag", "label", "ner", "pos")
-
-
 SENTENCE_COLUMNS = ("sentence_id", "sent_id", "sentence", "sentence #", "sentence_number", "sentence_idx", "sent")
 
 
@@ -66,44 +52,19 @@ class TargetColumn:
 
 
 TOPK_TAGS = "teacher_topk_tags"
-
-
 TOPK_LOG_PROBS = "teacher_topk_log_probs"
-
-
 MARGINALS = "teacher_marginals"
-
-
 EDGE_COUNTS = "teacher_edge_counts"
-
-
 EMISSIONS = "teacher_emissions"
-
-
 TRANSITIONS = "teacher_transitions"
-
-
 START_END = "teacher_start_end"
-
-
 ENTROPY = "teacher_entropy"
-
-
 GROUPS = "teacher_groups"
-
-
 WEIGHT = "teacher_weight"
-
-
 TEMPERATURE = "teacher_temperature"
-
-
 LABELS = "teacher_labels"
-
-
 # Each of these may have another temperature of the teacher; `teacher_temperature` holds them in this order.
 TEMPERED_COLUMNS = (TOPK_LOG_PROBS, MARGINALS, EDGE_COUNTS, EMISSIONS, TRANSITIONS, START_END, ENTROPY)
-
 
 TARGET_COLUMNS = {
     TOPK_TAGS: TargetColumn(("k", "words"), IGNORED, "int16", torch.long),
@@ -119,8 +80,6 @@ TARGET_COLUMNS = {
     TEMPERATURE: TargetColumn(("columns",), 1.0, "float32", torch.float32),
     LABELS: TargetColumn((), 0, "int64", torch.long),
 }
-
-
 # Columns that `annotate` adds without being asked.
 AUTOMATIC_COLUMNS = (GROUPS, WEIGHT, TEMPERATURE, LABELS)
 

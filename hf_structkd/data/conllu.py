@@ -15,7 +15,6 @@ from .source_text import CorpusError, RawSentence, blocks, read_lines, setting
 
 logger = logging.getLogger(__name__)
 
-
 CONLLU_FIELDS = ("id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "misc")
 
 

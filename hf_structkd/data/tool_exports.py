@@ -24,20 +24,10 @@ from .offset_spans import AnnotatedText, SpanChoice, SpanCounts, TextSpan
 from .source_text import CorpusError, RawSentence, is_text, setting
 
 SPAN_COLUMNS = ("spans", "entities", "label", "labels", "annotations", "ner")
-
-
 _STARTS, _ENDS = ("start", "start_offset", "begin"), ("end", "end_offset", "stop")
-
-
 _TYPES = ("label", "labels", "type", "entity_group", "entity", "tag", "ner")
-
-
 _COLUMNS_OF = {"prodigy": ("spans",), "doccano": ("label", "labels", "entities", "annotations")}
-
-
 _REJECTED = ("reject", "ignore")
-
-
 # Label Studio's annotations of parts of a text that are not counted in its characters.
 _OTHER_COUNTS = {
     "hypertextlabels": "of HTML, which counts in its tags: export the plain text",

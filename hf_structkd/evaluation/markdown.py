@@ -24,17 +24,9 @@ from ..files import write_atomically
 
 # Control characters, line breaks of every kind, and marks that change the writing direction.
 _UNSEEN = re.compile("[\\s\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
-
-
 _SURROGATE = re.compile("[\ud800-\udfff]")  # halves of characters, which UTF-8 cannot encode
-
-
 _MARKS = re.compile(r"([\\`*\[\]~$]|(?<![^\W_])_|_(?![^\W_]))")  # `_` inside a word is text
-
-
 _LINKS = re.compile(r"(?i):(?=[^\s:])|(?<=www)\.")  # of addresses and emoji; escaped, they make no link
-
-
 _START = re.compile(r"^(\d*)([#+.)-]+(?=\s|$)|[-=]+$)")  # headings, lists, rules
 
 
@@ -88,8 +80,6 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], numbers: bool = 
 
 
 SEPARATOR = " / "
-
-
 MARK = re.compile(r"(<!-- results: (.*?) -->)(.*?)(<!-- end -->)", re.DOTALL)
 
 

@@ -17,14 +17,9 @@ import torch
 from ..files import write_atomically
 
 SCHEMA_VERSION = 1
-
-
 RESULTS_NAME = "results.json"
 
-
 _EMPTY: dict[str, Any] = {"object": {}, "list": []}
-
-
 _PACKAGES = ("torch", "transformers", "datasets", "accelerate", "evaluate", "huggingface_hub", "hf_structkd")
 
 
@@ -250,8 +245,6 @@ def to_json_types(value: Any, where: str = "results") -> Any:
 
 
 EMISSIONS_FILE = "emissions.csv"  # written by transformers' codecarbon callback (report_to="codecarbon")
-
-
 _BYTES_PER_MIB = 2**20
 
 

@@ -26,8 +26,6 @@ from ..modeling.words import as_sentences, tokenize_words
 from .exported_files import read_settings, write_export
 
 MODEL_FILE = "model.onnx"
-
-
 INPUTS = ("input_ids", "attention_mask", "word_mask")
 
 

@@ -227,11 +227,7 @@ _HARMLESS = re.compile(
     r"|lm_predictions|mask_predictions|discriminator_predictions|generator_predictions"
     r"|position_ids|token_type_ids|inv_freq)(\.|$)"
 )
-
-
 _LONGEST = 2048  # words, up to which a checkpoint must have tag sequences for every length
-
-
 _SET_LATER = {"word_starts.pieces"}  # a model may get its word-start pieces after loading
 
 

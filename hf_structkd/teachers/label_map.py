@@ -285,19 +285,10 @@ def _boundary_masks(states: Sequence[_State], labels: Sequence[str]) -> tuple[Te
 
 
 _NUMBERS_AND_TIMES = ("CARDINAL", "DATE", "MONEY", "ORDINAL", "PERCENT", "QUANTITY", "TIME")
-
-
 _NAMES = {"PERSON": "PER", "ORG": "ORG", "GPE": "LOC", "LOC": "LOC", "FAC": "LOC"}
-
-
 _MISCELLANEOUS = ("EVENT", "LANGUAGE", "LAW", "NORP", "PRODUCT", "WORK_OF_ART")
-
-
 _ADPOSITIONS = ["ADP", "ADV", "PART", "SCONJ"]  # of one PTB tag many words are one, others the other: IN, TO, RB
-
-
 _VERBS, _DETERMINERS = ["AUX", "VERB"], ["DET", "PRON"]
-
 
 LABEL_MAPS: Mapping[str, Mapping[str, str | Sequence[str]]] = {
     # the 18 types of OntoNotes in the four of CoNLL-2003: nationalities, events, works and the like are MISC
@@ -320,8 +311,6 @@ LABEL_MAPS: Mapping[str, Mapping[str, str | Sequence[str]]] = {
         "SYM": "SYM",
     },
 }
-
-
 # Other words for a type, for suggestions only.
 _ALIASES = (
     ("PER", "PERSON", "PERS", "PEOPLE", "HUM"),

@@ -43,11 +43,7 @@ from .stanza_pipeline import StanzaTeacher
 
 # A name or folder, or a pipeline of transformers or spaCy, may be given in place of a teacher.
 TeacherLike = Union[TagTeacher, str, "PathLike[str]", Pipeline, Any]
-
-
 PanelLike = Union[TeacherLike, "Panel", Sequence["TeacherLike | tuple[TeacherLike, float]"]]
-
-
 Teachers = Mapping[str, PanelLike] | PanelLike
 
 

@@ -20,8 +20,6 @@ from ..processes import check_processes, prepare_processes
 from .checks import refuse_without_effect
 
 NORMALIZATIONS = ("word", "sentence")
-
-
 DRAWN_ORDERS = (
     "random",
     "group_by_length",
@@ -276,14 +274,11 @@ class StructKDTrainingArguments(TrainingArguments):
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
-
 # Fields of `TrainingArguments`. transformers accepts any number and fails late, or trains in the wrong direction.
 COUNTS = (
     *("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps", "save_total_limit"),
     *("eval_accumulation_steps", "torch_empty_cache_steps", "dataloader_prefetch_factor"),
 )
-
-
 NOT_NEGATIVE = (
     *("learning_rate", "weight_decay", "warmup_steps", "max_grad_norm", "adam_beta1", "adam_beta2", "adam_epsilon"),
     *(
@@ -298,11 +293,7 @@ NOT_NEGATIVE = (
         "data_seed",
     ),
 )
-
-
 ABOVE_ZERO = ("num_train_epochs", "logging_steps", "eval_steps", "save_steps", "neftune_noise_alpha")
-
-
 FOLDERS = ("output_dir", "annotation_dir")
 
 

@@ -31,7 +31,6 @@ from ..modeling.configuration import label_names
 
 MACRO = "macro"  # as metric_for_best_model: the headline metric's average over languages
 
-
 # Training arguments that have no effect here -> the values that ask for no effect, and the reason.
 WITHOUT_EFFECT: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "label_smoothing_factor": ((0.0, 0), "a CRF's likelihood is of whole tag sequences, which cannot be smoothed"),
@@ -41,8 +40,6 @@ WITHOUT_EFFECT: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "use_cache": ((False,), "a tagger generates nothing, so it has no cache"),
     "past_index": ((-1, None), "a tagger has no past states"),
 }
-
-
 # These optimizers update each weight in the backward pass, all with one learning rate.
 ONE_RATE = tuple(name for name in OptimizerNames if name.value.endswith(("layerwise", "lomo")))
 
@@ -238,8 +235,6 @@ def refuse_lossy_collator(collator: Callable, dataset: Any, objectives: Weighted
 
 
 logger = logging.getLogger(__name__)
-
-
 _ROWS_AT_ONCE = 10_000
 
 

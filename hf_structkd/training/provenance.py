@@ -99,11 +99,7 @@ def model_files(folder: Path) -> dict[str, str]:
 
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
-
-
 _CACHED = re.compile(r"models--([\w.-]+?)--([\w.-]+)", re.ASCII)
-
-
 # Words that folders begin with, not owners on the Hub: `runs/encoder` in a configuration was a path, elsewhere.
 _FOLDERS = re.compile(
     r"(?i)(\.+|cache|checkpoints?|data|encoders?|experiments?|home|models?|outputs?|results?|runs?|save[ds]?|students?|"

@@ -19,8 +19,6 @@ from ..modeling.segmenters import DEFAULT_WORDS, get_segmenter
 from ..modeling.words import tokenize_words
 
 SPREAD = "spread"  # evenly spaced layers
-
-
 LAYER_LISTS = ("encoder.layer", "layers")  # module names of the layers in BERT-like models and in ModernBERT
 
 
@@ -97,14 +95,8 @@ def _layer(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 Sentences = Iterable[str | Sequence[str]]
-
-
 Text = Sentences | Mapping[str, Sentences]
-
-
 ALL = "all"  # the name of a text that names no languages
-
-
 MOST = 0.5  # above this share of its words cut otherwise, a language counts as lost
 
 

@@ -15,8 +15,6 @@ from hf_structkd.recipes.fields import DistillationData
 from hf_structkd.recipes.publishing import dataset_ids
 
 LABELS = ["O", "B-LOC", "I-LOC", "B-ORG", "I-ORG", "B-PER", "I-PER"]
-
-
 SCHEME = TagScheme(LABELS)
 
 

@@ -148,8 +148,6 @@ def test_a_rate_out_of_range_is_refused(tmp_path):
 
 
 DOCUMENT = "Olu hums. Ade, of Kano, doesn't! \U0001f600 Why?\n\u200bBye."
-
-
 LIBRARIES = {"icu": "icu", "spacy:en": "spacy", "pythainlp": "pycrfsuite"}
 
 

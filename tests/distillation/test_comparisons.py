@@ -26,14 +26,8 @@ from hf_structkd.training import arguments
 from hf_structkd.training.card import trainer_results
 
 LABELS = ["O", "B-PER", "B-LOC", "I-LOC"]
-
-
 KNOWN = ["O", "B-PER"]
-
-
 GROUPS = [0, 1, 0, 0]  # O, B-LOC and I-LOC are one to this teacher
-
-
 LENGTHS = torch.tensor([3, 1])
 
 

@@ -303,11 +303,7 @@ def test_diagrams_are_drawn(tmp_path):
 
 
 GOLD = [["B-PER", "I-PER", "O"], ["O", "B-LOC"], ["O"], ["B-PER", "O", "B-LOC"]]
-
-
 OLD = [["B-PER", "I-PER", "O"], ["O", "O"], ["O"], ["B-PER", "O", "O"]]
-
-
 NEW = [["B-PER", "O", "O"], ["O", "B-LOC"], ["B-LOC"], ["B-PER", "O", "B-LOC"]]
 
 

@@ -20,8 +20,6 @@ from tests.modeling.conftest import Family, wordpiece
 from tests.pages import programs, run_program
 
 pytest.importorskip("onnxscript", reason="needs the onnx extra: onnx, onnxruntime, onnxscript")
-
-
 pytest.importorskip("onnxruntime", reason="needs the onnx extra: onnx, onnxruntime, onnxscript")
 
 

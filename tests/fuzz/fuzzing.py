@@ -28,18 +28,10 @@ from hf_structkd.modeling.crf_sums import rescaling_distance
 
 # Falls in nats: beside the least number (e^-460 = 1e-200), beside the least normal and denormal ones (-708, -745).
 FALLS = (0.0, 30.0, 230.0, 324.0, 370.0, 459.0, 461.0, 550.0, 576.0, 700.0, 709.0, 744.0, 746.0, 1e4)
-
-
 # Each is harmless alone, so that no look at the scores finds it; what several of them add up to is not.
 GRADUAL_FALLS = (115.0, 187.0, 230.0, 324.0, 345.0, 370.0, 374.3, 442.0, 459.0)
-
-
 DENORMAL = (715.0, 725.0, 735.0, 740.0, 742.0, 744.0, 746.0)  # with few right digits, or none
-
-
 PARTS = (1.0, 1.0, 0.5, 1.01)
-
-
 KINDS = ("one path", "sparse", "islands", "traps", "soft masks", "steep", "flat")
 
 
@@ -214,11 +206,7 @@ class ByReference:
 
 
 CASES = int(os.environ.get("FUZZ_CASES", "0"))
-
-
 FEW = 25
-
-
 PACKAGE = str(Path(hf_structkd.__file__).parent)
 
 
@@ -282,8 +270,6 @@ AWKWARD = (
     ),
     *("#", "-DOCSTART-", "O", "B-PER", "I-PER", "B-", "_", "1-2", "1.1", "{", "[", '"', "\\", "''", "n't", "..."),
 )
-
-
 TEXT = strategies.one_of(
     strategies.text(max_size=40),
     strategies.text(strategies.characters(categories=("Cs", "Cc", "Cf", "Mn", "Zs", "So", "Lo")), max_size=20),

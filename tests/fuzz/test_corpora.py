@@ -19,14 +19,8 @@ from hf_structkd.modeling.tag_scheme import TagScheme, convert_tags, infer_schem
 from tests.fuzz.fuzzing import AWKWARD, TEXT, fuzz, only_our_errors
 
 FORMATS = ("conll", "tsv", "csv", "conllu", "jsonl", "ndjson", "json", "txt", "parquet")
-
-
 TABLES = ("jsonl", "ndjson", "json", "parquet", "csv")
-
-
 ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "latin-1", "cp1252", "shift_jis")
-
-
 GOOD = {
     "conll": "Ada\tB-PER\nlives\tO\n\n# 1\nin\tO\nRome\tB-LOC\n",
     "tsv": "Ada NNP B-PER\nlives VBZ O\n\n-DOCSTART- -X- O\n\nin IN O\n",
@@ -37,11 +31,7 @@ GOOD = {
     "json": '[{"words": ["Ada"], "labels": ["B-PER"]}]',
     "txt": "Ada lives in Rome\n\nand so on\n",
 }
-
-
 FOLDER = Path(mkdtemp())
-
-
 PLAIN_WORDS = st.sampled_from(["a", "#", "é", "\u200b", "1\xa0000", "日本", "👩\u200d👧", "שלום"])
 
 
@@ -225,8 +215,6 @@ TAGS = st.one_of(
     st.sampled_from(["O", "O", "B", "I", "E", "S", "B-", "b-x", "L-X", "U-X", ""]),
     TEXT,
 )
-
-
 SCHEMES = st.sampled_from([None, "BIO", "BIOES", "plain", "IOB1", ""])
 
 

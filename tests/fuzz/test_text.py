@@ -24,11 +24,7 @@ from tests.fuzz.fuzzing import AWKWARD, TEXT, fuzz, only_our_errors
 
 WORDS = st.lists(st.one_of(TEXT, st.sampled_from(AWKWARD), st.sampled_from(["a" * 300, "\u0301" * 200, "क्षि" * 60])),
                  max_size=8)  # fmt: skip
-
-
 TEXTS = st.one_of(TEXT, WORDS.map(" ".join), WORDS.map("".join))
-
-
 OPTIONS = st.fixed_dictionaries(
     {},
     optional={
@@ -163,8 +159,6 @@ def test_splitting_takes_time_in_proportion():
 
 
 LABELS = ["O", "B-X", "I-X"]
-
-
 FOLDER = Path(mkdtemp())
 
 

@@ -22,14 +22,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import yaml
 
 TOKENS = {"hf_" + "loopbackalice" * 2: "alice", "hf_" + "loopbackbob" * 2: "bob"}
-
-
 ALICE, BOB = TOKENS
-
-
 LFS_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".png", ".onnx", ".arrow", ".parquet"}
-
-
 REQUIRED_RESULT = {"task": ("type",), "dataset": ("type", "name")}
 
 

@@ -256,8 +256,6 @@ def test_a_wrong_row_is_named(data):
 
 
 ROOT = Path(__file__).parents[2]
-
-
 CODE = re.compile(r"```python\n(.*?)```", re.DOTALL)
 
 

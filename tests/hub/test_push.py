@@ -22,14 +22,8 @@ from tests.conftest import WITHOUT_COMPILED_LOOPS
 from tests.hub.loopback_hub import ALICE, BOB, LoopbackHub, serve
 
 WORKER = Path(__file__).with_name("push_worker.py")
-
-
 ROOT = WORKER.parents[2]
-
-
 WRONG = "hf_" + "nobodysaccesstoken" * 2
-
-
 # what somebody needs who has the repository and transformers
 NEEDED = {
     "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "README.md", "results.json",
@@ -266,8 +260,6 @@ def test_the_list_of_files_to_push_is_what_a_push_sends(hub, tmp_path):
 
 
 SHAPE = "{hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 32}"
-
-
 RECIPE = f"""
 corpus: demo
 languages: [en]

@@ -19,8 +19,6 @@ from tests.conftest import label_fields
 from tests.modeling.conftest import FAMILIES, Family
 
 close = torch.testing.assert_close
-
-
 BF16 = {"device_type": "cpu", "dtype": torch.bfloat16}
 
 

@@ -297,11 +297,7 @@ def test_word_starts_follow_a_resized_vocabulary(family):
 
 
 WORKER = Path(__file__).with_name("standalone_worker.py")
-
-
 TEXT = "Anna flew from Boston to Paris , said Maria Lopez of the Helsinki Tram Museum ."
-
-
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 

@@ -27,11 +27,7 @@ LIBRARIES = {
     "spacy:xx": "spacy",
     "spacy:en": "spacy",
 }
-
-
 NAMES = ["rules", "whitespace", "characters", *LIBRARIES]
-
-
 MIXED = st.text(
     st.sampled_from(
         "abX1 é’'\n\r\t\u3000\u00a0שלמابن北京カナ서울กรุงเ\u0e31\U0001f600\U0001f1e9\u200d\u200b\ufeff\u0301.,-#@"
@@ -197,8 +193,6 @@ MAKERS = {
     "byte-level, prefix": lambda sentences: conftest.byte_level(sentences, add_prefix_space=True),
     "spaces as pieces": conftest.spaces_as_pieces,
 }
-
-
 TEXT = "Anna (Lopez) flew, to 北京市!"
 
 

@@ -29,8 +29,6 @@ from tests.modeling.conftest import wordpiece
 
 TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 NUMBERED = "# text = Olu hums\n1\tOlu\tB-P\t-\tq\n2\thums\tO\t-\tq\n\n1\tKano\tB-L\n"
-
-
 ANSWER = [(["Olu", "hums"], ["B-P", "O"]), (["Kano"], ["B-L"])]
 
 

@@ -214,8 +214,6 @@ def test_settings_of_a_training_that_saved_nothing_are_forgotten(tmp_path, argum
 
 
 ROOT = Path(__file__).parents[2]
-
-
 SEVERAL = """
 teachers:
   en:

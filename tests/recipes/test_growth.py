@@ -15,8 +15,6 @@ from ..conftest import draw_student
 from ..pages import commands, programs, quickly, run_program
 
 LANGUAGES = ["de", "en"]
-
-
 OLD = ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]
 
 

@@ -22,8 +22,6 @@ from hf_structkd.recipes.run import DistillationRun
 from ..conftest import draw_student
 
 ROOT = Path(__file__).parents[2]
-
-
 TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 
 

@@ -32,8 +32,6 @@ from hf_structkd.training.checks import check_answers
 from ..conftest import draw_student
 
 QUIET = {"progress": False}
-
-
 COLUMNS = [name for name in TARGET_COLUMNS if name not in AUTOMATIC_COLUMNS]
 
 
@@ -364,11 +362,7 @@ def test_what_is_no_corpus_is_refused_before_it_is_written(corpus, ask, tmp_path
 
 
 LABELS = ["O", "B-PER", "I-PER"]
-
-
 ROWS = [["a", "b"], ["c"], ["d", "e", "f"], ["g"], ["h", "i"]]
-
-
 DOCUMENTS = ["1", "1", "1", "2", "2"]
 
 

@@ -376,8 +376,6 @@ def test_parts_of_speech_of_the_penn_treebank_have_a_map():
 
 
 LABELS = ["O", "B-PER"]
-
-
 SENTENCES = [["Anna", "sings"], ["No"]]
 
 

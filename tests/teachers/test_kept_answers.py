@@ -24,8 +24,6 @@ from hf_structkd.teachers.function import CallableTeacher
 from hf_structkd.training.checks import check_answers
 
 LABELS = ["O", "B-PER", "I-PER"]
-
-
 OPTIONS = {"label_names": LABELS, "targets": ["teacher_marginals", "teacher_topk_tags"], "top_k": 3, "progress": False}
 
 

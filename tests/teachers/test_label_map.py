@@ -75,8 +75,6 @@ def agrees(distribution, expected, label_names, k=4, edges=True):
 
 
 BIO = ["O", "B-PER", "I-PER", "B-GPE", "I-GPE"]
-
-
 BIOES = ["O", "B-PER", "I-PER", "E-PER", "S-PER"]
 
 

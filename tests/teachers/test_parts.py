@@ -188,8 +188,6 @@ def test_a_recipe_is_annotated_by_an_array_of_jobs(tmp_path, tokenizer, labels, 
 
 
 LABELS = ["O", "B-PER", "I-PER"]
-
-
 ADDRESS = "memory://bucket/parts"
 
 

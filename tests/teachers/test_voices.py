@@ -21,11 +21,7 @@ from hf_structkd.teachers.panel import ConfidentMixture, Panel, pooled_marginals
 from hf_structkd.training.checks import check_answers
 
 LABELS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC", "B-ORG", "I-ORG"]
-
-
 SENTENCES = [["Mara", "flew", "to", "Oslo"], ["Rain"], ["Dr", "Okoye"]]
-
-
 OF_GROUPS = ("posterior", "top_k", "top_wk", "token", "emission", "fuzzy", "gate_word", "gate_sentence")
 
 

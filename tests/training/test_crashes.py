@@ -146,8 +146,6 @@ def cut(file: Path) -> None:
 
 
 FILES = ("model.safetensors", "optimizer.pt", "trainer_state.json", CHECKSUMS_FILE)
-
-
 # Without its checksums a checkpoint is a stock `Trainer`'s: see below.
 HARMS = [(harm, name) for harm in (flip_a_bit, cut) for name in FILES] + [(Path.unlink, name) for name in FILES[:-1]]
 

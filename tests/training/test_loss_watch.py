@@ -91,8 +91,6 @@ def test_a_stream_shows_the_sentence_itself(setting):
 
 
 LONG = os.environ.get("STRUCTKD_LONG") == "1"
-
-
 PLAIN = {
     **{"save_strategy": "no", "eval_strategy": "no", "unlabelled_rate": None, "gradient_accumulation_steps": 1},
     **{"per_device_train_batch_size": 9},

@@ -35,8 +35,6 @@ from hf_structkd.training.preparation import encoded
 from ..recipes.test_unlabelled import TINY
 
 WORDS = [["Vera", "paints"], ["Old", "Tom", "Reed", "slept", "here"], ["rain", "fell"], ["Ida", "met", "Lo", "Marsh"]]
-
-
 TAGS = {
     "BIO": [
         ["B-PER", "O"],
@@ -52,8 +50,6 @@ TAGS = {
     ],
     "plain": [["NOUN", "VERB"], ["ADJ", "NOUN", "NOUN", "VERB", "ADV"], ["NOUN", "VERB"], ["X", "VERB", "X", "NOUN"]],
 }
-
-
 HEADLINE = {"BIO": "f1", "BIOES": "f1", "plain": "accuracy"}
 
 
@@ -287,8 +283,6 @@ def test_a_second_training_logs_its_own_updates_alone(loss_trainer):
 
 
 LABELS = ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]
-
-
 SCORES = ("emissions", "transitions", "start", "end")
 
 

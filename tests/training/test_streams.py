@@ -139,8 +139,6 @@ def test_what_is_wrong_later_is_said_when_it_comes(corpus, train, monkeypatch):
 
 
 OBJECTIVE = "posterior+top_wk"
-
-
 ADDRESSES = ("folder", "file", "memory")
 
 

@@ -254,8 +254,6 @@ SCHEMES = {
     "plain": ("NOUN", "O", "VERB"),
     "plain without O": ("NOUN", "PART", "VERB"),
 }
-
-
 ADDED = {"BIO": ["B-X", "I-X"], "BIOES": ["B-X", "I-X", "E-X", "S-X"]}
 
 
