@@ -283,6 +283,24 @@ def browser():
         started.close()
 
 
+@pytest.mark.parametrize(("setting", "trusted"), [("", False), ("0", False), ("1", True), ("false", None)])
+def test_code_of_strangers_runs_only_where_the_variable_says_so(app, monkeypatch, capsys, setting, trusted):
+    """Danger: TRUST_REMOTE_CODE=false, as every other program reads it, and a stranger's code is run."""
+    asked = []
+
+    def taggers(names, trust):
+        asked.append(trust)
+        raise SystemExit(0)
+
+    monkeypatch.setattr(app, "Taggers", taggers)
+    monkeypatch.setattr(sys, "argv", ["app.py", "some/tagger"])
+    monkeypatch.setenv("TRUST_REMOTE_CODE", setting)
+    with pytest.raises(SystemExit):
+        app.main()
+    assert asked == ([] if trusted is None else [trusted])
+    assert ("TRUST_REMOTE_CODE is 1 or 0, not 'false'" in capsys.readouterr().err) == (trusted is None)
+
+
 @pytest.fixture(scope="module")
 def address(checkpoints):
     """A running page with two taggers."""

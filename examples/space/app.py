@@ -182,13 +182,19 @@ def main() -> None:
     parser.add_argument("checkpoints", nargs="*", help="ids on the Hub, or folders; default: the variable TAGGERS")
     parser.add_argument("--trust_remote_code", action="store_true", help="run the code that the checkpoints carry")
     parser.add_argument("--port", type=int)
-    given = parser.parse_args()
-    names = given.checkpoints or [name.strip() for name in os.environ.get("TAGGERS", "").split(",") if name.strip()]
+    arguments = parser.parse_args()
+    names = arguments.checkpoints or [
+        name.strip() for name in os.environ.get("TAGGERS", "").split(",") if name.strip()
+    ]
     if not names:
         parser.error("no tagger: name checkpoints, or set the variable TAGGERS")
-    trust = given.trust_remote_code or os.environ.get("TRUST_REMOTE_CODE", "0") not in ("", "0")
+    trusted = os.environ.get("TRUST_REMOTE_CODE", "")
+    if trusted not in ("", "0", "1"):  # "false" must not run a stranger's code
+        parser.error(f"the variable TRUST_REMOTE_CODE is 1 or 0, not {trusted!r}")
     theme = gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
-    build(Taggers(names, trust)).launch(server_port=given.port, css=CSS, theme=theme)
+    build(Taggers(names, arguments.trust_remote_code or trusted == "1")).launch(
+        server_port=arguments.port, css=CSS, theme=theme
+    )
 
 
 if __name__ == "__main__":

@@ -221,8 +221,8 @@ class SentenceTable(Sequence[RawSentence]):
             wrong = ~allowed[before, numbers]
             wrong[last] |= ~allowed[numbers[last], outside]
             words = np.flatnonzero(wrong)
-            own = np.unique(np.searchsorted(offsets - offsets[0], words, side="right") - 1)
-            rows += (own + start - len(batch)).tolist()
+            inside = np.unique(np.searchsorted(offsets - offsets[0], words, side="right") - 1)  # of the batch
+            rows += (inside + start - len(batch)).tolist()
         return rows
 
     def values(self, name: str) -> Iterator[Any]:

@@ -29,8 +29,11 @@ MAX_TAGS = 64  # above, the matrix products of torch sum faster than loops over 
 
 # ---- the switch ----
 
+_SWITCH: dict[str, bool | None] = {"": None, "0": False, "1": True}
+if (_setting := os.environ.get("HF_STRUCTKD_NATIVE", "")) not in _SWITCH:
+    raise ValueError(f"HF_STRUCTKD_NATIVE is 0 (torch alone) or 1 (compiled loops), not {_setting!r}")
 # True or False: as the caller decided; None: where numba is installed.
-_enabled: bool | None = {"": None, "0": False}.get(os.environ.get("HF_STRUCTKD_NATIVE", ""), True)
+_enabled: bool | None = _SWITCH[_setting]
 
 
 @cache

@@ -563,6 +563,8 @@ def take_part(arguments: Sequence[str]) -> tuple[list[str], tuple[int, int] | No
         if name != "--part":
             rest.append(argument)
             continue
+        if part is not None:
+            raise RecipeError("--part is given twice: a command asks about one part")
         value = value if equals else next(given, "")
         match = re.fullmatch(r"(\d+)/(\d+)", value)
         if match is None or int(match[1]) >= int(match[2]):

@@ -176,6 +176,14 @@ print(crf_compiled.native_sums(LinearChainCRF(torch.zeros(1, 2, 3), torch.zeros(
     assert result.stdout.strip() == str(expected), result.stderr
 
 
+def test_a_setting_that_is_no_switch_is_refused():
+    """Danger: HF_STRUCTKD_NATIVE=false switches the loops on."""
+    code = "from hf_structkd.modeling import crf_compiled"
+    environment = {**os.environ, "HF_STRUCTKD_NATIVE": "false"}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    assert "HF_STRUCTKD_NATIVE is 0 (torch alone) or 1 (compiled loops), not 'false'" in result.stderr
+
+
 def test_loops_without_numba_are_refused_by_name(monkeypatch):
     """Danger: compiled loops are asked for, and torch is used without a word."""
     monkeypatch.setattr(native, "_installed", lambda: False)
