@@ -21,7 +21,8 @@ from hf_structkd import Teacher, XLMRobertaCRFConfig, XLMRobertaForTokenClassifi
 from hf_structkd.data.corpora import label_inventory
 from hf_structkd.data.demo_corpus import load_demo_corpus
 from hf_structkd.data.tokenizer import train_tokenizer
-from hf_structkd.distillation.objectives import OBJECTIVES, needed_columns, parse_objective
+from hf_structkd.distillation.objectives import OBJECTIVES
+from hf_structkd.distillation.weighted_objectives import needed_columns, parse_objective
 from hf_structkd.evaluation.markdown import fill_file, table
 
 SHARD = 2048  # the default of annotate

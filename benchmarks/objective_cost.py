@@ -35,7 +35,8 @@ from hf_structkd import (
 from hf_structkd.data.columns import TARGET_COLUMNS
 from hf_structkd.data.demo_corpus import load_demo_corpus
 from hf_structkd.data.tokenizer import train_tokenizer
-from hf_structkd.distillation.objectives import NO_DISTILLATION, OBJECTIVES, needed_columns, parse_objective
+from hf_structkd.distillation.objectives import OBJECTIVES
+from hf_structkd.distillation.weighted_objectives import NO_DISTILLATION, needed_columns, parse_objective
 from hf_structkd.evaluation.markdown import fill_file, table
 
 SPECS = [NO_DISTILLATION, *OBJECTIVES, "posterior+top_wk"]

@@ -79,7 +79,7 @@ def time_steps(name: str, options: argparse.Namespace) -> dict[str, Any]:
     from hf_structkd.data.columns import TARGET_COLUMNS
     from hf_structkd.data.demo_corpus import load_demo_corpus
     from hf_structkd.data.tokenizer import train_tokenizer
-    from hf_structkd.distillation.objectives import needed_columns, parse_objective
+    from hf_structkd.distillation.weighted_objectives import needed_columns, parse_objective
 
     from .objective_cost import make_corpus
 
@@ -182,7 +182,7 @@ def against_stock(options: argparse.Namespace) -> dict[str, Any]:
     from hf_structkd import StructKDTrainer, StructKDTrainingArguments, Teacher, annotate
     from hf_structkd.data.columns import target_of
     from hf_structkd.data.tokenizer import train_tokenizer
-    from hf_structkd.distillation.objectives import needed_columns, parse_objective
+    from hf_structkd.distillation.weighted_objectives import needed_columns, parse_objective
 
     from .objective_cost import make_corpus, make_model
 

@@ -143,7 +143,7 @@ def work(options: argparse.Namespace, definitions: dict[str, str], number: int, 
     os.dup2(log.fileno(), 2)
     import torch
 
-    from hf_structkd.distillation.objectives import annotation_temperatures
+    from hf_structkd.distillation.weighted_objectives import annotation_temperatures
     from hf_structkd.recipes.progress import quiet_libraries
 
     from .cell_run import run_cell, score_teachers

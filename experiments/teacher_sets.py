@@ -25,7 +25,7 @@ from hf_structkd.data.columns import (
     TRANSITIONS,
 )
 from hf_structkd.data.words import encode_corpus
-from hf_structkd.distillation.objectives import annotation_temperatures
+from hf_structkd.distillation.weighted_objectives import annotation_temperatures
 from hf_structkd.modeling.crf_reference import Scores
 from hf_structkd.modeling.tag_scheme import infer_scheme
 from hf_structkd.recipes.data import load_data

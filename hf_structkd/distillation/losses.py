@@ -17,8 +17,8 @@ from ..data.columns import EMISSIONS, ENTROPY, MARGINALS
 from ..modeling.crf import LinearChainCRF, SufficientStatistics
 from ..modeling.crf_head import gold_statistics
 from ..modeling.tag_scheme import IGNORED
-from .objectives import WeightedObjectives, weighted_losses
 from .targets import Targets
+from .weighted_objectives import WeightedObjectives, weighted_losses
 
 Parts = dict[str, Tensor]  # name of a part -> a loss for each sentence, (batch,) in nats
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from ..data.columns import TOPK_LOG_PROBS, TOPK_TAGS
 from ..data.demo_corpus import DEMO_LANGUAGES
-from ..distillation.objectives import needed_columns
+from ..distillation.weighted_objectives import needed_columns
 from ..training.arguments import StructKDTrainingArguments
 from .models import SCRATCH
 from .parser import RecipeError

@@ -15,7 +15,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, Trainer, set_seed
 from transformers.trainer_utils import HubStrategy
 
-from ..distillation.objectives import NO_DISTILLATION
+from ..distillation.weighted_objectives import NO_DISTILLATION
 from ..evaluation.results import measured_energy, peak_memory
 from ..evaluation.sentences import type_reports
 from ..files import LOCK_FILE, exclusive_lock, is_held, write_atomically

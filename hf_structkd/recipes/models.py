@@ -19,7 +19,7 @@ from transformers import (
 from ..data.columns import LANGUAGE, TRANSITIONS
 from ..data.default_words import default_words_of
 from ..data.tokenizer import train_tokenizer
-from ..distillation.objectives import needed_columns
+from ..distillation.weighted_objectives import needed_columns
 from ..files import model_named
 from ..modeling.configuration import CRFConfigMixin, label_names
 from ..modeling.taggers import XLMRobertaCRFConfig, XLMRobertaForTokenClassificationCRF, crf_class_for

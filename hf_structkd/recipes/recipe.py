@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..distillation.objectives import WeightedObjectives
+from ..distillation.weighted_objectives import WeightedObjectives
 from ..training.arguments import StructKDTrainingArguments
 from .effects import refuse_idle_fields
 from .fields import DistillationData, ModelArguments, TeacherArguments

@@ -22,7 +22,7 @@ from datasets import Dataset, DatasetDict
 
 from ..data.augmentation import augment
 from ..data.unlabelled import mix_unlabelled
-from ..distillation.objectives import annotation_temperatures
+from ..distillation.weighted_objectives import annotation_temperatures
 from ..evaluation.compare import compare
 from ..evaluation.report import AGREEMENT, ComparisonReport
 from ..evaluation.results import RunResults, write_results

@@ -9,7 +9,7 @@ from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 
 from ..data.columns import ANNOTATED_TYPES, EDGE_COUNTS, TRANSITIONS
-from ..distillation.objectives import needed_columns
+from ..distillation.weighted_objectives import needed_columns
 from ..evaluation.sentences import type_reports
 from ..modeling.tag_scheme import tag_type
 from ..teachers.base import TagTeacher

@@ -14,8 +14,8 @@ from transformers import TrainingArguments
 
 from ..data.columns import ENTROPY
 from ..distillation.losses import check_focal_weights
-from ..distillation.objectives import WeightedObjectives, needed_columns, parse_objective
 from ..distillation.schedules import make_schedule
+from ..distillation.weighted_objectives import WeightedObjectives, needed_columns, parse_objective
 from ..processes import check_processes, prepare_processes
 from .checks import refuse_without_effect
 

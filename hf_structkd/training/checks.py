@@ -25,7 +25,7 @@ from ..data.columns import (
     labels_key,
     target_of,
 )
-from ..distillation.objectives import WeightedObjectives, needed_columns
+from ..distillation.weighted_objectives import WeightedObjectives, needed_columns
 from ..evaluation.tagging_metrics import TaggingMetrics
 from ..modeling.configuration import label_names
 

@@ -13,8 +13,8 @@ from ..data.sampling import MixedSampler
 from ..data.streams import encode_stream, first_rows
 from ..data.unlabelled import has_any_gold, has_gold
 from ..data.words import check_corpus, encode_corpus, gold_tags, is_tokenised, reorder_labels, tag_column
-from ..distillation.objectives import WeightedObjectives, annotation_temperatures
 from ..distillation.targets import missing_columns_advice
+from ..distillation.weighted_objectives import WeightedObjectives, annotation_temperatures
 from ..modeling.configuration import label_names
 from ..modeling.tag_scheme import TagScheme
 from ..teachers.annotate import Teachers, annotate

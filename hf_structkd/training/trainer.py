@@ -13,9 +13,9 @@ from ..data.collator import DataCollatorForStructKD
 from ..data.columns import ANNOTATED_TYPES, IGNORED, TARGET_COLUMNS, TRANSITIONS, target_of
 from ..data.hub_datasets import hub_datasets_of
 from ..distillation.losses import PartlyAnnotated, focal_weights, loss_items, mixed_losses, sentence_confidence
-from ..distillation.objectives import describe_objectives, needed_columns
 from ..distillation.schedules import LambdaSchedule, Progress, make_schedule
 from ..distillation.targets import Targets
+from ..distillation.weighted_objectives import describe_objectives, needed_columns
 from ..evaluation.tagging_metrics import TaggingMetrics
 from ..modeling.configuration import label_names
 from ..teachers.annotate import Teachers

@@ -13,9 +13,10 @@ from hf_structkd import LinearChainCRF, StructKDTrainer, StructKDTrainingArgumen
 from hf_structkd.data.columns import EMISSIONS, MARGINALS
 from hf_structkd.data.unlabelled import hide_gold
 from hf_structkd.distillation.losses import focal_weights
-from hf_structkd.distillation.objectives import OBJECTIVES, parse_objective
+from hf_structkd.distillation.objectives import OBJECTIVES
 from hf_structkd.distillation.schedules import Progress, make_schedule
 from hf_structkd.distillation.targets import Targets
+from hf_structkd.distillation.weighted_objectives import parse_objective
 from hf_structkd.hub.card_data import card_data
 from hf_structkd.hub.model_card import build_model_card
 from hf_structkd.recipes.parser import RecipeError, parse_recipe

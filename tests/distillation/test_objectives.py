@@ -10,16 +10,16 @@ from hypothesis import strategies as st
 
 from hf_structkd import LinearChainCRF
 from hf_structkd.data.columns import TARGET_COLUMNS
-from hf_structkd.distillation.gates import word_log_probs
-from hf_structkd.distillation.objectives import (
-    OBJECTIVES,
+from hf_structkd.distillation.comparisons import word_log_probs
+from hf_structkd.distillation.objectives import OBJECTIVES
+from hf_structkd.distillation.targets import Targets
+from hf_structkd.distillation.weighted_objectives import (
     annotation_temperatures,
     describe_objectives,
     needed_columns,
     parse_objective,
     weighted_losses,
 )
-from hf_structkd.distillation.targets import Targets
 from hf_structkd.modeling.crf_reference import Scores
 from hf_structkd.teachers.distribution import TagChain
 from hf_structkd.teachers.label_map import read_labels

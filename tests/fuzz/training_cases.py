@@ -15,8 +15,9 @@ from hf_structkd import StructKDTrainer, StructKDTrainingArguments, Teacher, ann
 from hf_structkd.data.collator import DataCollatorForStructKD
 from hf_structkd.data.columns import TARGET_COLUMNS
 from hf_structkd.data.tokenizer import train_tokenizer
-from hf_structkd.distillation.objectives import OBJECTIVES, needed_columns, parse_objective
+from hf_structkd.distillation.objectives import OBJECTIVES
 from hf_structkd.distillation.targets import Targets
+from hf_structkd.distillation.weighted_objectives import needed_columns, parse_objective
 from hf_structkd.modeling.crf import LinearChainCRF
 from hf_structkd.modeling.tag_scheme import convert_tags
 from hf_structkd.teachers.function import CallableTeacher

@@ -20,7 +20,7 @@ from hf_structkd import (
 )
 from hf_structkd.data.columns import AUTOMATIC_COLUMNS, TARGET_COLUMNS
 from hf_structkd.data.source_text import CorpusError
-from hf_structkd.distillation.objectives import parse_objective
+from hf_structkd.distillation.weighted_objectives import parse_objective
 from hf_structkd.teachers.annotate import corpus_fingerprint
 from hf_structkd.teachers.base import TagTeacher
 from hf_structkd.teachers.context import document_bounds

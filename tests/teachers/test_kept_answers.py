@@ -17,7 +17,7 @@ from hf_structkd import AnnotationError, StructKDTrainer, StructKDTrainingArgume
 from hf_structkd.data.collator import DataCollatorForStructKD
 from hf_structkd.data.columns import TEMPERED_COLUMNS
 from hf_structkd.data.words import encode_corpus
-from hf_structkd.distillation.objectives import parse_objective
+from hf_structkd.distillation.weighted_objectives import parse_objective
 from hf_structkd.teachers import answer_store as shards
 from hf_structkd.teachers.annotate import corpus_fingerprint
 from hf_structkd.teachers.function import CallableTeacher

@@ -12,8 +12,8 @@ from hf_structkd import LinearChainCRF, StructKDTrainer, StructKDTrainingArgumen
 from hf_structkd.data.collator import DataCollatorForStructKD
 from hf_structkd.data.columns import TARGET_COLUMNS, target_of, voice_column
 from hf_structkd.distillation.losses import sentence_confidence
-from hf_structkd.distillation.objectives import parse_objective, weighted_losses
 from hf_structkd.distillation.targets import Targets
+from hf_structkd.distillation.weighted_objectives import parse_objective, weighted_losses
 from hf_structkd.teachers.annotate import AnnotationError
 from hf_structkd.teachers.distribution import TagChain
 from hf_structkd.teachers.function import CallableTeacher

@@ -16,7 +16,8 @@ from transformers import TrainerCallback
 from hf_structkd import StructKDTrainer, StructKDTrainingArguments, Teacher, annotate, encode_corpus
 from hf_structkd.data.collator import DataCollatorForStructKD
 from hf_structkd.data.columns import ArrayRows
-from hf_structkd.distillation.objectives import OBJECTIVES, needed_columns, parse_objective
+from hf_structkd.distillation.objectives import OBJECTIVES
+from hf_structkd.distillation.weighted_objectives import needed_columns, parse_objective
 from hf_structkd.evaluation.results import read_results
 from hf_structkd.hub.model_card import REWRITTEN
 from hf_structkd.training import pushing_trainer
