@@ -227,7 +227,11 @@ def errors_for_users() -> tuple[type[Exception], ...]:
 
 def launch(name: str, arguments: list[str]) -> int:
     """Start a subcommand in several processes through `accelerate launch`; returns the exit status."""
-    position = next(i for i, argument in enumerate(arguments) if argument.partition("=")[0] == NUM_PROCESSES)
+    positions = [i for i, argument in enumerate(arguments) if argument.partition("=")[0] == NUM_PROCESSES]
+    if len(positions) > 1:  # each of the processes would start the others again
+        print(f"{PROGRAM} {name}: error: {NUM_PROCESSES} is given twice", file=sys.stderr)
+        return 2
+    position = positions[0]
     _, equals, count = arguments[position].partition("=")
     rest = arguments[:position] + arguments[position + (1 if equals else 2) :]
     count = count if equals else "".join(arguments[position + 1 : position + 2])
@@ -287,9 +291,12 @@ def export_checkpoint(arguments: Sequence[str], program: str) -> None:
     from .recipes.parser import RecipeError
     from .teachers.checkpoint import Teacher
 
-    loaded = Teacher.from_pretrained(
-        options.checkpoint, revision=options.revision, trust_remote_code=options.trust_remote_code
-    )
+    try:
+        loaded = Teacher.from_pretrained(
+            options.checkpoint, revision=options.revision, trust_remote_code=options.trust_remote_code
+        )
+    except ValueError as error:
+        raise RecipeError(f"checkpoint {options.checkpoint!r}: {error}") from error
     model, tokenizer = loaded.model, loaded.tokenizer
     text = _read_text(options.text or [], getattr(model.config, "words", None))
     if options.trim_vocabulary is not None:

@@ -118,17 +118,21 @@ def exclusive_lock(folder: Path, error: type[Exception], activity: str) -> Itera
 
 
 @contextmanager
-def model_named(name: str | os.PathLike) -> Iterator[None]:
+def model_named(name: str | os.PathLike, revision: str | None = None) -> Iterator[None]:
     """Within it a model is loaded, from a folder or from the Hub; the error says what was looked for where.
 
     Args:
         name: a folder, or an id on the Hub: one word, or two with a slash between them.
+        revision: branch, tag or commit on the Hub, where one is asked for.
 
     Raises:
         FileNotFoundError: if the name can only be a folder's, and is none.
+        ValueError: if a folder is asked for a revision, which transformers would pass over in silence.
         OSError: in the words of whoever asked the Hub, with the folder that is nearest in name, if one is.
     """
     refuse_missing_folder(name)
+    if revision is not None and Path(name).is_dir():
+        raise ValueError(f"revision {revision!r} is for a model on the Hub, and {os.fspath(name)!r} is a folder")
     try:
         yield
     except OSError as error:

@@ -59,6 +59,8 @@ def test_every_command_can_be_found():
         (("distill", "--num_processes"), "--num_processes wants a number of at least 1, not ''"),
         (("distill", "--num_processes", "many"), "not 'many'"),
         (("distill", "--num_processes=0"), "not '0'"),
+        (("distill", "demo", "--num_processes", "2", "--num_processes=3"), "--num_processes is given twice"),
+        (("teacher", "--num_processes", "1", "--num_processes", "1"), "--num_processes is given twice"),
     ],
 )
 def test_wrong_usage_is_one_line_and_status_2(arguments, message, capsys):

@@ -10,7 +10,8 @@ from transformers import AutoModel, AutoTokenizer
 from benchmarks.growth_curves import slope
 from hf_structkd import Teacher
 from hf_structkd.data.demo_corpus import load_demo_corpus
-from hf_structkd.modeling.tag_scheme import convert_tags
+from hf_structkd.modeling.configuration import label_names
+from hf_structkd.modeling.tag_scheme import TagScheme, convert_tags
 from tests.conftest import draw_student
 from tests.recipes.test_unlabelled import TINY
 
@@ -47,6 +48,34 @@ def test_calibration(run_script, checkpoint, page, tmp_path):
         assert line in page.read_text()
     assert (tmp_path / "out" / "calibration.png").read_bytes().startswith(b"\x89PNG")
     assert page.read_text().count("old") == 2  # what others measure is left as it is
+
+
+def test_calibration_leaves_out_what_nobody_looked_for(run_script, make_student, tokenizer, tmp_path):
+    """Whether an entity of a type that the annotators did not look for is right, nobody knows; it counted as wrong."""
+    pytest.importorskip("matplotlib", reason="reliability diagrams need the extra `plots`")
+    model = make_student()
+    model.save_pretrained(tmp_path / "student")
+    tokenizer.save_pretrained(tmp_path / "student")
+    sentences = load_demo_corpus("en", "test").select(range(20))
+    for name, keeps in (("all", "-"), ("persons", "-PER")):
+        rows = [
+            {"tokens": words, "tags": [tag if keeps in tag else "O" for tag in tags]}
+            for words, tags in zip(sentences["tokens"], sentences["tags"])
+        ]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    scored = {}
+    for name, types in (("all", {}), ("persons", {"en": ["PER"]})):
+        run_script(
+            "structkd calibrate", "--checkpoint", tmp_path / "student", "--split", "test",
+            "--corpus", json.dumps({"en": {"test": str(tmp_path / f"{name}.jsonl")}}),
+            "--output_dir", tmp_path / name, *(("--annotated_types", json.dumps(types)) if types else ()),
+        )  # fmt: skip
+        report = json.loads((tmp_path / name / "calibration.json").read_text())
+        scored[name] = report["languages"]["en"]["exact"]["predictions"]
+    tags = Teacher(model, tokenizer).tag(sentences["tokens"])
+    found = [span.type for sentence in tags for span in TagScheme(label_names(model.config)).spans(sentence)]
+    assert scored == {"all": len(found), "persons": found.count("PER")}
+    assert 0 < found.count("PER") < len(found)
 
 
 def test_a_tagger_that_finds_nothing_has_no_calibration(refusal, make_student, tokenizer, tmp_path):

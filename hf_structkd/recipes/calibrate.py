@@ -10,12 +10,14 @@ from typing import Any
 
 import torch
 
+from ..data.columns import ANNOTATED_TYPES
 from ..evaluation.calibration import plot_reliability, reliability
 from ..evaluation.markdown import escaped, fill_file, table
 from ..files import write_atomically
 from ..modeling.entities import analyses
 from ..modeling.glued_words import sentences_of
 from ..modeling.pipeline import CRFTokenClassificationPipeline
+from ..modeling.tag_scheme import Span
 from ..processes import refuse_several_processes
 from ..teachers.checkpoint import Teacher
 from .data import load_data
@@ -71,9 +73,12 @@ def main(arguments: Sequence[str], program: str) -> None:
     for language, splits in corpora.items():
         data = splits[args.split]
         scores[language], right[language] = {name: [] for name in SCORES}, []
-        for predicted, tags in zip(tagger(sentences_of(data)), data["tags"]):
+        declared = data[ANNOTATED_TYPES] if ANNOTATED_TYPES in data.column_names else [None] * len(data)
+        for predicted, tags, types in zip(tagger(sentences_of(data)), data["tags"], declared):
             gold_spans = set(gold_scheme.spans(tags))
             for span, span_scores in predicted:
+                if types is not None and Span(*span).type not in types:
+                    continue  # nobody looked for it: whether it is right is not known
                 right[language].append(span in gold_spans)
                 for name in SCORES:
                     scores[language][name].append(span_scores[name])

@@ -46,15 +46,15 @@ IDLE_FIELDS: dict[str, dict[str, str]] = {
                 *("objective", "objective_combination", "temperature", "temperature_mode", "top_k", *_LAMBDA),
                 *("unlabelled_rate", "annotation_dir", "annotation_batch_size", "annotation_context"),
                 *("hidden_first", "hidden_weight", "hidden_layer", "hidden_thaw"),
-                *_UNLABELLED,
+                *(*_UNLABELLED, "documents"),
             ),
             _TEACHERS_ONLY,
         ),
         **dict.fromkeys(("push_to_hub", "hub_model_id", *_HUB), _PUSHED_BY_DISTILL),
         **dict.fromkeys(("license", "hub_datasets", "label_examples"), "this command writes no card"),
     },
-    "evaluate": {**dict.fromkeys(_UNLABELLED, _SCORES_ONLY), "glued_words": _CHECKPOINTS},
-    "calibrate": {**dict.fromkeys(_UNLABELLED, _SCORES_ONLY), "glued_words": _CHECKPOINTS},
+    "evaluate": {**dict.fromkeys((*_UNLABELLED, "documents"), _SCORES_ONLY), "glued_words": _CHECKPOINTS},
+    "calibrate": {**dict.fromkeys((*_UNLABELLED, "documents"), _SCORES_ONLY), "glued_words": _CHECKPOINTS},
 }
 
 
@@ -103,13 +103,13 @@ def _limits(scored: Callable[[Any], Sequence[str]]) -> list[Rule]:
     return [rule(split) for split in ("train", "dev", "test")]
 
 
+DOCUMENTS = Rule(
+    ("documents",),
+    lambda r: r.annotation_context and r.objectives,
+    "it says which sentences teachers read together, and annotation_context is 0 or no teacher is asked",
+)
 DATA = (
     Rule(("annotated_types",), lambda r: r.corpus is not None, "there is no corpus"),
-    Rule(
-        ("documents",),
-        lambda r: r.annotation_context and r.objectives,
-        "it says which sentences teachers read together, and annotation_context is 0 or no teacher is asked",
-    ),
     Rule(
         ("tags_column", "column", "sentence_column", "corpus_scheme", "corpus_format", "spans", "offset_unit"),
         lambda r: r.corpus != "demo",
@@ -195,7 +195,7 @@ DISTILLED = (
     Rule(("vocab_size",), lambda r: SCRATCH in (r.model, r.teacher_model), "no model is 'scratch'"),
 )
 CONDITIONAL_FIELDS: dict[str, tuple[Rule, ...]] = {
-    "distill": (*DATA, SENTENCES, *TRAINED, *DISTILLED),
+    "distill": (*DATA, DOCUMENTS, SENTENCES, *TRAINED, *DISTILLED),
     "teacher": (
         *DATA,
         *TRAINED,

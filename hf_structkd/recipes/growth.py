@@ -105,7 +105,7 @@ def _config(args: ModelArguments) -> Any:
     if args.model == SCRATCH:
         return None
     try:
-        with model_named(args.model):
+        with model_named(args.model, args.revision):
             return AutoConfig.from_pretrained(
                 args.model, revision=args.revision or "main", trust_remote_code=args.trust_remote_code
             )

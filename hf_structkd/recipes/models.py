@@ -45,7 +45,7 @@ def check_model(args: ModelArguments) -> None:
     if args.model == SCRATCH:
         return
     try:
-        with model_named(args.model):
+        with model_named(args.model, args.revision):
             config = AutoConfig.from_pretrained(
                 args.model, revision=args.revision or "main", trust_remote_code=args.trust_remote_code
             )

@@ -107,7 +107,7 @@ class Teacher(TagTeacher):
         kwargs.setdefault("dtype", torch.float32)
         common = {"revision": revision or "main", "trust_remote_code": trust_remote_code}
         try:
-            with model_named(model_id_or_path):
+            with model_named(model_id_or_path, revision):
                 fields, _ = PreTrainedConfig.get_config_dict(model_id_or_path, revision=revision or "main")
                 refuse_oversized(fields, model_id_or_path)
                 model, loading_info = AutoModelForTokenClassification.from_pretrained(

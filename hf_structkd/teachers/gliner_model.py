@@ -88,7 +88,7 @@ class GlinerTeacher(SpanTeacher):
         gliner = import_package("gliner", extra="gliner")
         if not types:
             raise ValueError(f"teacher gliner:{name}: say which types it is asked for (option types: [person, city])")
-        with model_named(name):
+        with model_named(name, revision):
             model = gliner.GLiNER.from_pretrained(name, revision=revision, map_location=str(device or "cpu"))
         reading: dict[str, Any] = {"label_map": label_map, "scheme": scheme, "temperature": temperature}
         return cls(model, types, name=f"gliner:{name}", **reading, **options)

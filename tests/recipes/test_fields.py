@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hf_structkd import StructKDTrainingArguments
-from hf_structkd.recipes.effects import CONDITIONAL_FIELDS, IDLE_FIELDS, refuse_idle_fields
+from hf_structkd.recipes.effects import CONDITIONAL_FIELDS, IDLE_FIELDS, idle_fields, refuse_idle_fields
 from hf_structkd.recipes.fields import (
     CalibrationArguments,
     DataArguments,
@@ -155,6 +155,9 @@ IDLE = [
     ("evaluate", "unlabelled_corpus", ("--unlabelled_corpus", "x")),
     ("calibrate", "max_test_sentences", ("--max_test_sentences", "5", "--split", "dev")),
     ("calibrate", "augmentation", ("--augmentation", "{}")),
+    ("teacher", "documents", ("--documents", "marked")),
+    ("evaluate", "documents", ("--documents", "marked")),
+    ("calibrate", "documents", ("--documents", "source")),
 ]
 
 
@@ -180,6 +183,14 @@ def test_what_has_no_effect_is_refused_by_name_and_reason(script, field, argv):
 )
 def test_what_has_an_effect_is_taken(script, argv):
     read(script, *argv)
+
+
+@pytest.mark.parametrize("script", KINDS)
+def test_the_rule_of_every_field_can_be_asked_in_its_command(script):
+    """A rule that read a field of another command ended in a traceback, and not in a sentence."""
+    instances = parse_recipe(KINDS[script], REQUIRED[script])
+    for rule in CONDITIONAL_FIELDS[script]:
+        idle_fields(script, dict.fromkeys(rule.fields, "given"), instances)
 
 
 def test_all_idle_fields_are_told_at_once():

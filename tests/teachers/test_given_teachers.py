@@ -243,6 +243,19 @@ def test_the_nearest_folder_is_named(name, near, tmp_path, monkeypatch):
         assert (f"the nearest is '{near}'" in message) == (near is not None)
 
 
+def test_a_folder_has_no_revisions(folder):
+    """It was loaded as it is, whatever was asked for, and the card said that it was of the revision."""
+    loaders = (
+        lambda: Teacher.from_pretrained(str(folder), revision="v1"),
+        lambda: load_teacher(str(folder), revision="v1"),
+        lambda: check_model(ModelArguments(model=str(folder), revision="v1")),
+        lambda: student_labels(ModelArguments(model=str(folder), revision="v1"), ["O"], DataArguments("demo")),
+    )
+    for load in loaders:
+        with pytest.raises(ValueError, match=r"revision 'v1' is for a model on the Hub, and '.*tagger' is a folder"):
+            load()
+
+
 # Danger: a name is taken for another teacher than the user meant, or a label map for another one.
 
 
