@@ -16,6 +16,7 @@ from ..data.columns import TOPK_LOG_PROBS, TOPK_TAGS
 from ..data.demo_corpus import DEMO_LANGUAGES
 from ..distillation.weighted_objectives import needed_columns
 from ..training.arguments import StructKDTrainingArguments
+from .fields import TeacherSource
 from .models import SCRATCH
 from .parser import RecipeError
 
@@ -88,6 +89,18 @@ def _trains_teachers(recipe: Any) -> bool:
         return True
     languages = recipe.languages or (recipe.corpus if isinstance(recipe.corpus, dict) else DEMO_LANGUAGES)
     return isinstance(teachers, dict) and any(language not in teachers for language in languages)
+
+
+def _given_lists(recipe: Any) -> list[list[TeacherSource]]:
+    """The given teachers: those of each language, or those of all languages together."""
+    given = recipe.teachers.values() if isinstance(recipe.teachers, dict) else [recipe.teachers or []]
+    listed = [teachers if isinstance(teachers, list) else [teachers] for teachers in given]
+    return [[TeacherSource(one) if isinstance(one, str) else one for one in teachers] for teachers in listed]
+
+
+def _leaves_open(recipe: Any, member: str) -> bool:
+    """Whether a given teacher has no value of its own for something that the recipe says of all of them."""
+    return any(getattr(source, member) is None for sources in _given_lists(recipe) for source in sources)
 
 
 def _has_files(recipe: Any) -> bool:
@@ -164,7 +177,17 @@ DISTILLED = (
         lambda r: r.corpus is not None and r.max_train_sentences != 0,
         "without gold tags there is nothing to weigh distillation against",
     ),
+    Rule(
+        ("teacher_temperature",),
+        lambda r: _trains_teachers(r) or _leaves_open(r, "temperature"),
+        "every teacher has a temperature of its own",
+    ),
     Rule(("teacher_label_map",), lambda r: bool(r.teachers), "it is for given teachers, and the recipe gives none"),
+    Rule(
+        ("teacher_label_map",),
+        lambda r: _leaves_open(r, "label_map"),
+        "every given teacher has a label_map of its own",
+    ),
     Rule(
         (
             *("teacher_model", "teacher_model_config", "teacher_head", "teacher_max_train_sentences", "teachers_dir"),
@@ -188,6 +211,11 @@ DISTILLED = (
         ("borrow_teachers", "teacher_confidence"),
         lambda r: bool(r.teachers),
         "it is about given teachers, and the recipe gives none",
+    ),
+    Rule(
+        ("teacher_confidence",),
+        lambda r: r.borrow_teachers or any(len(sources) > 1 for sources in _given_lists(r)),
+        "no language has several teachers",
     ),
     Rule(("previous_label_map",), lambda r: r.previous is not None, "there is no previous tagger"),
     Rule(("baseline_dir",), lambda r: r.baseline, "baseline is false"),

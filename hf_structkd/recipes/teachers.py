@@ -240,6 +240,8 @@ def calibrate_teachers(
 ) -> None:
     """Fit the temperatures that the recipe sets to `auto` on the dev sentences of each teacher's language.
 
+    A language that borrows its teachers (`borrow_teachers`) gets them with the temperatures of their own languages.
+
     Args:
         panels: Language -> its teachers, changed in place.
         corpora: Language -> split -> sentences.
@@ -251,6 +253,8 @@ def calibrate_teachers(
         RecipeError: If a temperature cannot be fitted.
     """
     for language, panel in panels.items():
+        if teacher_args.borrow_teachers and not teacher_args.sources(language):
+            continue
         temperatures = [source.temperature for source in teacher_args.sources(language)] or [None]
         for (teacher, _), temperature in zip(panel.members, temperatures):
             if (temperature if temperature is not None else teacher_args.teacher_temperature) != "auto":

@@ -119,6 +119,15 @@ IDLE = [
     ("distill", "teacher_temperature", ("--objective", "none", "--teacher_temperature", "2")),
     ("distill", "lambda_end", ("--lambda_schedule", "constant", "--lambda_end", "0.5")),
     ("distill", "teacher_label_map", ("--teacher_model", "x", "--teacher_label_map", '{"A": "B"}')),
+    (
+        *("distill", "teacher_label_map"),
+        ("--teachers", '[{"checkpoint": "x", "label_map": {"A": "B"}}]', "--teacher_label_map", '{"A": "C"}'),
+    ),
+    (
+        *("distill", "teacher_temperature"),
+        ("--teachers", '[{"checkpoint": "x", "temperature": 2}]', "--teacher_temperature", "3"),
+    ),
+    ("distill", "teacher_confidence", ("--teachers", '{"en": "x", "es": ["y"]}', "--teacher_confidence", "1")),
     ("distill", "teacher_model", ("--teachers", "x", "--teacher_model", "scratch")),
     ("distill", "teacher_learning_rate", ("--teachers", "x", "--teacher_learning_rate", "1e-3")),
     ("distill", "teachers_dir", ("--teachers", '{"en": "x"}', "--languages", "en", "--teachers_dir", "x")),
@@ -172,6 +181,14 @@ def test_what_has_no_effect_is_refused_by_name_and_reason(script, field, argv):
     [
         ("distill", ("--teacher_model", "x", "--teacher_learning_rate", "1e-3")),
         ("distill", ("--teachers", '{"en": "x"}', "--teacher_model", "x", "--teacher_head", "softmax")),
+        (
+            "distill",
+            (
+                *("--teachers", '["x", {"checkpoint": "y", "temperature": 2}]', "--teacher_temperature", "auto"),
+                *("--teacher_label_map", '{"A": "B"}', "--teacher_confidence", "1"),
+            ),
+        ),
+        ("distill", ("--teacher_model", "x", "--teacher_temperature", "2")),
         ("distill", ("--objective", "posterior", "--top_k", "5")),  # the default: what an option sets back
         ("distill", ("--objective", "top_wk", "--top_k", "7", "--annotation_dir", "y")),
         ("distill", ("--push_to_hub", "--hub_private_repo")),

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from datasets import Dataset, DatasetDict
 from huggingface_hub import ModelCard
@@ -13,11 +14,13 @@ from hf_structkd import StructKDTrainingArguments, Teacher, load_corpora
 from hf_structkd.data import hub_datasets
 from hf_structkd.data.augmentation import Augmentation
 from hf_structkd.data.demo_corpus import load_demo_corpus
+from hf_structkd.recipes.borrowed import borrow
 from hf_structkd.recipes.data import unlabelled_part
 from hf_structkd.recipes.fields import DistillationData, ModelArguments, TeacherArguments
 from hf_structkd.recipes.parser import RecipeError
 from hf_structkd.recipes.recipe import Recipe
 from hf_structkd.recipes.run import DistillationRun
+from hf_structkd.recipes.teachers import calibrate_teachers, given_teachers
 
 from ..conftest import draw_student
 
@@ -290,6 +293,27 @@ def test_a_language_is_likest_itself(neighbours, tmp_path):
     assert likeness(["en", "de"], ["same"], texts, scratch) == {("en", "same"): 1.0, ("de", "same"): 1.0}
 
 
+@pytest.mark.parametrize("without_gold", [(), ("es",)])
+def test_a_lent_teacher_keeps_the_temperature_of_its_own_language(neighbours, tmp_path, labels, without_gold):
+    """It was fitted again to the language that borrows it, for both; without gold tags there, that was an error."""
+    corpora = load_corpora("demo", BORROWED_LANGUAGES, max_sentences=30)
+    temperatures = []
+    for language in ("de", "en"):
+        teacher = Teacher.from_pretrained(str(neighbours / language))
+        with torch.no_grad():
+            teacher.model.classifier.bias[labels.index("O")] += 10.0  # too sure, by how much depends on the language
+        teacher.model.save_pretrained(tmp_path / language)
+        teacher.tokenizer.save_pretrained(tmp_path / language)
+        temperatures.append(teacher.calibrate(corpora[language]["dev"], labels).temperature)
+    teachers = {language: str(tmp_path / language) for language in ("de", "en")}
+    recipe = borrowed_recipe(neighbours, tmp_path, teachers=teachers, teacher_temperature="auto")
+    texts = {language: list(splits["train"]["tokens"]) for language, splits in corpora.items()}
+    panels = borrow(given_teachers(BORROWED_LANGUAGES, recipe), BORROWED_LANGUAGES, texts, recipe)
+    calibrate_teachers(panels, corpora, labels, recipe.teachers, without_gold)
+    assert [panels[language].members[0][0].temperature for language in ("de", "en")] == temperatures
+    assert [teacher.temperature for teacher, _ in panels["es"].members] == temperatures
+
+
 def test_one_teacher_of_several_languages_is_asked_once(neighbours, tmp_path):
     run = DistillationRun(
         borrowed_recipe(neighbours, tmp_path, teachers={"de": str(neighbours / "de"), "en": str(neighbours / "de")})
@@ -301,7 +325,7 @@ def test_one_teacher_of_several_languages_is_asked_once(neighbours, tmp_path):
     ("changes", "message"),
     [
         ({"teachers": {"de": "de", "en": "en", "es": "de"}}, "every language has a teacher of its own"),
-        ({"borrow_teachers": None}, "no teacher for language es"),
+        ({"borrow_teachers": None, "teacher_confidence": None}, "no teacher for language es"),
         ({"teacher_confidence": 0.0}, "teacher_confidence must be a number above 0"),
         ({"confidence_weight": -1.0}, "confidence_weight must be a number of at least 0"),
     ],
