@@ -57,6 +57,12 @@ FREE_SETTINGS = (
     *("per_device_eval_batch_size", "annotation_batch_size", "push_to_hub", "hub_model_id", "hub_private_repo"),
     *("hub_strategy", "hub_always_push", "hub_revision", "license", "hub_datasets", "label_examples"),
 )
+# Fields of distillation, which change nothing in a training on gold tags alone: teachers and baselines are the same
+# whatever their student learns from.
+_WITHOUT_TEACHERS = (
+    *("objective_combination", "temperature", "temperature_mode", "top_k", "annotation_context", "documents"),
+    *("lambda_schedule", "lambda_start", "lambda_end", "lambda_rate"),
+)
 
 
 def holds_work(folder: Path) -> bool:
@@ -325,7 +331,8 @@ def differences(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
     A field without a value counts as one that the version which stored the settings did not have.
     """
     stored, asked = ({k: v for k, v in json.loads(json.dumps(s)).items() if v is not None} for s in (stored, asked))
-    pairs = compare_settings(stored, asked, ignore=FREE_SETTINGS)
+    gold_alone = stored.get("objective") == asked.get("objective") == NO_DISTILLATION
+    pairs = compare_settings(stored, asked, ignore=(*FREE_SETTINGS, *(_WITHOUT_TEACHERS if gold_alone else ())))
     return "; ".join(
         f"{name} was not recorded there by an earlier version"
         if name in RECORDED and old == ABSENT

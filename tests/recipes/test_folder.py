@@ -22,7 +22,15 @@ from hf_structkd.files import exclusive_lock
 from hf_structkd.modeling.tag_scheme import TagScheme
 from hf_structkd.recipes.data import load_unlabelled
 from hf_structkd.recipes.fields import DataArguments, TeacherArguments, TeacherSource
-from hf_structkd.recipes.folder import SETTINGS_FILE, holds_work, provenance, train_into
+from hf_structkd.recipes.folder import (
+    SETTINGS_FILE,
+    differences,
+    holds_work,
+    provenance,
+    replace_output,
+    settings_of,
+    train_into,
+)
 from hf_structkd.recipes.parser import RecipeError, parse_recipe
 
 FORK = multiprocessing.get_context("fork")
@@ -164,6 +172,28 @@ def test_what_a_model_was_made_of_is_compared_and_named(tmp_path, arguments, tra
     (folder / SETTINGS_FILE).write_text(json.dumps(record))
     with pytest.raises(RecipeError, match="data was not recorded there by an earlier version"):
         train_into(folder, made(corpus), arguments, train)
+
+
+OF_DISTILLATION = {
+    **{"top_k": 3, "temperature": 2.0, "temperature_mode": "global", "objective_combination": "average"},
+    **{"lambda_schedule": "linear_per_epoch", "lambda_start": 0.5, "lambda_end": 0.1, "lambda_rate": 0.01},
+    "annotation_context": 1,
+}
+
+
+@pytest.mark.parametrize("field", OF_DISTILLATION)
+def test_runs_that_distil_otherwise_share_teachers_and_baseline(tmp_path, field):
+    """Danger: `teachers_dir`, "where later runs find them", is refused to a run with another lambda or top_k."""
+    schedule = {"lambda_schedule": "linear_per_epoch"} if field == "lambda_rate" else {}
+    softened = {"temperature": 2.0} if field == "temperature_mode" else {}
+    fields = {"output_dir": str(tmp_path), "objective": "posterior", "report_to": "none", "use_cpu": True}
+    one = StructKDTrainingArguments(**fields, **schedule, **softened)
+    other = StructKDTrainingArguments(**fields, **schedule, **softened, **{field: OF_DISTILLATION[field]})
+    teachers = [replace_output(args, tmp_path / "teacher", objective="none") for args in (one, other)]
+    assert differences(*map(settings_of, teachers)) == ""
+    assert field in differences(*map(settings_of, (one, other)))
+    faster = replace_output(one, tmp_path / "teacher", objective="none", learning_rate=1.0)
+    assert "learning_rate" in differences(settings_of(teachers[0]), settings_of(faster))
 
 
 def test_progress_is_told_in_lines_where_there_is_no_bar(tmp_path, arguments, train, capsys, monkeypatch):
