@@ -7,6 +7,7 @@ hosted models, vLLM, llama.cpp, Ollama.
 
 import json
 import logging
+import math
 import os
 import random
 import re
@@ -34,6 +35,7 @@ PROMPT = (
 )
 _AGAIN = (408, 409, 425, 429, 500, 502, 503, 504)  # statuses after which the same request may succeed
 _LONGEST_WAIT = 60.0  # seconds between two tries
+_READING = "2"  # of `parse_reply`: raise it with a change that reads a kept reply otherwise
 
 
 class ChatError(OSError):
@@ -71,16 +73,18 @@ class ChatTeacher(CallableTeacher):
         record: the file that keeps every answer, one line of JSON each; by default in the cache of Hugging Face.
         concurrency: requests at once.
         retries: further tries of a request that failed in passing, with growing waits; `Retry-After` is respected.
-        timeout: seconds for one request.
+        timeout: seconds for one request, until its answer is there as a whole.
         max_requests: stop with an error rather than ask more often; `None` for no limit.
         name, label_map, scheme, temperature: as for [`CallableTeacher`].
 
     Attributes:
-        usage: `requests`, `prompt_tokens`, `completion_tokens`, `unaligned` mentions and `unparsed` replies so far.
+        usage: `requests`, `prompt_tokens`, `completion_tokens`, `unaligned` mentions (not in their sentence), mentions
+            of `other_types` than those asked for, and `unparsed` replies so far.
 
     Raises:
         ImportError: if httpx is not installed.
-        ValueError: for missing types, a prompt without `{types}`, or an endpoint that holds a key.
+        ValueError: for missing types, a prompt without `{types}`, an endpoint that holds a key, or a key that no
+            header can hold.
         ChatError: when it is asked and the service fails for good; answers until then are kept.
     """
 
@@ -132,7 +136,11 @@ class ChatTeacher(CallableTeacher):
             self.sampling_temperature = 0.0 if samples == 1 else 0.7
         self.api_key_env, self.concurrency, self.retries, self.timeout = api_key_env, concurrency, retries, timeout
         self.max_requests = max_requests
-        self.usage: Counter[str] = Counter(requests=0, prompt_tokens=0, completion_tokens=0, unaligned=0, unparsed=0)
+        self.usage: Counter[str] = Counter(
+            dict.fromkeys(
+                ("requests", "prompt_tokens", "completion_tokens", "unaligned", "other_types", "unparsed"), 0
+            )
+        )
         self._lock = threading.Lock()
         request = {
             "model": model,
@@ -147,7 +155,7 @@ class ChatTeacher(CallableTeacher):
             self._tag_sequences,
             labels,
             name=name,
-            revision=json_sha256([self._asked, samples, parser_revision])[:40],
+            revision=json_sha256([self._asked, samples, parser_revision or _READING])[:40],
             answers="paths",
             label_map=label_map,
             scheme=scheme,
@@ -181,24 +189,59 @@ class ChatTeacher(CallableTeacher):
         return cls(name, types, endpoint=endpoint, **reading, **options)
 
     def _tag_sequences(self, sentences: Sequence[Sequence[str]]) -> list[list[tuple[list[str], float]]]:
-        jobs = [(words, sample) for words in sentences for sample in range(self.samples)]
+        headers = self._headers()
+        # Replies belong to texts: a sentence that a corpus holds twice is asked about once.
+        jobs = list(dict.fromkeys((" ".join(words), sample) for words in sentences for sample in range(self.samples)))
         with (
-            self._httpx.Client(timeout=self.timeout) as client,
+            self._httpx.Client(timeout=self.timeout, headers=headers) as client,
             ThreadPoolExecutor(max_workers=self.concurrency) as pool,
         ):
-            futures = [pool.submit(self._tags, client, words, sample) for words, sample in jobs]
+            futures = [pool.submit(self._mentions, client, text, sample) for text, sample in jobs]
             try:
-                tags = [tuple(future.result()) for future in futures]
+                mentions = dict(zip(jobs, [future.result() for future in futures]))
             except BaseException:
                 for future in futures:
                     future.cancel()
                 raise
-        grouped = [tags[start : start + self.samples] for start in range(0, len(tags), self.samples)]
-        return [[(list(path), count / self.samples) for path, count in Counter(group).items()] for group in grouped]
+        answers: dict[tuple[str, ...], Counter[tuple[str, ...]]] = {}
+        for words in map(tuple, sentences):
+            if words not in answers:
+                text = " ".join(words)
+                answers[words] = Counter(self._tags(words, mentions[text, sample]) for sample in range(self.samples))
+        logger.info(
+            "%s until now: %s", self.name, ", ".join(f"{count:,} {name}" for name, count in self.usage.items())
+        )
+        return [
+            [(list(path), count / self.samples) for path, count in answers[tuple(words)].items()]
+            for words in sentences
+        ]
 
-    def _tags(self, client: Any, words: Sequence[str], sample: int) -> list[str]:
-        """The tags of one sample: of the first reply that can be read."""
-        sentence, reply, problem = " ".join(words), "", ""
+    def _headers(self) -> dict[str, str]:
+        """The key as a header, if there is one. Errors of HTTP libraries would show a key that no header can hold."""
+        key = self._key
+        if not (key.isascii() and key.isprintable()):
+            raise ValueError(f"{self.name}: {self.api_key_env} holds characters that no key has: write it anew")
+        return {"Authorization": f"Bearer {key}"} if key else {}
+
+    @property
+    def _key(self) -> str:
+        return os.environ.get(self.api_key_env, "").strip()  # files that hold keys end with a newline
+
+    def _hidden(self, text: str) -> str:
+        """A text of the service, without the key that it may repeat."""
+        return text.replace(self._key, "***") if self._key else text
+
+    def _tags(self, words: Sequence[str], mentions: Sequence[Mention]) -> tuple[str, ...]:
+        tags, missed = align(words, mentions)
+        if missed:
+            self.usage["unaligned"] += len(missed)
+            sentence = " ".join(words)
+            logger.info("%s: not in the sentence %.80r: %s", self.name, sentence, ", ".join(missed)[:200])
+        return tuple(tags)
+
+    def _mentions(self, client: Any, sentence: str, sample: int) -> list[Mention]:
+        """The mentions of one sample: of the first reply that can be read."""
+        reply, problem = "", ""
         for attempt in range(3):  # a reply without sense is asked for again
             key = json_sha256([self._asked, sentence, sample, attempt])
             kept = self._record.get(key)
@@ -212,12 +255,17 @@ class ChatTeacher(CallableTeacher):
                 with self._lock:
                     self.usage["unparsed"] += 1
                 continue
-            tags, missed = align(words, mentions)
-            if missed:
+            if others := [mention.type for mention in mentions if mention.type not in self.types]:
                 with self._lock:
-                    self.usage["unaligned"] += len(missed)
-                logger.info("%s: not in the sentence %.80r: %s", self.name, sentence, ", ".join(missed)[:200])
-            return tags
+                    level = logging.INFO if self.usage["other_types"] else logging.WARNING
+                    self.usage["other_types"] += len(others)
+                logger.log(
+                    level,
+                    "%s answers with types that it was not asked for, which are left out and counted: %s",
+                    self.name,
+                    ", ".join(dict.fromkeys(others))[:200],
+                )
+            return [mention for mention in mentions if mention.type in self.types]
         raise ChatError(f"{self.name}, sentence {sentence[:80]!r}: {problem}; the last reply was {reply[:200]!r}")
 
     def _ask(self, client: Any, sentence: str) -> str:
@@ -226,8 +274,6 @@ class ChatTeacher(CallableTeacher):
             "temperature": self.sampling_temperature,
             "messages": [{"role": "system", "content": self.instruction}, {"role": "user", "content": sentence}],
         }
-        key = os.environ.get(self.api_key_env, "")
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
         problem = ""
         for attempt in range(self.retries + 1):
             with self._lock:
@@ -236,52 +282,71 @@ class ChatTeacher(CallableTeacher):
                 self.usage["requests"] += 1
             wait = min(_LONGEST_WAIT, 0.5 * 2**attempt) * random.uniform(0.5, 1.0)
             try:
-                response = client.post(f"{self.endpoint}/chat/completions", json=body, headers=headers)
+                status, retry_after, content = self._post(client, body)
             except self._httpx.HTTPError as error:
                 problem = f"{type(error).__name__}: {error}"
             else:
-                if response.status_code == 200:
-                    text, problem = self._text_of(response)
+                if status == 200:
+                    text, problem = self._text_of(content)
                     if not problem:
-                        return text
+                        return self._hidden(text)
                 else:
-                    problem = f"status {response.status_code}: {response.text[:200]}"
-                    if response.status_code not in _AGAIN:
+                    # The key is hidden before the text is cut, which could leave a part of it.
+                    problem = f"status {status}: {self._hidden(content)[:200]}"
+                    if status not in _AGAIN:
                         break
-                    wait = _seconds(response.headers.get("retry-after"), wait)
+                    wait = _seconds(retry_after, wait)
             if attempt < self.retries:
                 time.sleep(wait)
-        hidden = problem.replace(key, "***") if key else problem
-        raise ChatError(f"{self.name} at {self.endpoint} gives no answer ({hidden}); answers until now are kept")
+        raise ChatError(
+            f"{self.name} at {self.endpoint} gives no answer ({self._hidden(problem)}); answers until now are kept"
+        )
 
-    def _text_of(self, response: Any) -> tuple[str, str]:
+    def _post(self, client: Any, body: dict[str, Any]) -> tuple[int, str | None, str]:
+        """One request: the status, `Retry-After`, and the text of the response.
+
+        httpx's timeout is one of each read, and a service that sends a byte now and then is never late for it.
+        """
+        until, parts = time.monotonic() + self.timeout, []
+        with client.stream("POST", f"{self.endpoint}/chat/completions", json=body) as response:
+            for part in response.iter_bytes():
+                parts.append(part)
+                if time.monotonic() > until:
+                    raise self._httpx.ReadTimeout(f"no whole answer within {self.timeout:g} s")
+        text = b"".join(parts).decode("utf-8", "replace")
+        return response.status_code, response.headers.get("retry-after"), text
+
+    def _text_of(self, response: str) -> tuple[str, str]:
         """The reply in a response, and what is wrong with the response, if anything."""
         try:
-            content = response.json()
+            content = json.loads(response)
             text = content["choices"][0]["message"]["content"]
             if not isinstance(text, str):
                 raise TypeError(f"content {text!r}")
-        except (ValueError, KeyError, IndexError, TypeError) as error:
+        except (ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
             return "", f"no chat completion ({type(error).__name__}: {error})"
-        used = content.get("usage") or {}
-        with self._lock:
-            for name in ("prompt_tokens", "completion_tokens"):
-                self.usage[name] += int(used.get(name) or 0)
+        used = content.get("usage")
+        for name in ("prompt_tokens", "completion_tokens"):
+            number = used.get(name) if isinstance(used, dict) else None
+            if isinstance(number, int) and number > 0:  # some services count nothing, or say so in words
+                with self._lock:
+                    self.usage[name] += number
         return text, ""
 
 
 def parse_reply(reply: str, types: Sequence[str]) -> list[Mention]:
-    """The mentions in a reply: its JSON list, whatever stands around it.
+    """The mentions in a reply: its JSON list, whatever stands around it, behind the thoughts of a model that thinks.
 
-    Mentions of other types than those asked for are left out.
+    Types are those asked for, whatever their case; others stay as they are written.
 
     Raises:
-        ValueError: if there is no such list.
+        ValueError: if there is no such list, or one of its items lacks the text or the type.
     """
+    reply = reply.rpartition("</think>")[2]
     first, last = reply.find("["), reply.rfind("]")
     try:
         listed = json.loads(reply[first : last + 1]) if 0 <= first < last else None
-    except ValueError:
+    except (ValueError, RecursionError):
         listed = None
     if not isinstance(listed, list) or not all(isinstance(item, dict) for item in listed):
         raise ValueError("the reply holds no JSON list of entities")
@@ -289,8 +354,10 @@ def parse_reply(reply: str, types: Sequence[str]) -> list[Mention]:
     mentions = []
     for item in listed:
         text, kind = item.get("text"), item.get("type")
-        if isinstance(text, str) and isinstance(kind, str) and kind.casefold() in known and text.strip():
-            mentions.append(Mention(text, known[kind.casefold()]))
+        if not isinstance(text, str) or not isinstance(kind, str):  # else it would pass for a sentence without any
+            raise ValueError(f"an item of the reply's list has no text or no type: {str(item)[:80]}")
+        if text.strip():
+            mentions.append(Mention(text, known.get(kind.casefold(), kind)))
     return mentions
 
 
@@ -330,9 +397,10 @@ def _find(words: Sequence[str], wanted: str, tags: Sequence[str], first: int) ->
 
 def _seconds(retry_after: str | None, otherwise: float) -> float:
     try:
-        return min(float(retry_after or ""), _LONGEST_WAIT)
+        seconds = float(retry_after or "")
     except ValueError:  # none, or a date
         return otherwise
+    return min(max(seconds, 0.0), _LONGEST_WAIT) if not math.isnan(seconds) else otherwise
 
 
 def _cache() -> Path:

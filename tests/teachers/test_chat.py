@@ -8,6 +8,7 @@ from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+import torch
 
 pytest.importorskip("httpx", reason="language models as teachers need the extra `chat`")
 
@@ -28,6 +29,7 @@ class Service:
 
     def __init__(self):
         self.requests, self.behave, self.asked = [], lambda number, sentence: None, Counter()
+        self.pause = 0.0  # seconds after each letter of an answer
         service = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -48,7 +50,10 @@ class Service:
                 for name, value in {"Content-Length": str(len(text.encode())), **headers}.items():
                     self.send_header(name, value)
                 self.end_headers()
-                self.wfile.write(text.encode())
+                for part in text if service.pause else [text]:
+                    self.wfile.write(part.encode())
+                    if service.pause:
+                        time.sleep(service.pause)
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.handle_error = lambda *args: None
@@ -164,6 +169,102 @@ def test_a_service_that_is_down_or_slow_is_no_endless_wait(service, tmp_path):
         down.tag(SENTENCES[1:])
 
 
+def test_a_service_that_sends_a_letter_now_and_then_is_too_slow(service, tmp_path):
+    """The timeout of the HTTP library is one of each read, so such a request never ended."""
+    service.pause = 0.02
+    started = time.monotonic()
+    with pytest.raises(ChatError, match=r"no whole answer within 0\.2 s"):
+        teacher_of(service, tmp_path, timeout=0.2, retries=0).tag(SENTENCES[:1])
+    assert time.monotonic() - started < 2
+
+
+@pytest.mark.parametrize(
+    ("wait", "usage"),
+    [("-5", None), ("nan", "many"), ("soon", {"prompt_tokens": "ten"}), ("1e400", {"prompt_tokens": -3}), ("0", [1])],
+)
+def test_nonsense_beside_the_answer_ends_no_run(service, tmp_path, wait, usage):
+    fine = json.dumps({"choices": [{"message": {"content": "[]"}}], "usage": usage})
+    service.behave = lambda number, sentence: (429, {"Retry-After": wait}, "") if number == 1 else (200, {}, fine)
+    teacher = teacher_of(service, tmp_path)
+    assert teacher.tag(SENTENCES[1:]) == [["O", "O"]]
+    assert teacher.usage["prompt_tokens"] == 0
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        [{"entity": "Anna Berg", "label": "PER"}],
+        [{"text": "Anna Berg", "type": "PER"}, {"text": "Bonn", "type": None}],
+        [{"text": ["Anna", "Berg"], "type": "PER"}],
+    ],
+)
+def test_a_list_of_another_form_is_no_sentence_without_entities(service, tmp_path, reply):
+    """Its items were left out, and the student learnt with certainty that nothing is a name."""
+    service.behave = lambda number, sentence: (200, {}, service.reply(json.dumps(reply)))
+    with pytest.raises(ChatError, match="has no text or no type"):
+        teacher_of(service, tmp_path).tag(SENTENCES[:1])
+
+
+def test_types_that_nobody_asked_for_are_counted_and_named(service, tmp_path, caplog):
+    reply = [{"text": "Anna Berg", "type": "PERSON"}, {"text": "Bonn", "type": "loc"}]
+    service.behave = lambda number, sentence: (200, {}, service.reply(json.dumps(reply)))
+    teacher = teacher_of(service, tmp_path)
+    assert teacher.tag([SENTENCES[0], ["Anna", "Berg"]])[0] == ["O", "O", "O", "O", "B-LOC"]
+    assert teacher.usage["other_types"] == 2
+    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(warnings) == 1
+    assert "not asked for" in warnings[0]
+    assert "PERSON" in warnings[0]
+
+
+def test_a_text_that_occurs_twice_is_asked_about_once(service, tmp_path):
+    """Requests at the same time gave the same sentence two answers, of which the record kept one."""
+    replies = [json.dumps([{"text": "Anna", "type": "PER"}]), "[]"]
+
+    def fickle(number, sentence):
+        time.sleep(0.05)
+        return 200, {}, service.reply(replies[number % 2])
+
+    service.behave = fickle
+    twice = [["Anna", "sings"]] * 4 + [["Anna sings"]]
+    teacher = teacher_of(service, tmp_path, samples=2)
+    first = teacher.distribution(twice).marginals
+    assert teacher.usage["requests"] == 2
+    torch.testing.assert_close(first, teacher_of(service, tmp_path, samples=2).distribution(twice).marginals)
+    assert first[:4, 0, 1].tolist() == [0.5] * 4
+
+
+@pytest.mark.parametrize(
+    "behave",
+    [
+        lambda number, sentence: (401, {}, "x" * 190 + KEY),  # an error shows the first 200 letters
+        lambda number, sentence: (200, {}, Service.reply(f"I was called with {KEY}.")),
+        lambda number, sentence: (200, {}, json.dumps({"choices": [{"message": {"content": [KEY]}}]})),
+    ],
+)
+@pytest.mark.parametrize("key", [KEY, f"{KEY}\n", f" {KEY}"])
+def test_no_service_makes_us_show_the_key(service, tmp_path, monkeypatch, caplog, behave, key):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    caplog.set_level(logging.DEBUG)
+    service.behave = behave
+    with pytest.raises(ChatError) as raised:
+        teacher_of(service, tmp_path, retries=0).tag(SENTENCES[:1])
+    assert service.requests[0][1]["Authorization"] == f"Bearer {KEY}"
+    kept = "".join(file.read_text() for file in tmp_path.iterdir())
+    assert KEY[:9] not in str(raised.value) + caplog.text + kept
+
+
+@pytest.mark.parametrize("key", [f"{KEY}\n{KEY}", f"{KEY}\xe9", f"{KEY}\x7f"])
+def test_a_key_that_no_request_can_hold_is_refused_without_showing_it(service, tmp_path, monkeypatch, caplog, key):
+    """The HTTP library's own error shows the header."""
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    caplog.set_level(logging.DEBUG)
+    with pytest.raises(ValueError, match="OPENAI_API_KEY holds characters that no key has") as raised:
+        teacher_of(service, tmp_path).tag(SENTENCES[:1])
+    assert KEY not in str(raised.value) + caplog.text
+    assert not service.requests
+
+
 def test_a_service_that_lies_is_counted_and_one_that_babbles_is_asked_again(service, tmp_path):
     lies = [{"text": "Carl", "type": "PER"}, {"text": "Bonn", "type": "CITY"}, {"text": "Anna Berg", "type": "per"}]
     service.behave = lambda number, sentence: (200, {}, service.reply("Sure!\n```json\n" + json.dumps(lies) + "\n```"))
@@ -206,7 +307,11 @@ def test_mentions_are_placed_on_whole_words_once_and_in_order(words, mentions, t
 
 def test_replies_without_sense_are_refused():
     assert parse_reply("[]", ["PER"]) == []
-    for reply in ("", "no", "[1, 2]", '{"text": "a"}', "[}"):
+    mentions = [Mention("a [b", "PER"), Mention("c", "DAY")]
+    listed = json.dumps([{"text": "a [b", "type": "per"}, {"text": "c", "type": "DAY"}])
+    assert parse_reply(f"<think>[a] or [b]?</think> {listed}", ["PER"]) == mentions
+    assert parse_reply(json.dumps({"entities": json.loads(listed)}), ["PER"]) == mentions
+    for reply in ("", "no", "[1, 2]", '{"text": "a"}', "[}", listed[:-9], f"[] or {listed}", "[" * 100_000):
         with pytest.raises(ValueError, match="no JSON list"):
             parse_reply(reply, ["PER"])
 
