@@ -183,7 +183,7 @@ def test_every_import_is_declared():
 
 
 def calls_and_numbers(source: str) -> set[str]:
-    """What a module must leave to the one place for it: the ignored label, writing files, hashing JSON."""
+    """What a module must leave to the one place for it: the ignored label, files, hashing JSON, padding."""
     found = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.UnaryOp) and ast.unparse(node) == "-100":
@@ -192,14 +192,19 @@ def calls_and_numbers(source: str) -> set[str]:
             found.add(node.attr)
         if isinstance(node, ast.keyword) and node.arg == "sort_keys":
             found.add("sort_keys")
+        if isinstance(node, ast.BinOp) and re.search(r"\w\]? \+ \[.+\] \* \(width - len\(", ast.unparse(node)):
+            found.add("row + [fill] * (width - len(row))")
     return found
 
 
 @pytest.mark.parametrize(
     ("what", "place"),
-    [("-100", {"modeling/tag_scheme.py"}), ("sort_keys", {"files.py"}), ("write_text", set()), ("write_bytes", set())],
+    [
+        *[("-100", {"modeling/tag_scheme.py"}), ("sort_keys", {"files.py"}), ("write_text", set())],
+        *[("write_bytes", set()), ("row + [fill] * (width - len(row))", {"modeling/words.py"})],
+    ],
 )
-def test_one_way_each_to_name_the_ignored_label_to_hash_json_and_to_write_files(what, place):
+def test_one_way_each_to_name_the_ignored_label_to_hash_json_to_write_files_and_to_pad(what, place):
     places = {file.relative_to(PACKAGE).as_posix() for file in PACKAGE.rglob("*.py")
               if what in calls_and_numbers(file.read_text(encoding="utf-8"))}  # fmt: skip
     assert places == place

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._higher_order_ops.scan import scan
@@ -22,7 +21,7 @@ from ..modeling.crf_reference import IMPOSSIBLE
 from ..modeling.segmenters import DEFAULT_WORDS, get_segmenter
 from ..modeling.tag_scheme import IGNORED
 from ..modeling.windows import content_mask, encoder_window
-from ..modeling.words import as_sentences, tokenize_words
+from ..modeling.words import as_sentences, pad_subwords, tokenize_words
 from .exported_files import read_settings, write_export
 
 MODEL_FILE = "model.onnx"
@@ -62,11 +61,8 @@ def export_onnx(model: Any, tokenizer: Any, folder: str | Path) -> Path:
     graph = TaggerGraph(copy.deepcopy(model).float().cpu()).eval()
     folder = Path(folder)
     encoded = tokenize_words([["a", "b", "c"], ["d", "e", "f"]], tokenizer)
-    width = max(map(len, encoded["input_ids"]))
-    example = tuple(
-        torch.tensor([row + [fill] * (width - len(row)) for row in encoded[name]])
-        for name, fill in zip(INPUTS, (tokenizer.pad_token_id or 0, 0, 0))
-    )
+    padded = pad_subwords(encoded, tokenizer.pad_token_id)
+    example = tuple(padded[name] for name in INPUTS)
     dynamic_axes = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
     with torch.no_grad():
         program = torch.onnx.export(
@@ -187,11 +183,8 @@ class OnnxTagger:
         tagged: list[list[str]] = [[] for _ in ids]
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
-            width = len(ids[rows[0]])
-            inputs = {
-                name: np.array([encoded[name][row] + [fill] * (width - len(ids[row])) for row in rows], dtype=np.int64)
-                for name, fill in zip(INPUTS, (self.pad, 0, 0))
-            }
+            padded = pad_subwords({name: [encoded[name][row] for row in rows] for name in INPUTS}, self.pad)
+            inputs = {name: values.numpy() for name, values in padded.items()}
             (tags,) = self.session.run(["tags"], inputs)
             for row, path in zip(rows, tags.tolist()):
                 tagged[row] = [self.labels[tag] for tag in path if tag >= 0]

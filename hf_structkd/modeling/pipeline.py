@@ -19,7 +19,7 @@ from .pipeline_inputs import Sentence, is_one_sentence, iterate_inputs, read_sen
 from .segmenters import get_segmenter
 from .tag_scheme import Span, TagScheme
 from .windows import encoder_window
-from .words import tokenize_words
+from .words import pad_subwords, tokenize_words
 
 TASK = "crf-token-classification"
 BATCH_SIZE = 16
@@ -183,12 +183,8 @@ class CRFTokenClassificationPipeline(Pipeline):
 
     def _pad(self, encoded: Mapping[str, Any], batch: Sequence[int]) -> dict[str, torch.Tensor]:
         """Some rows of encoded sentences as tensors (batch, subwords)."""
-        width = max(len(encoded["input_ids"][i]) for i in batch)
-        padding = {"input_ids": self.tokenizer.pad_token_id or 0, "attention_mask": 0, "word_mask": 0}
-        return {
-            name: torch.tensor([encoded[name][i] + [fill] * (width - len(encoded[name][i])) for i in batch])
-            for name, fill in padding.items()
-        }
+        rows = {name: [encoded[name][i] for i in batch] for name in ("input_ids", "attention_mask", "word_mask")}
+        return pad_subwords(rows, self.tokenizer.pad_token_id)
 
     def padded(self, sentences: Sequence[list[str]]) -> dict[str, torch.Tensor]:
         """The model's inputs for lists of words, in their order."""

@@ -24,7 +24,7 @@ Word starts (`word_start_pieces`). A model that stores which pieces start a word
 """
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -163,6 +163,22 @@ def tokenize_words(
         "input_ids": pieces.input_ids,
         "attention_mask": [[1] * len(ids) for ids in pieces.input_ids],
         "word_mask": word_masks,
+    }
+
+
+def pad_subwords(encoded: Mapping[str, Sequence[list[int]]], pad_token_id: int | None) -> dict[str, Tensor]:
+    """Lists of subwords as tensors (sentences, subwords), filled up to the longest sentence.
+
+    Args:
+        encoded: as [`tokenize_words`] returns it; `word_mask` may be missing.
+        pad_token_id: that of the tokenizer, which fills `input_ids`; 0 where it has none. Masks are filled with 0.
+    """
+    width = max(map(len, encoded["input_ids"]))
+    return {
+        name: torch.tensor(
+            [row + [(pad_token_id or 0) if name == "input_ids" else 0] * (width - len(row)) for row in rows]
+        )
+        for name, rows in encoded.items()
     }
 
 

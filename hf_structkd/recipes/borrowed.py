@@ -7,7 +7,7 @@ from torch import Tensor
 from transformers import AutoModel
 
 from ..files import json_sha256
-from ..modeling.words import tokenize_words
+from ..modeling.words import pad_subwords, tokenize_words
 from ..teachers.panel import Panel
 from .growth import SCRATCH
 from .models import make_tokenizer
@@ -95,11 +95,10 @@ def _sentence_encoder(recipe: Recipe) -> Callable[[list[list[str]]], Tensor]:
         for start in range(0, len(sentences), _BATCH):
             ids = tokenize_words(sentences[start : start + _BATCH], tokenizer)["input_ids"]
             ids = [row[: positions - 2] for row in ids]  # the beginning of a very long sentence says enough
-            width = max(map(len, ids))
-            padded = torch.tensor([row + [tokenizer.pad_token_id or 0] * (width - len(row)) for row in ids])
-            mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in ids])
-            padded, mask = padded.to(encoder.device), mask.to(encoder.device)
-            states = encoder(padded, attention_mask=mask).last_hidden_state
+            encoded = {"input_ids": ids, "attention_mask": [[1] * len(row) for row in ids]}
+            padded = pad_subwords(encoded, tokenizer.pad_token_id)
+            mask = padded["attention_mask"].to(encoder.device)
+            states = encoder(padded["input_ids"].to(encoder.device), attention_mask=mask).last_hidden_state
             means = (states * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
             units.append(torch.nn.functional.normalize(means, dim=-1).cpu())
         if not units:

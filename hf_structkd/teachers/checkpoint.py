@@ -18,7 +18,7 @@ from ..modeling.configuration import refuse_oversized
 from ..modeling.crf_head import CRFHeadMixin, compact
 from ..modeling.crf_reference import Scores
 from ..modeling.windows import encode_in_windows, encoder_window
-from ..modeling.words import tokenize_words
+from ..modeling.words import pad_subwords, tokenize_words
 from .base import TagTeacher, TeacherScores
 from .label_map import LabelMap
 from .libraries import update_with_weights
@@ -171,7 +171,9 @@ class Teacher(TagTeacher):
             return self._evaluated_scores(sentences)
 
     def _evaluated_scores(self, sentences: Sequence[Sequence[str]]) -> TeacherScores:
-        batch = self._pad(tokenize_words(sentences, self.tokenizer, self.glued_words))
+        encoded = tokenize_words(sentences, self.tokenizer, self.glued_words)
+        padded = pad_subwords(encoded, self.tokenizer.pad_token_id)
+        batch = {name: values.to(self.model.device) for name, values in padded.items()}
         words = batch["word_mask"].bool()
         lengths = torch.tensor([len(sentence) for sentence in sentences])
         if isinstance(self.model, CRFHeadMixin):
@@ -183,14 +185,6 @@ class Teacher(TagTeacher):
         zeros = emissions.new_zeros(emissions.shape[-1])
         scores = Scores(emissions, zeros.expand(len(zeros), -1), zeros, zeros)
         return TeacherScores(scores, lengths, {})
-
-    def _pad(self, encoded: Mapping[str, list[list[int]]]) -> dict[str, Tensor]:
-        width = max(len(row) for row in encoded["input_ids"])
-        padding = {"input_ids": self.tokenizer.pad_token_id or 0, "attention_mask": 0, "word_mask": 0}
-        return {
-            name: torch.tensor([row + [fill] * (width - len(row)) for row in encoded[name]], device=self.model.device)
-            for name, fill in padding.items()
-        }
 
     def _logits(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         window = encoder_window(self.model)

@@ -18,7 +18,7 @@ from ..data.columns import GLUED, LANGUAGE, TOKENS
 from ..modeling.glued_words import sentences_of
 from ..modeling.windows import encode_in_windows, encoder_window
 from ..modeling.word_tensors import compact, mean_over_subwords
-from ..modeling.words import tokenize_words
+from ..modeling.words import pad_subwords, tokenize_words
 from ..teachers.checkpoint import Teacher, evaluation_mode
 from ..teachers.panel import Teachers, teachers_by_language
 from .teacher_weights import checkpoint_teachers
@@ -69,7 +69,8 @@ class HiddenStateTeachers(nn.Module):
         for language, panel in teachers_by_language(teachers).items():
             shares = self._weights.setdefault(language, {})
             for teacher, weight in panel:
-                place = places[id(teacher.model)]  # type: ignore[attr-defined]
+                assert isinstance(teacher, Teacher)  # `checkpoint_teachers` has refused all others
+                place = places[id(teacher.model)]
                 shares[place] = shares.get(place, 0.0) + weight
         self.projections = nn.ModuleList()
         for teacher in self._teachers:
@@ -120,7 +121,7 @@ class HiddenStateTeachers(nn.Module):
             if asked:
                 sentences = sentences_of({name: [rows[row].get(name) for row in asked] for name in (TOKENS, GLUED)})
                 encoded = tokenize_words(sentences, teacher.tokenizer, teacher.glued_words)
-                batch |= _padded(encoded, teacher.tokenizer.pad_token_id or 0)
+                batch |= pad_subwords(encoded, teacher.tokenizer.pad_token_id)
             batches.append(batch)
         return batches
 
@@ -185,12 +186,3 @@ def word_vectors(
     if getattr(model.config, "word_pooling", "first") == "mean":
         return mean_over_subwords(vectors.float(), attention_mask, word_mask)
     return compact(vectors.float(), word_mask)
-
-
-def _padded(encoded: Mapping[str, list[list[int]]], pad_token_id: int) -> dict[str, Tensor]:
-    width = max(map(len, encoded["input_ids"]))
-    padding = {"input_ids": pad_token_id, "attention_mask": 0, "word_mask": 0}
-    return {
-        name: torch.tensor([row + [fill] * (width - len(row)) for row in encoded[name]])
-        for name, fill in padding.items()
-    }

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..data.augmentation import piece_texts
-from ..modeling.words import tokenize_words
+from ..modeling.words import pad_subwords, tokenize_words
 from ..teachers.checkpoint import Teacher, evaluation_mode
 from ..teachers.panel import Teachers
 from .teacher_weights import checkpoint_teachers
@@ -135,12 +135,12 @@ def piece_vectors(teacher: Teacher, tokenizer: Any, pieces: Tensor, batch_size: 
     outputs = []
     for start in range(0, len(rows), batch_size):
         batch = rows[start : start + batch_size]
-        width = max(map(len, batch))
-        padding = teacher.tokenizer.pad_token_id or 0
-        ids = torch.tensor([row + [padding] * (width - len(row)) for row in batch], device=model.device)
-        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in batch], device=model.device)
+        encoded = {"input_ids": batch, "attention_mask": [[1] * len(row) for row in batch]}
+        padded = pad_subwords(encoded, teacher.tokenizer.pad_token_id)
         with evaluation_mode(model):
-            output = model.base_model(ids, attention_mask=mask).last_hidden_state[:, place]
+            output = model.base_model(
+                padded["input_ids"].to(model.device), attention_mask=padded["attention_mask"].to(model.device)
+            ).last_hidden_state[:, place]
         outputs.append(output.float().cpu())
     vectors = torch.cat(outputs)
     vectors[~readable] = vectors[readable].mean(dim=0)
