@@ -20,6 +20,8 @@ from .smaller_student import LAYER_LISTS, SPREAD, evenly_spaced
 logger = logging.getLogger(__name__)
 
 Weighted = list[tuple[Teacher, float]]
+# Settings of an encoder that decide what its weights compute, and that their shapes do not show.
+USES_OF_WEIGHTS = ("num_attention_heads", "hidden_act", "hidden_activation", "position_embedding_type")
 
 
 def checkpoint_teachers(teachers: Teachers, purpose: str) -> Weighted:
@@ -129,6 +131,7 @@ def _placed(teacher: Teacher, student: Any, layers: str | Sequence[int]) -> dict
     if not lists or lists[0] not in dict(student.base_model.named_modules()):
         raise ValueError(f"teacher {teacher.name}, a {type(model).__name__}, is of another family than the student")
     chosen = chosen_layers(model.config.num_hidden_layers, student.config.num_hidden_layers, layers, teacher.name)
+    _refuse_other_use(teacher, student, chosen)
     state, prefix = model.base_model.state_dict(), f"{lists[0]}."
     placed = {name: tensor for name, tensor in state.items() if not name.startswith(prefix)}
     for place, layer in enumerate(chosen):
@@ -139,6 +142,28 @@ def _placed(teacher: Teacher, student: Any, layers: str | Sequence[int]) -> dict
             if name.startswith(inner)
         }
     return placed
+
+
+def _refuse_other_use(teacher: Teacher, student: Any, chosen: Sequence[int]) -> None:
+    """Raise ValueError if the same weights compute something else in the student, though their shapes fit."""
+    theirs: Any = teacher.model.config
+    own: Any = student.config
+    for name in USES_OF_WEIGHTS:
+        values = [getattr(config, name, None) for config in (theirs, own)]
+        if None not in values and values[0] != values[1]:  # a version of transformers may lack a setting
+            raise ValueError(
+                f"teacher {teacher.name} has {name} {values[0]}, and the student {values[1]}: its weights would "
+                "compute something else there. Give the student the teacher's (model_config), or leave the start out"
+            )
+    kinds: list[str] = getattr(theirs, "layer_types", None) or []
+    own_kinds: list[str] = getattr(own, "layer_types", None) or []
+    for place, layer in enumerate(chosen if kinds and own_kinds else ()):
+        if kinds[layer] != own_kinds[place]:
+            fitting = [other for other, kind in enumerate(kinds) if kind == own_kinds[place]]
+            raise ValueError(
+                f"layer {layer} of teacher {teacher.name} ({kinds[layer]}) cannot take place {place} of the student "
+                f"({own_kinds[place]}): name one of the layers {fitting} there, or keep other layers of the student"
+            )
 
 
 def _embed_pieces(student: Any, tokenizer: Any, shares: Sequence[tuple[Teacher, float]]) -> int:

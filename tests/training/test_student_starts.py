@@ -121,6 +121,32 @@ def test_what_cannot_start_a_student_is_refused(teachers, make_student, tokenize
         start_from_teachers(make_student(), tokenizer, function)
 
 
+@pytest.mark.parametrize(("setting", "value"), [("num_attention_heads", 1), ("hidden_act", "relu")])
+def test_weights_that_fit_and_compute_something_else_are_refused(teachers, make_student, tokenizer, setting, value):
+    """Danger: all shapes fit, and the student starts from the weights of another function."""
+    student = make_student(num_hidden_layers=5, **{setting: value})
+    theirs = getattr(teachers["en"].model.config, setting)
+    assert theirs != value
+    with pytest.raises(ValueError, match=f"has {setting} {theirs}, and the student {value}"):
+        start_from_teachers(student, tokenizer, teachers)
+
+
+def test_a_layer_with_another_reach_of_attention_is_refused(tokenizers_by_family, labels):  # noqa: F811
+    """Danger: a layer that reads the whole sentence starts one that reads near words, with other rotations."""
+    name = next(name for name in FAMILIES if "modern" in name.lower())
+    made = Family(name, tokenizers_by_family[name], labels)
+    teacher = Teacher(made.student(seed=4, num_hidden_layers=7), made.tokenizer)
+    kinds = teacher.model.config.layer_types
+    student = made.student(seed=5, num_hidden_layers=3)
+    near, far = kinds.index("sliding_attention"), len(kinds) - 1
+    assert student.config.layer_types[1] == "sliding_attention" != kinds[far]
+    with pytest.raises(ValueError, match=rf"layer {far} of teacher .* cannot take place 1 of the student"):
+        start_from_teachers(student, made.tokenizer, teacher, [0, far, far])
+    fitting = [0, near, kinds.index(student.config.layer_types[2], 1)]  # the first layer lacks a norm
+    start_from_teachers(student, made.tokenizer, teacher, fitting)
+    assert torch.equal(student.base_model.layers[1].mlp.Wi.weight, teacher.model.base_model.layers[near].mlp.Wi.weight)
+
+
 # Dangers: embeddings that the layers above no longer understand, pieces that get another's vector, silent no-ops.
 
 
