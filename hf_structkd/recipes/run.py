@@ -247,9 +247,16 @@ class DistillationRun:
 
         Returns:
             The address of the part.
+
+        Raises:
+            RecipeError: If the recipe has no `annotation_parts`.
         """
         recipe = self.recipe
-        address = recipe.teachers.annotation_parts or str(self.output / "annotation_parts")
+        address = recipe.teachers.annotation_parts
+        if address is None:
+            raise RecipeError(
+                "a part needs annotation_parts, the place from which `structkd distill` reads all of them"
+            )
         teachers, sentences = self.teachers(), self._training_sentences()
         progress = not recipe.training.disable_tqdm
         return annotate_part(

@@ -173,6 +173,10 @@ def test_a_recipe_is_annotated_by_an_array_of_jobs(tmp_path, tokenizer, labels, 
         cli.main(["annotate", str(recipe)])
     with pytest.raises(SystemExit, match="--part wants I/N, part I of N parts, I from 0 to N - 1, not '2/2'"):
         cli.main(["annotate", str(recipe), "--part", "2/2"])
+    with pytest.raises(
+        SystemExit, match="a part needs annotation_parts, the place from which `structkd distill` reads"
+    ):
+        cli.main(["annotate", str(recipe), "--part", "0/2", "--annotation_parts", "null"])
     with pytest.raises(SystemExit, match="--part is given twice"):
         cli.main(["annotate", str(recipe), "--part", "0/2", "--part=1/2"])
     for part in ("1/2", "0/2"):
