@@ -228,7 +228,8 @@ def word_log_probs(student: LinearChainCRF, tags: Tensor, groups: Tensor | None)
         steps = emissions[rows, columns, index]
         steps = torch.cat((steps[..., :1] + start[index[..., :1]], steps[..., 1:]), dim=-1)
         moves = transitions[index[..., :-1], index[..., 1:]]
-        possible = (steps > NEG_INF) & torch.cat((torch.ones_like(moves[..., :1] > 0), moves > NEG_INF), dim=-1)
+        reached = torch.cat((torch.ones_like(steps[..., :1] > 0), moves > NEG_INF), dim=-1)
+        possible = (steps > NEG_INF) & reached
         steps = torch.where(possible, torch.cat((steps[..., :1], steps[..., 1:] + moves), dim=-1), 0.0)
         follows = betas[rows, columns, index]
         impossible = (~possible).cumsum(dim=-1) > 0

@@ -185,6 +185,35 @@ def test_padding_and_unanswered_sentences_add_nothing(name):
     assert (emissions[0].grad[0] == 0).all()
 
 
+@pytest.mark.parametrize("groups", [None, (0, 0, 2)], ids=["tags", "groups"])
+@pytest.mark.parametrize("name", sorted(OBJECTIVES))
+def test_a_sentence_has_the_same_loss_and_gradient_alone_and_in_a_batch(name, groups):
+    """A batch of one-word sentences has no transitions: `gate_word` lost its sequences there."""
+    scores, objective = random_scores(31), OBJECTIVES[name]()
+    answers = targets_of(random_scores(32), objective.needs)
+    if groups and name not in ("structural", "substructure"):
+        answers.teacher_groups = torch.tensor(groups).expand(B, -1)
+        if answers.teacher_topk_tags is not None:
+            tags = answers.teacher_topk_tags
+            answers.teacher_topk_tags = torch.where(tags < 0, tags, torch.tensor(groups)[tags.clamp(min=0)])
+    together = [part.clone().requires_grad_() for part in scores]
+    losses = objective(LinearChainCRF(*together, lengths=LENGTHS), answers)
+    losses.sum().backward()
+    apart = [part.clone().requires_grad_() for part in scores]
+    for row, length in enumerate(LENGTHS.tolist()):
+        alone = Targets()
+        for column, axes in ((name, TARGET_COLUMNS[name].axes) for name in (*objective.needs, "teacher_groups")):
+            if (value := getattr(answers, column)) is not None:
+                words = [slice(length if axis == "words" else None) for axis in axes]
+                setattr(alone, column, value[(slice(row, row + 1), *words)])
+        crf = LinearChainCRF(apart[0][row : row + 1, :length], *apart[1:], lengths=LENGTHS[row : row + 1])
+        (loss,) = objective(crf, alone)
+        torch.testing.assert_close(loss, losses[row])
+        loss.backward()
+    for one, other in zip(together, apart):
+        torch.testing.assert_close(one.grad, other.grad)
+
+
 def test_one_path_makes_top_k_and_top_wk_the_likelihood_of_the_best_sequence():
     teacher, student = LinearChainCRF(*random_scores(5), lengths=LENGTHS), random_scores(6)
     targets = targets_of(random_scores(5), ("teacher_topk_tags", "teacher_topk_log_probs"), top_k=1)
