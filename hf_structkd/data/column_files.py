@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
+import regex
+
 from .columns import SENTENCE_COLUMNS, TAG_COLUMNS, TOKEN_COLUMNS
 from .conllu import TEXT, SurfaceToken, place_words, warn_of_other_texts
 from .foreign_formats import advice_on_single_column, describe_foreign_columns
@@ -23,6 +25,7 @@ _MANY_SENTENCES = 100  # that are checked for words that count 1, 2, 3
 _NUMBER = re.compile(r"\d+")
 _ENTITY_TAG = re.compile(r"O|[BIESLUM]-.+")
 _ID = re.compile(r"\d+([-.]\d+)?")
+_CLUSTER = regex.compile(r"\X")
 
 
 @dataclass(frozen=True)
@@ -244,6 +247,8 @@ def _layout(
 
     def index(column: str | int | None, usual_names: Sequence[str], content: str, default: int | None) -> int | None:
         if column is not None and not _is_number(column):
+            if names.count(str(column)) > 1:
+                raise CorpusError(f"{path}:{number}: several columns are called {column!r}: give the number of one.")
             return names.index(str(column))
         if column is not None:
             if not -len(cells) <= int(column) < len(cells):
@@ -303,7 +308,7 @@ def _collect_tags(rows: Iterable[_Row], layout: _Layout) -> set[str]:
     column = layout.tags
     if column is None:
         return set()
-    return {cells[column] for _, line, cells in rows if len(cells) > column and not line.startswith("#")}
+    return {cells[column].strip() for _, line, cells in rows if len(cells) > column and not line.startswith("#")}
 
 
 def _sentences(
@@ -374,7 +379,9 @@ def _sentences(
         if layout.sentence is not None and (value := cells[layout.sentence].strip()) not in ("", sentence_id):
             yield from end_sentence()
             sentence_id = value
-        word, tag = cells[layout.tokens], cells[layout.tags] if layout.tags is not None else "O"
+        # A blank after a comma, or before a tab, belongs to no cell: `B-X ` would be another label than `B-X`.
+        word = _without_blanks(cells[layout.tokens])
+        tag = cells[layout.tags].strip() if layout.tags is not None else "O"
         if not word.strip() or not tag:
             raise CorpusError(f"{path}:{number}: an empty word or tag: {line!r}.")
         if _is_printed_list(word) and _is_printed_list(tag):
@@ -430,6 +437,15 @@ def _check_one_sentence(path: Path, words: int, is_csv: bool) -> None:
         logger.warning("%s.", problem)
 
 
+def _without_blanks(cell: str) -> str:
+    """A word without the blanks around it, but for one that carries an accent (as `characters` cuts texts)."""
+    word = cell.strip(" \t")
+    if len(word) == len(cell) or not word:
+        return word
+    carrier = cell[: cell.index(word)][-1:]
+    return carrier + word if carrier and _CLUSTER.match(carrier + word).end() > 1 else word
+
+
 def _is_printed_list(cell: str) -> bool:
     """Whether a cell looks like a list that was written as text."""
     return len(cell) > 2 and cell[0] == "[" and cell[-1] == "]"
@@ -439,7 +455,7 @@ def _is_word(cells: Sequence[str], layout: _Layout, known_tags: set[str]) -> boo
     """Whether a line that begins with # before a sentence's first word, and has all columns, is a word."""
     if layout.tags is None:
         return layout.width == 1 or cells[0] != "#"
-    tag = cells[layout.tags]
+    tag = cells[layout.tags].strip()
     return tag in known_tags or _ENTITY_TAG.fullmatch(tag) is not None
 
 

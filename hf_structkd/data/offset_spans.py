@@ -265,19 +265,23 @@ def _in_characters(where: str, item: AnnotatedText, unit: OffsetUnit | None) -> 
         _check_own_texts(where, item, spans)
         return spans
     converted = _from_utf16(item.text, spans)
-    # A tool's own words are checked: they count characters, and then its spans do too.
-    if unit == "characters" or (unit is None and (item.words is not None or _fit_own_texts(item, spans))):
-        _check_own_texts(where, item, spans)
-        return spans
-    if unit == "utf-16" or _fit_own_texts(item, converted):
-        _check_own_texts(where, item, converted)
-        return converted
+    differ = [_trimmed(item.text, span) for span in spans] != [_trimmed(item.text, span) for span in converted]
+    fits, converted_fits = _fit_own_texts(item, spans), _fit_own_texts(item, converted)
+    if unit is None and item.words is not None:
+        unit = "characters"  # a tool's own words are checked: they count characters, and then its spans do too
+    elif unit is None and (fits or converted_fits) and not (fits and converted_fits and differ):
+        unit = "characters" if fits else "utf-16"
+    if unit is not None:
+        chosen = spans if unit == "characters" else converted
+        _check_own_texts(where, item, chosen)
+        return chosen
     if any(span.text is not None for span in spans):
         _check_own_texts(where, item, spans)
-    if [_trimmed(item.text, span) for span in spans] != [_trimmed(item.text, span) for span in converted]:
+    if differ:
+        reason = "the spans' own texts stand in both places" if fits else "no span holds its own text"
         raise CorpusError(
-            f"{where}: the text has characters beyond U+FFFF (such as emoji), which some tools count as two, and no "
-            f"span holds its own text. Say what offsets count, characters or utf-16: {setting('offset_unit')}."
+            f"{where}: the text has characters beyond U+FFFF (such as emoji), which some tools count as two, and "
+            f"{reason}. Say what offsets count, characters or utf-16: {setting('offset_unit')}."
         )
     return spans
 
@@ -311,10 +315,11 @@ def _check_own_texts(where: str, item: AnnotatedText, spans: Sequence[TextSpan])
             )
 
 
-def _trimmed(text: str, span: TextSpan) -> tuple[int, str]:
-    """Where the first visible character of a span stands, and its text without blanks at its ends."""
+def _trimmed(text: str, span: TextSpan) -> tuple[int, str, bool]:
+    """A span's first visible character, its text without blanks at its ends, and whether it is inside of the text."""
     covered = text[max(0, span.start) : max(0, span.end)]
-    return span.start + len(covered) - len(covered.lstrip()), covered.strip()
+    is_inside = 0 <= span.start <= span.end <= len(text)
+    return span.start + len(covered) - len(covered.lstrip()), covered.strip(), is_inside
 
 
 def _from_utf16(text: str, spans: Sequence[TextSpan]) -> list[TextSpan]:

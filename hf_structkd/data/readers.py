@@ -84,7 +84,8 @@ def read_csv_texts(path: Path, without_spans: bool = False) -> Iterator[tuple[st
         Pairs of the place (`":12"`, the row's last line) and the row.
 
     Raises:
-        CorpusError: while iterating, on a row that is no CSV or has more cells than columns.
+        CorpusError: if two columns have the same name; while iterating, on a row that is no CSV or has more cells than
+            columns.
     """
     head = next((line for _, line in read_lines(path) if line.strip()), "")
     separator = max(",;\t", key=head.count)
@@ -92,11 +93,15 @@ def read_csv_texts(path: Path, without_spans: bool = False) -> Iterator[tuple[st
     has_words = any(name in TOKEN_COLUMNS for name in names)
     if "text" not in names or has_words or not (without_spans or any(name in SPAN_COLUMNS for name in names)):
         return None
+    if several := [name for name in names if name and names.count(name) > 1]:
+        raise CorpusError(f"{path}: several columns are called {several[0]!r}: leave one of them.")
     return _csv_texts(path, separator, names)
 
 
 def _csv_texts(path: Path, separator: str, names: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    reader = csv.reader((f"{line}\n" for _, line in read_lines(path)), delimiter=separator, strict=True)
+    # With the line ends inside of cells, which the offsets of spans count.
+    lines = (line for _, line in read_lines(path, keep_ends=True))
+    reader = csv.reader(lines, delimiter=separator, strict=True)
     try:
         header = True
         for cells in reader:
@@ -280,7 +285,9 @@ def _single_sentences(
 
 def _tag_name(sentence: RawSentence, word: int, tag: Any, names: Sequence[str] | None) -> str:
     if is_text(tag):
-        return tag
+        if not tag.strip():
+            raise CorpusError(f"{sentence.place(word)}: an empty tag, {tag!r:.80}.")
+        return tag.strip()
     if isinstance(tag, int) and not isinstance(tag, bool):
         if names is None:
             raise CorpusError(

@@ -367,7 +367,7 @@ def columns_of_lists(
         or words.null_count
         or encoded.null_count
         or not are_words(words)
-        or not all(map(is_text, known))
+        or not all(is_text(tag) and tag and tag == tag.strip() for tag in known)
     ):
         return None
     bounds = pa.array(offsets, pa.int32())
@@ -456,6 +456,8 @@ def columns_of_lines(
     wanted = slice(None) if between == _BLANK else [tokens, tags]  # blanks that follow each other are one separator
     if (starts[:, wanted] == ends[:, wanted]).any() or (text[starts[:, tags]] == ord("[")).any():
         return None
+    if between == _TAB and any((text[at[:, [tokens, tags]]] == _BLANK).any() for at in (starts, ends - 1)):
+        return None  # blanks at the ends of a cell
     words, tag_texts = (_texts(text, starts[:, column], ends[:, column]) for column in (tokens, tags))
     if not are_words(words):
         return None

@@ -108,7 +108,7 @@ def is_text(value: Any) -> bool:
     return isinstance(value, str) and not _NO_TEXT.search(value)
 
 
-def read_lines(path: Path, longest: int | None = None) -> Iterator[tuple[int, str]]:
+def read_lines(path: Path, longest: int | None = None, keep_ends: bool = False) -> Iterator[tuple[int, str]]:
     """Read the lines of a UTF-8 file, without byte order mark and line ends, as they are asked for.
 
     The file may be packed: gzip, bzip2, xz, or a zip archive of one file.
@@ -118,6 +118,7 @@ def read_lines(path: Path, longest: int | None = None) -> Iterator[tuple[int, st
     Args:
         path: the file.
         longest: the most bytes that a line may have, by default `LONGEST_LINE`.
+        keep_ends: Keep the line ends, `\\n` or `\\r\\n`: inside of a quoted cell they are characters of a text.
 
     Returns:
         Pairs of line number, from 1, and line.
@@ -137,7 +138,10 @@ def read_lines(path: Path, longest: int | None = None) -> Iterator[tuple[int, st
             data = stream.readline(longest + 1)
             if not data:
                 return
-            yield number, _decode(path, number, offset, data, start, longest)
+            line = _decode(path, number, offset, data, start, longest)
+            if keep_ends:
+                line += "\r\n" if data.endswith(b"\r\n") else "\n"
+            yield number, line
             offset += len(data)
 
 

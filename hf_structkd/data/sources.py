@@ -392,7 +392,8 @@ def _load_saved(path: Path, split: str | None) -> datasets.Dataset:
         loaded = datasets.load_from_disk(str(path))
     except Exception as error:
         raise CorpusError(f"{path}: a folder, but not one written by save_to_disk ({error}).") from error
-    return _choose_split(str(path), loaded, split) if isinstance(loaded, datasets.DatasetDict) else loaded
+    chosen = _choose_split(str(path), loaded, split) if isinstance(loaded, datasets.DatasetDict) else loaded
+    return chosen.with_format(None)  # a format that was stored with it would give arrays, or tensors
 
 
 def _read_parquet(path: Path) -> datasets.Dataset:

@@ -342,16 +342,17 @@ def _word_span(where: str, span: Any) -> tuple[int, int, str]:
     raise CorpusError(f"{where}: {span!r:.80} is no span with a first word, a last word and a label.")
 
 
-def read_docbin(path: Path) -> Iterator[RawSentence]:
+def read_docbin(path: Path, words_only: bool = False) -> Iterator[RawSentence]:
     """Read the documents of a DocBin file, in BIO: one sentence each, or several where their beginnings are marked.
 
     Tokens of blanks alone are no words. A document whose entities nobody annotated has no tags.
 
     Args:
         path: the file.
+        words_only: Read the words and ignore the entities.
 
     Raises:
-        CorpusError: if spaCy is not installed, or the file is no DocBin.
+        CorpusError: if spaCy is not installed, the file is no DocBin, or a sentence is annotated in part.
     """
     try:
         from spacy.tokens import DocBin
@@ -365,16 +366,15 @@ def read_docbin(path: Path) -> Iterator[RawSentence]:
     except Exception as error:  # zlib's, msgpack's and spaCy's own errors
         raise CorpusError(f"{path}: not a DocBin file of spaCy, or a damaged one ({error}).") from error
     for number, document in enumerate(documents, 1):
-        annotated = document.has_annotation("ENT_IOB")
         parts = document.sents if document.has_annotation("SENT_START") else [document[:]]
         for part in parts:
             words = [token for token in part if token.text.strip()]
-            tags = [f"{t.ent_iob_}-{t.ent_type_}" if t.ent_type_ and t.ent_iob_ in "BI" else "O" for t in words]
             if words:
+                tags = None if words_only else _tags_of_tokens(f"{path}, doc {number}", part)
                 offsets = [(t.idx - part.start_char, t.idx - part.start_char + len(t)) for t in words]
                 yield RawSentence(
                     [t.text for t in words],
-                    tags if annotated else None,
+                    tags,
                     str(path),
                     document=f"{path}:{number}" if document.has_annotation("SENT_START") else None,
                     row=f", doc {number}",
@@ -382,3 +382,27 @@ def read_docbin(path: Path) -> Iterator[RawSentence]:
                     offsets=offsets,
                     glued=glued_flags(offsets),
                 )
+
+
+def _tags_of_tokens(where: str, tokens: Iterable[Any]) -> list[str] | None:
+    """The BIO tags of a sentence's tokens that are words; `None` where nobody annotated any."""
+    tags: list[str] = []
+    missing: list[str] = []
+    begins = False  # an entity, whose tokens so far are blanks
+    for token in tokens:
+        is_entity = bool(token.ent_type_) and token.ent_iob_ in ("B", "I")
+        begins = is_entity and (begins or token.ent_iob_ == "B")
+        if not token.text.strip():
+            continue
+        tags.append(f"{'B' if begins else 'I'}-{token.ent_type_}" if is_entity else "O")
+        missing += [] if token.ent_iob_ else [token.text]
+        begins = False
+    if len(missing) == len(tags):
+        return None
+    if missing:
+        raise CorpusError(
+            f"{where}: nobody annotated {missing[0]!r} and {len(missing) - 1} other words of a sentence that has "
+            "entities (spaCy's 'missing'), and a tagger needs the tags of all: annotate them, or write them with "
+            "document.set_ents(..., default='outside') if none of them is in an entity."
+        )
+    return tags

@@ -164,7 +164,7 @@ def _open(
     if kind == "conllu":
         return (_with_blanks(sentence) for sentence in read_conllu(path, "form"))
     if kind == "spacy":
-        return (_with_blanks(sentence) for sentence in read_docbin(path))
+        return (_with_blanks(sentence) for sentence in read_docbin(path, words_only=True))
     rows = read_columns(path, None, tokens_column, sentence_column, is_csv=kind == "csv", words_only=True)
     return (sentence.tokens for sentence in rows)
 

@@ -108,6 +108,32 @@ def test_tables_with_texts_and_spans(tmp_path, separator, form):
     assert show(load_corpus(path, language="xx")) == [*RIGHT, "Olu/B-P hums/O"]
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("line_break", ["\n", "\r\n"])
+def test_line_breaks_inside_of_a_cell_count_as_they_stand(tmp_path, end, line_break):
+    """Two characters became one, so that every span behind them moved by one: to other words where each is one."""
+    text = f"木水{line_break}火土金木水"
+    content = io.StringIO(newline="")
+    writer = csv.writer(content, lineterminator=end)
+    writer.writerow(["text", "spans"])
+    start = text.index("火土")
+    writer.writerow([text, json.dumps([[start, start + 2, "P"]])])
+    path = tmp_path / "a.csv"
+    path.write_bytes(content.getvalue().encode())
+    assert show(load_corpus(path, language="xx")) == ["木/O 水/O 火/B-P 土/I-P 金/O 木/O 水/O"]
+
+
+def test_two_columns_of_one_name(tmp_path):
+    """The second one was read, here an empty list: every word was O."""
+    path = tmp_path / "a.csv"
+    path.write_text('text,spans,Spans\nOlu hums,"[[0,3,""P""]]",[]\n')
+    with pytest.raises(CorpusError, match="several columns are called 'spans'"):
+        load_corpus(path, language="xx")
+    path.write_text("word,tag,tag\nOlu,B-P,O\n")
+    with pytest.raises(CorpusError, match="several columns are called 'tag'"):
+        load_corpus(path, language="xx", tokens_column="word", tags_column="tag")
+
+
 def test_a_table_of_label_studio(tmp_path, caplog):
     """Its CSV has an empty cell for a task that nobody annotated: an error, though JSON's null was none."""
     rows = [["id", "text", "label"], [1, "Kano hums", ""], [2, TEXT, json.dumps(VALUES)], [3, "", ""]]
@@ -276,6 +302,22 @@ class TestOffsetUnits:
 
     def test_it_is_not_asked_for_where_it_does_not_matter(self, read):
         assert read(row_of("Olu \U0001f600", (0, 3, "P"))) == ["Olu/B-P \U0001f600/O"]
+
+    def test_own_texts_that_stand_in_both_places(self, read):
+        """Both units fit where a text repeats itself: characters were taken without asking."""
+        row = {"text": "\U0001f600木木木", "spans": [{"start": 3, "end": 4, "label": "P", "text": "木"}]}
+        with pytest.raises(CorpusError, match=r"own texts stand in both places\. Say what offsets count"):
+            read(row)
+        assert read(row, offset_unit="characters") == ["\U0001f600/O 木/O 木/O 木/B-P"]
+        assert read(row, offset_unit="utf-16") == ["\U0001f600/O 木/O 木/B-P 木/O"]
+
+    def test_a_span_that_is_outside_of_its_text_in_one_unit_alone(self, read):
+        """What stands at the end of the text was dropped, or advised to be corrected, and fits in UTF-16 units."""
+        row = row_of("hums \U0001f600", (5, 7, "P"))
+        for choice in ("refuse", "drop"):
+            with pytest.raises(CorpusError, match="Say what offsets count"):
+                read(row, spans=choice)
+        assert read(row, offset_unit="utf-16", spans="drop") == ["hums/O \U0001f600/B-P"]
 
     def test_offsets_of_another_text(self, read):
         span = {"start": 0, "end": 4, "label": "P", "text": "Hums"}
@@ -453,6 +495,18 @@ def test_docbin(tmp_path):
     path = tmp_path / "a.spacy"
     tokens.DocBin(attrs=["ENT_IOB", "ENT_TYPE", "SENT_START"], docs=[first, second]).to_disk(path)
     assert show(load_corpus(path, language="xx")) == ["Olu/B-P Ade/I-P hums/O", "Kano/? is/?"]
+    # An entity may begin with a blank, which is no word: its first word begins it.
+    first = tokens.Doc(vocab, words=["in", "\n", "Olu", "Ade"])
+    first.ents = [tokens.Span(first, 1, 4, label="P")]
+    second.ents = [tokens.Span(second, 0, 1, label="L")]
+    tokens.DocBin(attrs=["ENT_IOB", "ENT_TYPE"], docs=[first, second]).to_disk(path)
+    assert show(load_corpus(path, language="xx")) == ["in/O Olu/B-P Ade/I-P", "Kano/B-L is/O"]
+    # Words that nobody annotated were O beside those that somebody did.
+    second.set_ents([tokens.Span(second, 0, 1, label="L")], default="missing")
+    tokens.DocBin(attrs=["ENT_IOB", "ENT_TYPE"], docs=[first, second]).to_disk(path)
+    with pytest.raises(CorpusError, match=r"a\.spacy, doc 2: nobody annotated 'is'"):
+        load_corpus(path, language="xx")
+    assert load_sentences(path, language="xx")["tokens"][1] == ["Kano", "is"]
     path.write_bytes(b"garbage")
     with pytest.raises(CorpusError, match="not a DocBin file of spaCy"):
         load_corpus(path, language="xx")

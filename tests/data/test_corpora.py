@@ -521,6 +521,10 @@ class TestTheSameSentencesTwice:
         assert list(load_corpora(str(tmp_path / "three"), ["en"])["en"]) == ["train", "dev", "test"]
         with pytest.raises(CorpusError, match="one: train, dev, test would be the same sentences"):
             load_corpora({"en": tmp_path / "one"})
+        # A format is stored with it; rows unlike the others are read one by one.
+        mixed = datasets.Dataset.from_dict({"tokens": [["a"], ["b"]], "tags": [["O"], None]})
+        mixed.with_format("numpy").save_to_disk(tmp_path / "arrays")
+        assert list(load_corpus(tmp_path / "arrays", language="en")["tokens"]) == [["a"], ["b"]]
 
     def test_where_it_is_written_out_it_is_said(self, tmp_path, caplog):
         (tmp_path / "a.conll").write_text("a O\n")

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hf_structkd.data import source_text
+from hf_structkd.data import column_files, source_text
 from hf_structkd.data.corpora import load_corpus
 from hf_structkd.data.readers import CorpusError
 from hf_structkd.data.unlabelled import load_sentences
@@ -666,3 +666,33 @@ def test_an_empty_word_of_a_table_is_refused_as_in_column_files(read, word):
     row = json.dumps({"tokens": ["Oulu", word], "tags": ["B-LOC", "O"]})
     with pytest.raises(CorpusError, match=r"c\.jsonl:1.*an empty word: .* in 'tokens'"):
         read(row, "c.jsonl")
+
+
+class TestBlanksAroundCells:
+    """Danger: `B-PER ` is another label than `B-PER`, and `O ` one more entity."""
+
+    @pytest.mark.parametrize("name", ["c.csv", "c.tsv", "c.conll"])
+    @pytest.mark.parametrize("look_ahead", [1, 10_000])  # the second part of a file is read as columns
+    def test_of_column_files(self, read, monkeypatch, name, look_ahead):
+        monkeypatch.setattr(column_files, "_LOOK_AHEAD", look_ahead)
+        rows = "x, word, tag, y\n1, Aino, B-PER, a\n1, asuu, O, b\n\n2, New Oulu , B-LOC , c\n\n3, on, O, d\n"
+        content = rows if name == "c.csv" else rows.replace(", ", " \t")
+        assert read(content, name, tokens_column="word", tags_column="tag") == [
+            "Aino/B-PER asuu/O", "New Oulu/B-LOC", "on/O",
+        ]  # fmt: skip
+
+    def test_a_blank_that_carries_an_accent_is_a_word(self, read):
+        assert read("a\tO\n  \u0301\tB-X \n") == ["a/O  \u0301/B-X"]
+
+    @pytest.mark.parametrize("others", [0, 2])  # rows with one unlike the others are read one by one
+    def test_of_tables(self, read, others):
+        rows = [{"tokens": ["Aino", "on"], "tags": ["B-PER ", " O"]}] * 2
+        rows += [{"tokens": ["Oulu"], "tags": None}] * others
+        expected = ["Aino/B-PER on/O"] * 2 + ["Oulu/?"] * others
+        assert read("\n".join(map(json.dumps, rows)), "c.jsonl") == expected
+
+    @pytest.mark.parametrize("tag", ["", " "])
+    def test_an_empty_tag_is_refused_as_in_column_files(self, read, tag):
+        row = json.dumps({"tokens": ["Oulu", "on"], "tags": ["B-LOC", tag]})
+        with pytest.raises(CorpusError, match=r"c\.jsonl:1, word 2: an empty tag"):
+            read(row, "c.jsonl")
