@@ -357,7 +357,7 @@ def _sentences_with_gold(
         if types is not None and any(kind not in types for kind in told_from_outside):
             continue
         named = [names[tag] if names and isinstance(tag, int) and tag >= 0 else tag for tag in tags or []]
-        if len(named) == len(words) and all(tag in ids for tag in named):
+        if words and len(named) == len(words) and all(tag in ids for tag in named):
             sentences.append(words)
             gold.append([ids[tag] for tag in named])
     return sentences, gold, len(dataset) - len(sentences)
@@ -398,7 +398,9 @@ def tag_sentences(
     """
     sentences = as_sentences(sentences)
     tagged: list[list[str]] = [[] for _ in sentences]
-    for rows in batches_by_length(sentences, batch_size):
+    for batch in batches_by_length(sentences, batch_size):
+        if not (rows := [row for row in batch if sentences[row]]):
+            continue  # no words, no tags
         with torch.inference_mode():
             tags = distribution_of([sentences[row] for row in rows]).best_tags()
         for row, path in zip(rows, tags.tolist()):

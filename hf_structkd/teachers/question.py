@@ -215,6 +215,17 @@ class Question:
                     f"{panel.name} answered NaN ({name}) to row {rows[first]}, {' '.join(sentences[first])[:80]!r}: "
                     "check its weights and its dtype"
                 )
+        impossible = np.zeros(len(rows), bool)
+        if MARGINALS in values:  # the sum is the share of a mixture's teachers that think any sequence possible
+            impossible |= values[MARGINALS][:, 0].astype(np.float64).sum(axis=-1) < 1 - 1e-2
+        if TOPK_LOG_PROBS in values:
+            impossible |= ~(values[TOPK_LOG_PROBS][:, 0] > -np.inf)
+        if impossible.any():  # it would pass for a sentence without an answer
+            first = int(impossible.argmax())
+            raise ValueError(
+                f"{panel.name} excludes all tag sequences of row {rows[first]}, {' '.join(sentences[first])[:80]!r}: "
+                "its scores are -inf where a word's tags, or the transitions between them, need a number"
+            )
         values[GROUPS] = np.tile(np.array(voice.groups or range(len(self.label_names))), (len(rows), 1))
         values[WEIGHT] = np.full(len(rows), voice.weight)
         values[TEMPERATURE] = np.tile([self._temperature_of(name) for name in TEMPERED_COLUMNS], (len(rows), 1))

@@ -565,3 +565,37 @@ def test_a_trainer_asks_with_context_and_trains_without(make_student, tokenizer,
     trainer.train()
     assert sorted(heard) == ["Anna sang She left", "Anna sang She left", "Rain"]
     assert [sum(row["word_mask"]) for row in trainer.train_dataset] == [2, 2, 1]
+
+
+@pytest.mark.parametrize("target", ["teacher_marginals", "teacher_topk_tags"])
+@pytest.mark.parametrize("mixed", [False, True])
+def test_a_teacher_that_excludes_all_sequences_of_a_sentence_is_an_error(target, mixed):
+    """Its answer was all zero, which passes for none: the student learnt nothing from the sentence."""
+    labels = ["O", "B-PER", "I-PER"]
+
+    def answer(sentences, worst=-math.inf):
+        emissions = [np.zeros((len(words), 3)) for words in sentences]
+        for words, scores in zip(sentences, emissions):
+            scores[[word == "b" for word in words]] = worst
+        return [(scores, np.zeros((3, 3))) for scores in emissions]
+
+    options = {"labels": labels, "revision": "1", "answers": "scores"}
+    strict = CallableTeacher(answer, name="strict", **options)
+    fair = CallableTeacher(lambda sentences: answer(sentences, 0.0), name="fair", **options)
+    corpus = Dataset.from_dict({"tokens": [["c"], ["a", "b"]]})
+    teachers = [strict, fair] if mixed and target == "teacher_marginals" else strict
+    with pytest.raises(ValueError, match=r"strict.* excludes all tag sequences of row 1, 'a b'"):
+        annotate(corpus, teachers, label_names=labels, targets=[target], progress=False)
+    assert len(annotate(corpus, fair, label_names=labels, targets=[target], progress=False)) == 2
+
+
+def test_a_sentence_without_words_has_no_tags_and_calibrates_nothing():
+    labels = ["O", "B-PER", "I-PER"]
+    spans = SpanTeacher(lambda read: [[(0, 1, "PER", 0.9)] for _ in read], ["PER"], name="S", revision="1")
+    words = CallableTeacher(lambda read: [[[0.1, 0.8, 0.1]] * len(w) for w in read], labels, name="W", revision="1")
+    for teacher in (spans, words):
+        assert teacher.tag([["a"], [], ["b"]], labels) == [["B-PER"], [], ["B-PER"]]
+        assert teacher.tag([[]]) == [[]]
+        gold = Dataset.from_dict({"tokens": [["a"], [], ["c", "d"]], "tags": [["B-PER"], [], ["B-PER", "O"]]})
+        fitted = teacher.calibrate(gold, labels)
+        assert (fitted.sentences, fitted.left_out) == (2, 1)
