@@ -160,9 +160,16 @@ class HiddenStateTrainer(ScoringTrainer):
     # ---- stages ----
 
     def frozen_parameters(self, plain: Any) -> list[nn.Parameter]:
-        """The encoder's parameters that are not thawed yet: the embeddings, and layers from the lowest."""
+        """What an update leaves as it is.
+
+        While the word vectors are learnt alone, all but the encoder. Afterwards what is not thawed yet of the encoder:
+        the embeddings, and layers from the lowest.
+        """
         share = self.args.hidden_thaw
         step, alone = self.state.global_step, self.updates_alone
+        if step < alone:  # weight decay would shrink the head, which has gradients of 0 then
+            encoder = {id(p) for p in plain.base_model.parameters()}
+            return [p for p in plain.parameters() if id(p) not in encoder]
         updates = math.ceil((share or 0.0) * (self.state.max_steps - alone))
         if self.hidden is None or not share or not alone <= step < alone + updates:
             return []

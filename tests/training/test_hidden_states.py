@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import TrainerCallback
 
 from hf_structkd import CallableTeacher, StructKDTrainer, StructKDTrainingArguments, Teacher
 from hf_structkd.data.tokenizer import train_tokenizer
@@ -43,11 +44,13 @@ def teachers(tokenizer, other_tokenizer, labels):
 
 @pytest.fixture
 def train(tokenizer, make_student, teachers, corpus, tmp_path):
-    def run(folder="run", resume=None, student=None, teachers=teachers, sentences=corpus, **options):
+    def run(folder="run", resume=None, student=None, teachers=teachers, sentences=corpus, callbacks=None, **options):
         fields = {**QUIET, "objective": "none", "max_steps": 4, "per_device_train_batch_size": 6, **options}
         args = StructKDTrainingArguments(str(tmp_path / folder), **fields)
         model = student if student is not None else make_student(seed=3, **NO_DROPOUT)
-        trainer = StructKDTrainer(model, args, None, sentences, None, tokenizer, teachers=teachers)
+        trainer = StructKDTrainer(
+            model, args, None, sentences, None, tokenizer, teachers=teachers, callbacks=callbacks
+        )
         trainer.train(resume_from_checkpoint=resume)
         return trainer
 
@@ -130,6 +133,28 @@ def test_stages_one_after_the_other(train, head, tokenizer, labels, corpus, capl
     assert "a projection from these to those is learnt and thrown away" in caplog.text
 
 
+@pytest.mark.parametrize("crf_learning_rate", [None, 1e-2])
+def test_the_head_stays_as_it_is_while_the_word_vectors_are_learnt_alone(train, make_student, crf_learning_rate):
+    """Danger: weight decay shrinks a head that has no gradient, and Adam counts updates in which it learnt nothing."""
+    student = make_student(seed=3, **NO_DROPOUT)
+    before = {name: p.detach().clone() for name, p in student.named_parameters()}
+    after = []
+
+    class Watch(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            after.append({name: p.detach().clone() for name, p in student.named_parameters()})
+
+    options = {"weight_decay": 0.5, "learning_rate": 1e-2, "crf_learning_rate": crf_learning_rate, "max_steps": 4}
+    train(student=student, hidden_first=0.5, hidden_weight=1.0, callbacks=[Watch()], **options)
+    head = [name for name in before if name.startswith(("classifier.", "crf."))]
+    assert head
+    for name in head:
+        assert torch.equal(after[1][name], before[name]), name
+    assert not torch.equal(after[1]["roberta.encoder.layer.0.output.dense.weight"],
+                           before["roberta.encoder.layer.0.output.dense.weight"])  # fmt: skip
+    assert not torch.equal(after[3]["classifier.weight"], before["classifier.weight"])
+
+
 def test_lambda_begins_after_the_first_stage(train):
     trainer = train(objective="posterior", hidden_first=0.5, max_steps=4)
     lambdas = [log["kd_lambda"] for log in trainer.state.log_history if "kd_lambda" in log]
@@ -199,7 +224,7 @@ def test_layers_are_thawed_from_the_top(train, make_student):
         train(student=student, hidden_first=0.25, hidden_thaw=1.0, max_steps=8)
     finally:
         module.StructKDTrainer = original
-    assert seen[:2] == [(True, True, True, True)] * 2
+    assert seen[:2] == [(True, True, True, False)] * 2, "the head learns nothing from word vectors"
     assert (
         seen[2:]
         == [(False, False, False, True)] * 2 + [(False, False, True, True)] * 2 + [(False, True, True, True)] * 2
