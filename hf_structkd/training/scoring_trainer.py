@@ -4,6 +4,7 @@ Sentences are read by length, which saves padding; the predictions come in the o
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,8 @@ class ScoringTrainer(PushingTrainer):
             eval_dataset = scorable(
                 eval_dataset, self.processing_class, self.label_names_in_order, None, self.glued_words
             )
-        return super().get_eval_dataloader(eval_dataset)
+        with self._no_sentence_dropped():
+            return super().get_eval_dataloader(eval_dataset)
 
     def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
         """As in `Trainer`; also for a corpus of words.
@@ -59,7 +61,17 @@ class ScoringTrainer(PushingTrainer):
         if isinstance(test_dataset, Mapping):
             raise TypeError(f"predict takes one corpus, not a mapping of {', '.join(test_dataset)}: call it for each")
         test_dataset = encoded(test_dataset, self.processing_class, self.label_names_in_order, self.glued_words)
-        return super().get_test_dataloader(test_dataset)
+        with self._no_sentence_dropped():
+            return super().get_test_dataloader(test_dataset)
+
+    @contextmanager
+    def _no_sentence_dropped(self) -> Iterator[None]:
+        """`Trainer` obeys `dataloader_drop_last` in evaluations too: scores would lack the last sentences."""
+        drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            yield
+        finally:
+            self.args.dataloader_drop_last = drop_last
 
     def _get_eval_sampler(self, eval_dataset: Any) -> torch.utils.data.Sampler | None:
         # `group_by_length` of `Trainer` is for training; predictions keep, or get back, the order of the corpus.

@@ -184,6 +184,25 @@ def test_scores_do_not_depend_on_how_sentences_are_batched(trained):
         assert named(rows, label_set(scheme)) == expected
 
 
+@pytest.mark.parametrize("order", ["by length", "of the corpus"])
+def test_a_last_batch_that_training_drops_is_scored(make_trainer, order):
+    size = len(WORDS) - 1
+    more = {"per_device_eval_batch_size": size, "eval_do_concat_batches": order == "by length"}
+    whole, dropping = (make_trainer("BIO", dataloader_drop_last=drop, **more) for drop in (False, True))
+    dropping.model.load_state_dict(whole.model.state_dict())
+    whole, dropping = (trainer.predict(trainer.eval_dataset) for trainer in (whole, dropping))
+    rows = dropping.predictions if order == "by length" else [row for batch in dropping.predictions for row in batch]
+    assert len(rows) == len(WORDS)
+    assert dropping.metrics["test_loss"] == whole.metrics["test_loss"]
+    assert dropping.metrics["test_f1"] == whole.metrics["test_f1"]
+
+
+def test_training_still_drops_its_last_batch(make_trainer):
+    trainer = make_trainer("BIO", dataloader_drop_last=True)
+    trainer.evaluate()
+    assert trainer.get_train_dataloader().batch_sampler.drop_last
+
+
 # Dangers: an eval_loss that depends on batches or lambda, or counts what has no gold; losses of another training.
 
 
