@@ -153,8 +153,33 @@ def read_columns(
     if layout.header or _names_columns(path, first, ahead, layout, is_csv):
         ahead = [row for row in ahead if row[0] != first[0]]
     known_tags = _collect_tags(ahead, layout)
+    if known is None and tags_column is None and not layout.header:
+        _refuse_second_layer(path, ahead, layout)
     sentences = _sentences(path, chain(ahead, rest), layout, known_tags, is_csv)
     yield from sentences if layout.named else _refuse_counters(path, sentences)
+
+
+def _refuse_second_layer(path: Path, rows: Sequence[_Row], layout: _Layout) -> None:
+    """Raise CorpusError if another column has tags of the same entity types as the last one, which nobody chose.
+
+    The outer and the inner entities of nested ones are written so (DaN+), and gold tags beside predicted ones. Chunks
+    (`B-NP`) beside entities have other types.
+    """
+    if layout.tags is None:
+        return
+    words = [cells for _, line, cells in rows if len(cells) == layout.width and not line.startswith("#")]
+    types: dict[int, set[str]] = {}
+    for column in range(layout.width):
+        tags = {cells[column] for cells in words}
+        if column != layout.tokens and all(map(_ENTITY_TAG.fullmatch, tags)):
+            types[column] = {tag[2:] for tag in tags if tag != "O"}
+    for column, others in types.items():
+        if column != layout.tags and (shared := others & types.get(layout.tags, set())):
+            shown = ", ".join(sorted(shared)[:5])
+            raise CorpusError(
+                f"{path}: columns {column} and {layout.tags} (from 0) both have tags of {shown}: "
+                f"perhaps outer and inner entities, or gold and predicted ones. Choose with {setting('tags_column')}."
+            )
 
 
 def _names_columns(path: Path, first: _Row, ahead: Sequence[_Row], layout: _Layout, is_csv: bool) -> bool:

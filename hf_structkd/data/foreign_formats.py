@@ -51,6 +51,8 @@ _TEXT = (
 )
 _XML_LINE = re.compile(r"<[A-Za-z!?/][^<>]*>")
 _CONLLU_ID = re.compile(r"\d+([-.]\d+)?")
+# OntoNotes in CoNLL-2012: document, part, number, word, part of speech, ..., entities in the eleventh column.
+_ONTONOTES_COLUMNS = 12
 
 
 def check_format(name: str | None) -> None:
@@ -78,10 +80,20 @@ def describe_foreign_file(start: bytes) -> str | None:
 
 
 def format_of_line(line: str) -> str | None:
-    """What the first line with words tells of a file: `conllu`, `jsonl`, `json`, `xml`, or `None` for columns."""
+    """What the first line with words tells of a file; `None` for columns in no format that is known by it.
+
+    Args:
+        line: the line.
+
+    Returns:
+        `conllu`, `ontonotes`, `jsonl`, `json`, `xml` or `None`.
+    """
     cells = line.split("\t")
     if len(cells) == 10 and _CONLLU_ID.fullmatch(cells[0]):
         return "conllu"
+    cells = line.split()
+    if len(cells) >= _ONTONOTES_COLUMNS and cells[1].isdecimal() and cells[2] == "0" and "*" in cells[5]:
+        return "ontonotes"
     if line.startswith(("{", "[")):
         try:
             if isinstance(json.loads(line), (dict, list)):
@@ -95,6 +107,7 @@ def format_of_line(line: str) -> str | None:
 
 _ADVICE = {
     "conllu": "this looks like CoNLL-U: give the file the ending .conllu, or say the format conllu",
+    "ontonotes": "this looks like OntoNotes (CoNLL-2012), whose words are in column 3: say the format ontonotes",
     "jsonl": "this looks like JSON lines: give the file the ending .jsonl, or say the format jsonl",
     "json": "this looks like JSON: give the file the ending .json, or say the format jsonl",
     "xml": "this looks like XML, which is not read: convert it to columns or JSON lines",

@@ -108,7 +108,10 @@ def _reader(inside: Sequence[str]) -> tuple[Callable[[str], str] | None, list[st
 
 
 def _are_brackets(tags: Sequence[str]) -> bool:
-    return any("(" in tag or ")" in tag for tag in tags) and all(_BRACKETS.fullmatch(tag) for tag in tags)
+    # A part of a corpus may hold no entity: then `*`, which is no bracket itself, is its only tag.
+    return (list(tags) == ["*"] or any("(" in tag or ")" in tag for tag in tags)) and all(
+        _BRACKETS.fullmatch(tag) for tag in tags
+    )
 
 
 def _without_brackets(brackets: Sequence[str], sentence: Callable[[], RawSentence]) -> list[str]:

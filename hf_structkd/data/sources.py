@@ -125,6 +125,9 @@ def open_source(source: Source, language: str, split: str | None, options: Readi
         return _sentences_of_dataset(name, table, options, *holder)
     path = Path(name)
     kind, reason = format_of_file(path, options.format)
+    chosen = (*(getattr(options, name) for name in (*_COLUMNS, "sentence_column")), options.column + 1 or None)
+    if kind == "ontonotes" and options.format is None and any(column is not None for column in chosen):
+        kind = "conll"  # whoever numbers the columns knows better
     if kind == "spacy":
         _log_format(name, kind, reason)
         return read_docbin(path)
@@ -189,8 +192,8 @@ def _format_of_content(path: Path) -> str:
             return "conllu"
         if line.strip() and not line.startswith("#"):
             name = format_of_line(line)
-            if name in ("conllu", "jsonl", "json"):
-                return "conllu" if name == "conllu" else "jsonl"
+            if name in ("conllu", "ontonotes", "jsonl", "json"):
+                return "jsonl" if name == "json" else name
             return "csv" if _is_csv_header(line) else "conll"
     return "conll"
 

@@ -141,6 +141,15 @@ def texts_of_rows(
         if row.get("answer") in _REJECTED:
             counts.left_out[f"answer {row['answer']!r}"] += 1
             continue
+        if row.get("_is_binary"):
+            if choice == "refuse":
+                raise CorpusError(
+                    f"{where}: somebody was asked whether one span is right ('_is_binary'), not for all entities of "
+                    f"the text: as gold, its other words would count as no entities. Leave such rows out: "
+                    f"{setting('spans', 'drop')}."
+                )
+            counts.left_out["of which one span was judged, not all ('_is_binary')"] += 1
+            continue
         if _is_label_studio(row):
             yield from _label_studio_texts(where, place, row, counts, choice, text_column)
             continue

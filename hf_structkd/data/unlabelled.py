@@ -165,7 +165,9 @@ def _open(
         return (_with_blanks(sentence) for sentence in read_conllu(path, "form"))
     if kind == "spacy":
         return (_with_blanks(sentence) for sentence in read_docbin(path, words_only=True))
-    rows = read_columns(path, None, tokens_column, sentence_column, is_csv=kind == "csv", words_only=True)
+    known = kind if tokens_column is None else "conll"
+    columns = (None, tokens_column, sentence_column)
+    rows = read_columns(path, *columns, is_csv=kind == "csv", words_only=True, known_format=known)
     return (sentence.tokens for sentence in rows)
 
 

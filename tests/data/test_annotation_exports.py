@@ -332,6 +332,13 @@ class TestOffsetUnits:
 
 
 class TestWhatNobodyAccepted:
+    def test_judged_spans_are_no_gold(self, read):
+        # Prodigy's binary questions: nobody looked at the text's other words.
+        judged = {**EXPORTS["Prodigy without tokens"], "_is_binary": True, "answer": "accept"}
+        with pytest.raises(CorpusError, match=r":2: .*'_is_binary'.*spans='drop'"):
+            read(EXPORTS["Prodigy"], judged)
+        assert read(EXPORTS["Prodigy"], judged, spans="drop") == RIGHT
+
     def test_rejected_and_ignored_rows_are_counted(self, read, caplog):
         rejected = {**EXPORTS["Prodigy"], "answer": "reject"}
         assert read(EXPORTS["Prodigy"], rejected, {**rejected, "answer": "ignore"}) == RIGHT

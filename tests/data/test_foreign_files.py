@@ -583,6 +583,30 @@ class TestCorporaAsTheyCome:
         assert loaded["document"] == ["xx/all/1", "xx/all/1", "xx/all/2"]
         assert read("Olu (PERSON*\nAde *)\nhums *\nKano (GPE)\n") == ["Olu/B-PERSON Ade/I-PERSON hums/O Kano/B-GPE"]
 
+    def test_ontonotes_is_recognised(self, read, tmp_path):
+        line = "nw/x/00/x_0001 0 {} {} NNP * - - - - {} -\n"
+        text = line.format(0, "Olu", "(PERSON)") + line.format(1, "hums", "*")
+        assert read(text, "a.v4_gold_conll") == ["Olu/B-PERSON hums/O"]
+        assert load_sentences(tmp_path / "a.v4_gold_conll", language="xx")["tokens"][:] == [["Olu", "hums"]]
+        with pytest.raises(CorpusError, match=r"looks like OntoNotes .*say the format ontonotes"):
+            read(text)
+        assert read(text, "b.gold_conll", tokens_column=3, tags_column=10) == ["Olu/B-PERSON hums/O"]
+
+    def test_brackets_without_entity(self, read):
+        line = "nw/x/00/x_0001 0 {} {} NNP * - - - - * -\n"
+        assert read(line.format(0, "so") + line.format(1, "what"), "a.gold_conll") == ["so/O what/O"]
+        assert read("so *\nwhat *\n", scheme="brackets") == ["so/O what/O"]
+
+    def test_two_columns_of_tags_of_the_same_types(self, read):
+        # DaN+: word, outer tag, inner tag; and the gold tags beside the predicted ones.
+        nested = "Olu\tB-PER\tO\nKano\tB-ORG\tB-LOC\nClub\tI-ORG\tO\nin\tO\tO\nKano\tB-LOC\tO\n"
+        for content in (nested, nested.replace("\t", " ")):
+            with pytest.raises(CorpusError, match=r"columns 1 and 2 \(from 0\) both have tags of LOC.*tags_column"):
+                read(content)
+        assert read(nested, tags_column=1) == ["Olu/B-PER Kano/B-ORG Club/I-ORG in/O Kano/B-LOC"]
+        assert read(nested, tags_column=-1) == ["Olu/O Kano/B-LOC Club/O in/O Kano/O"]
+        assert read("Olu NNP B-NP B-PER\nhums VB B-VP O\n") == ["Olu/B-PER hums/O"]
+
     def test_conllu_plus(self, read):
         text = (
             "# global.columns = ID FORM UPOS MISC SRC:NE\n# newdoc id = a\n# text = Olu hums\n1\tOlu\tPROPN\t_\tB-P\n"
