@@ -69,7 +69,9 @@ def _formula(match: re.Match[str]) -> str:
     if not block and not inline:
         return match[0]
     formula = convert(block or inline, display="block" if block else "inline")
-    return formula if block else f"<span>{formula}</span>"  # at the start of a line Markdown takes math for a block
+    if block:  # a formula that is wider than a phone scrolls by itself, not with the page
+        return f'<div style="overflow-x: auto">{formula}</div>'
+    return f"<span>{formula}</span>"  # at the start of a line Markdown takes math for a block
 
 
 def _code_link(reference: str) -> str:

@@ -75,7 +75,8 @@ COMMANDS = {
         "Runs the steps of `structkd distill` up to the teachers' answers and stores these in annotation_dir (by\n"
         "default output_dir/annotations), where `structkd distill` and StructKDTrainer read them.\n\n"
         "  --part I/N   ask about part I of N (from 0) alone, and store it in annotation_parts: a folder or an\n"
-        "               address such as s3://bucket/folder, to which the jobs of an array write independently",
+        "               address (it has no default) such as s3://bucket/folder, to which the jobs of\n"
+        "               an array write independently",
         "recipes.run:annotate_only",
         launches=True,
     ),

@@ -73,6 +73,7 @@ def test_wrong_usage_is_one_line_and_status_2(arguments, message, capsys):
     [
         (("distill", "demo", "--objectiv", "none"), "did you mean '--objective'"),
         (("distill", "no_such_recipe"), "Recipe no_such_recipe: there is no such file, and no recipe of this name"),
+        (("teacher", "demo"), "'teacher_model' in recipe demo; it is a field of `structkd distill`"),
         (("distill", "dmeo"), "no recipe of this name; did you mean 'demo'?"),
         (("evaluate", "--corpus", "demo"), "checkpoint"),
         (("teacher", "--corpus", "demo", "--top_k", "3"), "top_k: this command trains on gold tags alone"),

@@ -238,6 +238,22 @@ def test_what_cannot_be_compared_is_told(app, taggers, text, answer):
     assert "/tmp" not in seen
 
 
+def test_a_type_has_one_colour_and_plain_tags_are_not_called_entities(app, tmp_path, checkpoints, tokenizer):
+    """Danger: a reader takes the two taggers' colours for the same types, or words' tags for entities."""
+    for name, labels in (("types", ["O", "B-AGE", "I-AGE", "B-PER", "I-PER"]), ("pos", ["NOUN", "VERB"])):
+        draw_student(tokenizer, labels, 1).save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+    both = app.Taggers([str(tmp_path / "types"), checkpoints[0]])
+    shown, differences = app.tag(both, both.names, "Anna flew to Paris. " * 3, None, 4, 0.0)
+    pattern = r'--hue: (\d+)" title="[^"]*"><bdi>.*?</bdi><small>(\S+) '
+    colours = {pair[::-1] for html in (*shown, differences) for pair in re.findall(pattern, html)}
+    assert len(colours) == len({kind for kind, _ in colours}) > 2
+    plain = app.Taggers([str(tmp_path / "pos")])
+    (html,), _ = app.tag(plain, plain.names, "Anna flew to Paris. " * 5, None, 4, 0.0)
+    assert "probability that the word has this tag" in told(html)
+    assert not re.search("entit", told(html), re.IGNORECASE)
+
+
 @pytest.mark.slow
 def test_code_of_a_checkpoint_runs_only_when_it_is_allowed(app, checkpoints, tmp_path):
     # The danger: a page set up with a stranger's checkpoint runs the stranger's code.
@@ -405,9 +421,9 @@ def test_in_a_browser(browser, address, checkpoints, width):
     link.wait_for()
     carried = {"text": [ARABIC], "left": ["two"], "right": ["one"]}
     assert parse_qs(urlsplit(link.input_value()).query) == parse_qs(urlsplit(page.url).query) == carried
-    page.locator("#text textarea").fill("a" * 4001)
+    page.locator("#text textarea").fill("é" * 1400)
     page.locator("#share").click()
-    page.get_by_text("A link carries up to 4,000 characters").first.wait_for()
+    page.get_by_text("The text is too long for a link").first.wait_for()
 
     tag("   ")
     left.get_by_text("There is no text yet").wait_for()

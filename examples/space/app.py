@@ -18,7 +18,7 @@ from taggers import NoAnswerError, Taggers
 
 NO_OTHER = "none"
 ANY_LANGUAGE = "any language"
-MAX_LINK = 4000  # characters of text that a link carries; browsers and servers refuse much longer addresses
+MAX_LINK = 8000  # characters of an address, as it is sent; browsers and servers refuse much longer ones
 GOLD = "Anna\tB-PER\nBerg\tI-PER\nlives\tO\nin\tO\nLyon\tB-LOC\n.\tO\n\nIt\tO\nrains\tO\n.\tO"
 # The address of the page with the text and the taggers; it also goes to the clipboard and into the address bar.
 LINK = """(text) => {
@@ -27,11 +27,12 @@ LINK = """(text) => {
   const members = {text, left: document.querySelector("#left input").value,
     right: document.querySelector("#right input").value};
   for (const [name, value] of Object.entries(members)) address.searchParams.set(name, value);
-  if (text.length <= LIMIT) {
+  const fits = address.href.length <= LIMIT;
+  if (fits) {
     window.history.replaceState(null, "", address);
     if (navigator.clipboard) navigator.clipboard.writeText(address.href).catch(() => {});
   }
-  return text.length <= LIMIT ? address.href : "";
+  return fits ? address.href : "";
 }""".replace("LIMIT", str(MAX_LINK))
 
 
@@ -42,10 +43,9 @@ def above(answer: dict[str, Any], threshold: float) -> tuple[dict[str, Any], int
     return {**answer, name: kept}, len(answer[name]) - len(kept)
 
 
-def answer_as_html(text: str, answer: dict[str, Any], threshold: float, warning: str) -> str:
+def answer_as_html(text: str, answer: dict[str, Any], threshold: float, warning: str, colours: dict[str, int]) -> str:
     """One tagger's answer: the text with its entities, other analyses, probabilities of tags."""
     marked, hidden = above(answer, threshold)
-    colours = hues(list(answer["marginals"][0]["scores"]))
     return page(
         warning,
         highlighted(text, marked, colours),
@@ -68,20 +68,27 @@ def tag(
     taggers: Taggers, names: list[str], text: str, language: str | None, top_k: int, threshold: float
 ) -> tuple[list[str], str]:
     """The answers of one or two taggers as HTML, and where two differ; what cannot be answered is said there too."""
-    shown, answers = [], []
+    answered: list[dict[str, Any] | NoAnswerError] = []
     for name in names:
         try:
-            answers.append(taggers.answer(name, text, top_k=int(top_k), marginals=True, entropy=True))
-            shown.append(answer_as_html(text, answers[-1], threshold, language_note(taggers, name, language)))
+            answered.append(taggers.answer(name, text, top_k=int(top_k), marginals=True, entropy=True))
         except NoAnswerError as error:
-            shown.append(page(note(str(error))))
-    if len(names) < 2 or len(answers) < 2:
+            answered.append(error)
+    answers = [answer for answer in answered if not isinstance(answer, NoAnswerError)]
+    # One colour for a type everywhere on the page, also where the taggers know different types.
+    colours = hues([label for answer in answers for label in answer["marginals"][0]["scores"]])
+    shown = [
+        page(note(str(answer)))
+        if isinstance(answer, NoAnswerError)
+        else answer_as_html(text, answer, threshold, language_note(taggers, name, language), colours)
+        for name, answer in zip(names, answered)
+    ]
+    if len(answers) < 2:
         return shown, ""
-    labels = [label for answer in answers for label in answer["marginals"][0]["scores"]]
     marked = [above(answer, threshold) for answer in answers]
     below = sum(hidden for _, hidden in marked)
     return shown, page(
-        differing(names, [answer for answer, _ in marked], hues(labels)),
+        differing(names, [answer for answer, _ in marked], colours),
         note(f"{below} below the threshold of {threshold:g} count as not found.") if below else "",
     )
 
@@ -149,7 +156,7 @@ def build(taggers: Taggers) -> gr.Blocks:
         def opened(request: gr.Request) -> list[Any]:
             """The text and the taggers of a link."""
             members = dict(request.query_params)
-            values = [members.get("text", offered[0])[:MAX_LINK]]
+            values = [members.get("text", offered[0])]
             for member, default, known in (
                 ("left", first, taggers.names),
                 ("right", second, [NO_OTHER, *taggers.names]),
@@ -162,7 +169,10 @@ def build(taggers: Taggers) -> gr.Blocks:
 
         def linked(address: str) -> Any:
             if not address:
-                gr.Warning(f"A link carries up to {MAX_LINK:,} characters; this text is longer.")
+                gr.Warning(
+                    f"The text is too long for a link: its address would have more than {MAX_LINK:,} characters. "
+                    "Letters other than a to z count several times."
+                )
             return gr.update(value=address, visible=bool(address))
 
         inputs = [text, left, right, language, top_k, threshold]

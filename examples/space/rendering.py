@@ -124,16 +124,20 @@ def highlighted(text: str, answer: dict[str, Any], colours: dict[str, int]) -> s
         parts += [escape(text[position : span["start"]]), marked(span, colours)]
         position = span["end"]
     parts.append(escape(text[position:]))
+    title, meaning = "Entities", "an entity of this type begins and ends here"
+    if "tags" in answer:
+        title, meaning = "Tags", "the word has this tag"
     return (
-        f'<h4>Entities</h4><div class="text" dir="{direction(text)}">{"".join(parts)}</div>'
-        '<p class="legend">The number is the exact probability that an entity of this type begins and ends here.</p>'
+        f'<h4>{title}</h4><div class="text" dir="{direction(text)}">{"".join(parts)}</div>'
+        f'<p class="legend">The number is the exact probability that {meaning}.</p>'
     )
 
 
 def alternatives(text: str, answer: dict[str, Any], colours: dict[str, int]) -> str:
-    """The k best analyses, of a long text by their differences; entities that the best one has not are framed."""
+    """The k best analyses, of a long text by their differences; what the best one has not is framed."""
     best = {_place(span): span for span in spans(answer["top_k"][0])}
     differences = len(best) > MANY_ENTITIES
+    things = "tags" if "tags" in answer else "entities"
     rows = []
     for number, analysis in enumerate(answer["top_k"]):
         by_place = {_place(span): span for span in spans(analysis)}
@@ -142,7 +146,7 @@ def alternatives(text: str, answer: dict[str, Any], colours: dict[str, int]) -> 
             new = [marked(span, colours, "new") for place, span in by_place.items() if place not in best]
             chips = [*new, *(marked(span, colours, "gone") for place, span in best.items() if place not in by_place)]
         elif differences:
-            chips = [f'<span class="quiet">the {len(best)} entities above</span>']
+            chips = [f'<span class="quiet">the {len(best)} {things} above</span>']
         bar = f'<span class="bar" style="width: {3.5 * analysis["score"]:.2f}em"></span>'
         shown = " ".join(chips) or '<span class="quiet">no entity</span>'
         rows.append(f'<tr><td>{bar}{probability(analysis["score"])}</td><td dir="{direction(text)}">{shown}</td></tr>')

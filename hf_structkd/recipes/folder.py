@@ -286,10 +286,13 @@ def warn_of_unlearnt_types(
     if updates < _ENOUGH_UPDATES:
         more = math.ceil(_ENOUGH_UPDATES * epochs / max(updates, 1))
         advice = f"set num_train_epochs: {more} (about {_ENOUGH_UPDATES} updates)"
+        if args.max_steps > 0:  # which wins over the number of epochs
+            advice = f"set max_steps: {_ENOUGH_UPDATES}, or leave max_steps out and set num_train_epochs"
     if larger:
         advice += f", and a larger rate, for instance {', '.join(larger)}"
+    trained = f"{updates:,} update{'s' * (updates != 1)} in {epochs} epoch{'s' * (epochs != 1)}"
     show(
-        f"\nWARNING: {row} has not learnt {listed}. It was trained for {updates:,} updates in {epochs} epochs with "
+        f"\nWARNING: {row} has not learnt {listed}. It was trained for {trained} with "
         f"{rates}{fell}. To learn more: {advice}."
     )
 

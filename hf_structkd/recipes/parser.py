@@ -20,6 +20,7 @@ from transformers import HfArgumentParser
 
 from ..processes import wait_for_main_process
 from ..settings import without_tokens
+from .fields import DistillationData, ModelArguments, TeacherArguments
 from .shipped import recipe_names, shipped_recipe
 from .values import (
     MismatchError,
@@ -258,6 +259,10 @@ def _checked_fields(fields: Mapping[str, Any], known: Mapping[str, Any]) -> dict
 
 
 def _suggest(name: str, known: Mapping[str, Any], prefix: str = "") -> str:
+    if name in {
+        f.name for kind in (DistillationData, ModelArguments, TeacherArguments) for f in dataclasses.fields(kind)
+    }:
+        return "; it is a field of `structkd distill`, and this command has none of that name."
     near = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean {prefix + near[0]!r}?" if near else f"; --help lists all {len(known)} fields."
 

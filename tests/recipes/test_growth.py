@@ -69,7 +69,7 @@ def test_a_type_that_was_not_learnt_is_said_with_what_to_set(place, tmp_path, ca
     assert not any(count["correct"] for count in counts)
     number = int(sum(count["number"] for count in counts))
     assert (
-        f"WARNING: posterior has not learnt ORG (0 of {number} right). It was trained for 3 updates in 1 epochs"
+        f"WARNING: posterior has not learnt ORG (0 of {number} right). It was trained for 3 updates in 1 epoch with"
         in seen
     )
     assert "learning_rate 1e-09 and crf_learning_rate 1e-09" in seen
@@ -89,6 +89,18 @@ def test_a_type_that_was_not_learnt_is_said_with_what_to_set(place, tmp_path, ca
         assert [word.rpartition("/")[0] or word for word in example[language].split()] == words
     assert remark in (tmp_path / "run" / "table.md").read_text()
     assert remark in (tmp_path / "run" / "student" / "README.md").read_text()
+
+
+def test_what_to_set_has_an_effect_where_max_steps_is_set(tmp_path, capsys):
+    """Danger: more epochs are advised, but max_steps wins over them; and "1 updates in 1 epochs"."""
+    (tmp_path / "trainer_state.json").write_text(
+        json.dumps({"global_step": 1, "num_train_epochs": 1, "log_history": []})
+    )
+    args = StructKDTrainingArguments(str(tmp_path), max_steps=1, use_cpu=True)
+    warn_of_unlearnt_types("student", [{"en": {"by_type": {"PER": {"number": 20, "correct": 0}}}}], tmp_path, args)
+    seen = capsys.readouterr().out
+    assert "trained for 1 update in 1 epoch with" in seen
+    assert "set max_steps: 400, or leave max_steps out" in seen
 
 
 @pytest.mark.parametrize(
