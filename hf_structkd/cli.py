@@ -12,7 +12,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from typing import NamedTuple
 
@@ -196,11 +196,23 @@ def run_command(name: str, arguments: list[str]) -> int:
             from .recipes.progress import quiet_libraries
 
             quiet_libraries()
-        run_main(lambda: run(arguments, program), errors_for_users(), program)
+        run_main(lambda: _with_extras(run, arguments, program), errors_for_users(), program)
     except KeyboardInterrupt:  # before the command's own work began
         print(f"\n{program}: stopped", file=sys.stderr)
         return STOPPED
     return 0
+
+
+def _with_extras(run: Callable[[Sequence[str], str], object], arguments: list[str], program: str) -> None:
+    """Run a command; a missing library that can be installed is an error for users, not a traceback."""
+    from .recipes.parser import RecipeError
+
+    try:
+        run(arguments, program)
+    except ImportError as error:
+        if "pip install" not in str(error):
+            raise
+        raise RecipeError(str(error)) from error
 
 
 def errors_for_users() -> tuple[type[Exception], ...]:
@@ -296,7 +308,7 @@ def export_checkpoint(arguments: Sequence[str], program: str) -> None:
         loaded = Teacher.from_pretrained(
             options.checkpoint, revision=options.revision, trust_remote_code=options.trust_remote_code
         )
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise RecipeError(f"checkpoint {options.checkpoint!r}: {error}") from error
     model, tokenizer = loaded.model, loaded.tokenizer
     text = _read_text(options.text or [], getattr(model.config, "words", None))

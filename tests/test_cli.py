@@ -235,3 +235,24 @@ def test_an_error_of_the_program_keeps_its_traceback(launched, monkeypatch):
     error = RuntimeError("Connection closed by peer")  # of one process: no other one has ended
     with pytest.raises(RuntimeError, match="closed by peer"):
         processes.run_main(main, (KeyError,))
+
+
+@pytest.mark.parametrize(
+    ("library", "arguments"),
+    [
+        ("onnxscript", ["export", "{model}", "{out}"]),
+        ("matplotlib", ["calibrate", "--checkpoint", "{model}", "--corpus", "demo", "--output_dir", "{out}"]),
+    ],
+)
+def test_a_library_that_a_command_needs_is_named_with_what_to_install(
+    tmp_path, make_student, tokenizer, monkeypatch, library, arguments
+):
+    """Danger: a traceback, and for calibrate after the checkpoint has been asked about every sentence."""
+    make_student().save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    monkeypatch.setitem(sys.modules, library, None)
+    places = {"model": str(tmp_path / "model"), "out": str(tmp_path / "out")}
+    with pytest.raises(SystemExit, match=r"pip install 'hf_structkd\[") as stopped:
+        cli.main([argument.format(**places) for argument in arguments])
+    assert library in str(stopped.value)
+    assert not (tmp_path / "out").exists()

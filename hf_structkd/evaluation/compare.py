@@ -8,7 +8,7 @@ from datasets import Dataset
 from ..modeling.glued_words import sentences_of
 from ..modeling.tag_scheme import ANNOTATED_TYPES, tag_type
 from .aggregate import macro_average
-from .report import ComparisonReport
+from .report import BASELINE, TEACHERS, ComparisonReport
 from .tagging_metrics import TaggingMetrics
 
 
@@ -76,8 +76,8 @@ def compare(
             scores[split][row] = {**reports, "avg": macro_average(reports)}
         tables[split] = ComparisonReport(
             metrics.metric_name,
-            teachers=headline.pop("teachers", None),
-            baseline=headline.pop("baseline", None),
+            teachers=headline.pop(TEACHERS, None),
+            baseline=headline.pop(BASELINE, None),
             students=headline,
             split=split,
             languages=languages,

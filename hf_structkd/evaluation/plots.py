@@ -5,11 +5,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .report import AVERAGE, ComparisonReport
+from .report import AVERAGE, BASELINE, TEACHERS, ComparisonReport
 
 DPI = 110
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-_GREYS = {"teachers": "0.25", "baseline": "0.65"}
+_GREYS = {TEACHERS: "0.25", BASELINE: "0.65"}
 
 
 def training_curves(history: Iterable[Mapping[str, float]], path: str | os.PathLike[str]) -> Path | None:
@@ -121,7 +121,7 @@ def _draw_gaps(axes: Any, report: ComparisonReport, columns: Sequence[str]) -> N
     for i, column in enumerate(columns):
         ends = [
             report.average(row) if column == AVERAGE else scores.get(column)
-            for row, scores in (("teachers", report.teachers or {}), ("baseline", report.baseline or {}))
+            for row, scores in ((TEACHERS, report.teachers or {}), (BASELINE, report.baseline or {}))
         ]
         if None not in ends:
             low, high = sorted(100 * float(end or 0.0) for end in ends)

@@ -10,6 +10,9 @@ from .markdown import escaped, table
 AVERAGE = "avg"
 GAP_CLOSED = "gap closed"
 MISSING = "n/a"
+# Rows of a table: the teachers, and the student that learns from gold tags alone.
+TEACHERS, BASELINE = "teachers", "baseline"
+AGREEMENT_SPLIT = "agreement"  # the split of results.json that the table calls AGREEMENT
 AGREEMENT = "held-out text, against the teachers' tags"  # a split without gold tags: agreement with the teachers
 
 
@@ -49,7 +52,7 @@ class ComparisonReport:
         self.students = {name: _plain(scores) for name, scores in self.students.items()}
         self.teachers = None if self.teachers is None else _plain(self.teachers)
         self.baseline = None if self.baseline is None else _plain(self.baseline)
-        if reserved := {"teachers", "baseline"} & self.students.keys():
+        if reserved := {TEACHERS, BASELINE} & self.students.keys():
             raise ValueError(f"{sorted(reserved)} cannot be the name of a student; give it as its own argument.")
         if not self.rows():
             raise ValueError("Nothing to compare: no teachers, no baseline, no students.")
@@ -61,8 +64,8 @@ class ComparisonReport:
 
     def rows(self) -> dict[str, dict[str, float]]:
         """The rows of the table: `teachers`, `baseline` (where given), then the students, each by language."""
-        rows = {} if self.teachers is None else {"teachers": self.teachers}
-        rows |= {} if self.baseline is None else {"baseline": self.baseline}
+        rows = {} if self.teachers is None else {TEACHERS: self.teachers}
+        rows |= {} if self.baseline is None else {BASELINE: self.baseline}
         return rows | self.students
 
     @property
@@ -107,10 +110,10 @@ class ComparisonReport:
         average = self.average(student)
         if self.teachers is None or self.baseline is None or average is None:
             return None
-        teachers, baseline = self.average("teachers"), self.average("baseline")
+        teachers, baseline = self.average(TEACHERS), self.average(BASELINE)
         if teachers is None or baseline is None:
             return None
-        spread = math.hypot(*(self.deviations.get(row, {}).get(AVERAGE, 0.0) for row in ("teachers", "baseline")))
+        spread = math.hypot(*(self.deviations.get(row, {}).get(AVERAGE, 0.0) for row in (TEACHERS, BASELINE)))
         if teachers - baseline <= 2 * spread:
             return None
         return (average - baseline) / (teachers - baseline)
@@ -210,7 +213,7 @@ class ComparisonReport:
         if len(shared) < len(self.languages or []):
             over = ", ".join(shared) if shared else "no language: the rows have none in common"
             notes.append(f"{AVERAGE} is over {over}.")
-        teachers, baseline = (self.average(row) if row in self.rows() else None for row in ("teachers", "baseline"))
+        teachers, baseline = (self.average(row) if row in self.rows() else None for row in (TEACHERS, BASELINE))
         if teachers is not None and baseline is not None and teachers <= baseline and not self.remarks:
             notes.append(
                 "The teachers are not better than the baseline: there is no gap to close, and little to learn from "

@@ -5,6 +5,7 @@
 
 import json
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,8 @@ def main(arguments: Sequence[str], program: str) -> None:
         check=refuse_idle_fields("calibrate"),
         program=program,
     )
+    if find_spec("matplotlib") is None:  # before the checkpoint is asked about every sentence
+        raise RecipeError("reliability diagrams need matplotlib: pip install 'hf_structkd[plots]'")
     corpora = load_data(data_args, splits=[args.split], glued=True)
     try:
         loaded = Teacher.from_pretrained(args.checkpoint, trust_remote_code=args.trust_remote_code)

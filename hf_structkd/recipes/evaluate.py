@@ -20,7 +20,7 @@ from .data import load_data
 from .effects import refuse_idle_fields
 from .fields import DataArguments, EvaluationArguments
 from .parser import RecipeError, parse_recipe
-from .previous import PREVIOUS, Congruent, Remembered, answer_labels, flips_by_split, flips_text
+from .previous import PREVIOUS, CachedTagger, Congruent, answer_labels, flips_by_split, flips_text
 from .progress import show
 
 
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str], program: str) -> None:
     name = Path(evaluation_args.checkpoint).name  # of `spacy:NAME`, all of it
     if name == PREVIOUS:
         name = evaluation_args.checkpoint
-    rows: dict[str, Tagger] = {name: Remembered(tagger, answer_labels(tagger, scheme))}
+    rows: dict[str, Tagger] = {name: CachedTagger(tagger, answer_labels(tagger, scheme))}
     if evaluation_args.previous is not None:
         rows = with_previous(rows, name, tagger, corpora, scheme, evaluation_args)
     started = time.perf_counter()
@@ -105,11 +105,11 @@ def with_previous(
     """
     previous = load_tagger(args, "previous", args.previous_revision, args.previous_label_map)
     common_labels(previous, corpora, scheme.name)
-    all_rows: dict[str, Tagger] = {PREVIOUS: Remembered(previous, answer_labels(previous, scheme)), **rows}
+    all_rows: dict[str, Tagger] = {PREVIOUS: CachedTagger(previous, answer_labels(previous, scheme)), **rows}
     if args.congruence is not None:
         between = Congruent(tagger, previous, args.congruence)
         row = f"{name}, congruence {args.congruence:g}"
-        all_rows[row] = Remembered(between, answer_labels(tagger, scheme))
+        all_rows[row] = CachedTagger(between, answer_labels(tagger, scheme))
     return all_rows
 
 

@@ -121,6 +121,8 @@ def read_mapping(
     Raises:
         RecipeError: As [`parse_recipe`].
     """
+    if not isinstance(fields, Mapping):
+        raise RecipeError(f"a recipe must be a mapping of fields to values, not {describe_value(fields)}")
     known = _known_fields(dataclass_types)
     values = _checked_fields(fields, known)
     instances = _instances(dataclass_types, values, known, lambda names: "The fields")

@@ -21,7 +21,7 @@ PREVIOUS = "previous"  # the table row of the tagger that is replaced
 Flips = dict[str, dict[str, dict[str, Any]]]  # row -> language -> what `flips` returns
 
 
-class Remembered:
+class CachedTagger:
     """A tagger that is asked once about the same sentences, for its scores and for what it changes.
 
     Args:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.hub_datasets import hub_datasets_of, hub_datasets_of_field
+from ..evaluation.report import TEACHERS
 from ..evaluation.results import RunResults
 from ..evaluation.tagging_metrics import TaggingMetrics
 from ..hub.public import is_home
@@ -66,7 +67,7 @@ def complete_results(
         },
     )
     table = results.comparison.get("test") or results.comparison.get("dev") or {}
-    scores: Mapping[str, float] = table.get("teachers") or {}
+    scores: Mapping[str, float] = table.get(TEACHERS) or {}
     taught = [teacher["language"] for teacher in described.teachers]  # several of one language have one score
     return replace(
         results,

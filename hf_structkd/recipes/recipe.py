@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from os import PathLike
 from typing import Any
 
 from ..distillation.weighted_objectives import WeightedObjectives
@@ -70,7 +71,7 @@ class Recipe:
         return cls(*read_mapping(KINDS, fields, check=refuse_idle_fields("distill")))
 
     @classmethod
-    def from_files(cls, *files: str, **fields: Any) -> Recipe:
+    def from_files(cls, *files: str | PathLike[str], **fields: Any) -> Recipe:
         """Read a recipe from YAML files.
 
         Args:
@@ -81,7 +82,8 @@ class Recipe:
             RecipeError: If a file cannot be read, or a field or a value is wrong; the message names the file, the
                 field, the value and the expected type.
         """
-        return cls(*parse_recipe(KINDS, files, check=refuse_idle_fields("distill"), fields=fields))
+        paths = [str(file) for file in files]
+        return cls(*parse_recipe(KINDS, paths, check=refuse_idle_fields("distill"), fields=fields))
 
     @classmethod
     def from_command_line(cls, arguments: Sequence[str], program: str) -> Recipe:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, wraps
+from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,7 +25,7 @@ from ..data.augmentation import augment
 from ..data.unlabelled import mix_unlabelled
 from ..distillation.weighted_objectives import annotation_temperatures
 from ..evaluation.compare import compare
-from ..evaluation.report import AGREEMENT, ComparisonReport
+from ..evaluation.report import AGREEMENT, AGREEMENT_SPLIT, BASELINE, TEACHERS, ComparisonReport
 from ..evaluation.results import RunResults, write_results
 from ..files import write_atomically
 from ..hub.describe import describe_student
@@ -66,7 +67,7 @@ from .models import (
     trim_tagger,
 )
 from .parser import RecipeError
-from .previous import PREVIOUS, Remembered, check_previous, flips_by_split, flips_text
+from .previous import PREVIOUS, CachedTagger, Flips, check_previous, flips_by_split, flips_text
 from .progress import announce, show
 from .publishing import complete_results, push_student, student_repository
 from .recipe import Recipe
@@ -79,7 +80,6 @@ from .teachers import (
     unknown_types_remark,
 )
 
-BASELINE = "baseline"  # the table row of the student that learns from gold tags alone
 Result = TypeVar("Result")
 
 
@@ -87,12 +87,12 @@ def step(method: Callable[[Any], Result]) -> Callable[[Any], Result]:
     """Make a method a step of a run: it is carried out once, and later calls return its result."""
 
     @wraps(method)
-    def carried_out_once(run: DistillationRun) -> Result:
+    def cached_step(run: DistillationRun) -> Result:
         if method.__name__ not in run.step_results:
             run.step_results[method.__name__] = method(run)
         return run.step_results[method.__name__]
 
-    return carried_out_once
+    return cached_step
 
 
 class DistillationRun:
@@ -117,20 +117,20 @@ class DistillationRun:
         self.name = objective_name(recipe.training.objective)
         self.step_results: dict[str, Any] = {}
         self.folders: dict[str, Path] = {}
-        self.seconds: dict[str, float] = {"teachers": 0.0}
+        self.seconds: dict[str, float] = {TEACHERS: 0.0}
         self._given: dict[str, Panel] | None = None
         file = self.output / SETTINGS_FILE
         stored = file.exists() and holds_work(self.output)  # what failed before it began is forgotten
         self._stored: dict[str, Any] | None = json.loads(file.read_text()) if stored else None
         if self._stored is not None:
             # What the run was made of is compared once the corpora are read.
-            told = {name: value for name, value in self._stored.items() if name not in RECORDED}
-            refuse_other_settings(self.output, told, recipe.settings())
+            fields = {name: value for name, value in self._stored.items() if name not in RECORDED}
+            refuse_other_settings(self.output, fields, recipe.settings())
         elif not file.exists() and self.output.exists() and any(self.output.iterdir()):
             raise RecipeError(f"{self.output} is not empty and holds no run of a recipe; choose another output_dir")
 
     @classmethod
-    def from_recipe(cls, *files: str, **fields: Any) -> DistillationRun:
+    def from_recipe(cls, *files: str | PathLike[str], **fields: Any) -> DistillationRun:
         """A run of a recipe.
 
         Args:
@@ -154,6 +154,11 @@ class DistillationRun:
         self.annotate()
         self.student()
         return self.report()
+
+    @property
+    def annotation_folder(self) -> Path:
+        """Where the teachers' answers are stored."""
+        return Path(self.recipe.training.annotation_dir or self.output / "annotations")
 
     # ---- the steps ----
 
@@ -185,7 +190,7 @@ class DistillationRun:
                     raise RecipeError(f"no teacher can be trained for {language}, which has no train corpus")
                 train = first_sentences(splits["train"], recipe.teachers.teacher_max_train_sentences)
                 panels[language], seconds = trained_teacher(language, train, splits["dev"], data.labels, recipe)
-                self.seconds["teachers"] += seconds
+                self.seconds[TEACHERS] += seconds
         if recipe.objectives:
             calibrate_teachers(panels, data.corpora, data.labels, recipe.teachers, data.agreement)
         return panels
@@ -223,17 +228,12 @@ class DistillationRun:
         started = time.perf_counter()
         if recipe.teachers.annotation_parts is not None:
             announce(f"Teachers' answers are read from {recipe.teachers.annotation_parts}")
-            annotated = answers_in_parts(recipe.teachers.annotation_parts, sentences, teachers, **self._asked())
+            annotated = answers_in_parts(recipe.teachers.annotation_parts, sentences, teachers, **self._question())
         else:
             announce(f"Teachers are asked about {len(sentences):,} sentences")
-            folder = args.annotation_dir or self.output / "annotations"
             progress = not args.disable_tqdm
             annotated = annotate(
-                sentences,
-                teachers,
-                output_dir=folder,
-                progress=progress,
-                **self._asked(),
+                sentences, teachers, output_dir=self.annotation_folder, progress=progress, **self._question()
             )
         self.seconds["annotation"] = time.perf_counter() - started
         return annotated
@@ -260,7 +260,7 @@ class DistillationRun:
         teachers, sentences = self.teachers(), self._training_sentences()
         progress = not recipe.training.disable_tqdm
         return annotate_part(
-            sentences, teachers, address, part=part, num_parts=num_parts, progress=progress, **self._asked()
+            sentences, teachers, address, part=part, num_parts=num_parts, progress=progress, **self._question()
         )
 
     @step
@@ -296,28 +296,24 @@ class DistillationRun:
             return None
         announce("Scores")
         student = Teacher.from_pretrained(str(student_folder), device=args.device)
-        rows: dict[str, Any] = {"teachers": self.teachers()}
+        rows: dict[str, Any] = {TEACHERS: self.teachers()}
         if baseline is not None:
-            rows[BASELINE] = Teacher.from_pretrained(str(baseline), device=args.device)
-        rows[self.name] = student
-        rows = {row: tagger if row == "teachers" else Remembered(tagger) for row, tagger in rows.items()}
+            rows[BASELINE] = CachedTagger(Teacher.from_pretrained(str(baseline), device=args.device))
+        rows[self.name] = CachedTagger(student)
         if self.previous is not None:
             rows = {PREVIOUS: self.previous, **rows}
         scores, tables = self._compare(rows)
         flips = self._flips(rows) if self.previous is not None else {}
         results = replace(self._results(student, scores, tables), flips=flips)
         results_file = write_results(results, self.output)
-        shown = [tables[split] for split in ("test", "agreement") if split in tables] or [tables["dev"]]
-        changes = [flips_text(by_row, split) for split, by_row in flips.items()]
-        write_atomically(
-            self.output / "table.md", "\n\n".join([table.to_markdown() for table in shown] + changes) + "\n"
-        )
-        show("\n\n".join([table.to_text() for table in shown] + changes))
+        self._show_scores(tables, flips)
         for row, folder in self.folders.items():
             warn_of_unlearnt_types(row, [split[row] for split in scores.values() if row in split], folder, args)
         self._show_examples(student)
         describe_student(student_folder, results)
         self._show_locations(results_file)
+        if args.push_to_hub:
+            show(f"pushed    {push_student(student_folder, args)}")
         return results
 
     # ---- parts of the steps ----
@@ -334,7 +330,7 @@ class DistillationRun:
         """What changes against the previous tagger, on test, or on dev without a test split."""
         labels, gold = self.data.labels, self._gold()
         split = "test" if any("test" in parts for parts in gold.values()) else "dev"
-        taggers = {row: tagger for row, tagger in rows.items() if row != "teachers"}
+        taggers = {row: tagger for row, tagger in rows.items() if row != TEACHERS}
         scheme = TagScheme(labels, self.recipe.data.tag_scheme).name
         return flips_by_split(taggers, rows[PREVIOUS], gold, labels, [split], scheme)
 
@@ -362,17 +358,17 @@ class DistillationRun:
         data, scheme = self.data, self.recipe.data.tag_scheme
         scores, tables = compare(rows, self._gold(), data.labels, ("dev", "test"), scheme=scheme)
         for split, table in tables.items():
-            remark = unknown_types_remark(self.teachers(), data.labels, scores[split].get("teachers", {}))
+            remark = unknown_types_remark(self.teachers(), data.labels, scores[split].get(TEACHERS, {}))
             table.remarks += [remark] if remark is not None else []
-        taught = {row: tagger for row, tagger in rows.items() if row != "teachers"}
-        held_out = {language: {"agreement": data.corpora[language]["dev"]} for language in data.agreement}
-        agreement, agreement_tables = compare(taught, held_out, data.labels, ["agreement"], scheme=scheme)
+        students = {row: tagger for row, tagger in rows.items() if row != TEACHERS}
+        held_out = {language: {AGREEMENT_SPLIT: data.corpora[language]["dev"]} for language in data.agreement}
+        agreement, agreement_tables = compare(students, held_out, data.labels, [AGREEMENT_SPLIT], scheme=scheme)
         for table in agreement_tables.values():
             table.split = AGREEMENT
         return scores | agreement, tables | agreement_tables
 
     @cached_property
-    def previous(self) -> Remembered | None:
+    def previous(self) -> CachedTagger | None:
         """The tagger that the student replaces, if the recipe names one."""
         tagger, labels = previous_tagger(self.recipe), self.data.labels
         if tagger is None:
@@ -380,7 +376,7 @@ class DistillationRun:
         if not any({"dev", "test"} & parts.keys() for parts in self._gold().values()):
             raise RecipeError("previous is compared with the student on gold tags: give a dev or a test corpus")
         name = str(self.recipe.teachers.previous)
-        return Remembered(tagger, check_previous(tagger, name, labels, self.recipe.data.tag_scheme))
+        return CachedTagger(tagger, check_previous(tagger, name, labels, self.recipe.data.tag_scheme))
 
     @cached_property
     def data(self) -> RunData:
@@ -420,7 +416,7 @@ class DistillationRun:
             sentences, data.labels, encoder_of(model), model.revision
         )
 
-    def _asked(self) -> dict[str, Any]:
+    def _question(self) -> dict[str, Any]:
         """What the teachers are asked for: arguments of [`annotate`]."""
         args, objectives = self.recipe.training, self.recipe.objectives
         return {
@@ -512,6 +508,14 @@ class DistillationRun:
             self._gold(),
         )
 
+    def _show_scores(self, tables: Mapping[str, ComparisonReport], flips: Mapping[str, Flips]) -> None:
+        """Print the tables of test (else of dev) and what changes against the previous tagger; write table.md."""
+        shown = [tables[split] for split in ("test", AGREEMENT_SPLIT) if split in tables] or [tables["dev"]]
+        changes = [flips_text(by_row, split) for split, by_row in flips.items()]
+        markdown = "\n\n".join([table.to_markdown() for table in shown] + changes)
+        write_atomically(self.output / "table.md", markdown + "\n")
+        show("\n\n".join([table.to_text() for table in shown] + changes))
+
     def _show_examples(self, student: Teacher, count: int = 1) -> None:
         """Print the first test sentences with entities of each language, the student's tags behind the words."""
         announce("The student at work")
@@ -529,8 +533,6 @@ class DistillationRun:
         for language, panel in self.teachers().items():
             show(f"teacher   {language}: {panel.name}")
         show(f"scores    {results_file}\ntable     {self.output / 'table.md'}")
-        if self.recipe.training.push_to_hub:
-            show(f"pushed    {push_student(self.folders[self.name], self.recipe.training)}")
 
 
 def main(arguments: Sequence[str], program: str) -> None:
@@ -553,8 +555,8 @@ def annotate_only(arguments: Sequence[str], program: str) -> None:
     if run.recipe.teachers.annotation_parts is not None:
         raise RecipeError("annotation_parts is written part by part: say which one, with --part I/N")
     annotated = run.annotate()
-    folder = run.recipe.training.annotation_dir or run.output / "annotations"
-    show(f"{len(annotated):,} sentences with {', '.join(run.recipe.training.needed_columns)}: {folder}")
+    columns = ", ".join(run.recipe.training.needed_columns)
+    show(f"{len(annotated):,} sentences with {columns}: {run.annotation_folder}")
 
 
 def take_part(arguments: Sequence[str]) -> tuple[list[str], tuple[int, int] | None]:

@@ -25,7 +25,7 @@ def shipped_recipe(name: str) -> Path | None:
     Returns:
         The file; `None` if no recipe has the name, or a file of the user has it.
     """
-    if Path(name).exists():
+    if Path(name).is_file():  # a folder of that name hides no recipe
         return None
     return recipe_folder() / f"{name}.yaml" if name in recipe_names() else None
 

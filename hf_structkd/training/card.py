@@ -13,7 +13,7 @@ from ..data.label_examples import label_examples
 from ..data.unlabelled import has_gold
 from ..data.words import gold_tags, tag_column
 from ..distillation.citations import BIBTEX, SLKD
-from ..evaluation.report import ComparisonReport
+from ..evaluation.report import BASELINE, TEACHERS, ComparisonReport
 from ..evaluation.results import RunResults, measured_energy, peak_memory
 from ..evaluation.sentences import BY_TYPE
 from ..modeling.configuration import label_names
@@ -113,7 +113,7 @@ def trainer_results(trainer: Trainer, teachers: Teachers | None = None) -> RunRe
     corpora = list(eval_dataset) if isinstance(eval_dataset, Mapping) else []
     reports = evaluation_reports(state.log_history, corpora, metric, best) if metric else {}
     row = objective_name(args.objective)
-    row = "student" if row in ("none", "teachers", "baseline") else row
+    row = "student" if row in ("none", TEACHERS, BASELINE) else row
     return training_results(
         model.config,
         args,

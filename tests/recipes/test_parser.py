@@ -11,6 +11,8 @@ from transformers import TrainingArguments
 
 from hf_structkd.recipes import fields
 from hf_structkd.recipes.parser import RecipeError, parse_recipe
+from hf_structkd.recipes.recipe import Recipe
+from hf_structkd.recipes.run import DistillationRun
 from hf_structkd.settings import compare_settings, dump_settings
 
 
@@ -278,3 +280,21 @@ def test_a_path_that_begins_with_a_placeholder_is_text_on_the_command_line_too()
     assert data.corpus == {"cs": "{split}.conll"}
     with pytest.raises(RecipeError, match="not JSON"):
         parse_recipe((fields.DataArguments,), ["--corpus", "{cs: x}"])
+
+
+def test_recipes_are_named_by_paths_of_every_kind_and_no_folder_hides_one(tmp_path, monkeypatch):
+    """Danger: a Path ends in an AttributeError; a folder `demo` makes the recipe of that name unreadable."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo").mkdir()
+    file = tmp_path / "mine.yaml"
+    file.write_text("top_k: 3\n")
+    recipe = Recipe.from_files("demo", file, output_dir="run")
+    assert recipe.data.corpus == "demo"
+    assert recipe.training.top_k == 3
+    assert DistillationRun.from_recipe("demo", file, output_dir="run").recipe.training.top_k == 3
+
+
+@pytest.mark.parametrize("fields", [["top_k"], "top_k: 3", None])
+def test_fields_that_are_no_mapping_are_an_error_of_recipes(fields):
+    with pytest.raises(RecipeError, match="a recipe must be a mapping of fields to values"):
+        Recipe.from_mapping(fields)
