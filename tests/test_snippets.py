@@ -23,7 +23,7 @@ RUN_BY = {
     "docs/calibration.md": "tests/recipes/test_growth.py",
     "docs/crf.md": "tests/modeling/test_model_pages.py",
     "docs/ecosystem.md": "tests/test_ecosystem.py",
-    "docs/make_it_smaller.md": "tests/recipes/test_smaller_page.py",
+    "docs/make_it_smaller.md": "tests/recipes/test_growth.py",
     "docs/pipeline.md": "tests/modeling/test_model_pages.py",
     "docs/recipes.md": "tests/test_readme.py",
     "docs/tutorial.md": "tests/test_readme.py",

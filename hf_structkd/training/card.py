@@ -9,7 +9,6 @@ from transformers import PreTrainedConfig, Trainer
 
 from ..data.columns import LANGUAGE, TOKENS, column_values
 from ..data.hub_datasets import hub_datasets_of
-from ..data.label_examples import label_examples
 from ..data.unlabelled import has_gold
 from ..data.words import gold_tags, tag_column
 from ..distillation.citations import BIBTEX, SLKD
@@ -25,6 +24,10 @@ from .provenance import encoder_origin
 from .students import without_adapter
 
 EVALUATION_SPLIT = "evaluation"  # name of the trainer's eval_dataset on the card, whatever split it is
+# Words that show what a label means often carry it, and seldom another.
+_MIN_COUNT = 2  # a word that occurs once may be a private person's name
+_MIN_SHARE = 0.5
+_MAX_LENGTH = 20
 HISTORY_POINTS = 500  # more would not show in a curve; this keeps the file small
 _LOGGED = ("step", "epoch", "loss", "kd_lambda")
 _HYPERPARAMETERS = (
@@ -206,6 +209,39 @@ def examples_of(dataset: Any, labels: Sequence[str]) -> dict[str, list[str]]:
     if column is None or TOKENS not in dataset.column_names:
         return {}
     return label_examples(zip(column_values(dataset, TOKENS), gold_tags(dataset)), labels)
+
+
+def label_examples(
+    sentences: Iterable[tuple[Sequence[str], Sequence[str] | None]],
+    label_names: Sequence[str],
+    count: int = 3,
+) -> dict[str, list[str]]:
+    """The most frequent words of each label.
+
+    Args:
+        sentences: words and their labels (names); labels that are `None` are of unlabelled sentences.
+        label_names: the labels to give examples of.
+        count: words per label at most.
+
+    Returns:
+        Label -> words, the most frequent first: made of letters, at most 20 of them, and with the label at least twice
+        and in at least half of their occurrences. `O`, and labels without such words, are left out.
+    """
+    by_label: dict[str, Counter[str]] = {label: Counter() for label in label_names if label != "O"}
+    total: Counter[str] = Counter()
+    for words, labels in sentences:
+        for word, label in zip(words, labels or ()):
+            if not word.isalpha() or len(word) > _MAX_LENGTH:
+                continue
+            total[word] += 1
+            if label in by_label:
+                by_label[label][word] += 1
+    return {label: best for label, counts in by_label.items() if (best := _best(counts, total, count))}
+
+
+def _best(counts: Mapping[str, int], total: Mapping[str, int], count: int) -> list[str]:
+    examples = [word for word, n in counts.items() if n >= _MIN_COUNT and n >= _MIN_SHARE * total[word]]
+    return sorted(examples, key=lambda word: (-counts[word], word))[:count]
 
 
 def sentences_by_language(dataset: Any) -> dict[str, int]:

@@ -7,7 +7,6 @@ import statistics
 import numpy as np
 import pytest
 
-from hf_structkd.data.label_examples import label_examples
 from hf_structkd.evaluation import (
     ComparisonReport,
     RunResults,
@@ -23,7 +22,7 @@ from hf_structkd.evaluation.aggregate import mean_and_deviation, mean_report
 from hf_structkd.evaluation.calibration import plot_reliability, reliability
 from hf_structkd.evaluation.flips import flip_table, flips, pooled_flips
 from hf_structkd.evaluation.results import measured_energy, peak_memory
-from hf_structkd.training.card import curves, evaluation_reports
+from hf_structkd.training.card import curves, evaluation_reports, label_examples
 
 REPORT = ComparisonReport(
     metric="f1",

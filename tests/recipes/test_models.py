@@ -1,5 +1,7 @@
 """Dangers: a recipe's encoder gets another family's class, or a trained tagger's labels are renamed by position."""
 
+# ruff: noqa: F811 (a test's arguments are the fixtures that it imports)
+
 import json
 
 import pytest
@@ -15,6 +17,7 @@ from hf_structkd.recipes.models import check_model, make_tagger, trim_tagger
 from hf_structkd.recipes.parser import RecipeError
 from hf_structkd.recipes.recipe import Recipe
 from hf_structkd.recipes.run import DistillationRun
+from tests.modeling.conftest import family, tokenizers_by_family  # noqa: F401 (fixtures)
 
 from ..conftest import draw_student
 
