@@ -43,12 +43,12 @@ from .answer_store import (
     load_finished,
     load_summary,
     merge_shards,
+    stored_stream,
     update_summary,
 )
 from .answer_summary import accuracy, add_sums, summarise, without_gold
 from .panel import Panel, Teachers
 from .question import ALL_LANGUAGES, Question, Shard
-from .stream_file import stored_stream
 
 __all__ = ["AnnotationError", "Teachers", "annotate", "corpus_fingerprint"]
 

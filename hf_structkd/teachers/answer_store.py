@@ -23,10 +23,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from datasets import Dataset
+from datasets import Dataset, Features, IterableDataset
 from datasets.table import InMemoryTable
 
+from ..data.streams import first_rows, with_features
+from ..data.words import check_corpus
 from ..files import LOCK_FILE, exclusive_lock, file_sha256, json_sha256, read_sealed, sealed, write_atomically
+from ..processes import check_processes, prepare_processes
 from .answer_summary import Sums, valid_sums
 from .question import check_word_counts
 
@@ -406,3 +409,43 @@ def _writing(target: Path) -> Iterator[None]:
 def _write(file: Path, data: bytes) -> None:
     with _writing(file):
         write_atomically(file, data)
+
+
+def stored_stream(stream: IterableDataset, file: Path) -> Dataset:
+    """Write a stream to an Arrow file, some sentences at a time, and map the file into memory.
+
+    Teachers are asked in the order of length, which a stream does not have. Under several processes the first one
+    writes.
+
+    Args:
+        stream: a stream of sentences that ends.
+        file: is replaced when the stream has been read to its end.
+
+    Raises:
+        ValueError: if the stream has no sentences, or no column `tokens`.
+    """
+    from accelerate import PartialState
+
+    first = first_rows(stream)
+    check_corpus(first)
+    prepare_processes()
+    check_processes()
+    with PartialState().main_process_first():
+        if PartialState().is_main_process:
+            _write_stream(with_features(stream, first), file)
+    with pa.memory_map(str(file)) as source:
+        table = pa.ipc.open_stream(source).read_all()
+    return Dataset(InMemoryTable(table), fingerprint=file_sha256(file)[:16])
+
+
+def _write_stream(stream: IterableDataset, file: Path) -> None:
+    schema = Features(stream.features or {}).arrow_schema
+    unfinished = file.with_name(f"{file.name}.unfinished")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with unfinished.open("wb") as target, pa.ipc.new_stream(target, schema) as writer:
+            for table in stream.with_format("arrow").iter(batch_size=_ROWS_AT_ONCE):
+                writer.write_table(table.select(schema.names).cast(schema))
+        os.replace(unfinished, file)
+    finally:
+        unfinished.unlink(missing_ok=True)

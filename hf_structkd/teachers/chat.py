@@ -22,9 +22,9 @@ from typing import Any, NamedTuple
 from filelock import FileLock
 
 from ..files import json_sha256
+from .base import import_package
 from .function import CallableTeacher
 from .label_map import LabelMap
-from .libraries import import_package
 
 logger = logging.getLogger(__name__)
 

@@ -19,9 +19,8 @@ from ..modeling.crf_head import CRFHeadMixin, compact
 from ..modeling.crf_reference import Scores
 from ..modeling.windows import encode_in_windows, encoder_window
 from ..modeling.words import pad_subwords, tokenize_words
-from .base import TagTeacher, TeacherScores
+from .base import TagTeacher, TeacherScores, update_with_weights
 from .label_map import LabelMap
-from .libraries import update_with_weights
 
 # Fields of a configuration that do not change the answers.
 _IRRELEVANT_FIELDS = (

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..files import model_named
+from .base import import_package, weights_hash
 from .label_map import LabelMap
-from .libraries import import_package, weights_hash
 from .spans import SpanTeacher
 
 

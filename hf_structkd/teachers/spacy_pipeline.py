@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from .base import import_package
 from .function import CallableTeacher
 from .label_map import LabelMap
-from .libraries import import_package
 
 Annotation = Literal["ner", "pos", "tag"]
 OTHER = "X"  # the universal part of speech of what has no other

@@ -8,9 +8,9 @@ import torch
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from ..files import json_sha256
+from .base import import_package, weights_hash
 from .function import CallableTeacher
 from .label_map import LabelMap
-from .libraries import import_package, weights_hash
 
 Annotation = Literal["ner", "pos"]
 # What answers, its labels, how (see CallableTeacher), the model and the vocabulary.

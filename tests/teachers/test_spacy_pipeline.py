@@ -7,7 +7,7 @@ import pytest
 
 spacy = pytest.importorskip("spacy", reason="spaCy pipelines as teachers need the extra `spacy`")
 
-from hf_structkd.teachers import libraries  # noqa: E402
+from hf_structkd.teachers import base  # noqa: E402
 from hf_structkd.teachers.kinds import load_teacher  # noqa: E402
 from hf_structkd.teachers.spacy_pipeline import SpacyTeacher  # noqa: E402
 
@@ -161,7 +161,7 @@ def test_what_it_cannot_be_is_said(nlp, monkeypatch, tmp_path):
     with pytest.raises(ValueError, match=r"entity_ruler changes the entities.*beam_width 1"):
         SpacyTeacher(ruled)
     assert SpacyTeacher(ruled, beam_width=1).tag([SENTENCES[2]]) == [["O"]]
-    monkeypatch.setattr(libraries.importlib, "import_module", _missing)
+    monkeypatch.setattr(base.importlib, "import_module", _missing)
     with pytest.raises(ImportError, match=r"needs spacy: pip install 'hf_structkd\[spacy\]'"):
         SpacyTeacher.from_pretrained("en_core_web_sm")
 

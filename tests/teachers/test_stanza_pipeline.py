@@ -8,7 +8,7 @@ import torch
 
 stanza = pytest.importorskip("stanza", reason="Stanza's recognisers as teachers need the extra `stanza`")
 
-from hf_structkd.teachers import libraries  # noqa: E402
+from hf_structkd.teachers import base  # noqa: E402
 from hf_structkd.teachers.kinds import load_teacher  # noqa: E402
 from hf_structkd.teachers.panel import Panel  # noqa: E402
 from hf_structkd.teachers.stanza_pipeline import StanzaTeacher  # noqa: E402
@@ -124,7 +124,7 @@ def test_what_it_cannot_be_is_said(teacher, model_dir, monkeypatch):
     def missing(name):
         raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
-    monkeypatch.setattr(libraries.importlib, "import_module", missing)
+    monkeypatch.setattr(base.importlib, "import_module", missing)
     with pytest.raises(ImportError, match=r"needs stanza: pip install 'hf_structkd\[stanza\]'"):
         StanzaTeacher.from_pretrained("en")
 
