@@ -1,4 +1,7 @@
-"""What every teacher has: labels, their reading as the student's, an identity, and a calibrated temperature."""
+"""What every teacher has: labels, their reading as the student's, an identity, and a calibrated temperature.
+
+At the end stands what several kinds share: the checksum of weights as a revision, and the import of an extra.
+"""
 
 import hashlib
 import importlib

@@ -146,23 +146,24 @@ def _placed(teacher: Teacher, student: Any, layers: str | Sequence[int]) -> dict
 
 def _refuse_other_use(teacher: Teacher, student: Any, chosen: Sequence[int]) -> None:
     """Raise ValueError if the same weights compute something else in the student, though their shapes fit."""
-    theirs: Any = teacher.model.config
-    own: Any = student.config
+    teacher_config: Any = teacher.model.config
+    student_config: Any = student.config
     for name in USES_OF_WEIGHTS:
-        values = [getattr(config, name, None) for config in (theirs, own)]
+        values = [getattr(config, name, None) for config in (teacher_config, student_config)]
         if None not in values and values[0] != values[1]:  # a version of transformers may lack a setting
             raise ValueError(
                 f"teacher {teacher.name} has {name} {values[0]}, and the student {values[1]}: its weights would "
                 "compute something else there. Give the student the teacher's (model_config), or leave the start out"
             )
-    kinds: list[str] = getattr(theirs, "layer_types", None) or []
-    own_kinds: list[str] = getattr(own, "layer_types", None) or []
-    for place, layer in enumerate(chosen if kinds and own_kinds else ()):
-        if kinds[layer] != own_kinds[place]:
-            fitting = [other for other, kind in enumerate(kinds) if kind == own_kinds[place]]
+    teacher_kinds: list[str] = getattr(teacher_config, "layer_types", None) or []
+    student_kinds: list[str] = getattr(student_config, "layer_types", None) or []
+    for place, layer in enumerate(chosen if teacher_kinds and student_kinds else ()):
+        if teacher_kinds[layer] != student_kinds[place]:
+            fitting = [other for other, kind in enumerate(teacher_kinds) if kind == student_kinds[place]]
             raise ValueError(
-                f"layer {layer} of teacher {teacher.name} ({kinds[layer]}) cannot take place {place} of the student "
-                f"({own_kinds[place]}): name one of the layers {fitting} there, or keep other layers of the student"
+                f"layer {layer} of teacher {teacher.name} ({teacher_kinds[layer]}) cannot take place {place} of the "
+                f"student ({student_kinds[place]}): name one of the layers {fitting} there, or keep other layers "
+                "of the student"
             )
 
 
